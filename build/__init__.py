@@ -1,0 +1,1 @@
+"""Offline room: ONNX graphs become engine bundles, one an architecture."""

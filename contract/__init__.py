@@ -1,0 +1,1 @@
+"""The words every stage shares. Standard library only; imports none of the other rooms."""

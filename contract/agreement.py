@@ -1,0 +1,82 @@
+"""How far an output is from its reference: the measures that export, the gate and their reports share.
+
+Arrays are handed in (anything with NumPy's methods), so that this room needs no NumPy itself. Every measure is zero for
+equal arrays, and the catalogue states the largest acceptable value.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from contract.catalogue import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """What was measured on one output, and what the catalogue allows."""
+
+    output: str
+    measure: str
+    value: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Say whether the value is within the limit; NaN never is."""
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.output}: {self.measure} difference {self.value:.3g}, allowed {self.limit:.3g}"
+
+
+def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agreement:
+    """Measure an output of the catalogue against its reference, which must have the same shape."""
+    if tensor.tolerance is None:
+        raise ValueError(f"{tensor.name} is no output")
+    measure = tensor.tolerance.measure
+    value = _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
+    return Agreement(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
+
+
+def _absolute(actual: Any, expected: Any) -> float:
+    """Give the largest absolute difference."""
+    return _largest(abs(actual.astype("float64") - expected.astype("float64")))
+
+
+def _relative(actual: Any, expected: Any) -> float:
+    """Give the L2 norm of the difference over that of the reference."""
+    wide, reference = actual.astype("float64"), expected.astype("float64")
+    difference, size = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
+    if size == 0.0:
+        return 0.0 if difference == 0.0 else math.inf
+    return math.sqrt(difference / size)
+
+
+def _cosine(actual: Any, expected: Any) -> float:
+    """Give one minus the smallest cosine between rows [rows, size] of unit length."""
+    products = (actual.astype("float64") * expected.astype("float64")).sum(-1)
+    return _largest(abs(1.0 - products))
+
+
+def _differing(actual: Any, expected: Any) -> float:
+    """Give the share of elements that differ."""
+    return float((actual != expected).mean()) if actual.size else 0.0
+
+
+def _first_differing(actual: Any, expected: Any) -> float:
+    """Give the share of rows whose first element, the best one of a sorted list, differs."""
+    return _differing(actual[..., 0], expected[..., 0])
+
+
+def _largest(values: Any) -> float:
+    # A NaN has to surface: max() of the builtins could lose it, the array's own keeps it.
+    return float(values.max()) if values.size else 0.0
+
+
+_MEASURES = {
+    "absolute": _absolute,
+    "relative": _relative,
+    "cosine": _cosine,
+    "differing": _differing,
+    "first_differing": _first_differing,
+}

@@ -1,0 +1,73 @@
+"""The architectures engines are made for, and how a GPU's compute capability names one."""
+
+from enum import Enum
+
+from contract.errors import GpuError, SettingError
+
+ComputeCapability = tuple[int, int]
+
+
+class Arch(Enum):
+    """An architecture; the value is its name on command lines, in paths and in manifests.
+
+    Never compare two by their numbers: a plan for sm80 says nothing about sm86.
+    """
+
+    CPU = "cpu"
+    SM75 = "sm75"
+    SM80 = "sm80"
+    SM86 = "sm86"
+    SM89 = "sm89"
+    SM90 = "sm90"
+
+    @classmethod
+    def parse(cls, text: str) -> "Arch":
+        """Read an architecture's name; raise SettingError that lists the known ones."""
+        for arch in cls:
+            if arch.value == text.strip().lower():
+                return arch
+        known = ", ".join(arch.value for arch in cls)
+        raise SettingError(
+            f"architecture {text!r}", "it is not one that Voxwright builds for", f"Choose one of {known}"
+        )
+
+    @classmethod
+    def of(cls, capability: ComputeCapability, gpu_name: str) -> "Arch":
+        """Name the architecture of a GPU; raise GpuError for one that no engine can be made for."""
+        for arch, known in _CAPABILITIES.items():
+            if known == capability:
+                return arch
+        text = f"{capability[0]}.{capability[1]}"
+        supported = ", ".join(f"{major}.{minor}" for major, minor in _CAPABILITIES.values())
+        raise GpuError(
+            f"GPU {gpu_name}",
+            f"its compute capability {text} is not supported",
+            f"Use a GPU of compute capability {supported}, or the CPU platform",
+        )
+
+    @property
+    def capability(self) -> ComputeCapability | None:
+        """Give (major, minor); None for the CPU."""
+        return _CAPABILITIES.get(self)
+
+    @property
+    def gpus(self) -> str:
+        """Name example GPUs, for help texts and refusals."""
+        return _GPUS[self]
+
+
+_CAPABILITIES = {
+    Arch.SM75: (7, 5),
+    Arch.SM80: (8, 0),
+    Arch.SM86: (8, 6),
+    Arch.SM89: (8, 9),
+    Arch.SM90: (9, 0),
+}
+_GPUS = {
+    Arch.CPU: "any x86-64",
+    Arch.SM75: "T4, RTX 20",
+    Arch.SM80: "A100, A30",
+    Arch.SM86: "A10, A40, RTX 30",
+    Arch.SM89: "L4, L40S, RTX 40",
+    Arch.SM90: "H100, H200",
+}

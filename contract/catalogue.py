@@ -1,0 +1,272 @@
+"""Reads model_repository/*/model.toml, the one truth about every model, into frozen values."""
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contract.errors import CatalogueError, SettingError
+from contract.fields import Fields
+
+CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
+OPERATING_POINTS = ("standard", "enhanced")
+MODES = ("batch", "realtime")
+TYPES = ("FP16", "FP32", "INT32")
+PRECISIONS = ("fp32", "fp16")
+MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing")
+SCHEMA_VERSION = 1
+_FAMILY_FIELDS = (
+    *("schema_version", "network", "operating_points", "real_inputs_from"),
+    *("inputs", "outputs", "modes", "triton"),
+)
+_REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """How to make up values for an input: exactly one of the three is set."""
+
+    normal: tuple[float, float] | None = None
+    length_of: str | None = None
+    token_below: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """The largest acceptable disagreement of an output, by a measure of contract.agreement and by precision."""
+
+    measure: str
+    fp32: float
+    fp16: float
+
+    def at(self, precision: str) -> float:
+        """Give the limit at a precision."""
+        return self.fp32 if precision == "fp32" else self.fp16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """A tensor at a model's boundary; `shape` without the batch, each axis a number or a name."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+    probe: Probe | None = None
+    tolerance: Tolerance | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extent:
+    """How far an axis goes: what engines are optimised for, and the sizes that clients pad to."""
+
+    min: int
+    opt: int
+    max: int
+    buckets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mode:
+    """The optimisation profile of a mode: the batch axis and every axis whose size changes."""
+
+    name: str
+    batch: Extent
+    axes: dict[str, Extent]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """A model family: everything about its models that does not depend on their weights."""
+
+    name: str
+    operating_points: tuple[str, ...]
+    network: str | None = None
+    real_inputs_from: str | None = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    modes: dict[str, Mode] = field(default_factory=dict)
+    triton: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Say whether the server composes it of other models, so that it has no engine."""
+        return bool(self.steps)
+
+    def models(self) -> tuple[str, ...]:
+        """Name its models, one an operating point: `body_standard`."""
+        return tuple(model_name(self.name, point) for point in self.operating_points)
+
+    def axes(self) -> tuple[str, ...]:
+        """Name the axes whose size changes from request to request, in the order of the tensors."""
+        dynamic = {name for mode in self.modes.values() for name in mode.axes}
+        named = [axis for tensor in (*self.inputs, *self.outputs) for axis in tensor.shape if isinstance(axis, str)]
+        return tuple(dict.fromkeys(axis for axis in named if axis in dynamic))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A family at an operating point."""
+
+    name: str
+    family: Family
+    operating_point: str
+
+
+def model_name(family: str, operating_point: str) -> str:
+    """Name a model as the server knows it."""
+    return f"{family}_{operating_point}"
+
+
+@cache
+def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
+    """Read every family of a folder, by name; raise CatalogueError with the file and the field that is wrong."""
+    families = {path.parent.name: read_family(path) for path in sorted(folder.glob("*/model.toml"))}
+    if not families:
+        raise CatalogueError(
+            folder, "it holds no <family>/model.toml", "Run from the checkout, or reinstall the package"
+        )
+    for family in families.values():
+        for step in (*family.steps, *filter(None, [family.real_inputs_from])):
+            if step not in families:
+                raise CatalogueError(folder / family.name / "model.toml", f"{step!r} is no family here", _REMEDY)
+    return {name: _compose(family, families) if family.is_ensemble else family for name, family in families.items()}
+
+
+def models(families: dict[str, Family], operating_point: str | None = None) -> dict[str, Model]:
+    """List the models, by name, of one operating point or of all."""
+    found = {
+        model_name(family.name, point): Model(name=model_name(family.name, point), family=family, operating_point=point)
+        for family in families.values()
+        for point in family.operating_points
+        if operating_point in (None, point)
+    }
+    return dict(sorted(found.items()))
+
+
+def check_operating_point(text: str, setting: str) -> str:
+    """Accept an operating point's name; raise SettingError otherwise."""
+    if text not in OPERATING_POINTS:
+        raise SettingError(setting, f"{text!r} is no operating point", f"Use {' or '.join(OPERATING_POINTS)}")
+    return text
+
+
+def read_family(path: Path) -> Family:
+    """Read one model.toml; the folder's name is the family's."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogueError(path, f"it is not TOML: {error}", _REMEDY) from error
+    fields = Fields(table, source=path, error=CatalogueError, remedy=_REMEDY)
+    if fields.integer("schema_version") != SCHEMA_VERSION:
+        raise fields.wrong("schema_version", f"this release reads version {SCHEMA_VERSION}")
+    points = fields.items("operating_points", str)
+    for point in points:
+        if point not in OPERATING_POINTS:
+            raise fields.wrong("operating_points", f"{point!r} is none of {', '.join(OPERATING_POINTS)}")
+    return _ensemble(path.parent.name, points, fields) if fields.has("steps") else _single(path, points, fields)
+
+
+def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
+    fields.only("schema_version", "operating_points", "steps", "outputs")
+    # The types and shapes are those of the steps: stated once, there. _compose fills them in.
+    outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
+    return Family(name=name, operating_points=points, steps=fields.items("steps", str), outputs=outputs)
+
+
+def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
+    fields.only(*_FAMILY_FIELDS)
+    modes = fields.table("modes")
+    for mode in modes.names():
+        if mode not in MODES:
+            raise fields.wrong(f"modes.{mode}", f"a mode is one of {', '.join(MODES)}")
+    return Family(
+        name=path.parent.name,
+        operating_points=points,
+        network=fields.text("network"),
+        real_inputs_from=fields.text("real_inputs_from") if fields.has("real_inputs_from") else None,
+        inputs=tuple(_tensor(table, probed=True) for table in fields.tables("inputs")),
+        outputs=tuple(_tensor(table, probed=False) for table in fields.tables("outputs")),
+        modes={name: _mode(name, modes.table(name)) for name in modes.names()},
+        triton=dict(fields.raw("triton")) if fields.has("triton") else {},
+    )
+
+
+def _tensor(fields: Fields, *, probed: bool) -> Tensor:
+    fields.only("name", "type", "shape", "probe" if probed else "tolerance")
+    kind = fields.text("type")
+    if kind not in TYPES:
+        raise fields.wrong("type", f"{kind!r} is none of {', '.join(TYPES)}")
+    return Tensor(
+        name=fields.text("name"),
+        type=kind,
+        shape=tuple(_axis(fields, axis) for axis in fields.raw("shape")),
+        probe=_probe(fields.table("probe")) if probed else None,
+        tolerance=None if probed else _tolerance(fields.table("tolerance")),
+    )
+
+
+def _axis(fields: Fields, axis: object) -> int | str:
+    if isinstance(axis, str) or (isinstance(axis, int) and axis > 0):
+        return axis
+    raise fields.wrong("shape", f"{axis!r} is neither the name of an axis nor a positive size")
+
+
+def _probe(fields: Fields) -> Probe:
+    fields.only("normal", "length_of", "token_below")
+    if len(fields.names()) != 1:
+        raise fields.wrong("", "exactly one of normal, length_of, token_below is wanted")
+    if fields.has("normal"):
+        mean, deviation = (float(value) for value in fields.items("normal", (int, float)))
+        return Probe(normal=(mean, deviation))
+    if fields.has("length_of"):
+        return Probe(length_of=fields.text("length_of"))
+    return Probe(token_below=fields.text("token_below"))
+
+
+def _tolerance(fields: Fields) -> Tolerance:
+    fields.only("measure", "fp32", "fp16")
+    measure = fields.text("measure")
+    if measure not in MEASURES:
+        raise fields.wrong("measure", f"{measure!r} is none of {', '.join(MEASURES)}")
+    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"))
+
+
+def _mode(name: str, fields: Fields) -> Mode:
+    fields.only("batch", "axes")
+    axes = fields.table("axes")
+    return Mode(
+        name=name,
+        batch=_extent(fields.table("batch")),
+        axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
+    )
+
+
+def _extent(fields: Fields) -> Extent:
+    fields.only("min", "opt", "max", "buckets")
+    buckets = fields.items("buckets", int) if fields.has("buckets") else ()
+    extent = Extent(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
+    if not 0 < extent.min <= extent.opt <= extent.max:
+        raise fields.wrong("", f"min {extent.min}, opt {extent.opt} and max {extent.max} do not rise")
+    if list(buckets) != sorted(set(buckets)) or any(not extent.min <= size <= extent.max for size in buckets):
+        raise fields.wrong("buckets", f"sizes rise and lie between {extent.min} and {extent.max}")
+    return extent
+
+
+def _compose(family: Family, families: dict[str, Family]) -> Family:
+    steps = [families[step] for step in family.steps]
+    made = {tensor.name: tensor for step in steps for tensor in step.outputs}
+    for tensor in family.outputs:
+        if tensor.name not in made:
+            path = f"{CATALOGUE_FOLDER.name}/{family.name}/model.toml"
+            raise CatalogueError(path, f"outputs: no step gives {tensor.name!r}", _REMEDY)
+    needed = {tensor.name: tensor for step in steps for tensor in step.inputs if tensor.name not in made}
+    return Family(
+        name=family.name,
+        operating_points=family.operating_points,
+        inputs=tuple(needed.values()),
+        outputs=tuple(made[tensor.name] for tensor in family.outputs),
+        modes=steps[0].modes,
+        steps=family.steps,
+    )

@@ -1,0 +1,32 @@
+"""SHA-256 of files and of values: hashed while copying, so that nothing is read twice."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+_BLOCK_BYTES = 1 << 20
+
+
+def of_file(path: Path) -> str:
+    """Give the SHA-256 of a file as hexadecimal text."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_value(value: Any) -> str:
+    """Give the SHA-256 of a JSON value; equal values give equal digests whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def copy(source: Path, target: Path) -> str:
+    """Copy a file to a path that must not exist, flush it to the disk, and give its SHA-256."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while block := reader.read(_BLOCK_BYTES):
+            digest.update(block)
+            writer.write(block)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""Made-up inputs for a model, by the rules of the catalogue, and the corners of its profile.
+
+The random generator is handed in (NumPy's), so that this room needs no NumPy itself.
+"""
+
+from typing import Any
+
+from contract.catalogue import Family, Mode, Tensor
+
+DTYPES = {"FP16": "float16", "FP32": "float32", "INT32": "int32"}
+# Tokens 0 to 2 are blank, unknown and boundary: no hypothesis holds them.
+_FIRST_WORD_TOKEN = 3
+
+
+def corners(mode: Mode) -> list[dict[str, int]]:
+    """List the sizes at which an engine is checked: all axes, batch included, at their least, optimum and most."""
+    extents = {"batch": mode.batch, **mode.axes}
+    found = [{axis: getattr(extent, bound) for axis, extent in extents.items()} for bound in ("min", "opt", "max")]
+    return [sizes for index, sizes in enumerate(found) if sizes not in found[:index]]
+
+
+def shape(tensor: Tensor, sizes: dict[str, int]) -> tuple[int, ...]:
+    """Give a tensor's shape with its batch, `sizes` naming every axis."""
+    return (sizes["batch"], *(axis if isinstance(axis, int) else sizes[axis] for axis in tensor.shape))
+
+
+def inputs(family: Family, sizes: dict[str, int], generator: Any) -> dict[str, Any]:
+    """Make up every input of a family; the first item of a batch is full, the others end in their last half."""
+    return {tensor.name: _values(tensor, sizes, generator) for tensor in family.inputs}
+
+
+def _values(tensor: Tensor, sizes: dict[str, int], generator: Any) -> Any:
+    wanted, dtype, probe = shape(tensor, sizes), DTYPES[tensor.type], tensor.probe
+    if probe is None:
+        raise ValueError(f"{tensor.name} has no probe")
+    if probe.length_of is not None:
+        longest = sizes[probe.length_of]
+        lengths = generator.integers(max(1, longest // 2), longest + 1, wanted)
+        lengths[0] = longest
+        return lengths.astype(dtype)
+    if probe.token_below is not None:
+        return generator.integers(_FIRST_WORD_TOKEN, sizes[probe.token_below], wanted).astype(dtype)
+    mean, deviation = probe.normal or (0.0, 1.0)
+    return generator.normal(mean, deviation, wanted).astype(dtype)

@@ -1,0 +1,1 @@
+"""Offline room: trained torch networks become ONNX graphs that keep every transcript."""

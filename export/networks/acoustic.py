@@ -1,0 +1,46 @@
+"""The acoustic head: CTC log-probabilities of one language, of which only the best few a frame leave the graph."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from export.networks.layers import valid_positions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcousticConfig:
+    """What a head's weights are shaped by; `top` is how many tokens a frame keeps."""
+
+    size: int = 128
+    vocabulary: int = 256
+    top: int = 16
+
+
+class Acoustic(nn.Module):
+    """Linear CTC head with log-softmax and top-k in the graph, so that K and not V numbers cross the wire."""
+
+    config_type = AcousticConfig
+
+    def __init__(self, config: AcousticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.out = nn.Linear(config.size, config.vocabulary)
+
+    def forward(self, encoder_out: Tensor, encoder_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Score frames: [batch, time, size], INT [batch] -> log-probabilities and tokens, each [batch, time, K].
+
+        Sorted by falling probability, blank (token 0) included. Padded frames say blank with probability one.
+        """
+        log_probs, tokens = torch.topk(self.log_probs(encoder_out), self.config.top, dim=-1)
+        valid = valid_positions(encoder_lengths, encoder_out.shape[1])[..., None]
+        first = torch.arange(self.config.top, device=tokens.device) == 0
+        padded = torch.where(first, 0.0, MASKED_LOG_PROB)
+        return torch.where(valid, log_probs, padded), torch.where(valid, tokens, 0)
+
+    def log_probs(self, encoder_out: Tensor) -> Tensor:
+        """Give all log-probabilities in FP32: [batch, time, V]."""
+        return torch.log_softmax(self.out(encoder_out.to(self.out.weight.dtype)).float(), dim=-1)
+
+
+MASKED_LOG_PROB = -1.0e4

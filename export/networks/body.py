@@ -1,0 +1,124 @@
+"""The body: a causal-convolution Conformer that every language and both modes share (arXiv:2005.08100)."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.networks.layers import Attention, FeatureNorm, FeedForward, Norm, chunk_mask, valid_positions
+
+Frames = TypeVar("Frames", int, Tensor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BodyConfig:
+    """What a body's weights are shaped by; written into its checkpoint."""
+
+    bands: int = 80
+    size: int = 128
+    layers: int = 8
+    heads: int = 4
+    hidden: int = 256
+    kernel: int = 15
+    channels: int = 64
+
+
+class Subsampling(nn.Module):
+    """Two unpadded 3x3 convolutions of stride 2: [batch, frames, bands] -> [batch, ((frames-1)//2-1)//2, size]."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, config.channels, 3, stride=2)
+        self.second = nn.Conv2d(config.channels, config.channels, 3, stride=2)
+        self.out = nn.Linear(config.channels * subsampled(config.bands), config.size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Subsample. No masking is needed: a valid output frame sees valid input frames only."""
+        values = functional.silu(self.second(functional.silu(self.first(features[:, None]))))
+        return self.out(values.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def subsampled(frames: Frames) -> Frames:
+    """Give the length behind the subsampling: 35 frames make 8, stride 4."""
+    return ((frames - 1) // 2 - 1) // 2
+
+
+class Convolution(nn.Module):
+    """Gated pointwise, causal depthwise and pointwise convolution over time, masked before the depthwise one."""
+
+    def __init__(self, size: int, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.gate = nn.Linear(size, 2 * size)
+        self.depthwise = nn.Conv1d(size, size, kernel, groups=size)
+        self.norm = Norm(size)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Convolve [batch, time, size]; `valid` BOOL [batch, time] keeps padding from leaking."""
+        gated = functional.glu(self.gate(values), dim=-1) * valid[..., None].to(values.dtype)
+        padded = functional.pad(gated.transpose(1, 2), (self.kernel - 1, 0))
+        convolved = self.depthwise(padded).transpose(1, 2)
+        return self.out(functional.silu(self.norm(convolved)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One Conformer block: half feed-forward, attention, convolution, half feed-forward, norm."""
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.before_norm, self.before = Norm(config.size), FeedForward(config.size, config.hidden)
+        self.attention_norm = Norm(config.size)
+        self.attention = Attention(config.size, config.heads, rotary=True)
+        self.convolution_norm, self.convolution = Norm(config.size), Convolution(config.size, config.kernel)
+        self.after_norm, self.after = Norm(config.size), FeedForward(config.size, config.hidden)
+        self.norm = Norm(config.size)
+
+    def forward(self, values: Tensor, valid: Tensor, mask: Tensor) -> Tensor:
+        """Transform [batch, time, size] in place of type and shape."""
+        values = values + 0.5 * self.before(self.before_norm(values))
+        normed = self.attention_norm(values)
+        values = values + self.attention(normed, normed, mask)
+        values = values + self.convolution(self.convolution_norm(values), valid)
+        values = values + 0.5 * self.after(self.after_norm(values))
+        return self.norm(values)  # type: ignore[no-any-return]
+
+
+class Body(nn.Module):
+    """Language-independent encoder: log-mel features in, one vector per 40 ms out."""
+
+    config_type = BodyConfig
+
+    def __init__(self, config: BodyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_norm = FeatureNorm(config.bands)
+        self.subsampling = Subsampling(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+
+    def forward(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a padded batch with full context.
+
+        features: log-mel [batch, frames, bands], at least 7 frames; feature_lengths: INT [batch], valid frames.
+        Gives encoder_out [batch, frames/4, size], zero where padded, and encoder_lengths INT [batch].
+        """
+        encoded, _, lengths = self.encode(features, feature_lengths)
+        return encoded, lengths
+
+    def encode(
+        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, tap: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode with an optional chunk (in encoder frames) of look-ahead; also give the output of block `tap`."""
+        values = self.subsampling(self.feature_norm(features))
+        lengths = subsampled(lengths).clamp(min=1)
+        valid = valid_positions(lengths, values.shape[1])
+        mask = valid[:, None, None, :]
+        if chunk is not None:
+            mask = mask & chunk_mask(values.shape[1], chunk, values.device)
+        tapped = values
+        for index, block in enumerate(self.blocks):
+            values = block(values, valid, mask)
+            if index == tap:
+                tapped = values
+        return values * valid[..., None].to(values.dtype), tapped, lengths

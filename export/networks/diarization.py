@@ -1,0 +1,73 @@
+"""The speaker network: a masked TDNN with attentive statistics pooling (x-vector; arXiv:1803.10963)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.networks.layers import MASKED_SCORE, FeatureNorm, Norm, valid_positions
+
+# Below it a deviation is noise of the FP32 sum, and its square root has no usable gradient.
+SMALLEST_VARIANCE = 1.0e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiarizationConfig:
+    """What a speaker network's weights are shaped by; `dilations` sets the number of layers."""
+
+    bands: int = 80
+    size: int = 192
+    kernel: int = 3
+    dilations: tuple[int, ...] = (1, 2, 3, 4)
+    attention: int = 64
+    embedding: int = 128
+
+
+class TimeDelay(nn.Module):
+    """A residual dilated convolution over time that keeps padding at zero."""
+
+    def __init__(self, size: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(size, size, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+        self.norm = Norm(size)
+
+    def forward(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Transform [batch, time, size]; `valid` has the type of values, [batch, time, 1]."""
+        convolved = self.convolution((values * valid).transpose(1, 2)).transpose(1, 2)
+        return values + functional.silu(self.norm(convolved))
+
+
+class Diarization(nn.Module):
+    """Speaker embedding of a stretch of speech, of unit length."""
+
+    config_type = DiarizationConfig
+
+    def __init__(self, config: DiarizationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_norm = FeatureNorm(config.bands)
+        self.first = nn.Conv1d(config.bands, config.size, 5, padding=2)
+        self.blocks = nn.ModuleList(TimeDelay(config.size, config.kernel, dilation) for dilation in config.dilations)
+        self.score = nn.Sequential(nn.Linear(config.size, config.attention), nn.Tanh(), nn.Linear(config.attention, 1))
+        self.out = nn.Linear(2 * config.size, config.embedding)
+
+    def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
+        """Embed log-mel [batch, frames, bands] with INT [batch] valid frames -> FP32 [batch, E], of unit length."""
+        valid = valid_positions(feature_lengths, features.shape[1])
+        normed = self.feature_norm(features)
+        keep = valid[..., None].to(normed.dtype)
+        values = self.first((normed * keep).transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            values = block(values, keep)
+        pooled = self._pool(values, valid).to(values.dtype)
+        return functional.normalize(self.out(pooled).float(), dim=-1)
+
+    def _pool(self, values: Tensor, valid: Tensor) -> Tensor:
+        # Sums over time overflow FP16 within seconds of audio: the whole pooling is FP32.
+        scores = self.score(values).float().masked_fill(~valid[..., None], MASKED_SCORE)
+        weights = torch.softmax(scores, dim=1)
+        wide = values.float()
+        mean = (weights * wide).sum(dim=1)
+        variance = (weights * (wide - mean[:, None]) ** 2).sum(dim=1)
+        return torch.cat((mean, variance.clamp(min=SMALLEST_VARIANCE).sqrt()), dim=-1)

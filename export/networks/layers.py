@@ -1,0 +1,98 @@
+"""Layers the networks share: masks, islands of FP32, rotary positions, attention.
+
+Every layer runs in the type of its weights, except where FP16 loses the answer (softmax, normalisation, sums over
+time): those compute in FP32 and cast back. The exported graph so carries its precision itself, as TensorRT 11 expects.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROTARY_BASE = 10_000.0
+# Finite, so that a row without any valid key gives a uniform softmax and not NaN.
+MASKED_SCORE = -1.0e9
+
+
+def valid_positions(lengths: Tensor, size: int) -> Tensor:
+    """Say which positions hold data: INT [batch] -> BOOL [batch, size]."""
+    positions = torch.arange(size, device=lengths.device)
+    return positions[None, :] < lengths[:, None]
+
+
+def chunk_mask(size: int, chunk: int, device: torch.device) -> Tensor:
+    """Let each frame see its own chunk and all before it: BOOL [queries, keys] (U2, arXiv:2012.05481)."""
+    index = torch.arange(size, device=device) // chunk
+    return index[None, :] <= index[:, None]
+
+
+class Norm(nn.LayerNorm):
+    """Layer normalisation in FP32 whatever the type around it."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise the last axis; shape and type stay."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return functional.layer_norm(values.float(), self.normalized_shape, weight, bias, self.eps).to(values.dtype)
+
+
+def rotate(values: Tensor, first_position: int = 0) -> Tensor:
+    """Turn [batch, heads, time, size] by its positions (RoFormer, arXiv:2104.09864); no table, so no longest input."""
+    size = values.shape[-1]
+    # A constant of the graph: the frequencies depend on the head size alone.
+    frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, device=values.device, dtype=torch.float32) / size)
+    positions = torch.arange(values.shape[-2], device=values.device, dtype=torch.float32) + first_position
+    angles = positions[:, None] * frequencies[None, :]
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = values.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return turned.to(values.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a boolean mask; scores and softmax in FP32."""
+
+    def __init__(self, size: int, heads: int, *, rotary: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.rotary = rotary
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.out = nn.Linear(size, size)
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """Attend: queries [batch, Q, size], keys [batch, K, size], mask BOOL broadcastable to [batch, 1, Q, K]."""
+        query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
+        # Scale before the product: FP16 scores of a long vector would otherwise come close to the limit.
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
+        weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
+        attended = torch.matmul(weights, value).transpose(1, 2)
+        return self.out(attended.flatten(2))  # type: ignore[no-any-return]
+
+    def _split(self, values: Tensor) -> Tensor:
+        batch, time, _ = values.shape
+        return values.reshape(batch, time, self.heads, -1).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a SiLU between; shape and type stay."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__(nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, size))
+
+
+class FeatureNorm(nn.Module):
+    """Global mean and deviation of each mel band, learnt from the training data, applied in FP32."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(bands))
+        self.register_buffer("deviation", torch.ones(bands))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise [batch, frames, bands]; the result has the type of the statistics."""
+        return ((features.float() - self.mean.float()) / self.deviation.float()).to(self.mean.dtype)
