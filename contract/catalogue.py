@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "fp16")
 MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing")
 SCHEMA_VERSION = 1
 _FAMILY_FIELDS = (
-    *("schema_version", "network", "operating_points", "real_inputs_from"),
+    *("schema_version", "network", "operating_points"),
     *("inputs", "outputs", "modes", "triton"),
 )
 _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
@@ -82,7 +82,6 @@ class Family:
     name: str
     operating_points: tuple[str, ...]
     network: str | None = None
-    real_inputs_from: str | None = None
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     modes: dict[str, Mode] = field(default_factory=dict)
@@ -128,7 +127,7 @@ def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
             folder, "it holds no <family>/model.toml", "Run from the checkout, or reinstall the package"
         )
     for family in families.values():
-        for step in (*family.steps, *filter(None, [family.real_inputs_from])):
+        for step in family.steps:
             if step not in families:
                 raise CatalogueError(folder / family.name / "model.toml", f"{step!r} is no family here", _REMEDY)
     return {name: _compose(family, families) if family.is_ensemble else family for name, family in families.items()}
@@ -185,7 +184,6 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
         name=path.parent.name,
         operating_points=points,
         network=fields.text("network"),
-        real_inputs_from=fields.text("real_inputs_from") if fields.has("real_inputs_from") else None,
         inputs=tuple(_tensor(table, probed=True) for table in fields.tables("inputs")),
         outputs=tuple(_tensor(table, probed=False) for table in fields.tables("outputs")),
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},

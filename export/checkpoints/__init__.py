@@ -1,1 +1,12 @@
 """Where weights come from: one source a file, each giving a ready network and what its clients must know."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from contract.catalogue import Model
+from export.checkpoints import random, reference
+from export.checkpoints.checkpoint import Checkpoint
+
+SOURCES: Mapping[str, Callable[[Model], Checkpoint]] = MappingProxyType(
+    {"reference": reference.open_checkpoint, "random": random.open_checkpoint}
+)

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from contract import digest
+from contract.catalogue import Model
+from contract.errors import CheckpointError
+from export.checkpoints.checkpoint import Checkpoint
 from export.networks import NETWORKS
 
 REFERENCE_FOLDER = Path(__file__).parent / "reference"
@@ -22,6 +26,26 @@ REFERENCE_FOLDER = Path(__file__).parent / "reference"
 def checkpoint_path(family: str, operating_point: str) -> Path:
     """Say where the reference weights of a model lie."""
     return REFERENCE_FOLDER / operating_point / f"{family}.safetensors"
+
+
+def open_checkpoint(model: Model) -> Checkpoint:
+    """Read the reference weights of a model; raise CheckpointError when there are none, or of another network."""
+    path = checkpoint_path(model.family.name, model.operating_point)
+    if not path.is_file():
+        remedy = "Train them with `python -m training`, or take `--weights random` to try the pipeline without"
+        raise CheckpointError(model.name, "there are no reference weights for it", remedy)
+    network, parameters = load(path)
+    expected: Any = NETWORKS[str(model.family.network)]
+    if not isinstance(network, expected):
+        cause = f"it holds a {type(network).__name__}, and the catalogue wants a {expected.__name__} for {model.name}"
+        raise CheckpointError(path, cause, "Put the weights of that network there")
+    return Checkpoint(
+        network=network,
+        dims=network.dims,
+        parameters=parameters,
+        origin=f"reference/{model.operating_point}/{path.name}",
+        digest=digest.of_file(path),
+    )
 
 
 def save(path: Path, network_name: str, network: nn.Module, parameters: dict[str, str]) -> None:
@@ -40,12 +64,16 @@ def save(path: Path, network_name: str, network: nn.Module, parameters: dict[str
 
 
 def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
-    """Read a network in FP32 evaluation mode, and its clients' parameters."""
-    with safe_open(path, framework="pt") as file:
-        metadata = {key: json.loads(text) for key, text in file.metadata().items()}
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-    network_type: Any = NETWORKS[metadata["network"]]
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["config"].items()}
-    network: nn.Module = network_type(network_type.config_type(**fields))
-    network.load_state_dict(tensors)
+    """Read a network in FP32 evaluation mode, and its clients' parameters; raise CheckpointError for a damaged file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        network_type: Any = NETWORKS[metadata["network"]]
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["config"].items()}
+        network: nn.Module = network_type(network_type.config_type(**fields))
+        network.load_state_dict(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        cause = f"it does not hold the weights of one of {', '.join(NETWORKS)} ({error})"
+        raise CheckpointError(path, cause, "Restore the file from the repository, or train it again") from error
     return network.eval(), metadata["parameters"]

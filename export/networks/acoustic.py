@@ -27,6 +27,11 @@ class Acoustic(nn.Module):
         self.config = config
         self.out = nn.Linear(config.size, config.vocabulary)
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        return {"encoder_size": self.config.size, "vocabulary": self.config.vocabulary, "top": self.config.top}
+
     def forward(self, encoder_out: Tensor, encoder_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames: [batch, time, size], INT [batch] -> log-probabilities and tokens, each [batch, time, K].
 

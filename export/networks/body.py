@@ -97,6 +97,11 @@ class Body(nn.Module):
         self.subsampling = Subsampling(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        return {"bands": self.config.bands, "encoder_size": self.config.size}
+
     def forward(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a padded batch with full context.
 

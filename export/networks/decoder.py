@@ -58,6 +58,11 @@ class Decoder(nn.Module):
         self.norm = Norm(config.size)
         self.out = nn.Linear(config.size, config.vocabulary)
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        return {"encoder_size": self.config.encoder_size, "vocabulary": self.config.vocabulary}
+
     def forward(
         self, encoder_out: Tensor, encoder_lengths: Tensor, hypotheses: Tensor, hypothesis_lengths: Tensor
     ) -> Tensor:

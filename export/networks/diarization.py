@@ -52,6 +52,11 @@ class Diarization(nn.Module):
         self.score = nn.Sequential(nn.Linear(config.size, config.attention), nn.Tanh(), nn.Linear(config.attention, 1))
         self.out = nn.Linear(2 * config.size, config.embedding)
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        return {"bands": self.config.bands, "embedding_size": self.config.embedding}
+
     def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
         """Embed log-mel [batch, frames, bands] with INT [batch] valid frames -> FP32 [batch, E], of unit length."""
         valid = valid_positions(feature_lengths, features.shape[1])

@@ -49,6 +49,11 @@ class Language(nn.Module):
         self.norm = Norm(config.size)
         self.out = nn.Linear(config.size, config.vocabulary)
 
+    @property
+    def dims(self) -> dict[str, int]:
+        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        return {"vocabulary": self.config.vocabulary}
+
     def forward(self, hypotheses: Tensor, hypothesis_lengths: Tensor) -> Tensor:
         """Score hypotheses INT [batch, N, L] with lengths INT [batch, N] -> FP32 [batch, N], the end included."""
         batch, count, _ = hypotheses.shape

@@ -1,0 +1,108 @@
+"""Holds an exported graph against the torch network it came from, on made-up and on real inputs."""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from contract import probes
+from contract.agreement import Agreement, compare
+from contract.catalogue import Family
+from contract.errors import ParityError
+from contract.graph import Parity
+from export.job import Job
+from export.samples import Sample
+from export.tracing import Boundary
+
+_SEED = 7
+_QUIET = 3
+
+
+def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Parity, ...]:
+    """Compare a graph with its network in FP32; give the worst of each output, or raise ParityError with the numbers.
+
+    The inputs: made-up ones at the least and the optimal sizes of every mode, the real ones padded, and the real ones
+    cut to their own length, so that padding is proven to change nothing.
+    """
+    session = open_session(graph)
+    reference = Boundary(job.network, job.family, "fp32")
+    found = [
+        agreement
+        for sample in probe_inputs(job.family, job.dims, real)
+        for agreement in _agreements(job, run_graph(session, sample), run_network(reference, sample))
+    ]
+    worst = worst_of(found)
+    failed = [agreement for agreement in worst if not agreement.holds]
+    if failed:
+        subject = f"{job.model.name} in {job.precision}"
+        figures = "; ".join(str(agreement) for agreement in failed)
+        remedy = "Look at what the exporter made of that network, or state a wider tolerance in the catalogue"
+        raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
+    return tuple(Parity(output=each.output, measure=each.measure, value=each.value, limit=each.limit) for each in worst)
+
+
+def probe_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> Iterator[Sample]:
+    """Give every input that a graph is compared on."""
+    generator = np.random.default_rng(_SEED)
+    for mode in family.modes.values():
+        # The largest corner is the gate's business: torch would need gigabytes for it.
+        for sizes in probes.corners(mode)[:2]:
+            yield probes.inputs(family, {**sizes, **dims}, generator)
+    yield from real
+    yield from (_cut(family, sample) for sample in real if len(next(iter(sample.values()))) == 1)
+
+
+def run_network(network: Boundary, sample: Sample) -> list[Any]:
+    """Run a torch network on NumPy arrays."""
+    with torch.no_grad():
+        outputs = network(*(torch.from_numpy(array) for array in sample.values()))
+    return [output.numpy() for output in outputs]
+
+
+def run_graph(session: onnxruntime.InferenceSession, sample: Sample) -> list[Any]:
+    """Run a graph on NumPy arrays."""
+    return list(session.run(None, sample))
+
+
+def open_session(graph: Path) -> onnxruntime.InferenceSession:
+    """Open a graph on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def worst_of(agreements: Iterable[Agreement]) -> list[Agreement]:
+    """Keep the largest difference of each output; NaN counts as the largest of all."""
+    worst: dict[str, Agreement] = {}
+    for each in agreements:
+        known = worst.get(each.output)
+        if known is None or _severity(each) > _severity(known):
+            worst[each.output] = each
+    return list(worst.values())
+
+
+def _severity(agreement: Agreement) -> float:
+    return math.inf if math.isnan(agreement.value) else agreement.value
+
+
+def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Agreement]:
+    for tensor, ours, theirs in zip(job.family.outputs, actual, expected, strict=True):
+        yield compare(tensor, ours, theirs, job.precision)
+
+
+def _cut(family: Family, sample: Sample) -> Sample:
+    # One item alone: every axis that a length describes ends where the length says.
+    lengths = {
+        tensor.probe.length_of: sample[tensor.name].max()
+        for tensor in family.inputs
+        if tensor.probe and tensor.probe.length_of
+    }
+    return {tensor.name: _cut_axes(sample[tensor.name], ("batch", *tensor.shape), lengths) for tensor in family.inputs}
+
+
+def _cut_axes(array: Any, axes: tuple[int | str, ...], lengths: dict[str, int]) -> Any:
+    return np.ascontiguousarray(array[tuple(slice(None, lengths.get(str(axis))) for axis in axes)])

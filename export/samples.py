@@ -1,0 +1,88 @@
+"""Real inputs for every model: a few stretches of speech, carried through the networks that stand before it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from contract.catalogue import Extent, Family
+
+SPEECH_FILE = Path(__file__).parent.parent / "demo" / "features.safetensors"
+Sample = dict[str, NDArray[Any]]
+BLANK_TOKEN = 0
+
+
+def speech() -> list[NDArray[np.float16]]:
+    """Load log-mel features of real speech, each FP16 [frames, 80], from short to long."""
+    return [features for _, features in sorted(load_file(SPEECH_FILE).items())]
+
+
+def padded(features: list[NDArray[np.float16]], frames: Extent) -> Sample:
+    """Put stretches of speech into one batch, padded to the bucket of the longest and cut to the largest."""
+    size = bucket(max(len(values) for values in features), frames)
+    lengths = [min(len(values), size) for values in features]
+    batch = np.zeros((len(features), size, features[0].shape[1]), dtype=np.float16)
+    for row, values, length in zip(batch, features, lengths, strict=True):
+        row[:length] = values[:length]
+    return {"features": batch, "feature_lengths": np.array(lengths, dtype=np.int32)}
+
+
+def bucket(size: int, extent: Extent) -> int:
+    """Give the smallest bucket that holds a size; the largest one for everything beyond."""
+    return next((known for known in extent.buckets if known >= size), extent.max)
+
+
+def samples(family: Family, families: Iterable[Family], before: Mapping[str, nn.Module]) -> Iterator[Sample]:
+    """Give real inputs of a family: the speech as one padded batch, then each stretch alone in its bucket.
+
+    `before` holds torch networks of the same operating point, by the catalogue's name of the network: what stands
+    before this family in the pipeline is run to make its inputs.
+    """
+    listener = next(each for each in (family, *families) if each.network == "body" or _hears(each))
+    frames = listener.modes["batch"].axes["frames"]
+    stretches = speech()
+    for group in (stretches, *([stretch] for stretch in stretches)):
+        yield {tensor.name: _value(tensor.name, padded(group, frames), family, before) for tensor in family.inputs}
+
+
+def _hears(family: Family) -> bool:
+    return any(tensor.name == "features" for tensor in family.inputs) and not family.is_ensemble
+
+
+def _value(name: str, heard: Sample, family: Family, before: Mapping[str, nn.Module]) -> NDArray[Any]:
+    if name in heard:
+        return heard[name]
+    features, lengths = (torch.from_numpy(heard[key]) for key in ("features", "feature_lengths"))
+    with torch.no_grad():
+        encoded, encoder_lengths = before["body"](features, lengths)
+        made: dict[str, Tensor] = {"encoder_out": encoded.half(), "encoder_lengths": encoder_lengths}
+        if name.startswith("hypothes"):
+            tokens, token_lengths = hypotheses(before["acoustic"], encoded, encoder_lengths, family)
+            made |= {"hypotheses": tokens, "hypothesis_lengths": token_lengths}
+    return made[name].numpy()
+
+
+def hypotheses(head: Any, encoded: Tensor, lengths: Tensor, family: Family) -> tuple[Tensor, Tensor]:
+    """Make the hypotheses of a search: the best path of each item, then the same with one token left out.
+
+    Gives INT32 [batch, N, L] and INT32 [batch, N], with N and L from the family's batch mode.
+    """
+    axes = family.modes["batch"].axes
+    count, longest = axes["hypothesis_count"].opt, axes["hypothesis_tokens"].max
+    best = [_best_path(path[:length]) for path, length in zip(head(encoded, lengths)[1][..., 0], lengths, strict=True)]
+    variants = [[path[:skip] + path[skip + 1 :] if skip else path for skip in range(count)] for path in best]
+    size = bucket(max(len(path) for rows in variants for path in rows), axes["hypothesis_tokens"])
+    cut = [[path[: min(size, longest)] for path in rows] for rows in variants]
+    padded_rows = [[path + [BLANK_TOKEN] * (size - len(path)) for path in rows] for rows in cut]
+    token_lengths = [[len(path) for path in rows] for rows in cut]
+    return torch.tensor(padded_rows, dtype=torch.int32), torch.tensor(token_lengths, dtype=torch.int32)
+
+
+def _best_path(frames: Tensor) -> list[int]:
+    merged = torch.unique_consecutive(frames).tolist()
+    return [token for token in merged if token != BLANK_TOKEN]
