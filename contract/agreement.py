@@ -5,6 +5,7 @@ equal arrays, and the catalogue states the largest acceptable value.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,22 @@ class Agreement:
         return self.value <= self.limit
 
     def __str__(self) -> str:
-        return f"{self.output}: {self.measure} difference {self.value:.3g}, allowed {self.limit:.3g}"
+        return f"{self.output} differs by {self.value:.1e} ({self.measure}, allowed {self.limit:.0e})"
+
+
+def worst(agreements: Iterable[Agreement]) -> tuple[Agreement, ...]:
+    """Keep the largest difference of each output; NaN counts as the largest of all."""
+    kept: dict[str, Agreement] = {}
+    for each in agreements:
+        known = kept.get(each.output)
+        if known is None or _severity(each) > _severity(known):
+            kept[each.output] = each
+    return tuple(kept.values())
+
+
+def closest(agreements: Iterable[Agreement]) -> Agreement | None:
+    """Find the one that comes closest to its limit, for a line of summary; None when there is none."""
+    return max(agreements, key=lambda each: each.value / each.limit if each.limit else 0.0, default=None)
 
 
 def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agreement:
@@ -36,6 +52,10 @@ def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agree
     measure = tensor.tolerance.measure
     value = _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
     return Agreement(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
+
+
+def _severity(agreement: Agreement) -> float:
+    return math.inf if math.isnan(agreement.value) else agreement.value
 
 
 def _absolute(actual: Any, expected: Any) -> float:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.agreement import Agreement
 from contract.errors import GraphError, ManifestError
 from contract.fields import Fields
 
@@ -20,23 +21,14 @@ _REMEDY = "Run `python -m export` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parity:
-    """The worst agreement of one output over every probe of an export."""
-
-    output: str
-    measure: str
-    value: float
-    limit: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFile:
     """One ONNX file of a model."""
 
     file: str
     sha256: str
     size_bytes: int
-    parity: tuple[Parity, ...]
+    parity: tuple[Agreement, ...]
+    """The worst agreement of every output with the torch network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,10 +106,10 @@ def integers(fields: Fields) -> dict[str, int]:
     return {key: fields.integer(key) for key in fields.names()}
 
 
-def parity(fields: Fields) -> tuple[Parity, ...]:
+def parity(fields: Fields) -> tuple[Agreement, ...]:
     """Read the agreements that a record keeps."""
     return tuple(
-        Parity(
+        Agreement(
             output=table.text("output"),
             measure=table.text("measure"),
             value=table.number("value"),

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from contract.agreement import Agreement
 from contract.arch import Arch
 from contract.errors import BundleError, ManifestError
 from contract.fields import Fields
-from contract.graph import Parity, integers, open_json, parity, texts
+from contract.graph import integers, open_json, parity, texts
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -35,7 +36,7 @@ class Gate:
 
     outcome: str
     reason: str
-    parity: tuple[Parity, ...]
+    parity: tuple[Agreement, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

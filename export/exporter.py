@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contract import digest, files
+from contract.agreement import closest
 from contract.catalogue import CATALOGUE_FOLDER, Model, models
 from contract.errors import CheckpointError, GraphError, ManifestError
 from contract.graph import RECORD_FILE, SAMPLES_FILE, GraphFile, GraphRecord, load
@@ -146,11 +147,9 @@ def _graph(job: Job, real: list[Sample], folder: Path, progress: Steps) -> Graph
     trace(job, path)
     found = parity.check(job, path, real)
     size = path.stat().st_size
-    worst = max(found, key=lambda each: each.value / each.limit if each.limit else 0.0)
     progress.say(
         f"{job.model.name} {job.precision}",
-        f"{size / _MEBIBYTE:.1f} MiB in {time.monotonic() - started:.1f} s; "
-        f"{worst.output} differs by {worst.value:.1e} ({worst.measure}, allowed {worst.limit:.0e})",
+        f"{size / _MEBIBYTE:.1f} MiB in {time.monotonic() - started:.1f} s; {closest(found)}",
     )
     progress.advance(1)
     return GraphFile(file=path.name, sha256=digest.of_file(path), size_bytes=size, parity=found)

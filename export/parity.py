@@ -1,7 +1,6 @@
 """Holds an exported graph against the torch network it came from, on made-up and on real inputs."""
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import onnxruntime
 import torch
 
 from contract import probes
-from contract.agreement import Agreement, compare
+from contract.agreement import Agreement, compare, worst
 from contract.catalogue import Family
 from contract.errors import ParityError
-from contract.graph import Parity
 from export.job import Job
 from export.samples import Sample
 from export.tracing import Boundary
@@ -22,7 +20,7 @@ _SEED = 7
 _QUIET = 3
 
 
-def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Parity, ...]:
+def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Agreement, ...]:
     """Compare a graph with its network in FP32; give the worst of each output, or raise ParityError with the numbers.
 
     The inputs: made-up ones at the least and the optimal sizes of every mode, the real ones padded, and the real ones
@@ -35,14 +33,14 @@ def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Parity, ...]:
         for sample in probe_inputs(job.family, job.dims, real)
         for agreement in _agreements(job, run_graph(session, sample), run_network(reference, sample))
     ]
-    worst = worst_of(found)
-    failed = [agreement for agreement in worst if not agreement.holds]
+    kept = worst(found)
+    failed = [agreement for agreement in kept if not agreement.holds]
     if failed:
         subject = f"{job.model.name} in {job.precision}"
         figures = "; ".join(str(agreement) for agreement in failed)
         remedy = "Look at what the exporter made of that network, or state a wider tolerance in the catalogue"
         raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
-    return tuple(Parity(output=each.output, measure=each.measure, value=each.value, limit=each.limit) for each in worst)
+    return kept
 
 
 def probe_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> Iterator[Sample]:
@@ -73,20 +71,6 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def worst_of(agreements: Iterable[Agreement]) -> list[Agreement]:
-    """Keep the largest difference of each output; NaN counts as the largest of all."""
-    worst: dict[str, Agreement] = {}
-    for each in agreements:
-        known = worst.get(each.output)
-        if known is None or _severity(each) > _severity(known):
-            worst[each.output] = each
-    return list(worst.values())
-
-
-def _severity(agreement: Agreement) -> float:
-    return math.inf if math.isnan(agreement.value) else agreement.value
 
 
 def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Agreement]:

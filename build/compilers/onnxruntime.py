@@ -1,0 +1,102 @@
+"""ONNX Runtime: optimises a graph offline for any x86-64, for the embedded server and Triton's onnxruntime backend."""
+
+from pathlib import Path
+from typing import Any
+
+from build.job import Job
+from contract.arch import Arch
+from contract.errors import CompileError, CompilerUnavailableError
+from contract.manifest import BoundTensor
+from contract.platform import Platform
+
+NAME = "onnxruntime"
+FILE = "model.onnx"
+PLATFORM = "embedded"
+RUNS_HERE = True
+# The highest level would also choose layouts for this very processor; this one is right on every x86-64.
+Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
+_LEVEL = "ORT_ENABLE_EXTENDED"
+_QUIET = 3
+_REMEDY = "Run `python -m export --force` again, and report the graph if it stays"
+_TYPES = {"tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(int32)": "INT32"}
+
+
+def check(arch: Arch, platform: Platform) -> None:
+    """Refuse architectures other than the CPU and platforms whose server has no such backend."""
+    if arch is not Arch.CPU:
+        raise CompilerUnavailableError(
+            f"--compiler {NAME}", f"it makes engines for the CPU, not for {arch.value}", "Leave --compiler out"
+        )
+    if platform.backend != NAME:
+        raise CompilerUnavailableError(
+            f"--platform {platform.name}",
+            "its server runs no CPU engines",
+            f"Use --platform {PLATFORM} with --arch cpu",
+        )
+
+
+def precision() -> str:
+    """CPUs compute in FP32."""
+    return "fp32"
+
+
+def toolchain() -> dict[str, str]:
+    """Name the library that decides an engine."""
+    import onnxruntime  # noqa: PLC0415
+
+    return {"onnxruntime": onnxruntime.__version__}
+
+
+def options() -> dict[str, Any]:
+    """Give the optimisation level."""
+    return {"graph_optimization_level": _LEVEL}
+
+
+def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's verb
+    """Write the optimised graph and read its tensors back from it."""
+    import onnxruntime  # noqa: PLC0415
+
+    session_options = onnxruntime.SessionOptions()
+    session_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVEL)
+    session_options.optimized_model_filepath = str(target)
+    session_options.log_severity_level = _QUIET
+    try:
+        onnxruntime.InferenceSession(job.graph, session_options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        # ONNX Runtime raises classes of its own that share no base but Exception.
+        raise CompileError(job.name, f"ONNX Runtime refuses the graph ({_one_line(error)})", _REMEDY) from error
+    session = _session(target)
+    return tuple(map(_bound, session.get_inputs())), tuple(map(_bound, session.get_outputs()))
+
+
+def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run an optimised graph on several inputs; outputs by name."""
+    return _run(_session(engine), inputs)
+
+
+def run_as_written(graph: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run a graph node by node as export wrote it: the reference that the gate holds every engine against."""
+    return _run(_session(graph, "ORT_DISABLE_ALL"), inputs)
+
+
+def _run(session: Any, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = [output.name for output in session.get_outputs()]
+    return [dict(zip(names, session.run(names, feed), strict=True)) for feed in inputs]
+
+
+def _session(path: Path, level: str = "ORT_ENABLE_ALL") -> Any:
+    import onnxruntime  # noqa: PLC0415
+
+    session_options = onnxruntime.SessionOptions()
+    session_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session_options.log_severity_level = _QUIET
+    return onnxruntime.InferenceSession(path, session_options, providers=["CPUExecutionProvider"])
+
+
+def _bound(value: Any) -> BoundTensor:
+    dims = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
+    return BoundTensor(name=value.name, type=_TYPES[value.type], dims=dims)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
