@@ -1,0 +1,61 @@
+"""A recogniser without a server: it hears a word for every burst, and tells voices by their loudness."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from transcriber.ctc import Emissions, Floats, Integers
+from transcriber.recogniser import Features, Heard
+
+PIECES = ("<blank>", "<unk>", "</s>", "\u2581loud", "\u2581so", "ft", "\u2581yes")
+LOUD, SO, FT, YES = 3, 4, 5, 6
+# Log-mel energy that parts the loud voice of the tests from the soft one.
+_BORDER = 23.5
+
+
+class FakeRecogniser:
+    """Says `loud` or `soft` in the middle of a segment, by its level; `fail` may raise for a request."""
+
+    def __init__(
+        self,
+        *,
+        rescorers: tuple[str, ...] = (),
+        similarity: float | None = 0.5,
+        fail: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.language, self.operating_point = "en", "standard"
+        self.pieces: tuple[str, ...] = PIECES
+        self.rescorers, self.same_speaker_similarity = rescorers, similarity
+        self.calls: list[str] = []
+        self._fail, self._lock = fail, threading.Lock()
+
+    def recognise(self, features: Features) -> Heard:
+        with self._lock:
+            self.calls.append("recognise")
+            number = self.calls.count("recognise")
+        self._fail(number)
+        frames = ((len(features) - 1) // 2 - 1) // 2
+        path = [0] * frames
+        loud = float(features.max()) > _BORDER
+        path[frames // 2 : frames // 2 + 2] = [LOUD, LOUD] if loud else [SO, FT]
+        return Heard(emissions=sure(path), encoder_out=np.zeros((frames, 4), np.float16), encoder_length=frames)
+
+    def score(self, family: str, heard: Heard, hypotheses: Integers, lengths: Integers) -> Floats:
+        with self._lock:
+            self.calls.append(family)
+        # Prefers the longest hypothesis.
+        return np.asarray(lengths * 100.0, dtype=np.float32)
+
+    def embed(self, windows: list[Features]) -> Floats:
+        with self._lock:
+            self.calls.append("embed")
+        loud = [float(window.max()) > _BORDER for window in windows]
+        return np.array([[1, 0] if voice else [0, 1] for voice in loud], dtype=np.float32)
+
+
+def sure(path: list[int]) -> Emissions:
+    """Make emissions that are nearly sure of a token each frame, with two others far behind."""
+    tokens = np.array([[token, 0 if token else YES] for token in path], dtype=np.int32)
+    log_probs = np.tile(np.log(np.array([0.98, 0.01], dtype=np.float32)), (len(path), 1))
+    return Emissions(log_probs=log_probs, tokens=tokens)

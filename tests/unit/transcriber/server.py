@@ -1,0 +1,137 @@
+"""A server in this process that speaks Triton's gRPC, for what a client must notice: models, failures, absences."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from contract.catalogue import Tensor, catalogue, models
+from tests.unit.transcriber.fakes import PIECES
+
+ENCODER_SIZE, TOP, EMBEDDING = 8, 4, 16
+_SIZES = {"bands": 80, "encoder_size": ENCODER_SIZE, "top": TOP, "embedding_size": EMBEDDING}
+_TYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32}
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What the server serves and how it fails; tests change it while it runs."""
+
+    ready: set[str] = field(default_factory=lambda: set(models(catalogue(), "standard")))
+    loading: bool = False
+    parameters: dict[str, dict[str, str]] = field(
+        default_factory=lambda: {
+            f"{family}_{point}": values
+            for point in ("standard", "enhanced")
+            for family, values in (
+                ("am_en", {"tokens": json.dumps(PIECES)}),
+                ("diar", {"same_speaker_similarity": "0.55"}),
+            )
+        }
+    )
+    types: dict[str, str] = field(default_factory=dict)
+    extra_inputs: tuple[str, ...] = ()
+    failures: list[grpc.StatusCode] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+
+
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers by the catalogue: every output zero, but lengths right and embeddings of unit length."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=not self.script.loading)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ModelReadyResponse(ready=request.name in self.script.ready)
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = service_pb2.RepositoryIndexResponse()
+        for name in self.script.ready:
+            answer.models.add(name=name, version="1", state="READY")
+        return answer
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        family = models(catalogue())[request.name].family
+        answer = service_pb2.ModelMetadataResponse(name=request.name)
+        for tensors, there in ((family.inputs, answer.inputs), (family.outputs, answer.outputs)):
+            for tensor in tensors:
+                kind = self.script.types.get(tensor.name, tensor.type)
+                if kind != "absent":
+                    there.add(name=tensor.name, datatype=kind, shape=_dims(tensor))
+        for name in self.script.extra_inputs:
+            answer.inputs.add(name=name, datatype="FP32", shape=[-1, 1])
+        return answer
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        answer = service_pb2.ModelConfigResponse()
+        for name, value in self.script.parameters.get(request.name, {}).items():
+            answer.config.parameters[name].string_value = value
+        return answer
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.script.requests.append(request)
+        if self.script.failures:
+            _fail(context, self.script.failures.pop(0))
+        family = models(catalogue())[request.model_name].family
+        sizes = _sizes(request)
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
+        for tensor in family.outputs:
+            values = _values(tensor, sizes, request)
+            answer.outputs.add(name=tensor.name, datatype=tensor.type, shape=values.shape)
+            answer.raw_output_contents.append(values.tobytes())
+        return answer
+
+
+@contextmanager
+def serving(script: Script, port: int = 0) -> Iterator[int]:
+    """Serve on a port, a free one by default."""
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 1)])
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(script), server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield bound
+    finally:
+        server.stop(None).wait()
+
+
+def _fail(context: Any, code: grpc.StatusCode) -> NoReturn:
+    context.abort(code, f"scripted {code.name}")
+    raise AssertionError("abort raises")
+
+
+def _dims(tensor: Tensor) -> list[int]:
+    return [-1, *(_SIZES.get(str(axis), -1) for axis in tensor.shape or ("one",))] if tensor.shape else [-1, 1]
+
+
+def _sizes(request: Any) -> dict[str, int]:
+    shapes = {tensor.name: list(tensor.shape) for tensor in request.inputs}
+    sizes = {**_SIZES, "batch": next(iter(shapes.values()))[0]}
+    if "features" in shapes:
+        sizes["encoder_frames"] = ((shapes["features"][1] - 1) // 2 - 1) // 2
+    if "hypotheses" in shapes:
+        sizes["hypothesis_count"] = shapes["hypotheses"][1]
+    return sizes
+
+
+def _values(tensor: Tensor, sizes: dict[str, int], request: Any) -> Any:
+    shape = [sizes["batch"], *(sizes[str(axis)] for axis in tensor.shape)] if tensor.shape else [sizes["batch"], 1]
+    values = np.zeros(shape, dtype=_TYPES[tensor.type])
+    if tensor.name == "encoder_lengths":
+        place = [there.name for there in request.inputs].index("feature_lengths")
+        lengths = np.frombuffer(request.raw_input_contents[place], dtype=np.int32)
+        values[:, 0] = ((lengths - 1) // 2 - 1) // 2
+    if tensor.name == "embedding":
+        values[:, 0] = 1.0
+    if tensor.name == "scores":
+        values[:] = np.arange(shape[1])
+    return values

@@ -1,0 +1,184 @@
+"""The command line: what it accepts, what it writes, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.errors import AudioError, OutputError, ServerUnreachableError, SettingError, VoxwrightError
+from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.sounds import burst, silence, wav
+from transcriber.__main__ import parse, transcribe_all
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    return wav(tmp_path / "talk.wav", np.concatenate([silence(1), burst(2), silence(1)]))
+
+
+def message(*arguments: object) -> str:
+    with pytest.raises(VoxwrightError) as caught:
+        parse([str(argument) for argument in arguments])
+    return str(caught.value)
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SM_INFERENCE_ENDPOINT", raising=False)
+    options = parse(["a.wav"])
+    assert (options.format, options.targets, options.endpoint) == ("txt", (None,), "localhost:8001")
+    assert (options.operating_point, options.language, options.search) == (None, "en", None)
+    assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, 8, 60.0, False)
+
+
+def test_the_endpoint_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_INFERENCE_ENDPOINT", "triton:9001")
+    assert parse(["a.wav"]).endpoint == "triton:9001"
+    assert parse(["a.wav", "--endpoint", "[::1]:8001"]).endpoint == "[::1]:8001"
+
+
+@pytest.mark.parametrize("endpoint", ["localhost", "http://localhost:8000", ":8001", "host:0", "host:99999", "host:x"])
+def test_an_endpoint_is_a_host_and_a_port(endpoint: str) -> None:
+    assert message("a.wav", "--endpoint", endpoint) == (
+        f"--endpoint: {endpoint!r} is not of the form host:port. Use for example localhost:8001."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--output", "a.srt"], "srt"),
+        (["--output", "a.JSON"], "json-v2"),
+        (["--output", "a.srt", "--format", "vtt"], "vtt"),
+        (["--output", "a.doc"], "txt"),
+    ],
+)
+def test_the_ending_of_the_output_names_the_format(arguments: list[str], expected: str) -> None:
+    assert parse(["a.wav", *arguments]).format == expected
+
+
+def test_misuse_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(["--search", "lucky", "a.wav"])
+    assert caught.value.code == 2
+    assert "'lucky' is not one of 'greedy', 'beam', 'rescore'" in capsys.readouterr().err
+
+
+def test_several_results_need_room(tmp_path: Path) -> None:
+    assert message("a.wav", "b.wav", "--format", "srt") == (
+        "--format: several results in srt cannot share the standard output. Name a folder with --output."
+    )
+    (tmp_path / "file").touch()
+    assert message("a.wav", "b.wav", "--output", tmp_path / "file") == (
+        f"--output: {tmp_path / 'file'} is a file, and there are several recordings. Name a folder."
+    )
+    assert message("a.wav", "a.mp3", "--output", tmp_path) == (
+        f"--output: several of the recordings would be written to {tmp_path / 'a.txt'}. "
+        "Transcribe them one by one, or rename them."
+    )
+
+
+def test_a_recording_is_never_overwritten(talk: Path) -> None:
+    assert message(talk, "--output", talk) == (
+        f"--output: {talk} is a recording, which would be overwritten. Name another file."
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_forbidden_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError):
+        parse(["a.wav", "--output", str(tmp_path / "a.txt")])
+
+
+def test_an_output_below_a_file_is_told_before_the_work(talk: Path) -> None:
+    assert message("a.wav", "--output", talk / "a.txt") == (
+        f"{talk / 'a.txt'}: nothing can be written to {talk}. Choose a folder that you may write to."
+    )
+
+
+def test_rttm_needs_speakers() -> None:
+    with pytest.raises(SettingError) as caught:
+        parse(["a.wav", "--format", "rttm", "--no-speakers"])
+    assert str(caught.value) == "--no-speakers: rttm lists nothing but speakers. Leave it out."
+
+
+def test_writes_to_stdout_and_sums_up_on_stderr(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert transcribe_all(parse([str(talk)]), FakeRecogniser()) == []
+    out, err = capsys.readouterr()
+    assert out.startswith("[0:0")
+    assert out.endswith("] S1: loud\n")
+    assert err.startswith(f"{talk}: 0:04.0 of audio in 0:0")
+    assert err.endswith("), 1 word, 1 speaker, en standard\n")
+
+
+def test_notes_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = wav(tmp_path / "a.wav", silence(2, 8_000), 8_000)
+    assert transcribe_all(parse([str(path)]), FakeRecogniser()) == []
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[:2] == [
+        f"{path}: it is sampled at 8 kHz (telephone), so expect more wrong words than at 16 kHz",
+        f"{path}: no speech was found in it",
+    ]
+
+
+def test_several_recordings_into_a_folder(talk: Path, tmp_path: Path) -> None:
+    other, missing = wav(tmp_path / "other.wav", burst(1)), tmp_path / "missing.wav"
+    options = parse([str(talk), str(missing), str(other), "--output", str(tmp_path / "out"), "--format", "json-v2"])
+    errors = transcribe_all(options, FakeRecogniser())
+    assert [str(error) for error in errors] == [f"{missing}: there is no such file. Check its name."]
+    assert isinstance(errors[0], AudioError)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["other.json", "talk.json"]
+    assert json.loads((tmp_path / "out" / "talk.json").read_text())["results"][0]["alternatives"][0]["speaker"] == "S1"
+
+
+def test_several_texts_share_stdout_under_their_names(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transcribe_all(parse([str(talk), str(talk)]), FakeRecogniser())
+    assert capsys.readouterr().out.count("==> talk.wav <==\n[") == 2
+
+
+def test_a_server_that_stays_away_is_not_asked_for_the_next(talk: Path, tmp_path: Path) -> None:
+    def fail(_: int) -> None:
+        raise ServerUnreachableError("localhost:8001", "gone", "Start one")
+
+    recogniser = FakeRecogniser(fail=fail)
+    errors = transcribe_all(parse([str(talk), str(talk)]), recogniser)
+    assert len(errors) == 1
+    assert recogniser.calls == ["recognise"]
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "transcriber", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['transcriber', '--help']; import transcriber.__main__ as command\n"
+        "try: command.main()\n"
+        "finally: print(sorted({'numpy', 'av', 'grpc', 'scipy', 'rich', 'tritonclient'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_refusal_is_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
+    done = run(tmp_path / "nope.wav")
+    assert done.returncode == 50
+    assert done.stderr == f"error: {tmp_path / 'nope.wav'}: there is no such file. Check its name.\n"
+
+
+def test_no_server_is_told_with_the_remedy(talk: Path) -> None:
+    done = run(talk, "--endpoint", "localhost:1", "--wait", "0")
+    assert done.returncode == 51
+    assert done.stderr.startswith("error: localhost:1: no server is ready there after 0 s (")
+    assert done.stderr.endswith(
+        "). Start one with `python -m runtime`, or name its gRPC port (usually 8001) with --endpoint or "
+        "SM_INFERENCE_ENDPOINT.\n"
+    )

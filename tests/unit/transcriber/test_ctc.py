@@ -1,0 +1,140 @@
+"""The searches against every path there is, and the alignment against its promises."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transcriber import ctc
+from transcriber.ctc import BLANK, Emissions, align, beam, greedy
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def emissions(seed: int, frames: int, vocabulary: int, top: int | None = None, scale: float = 2.0) -> Emissions:
+    """Draw emissions over blank and the tokens from 3 on, of which the best `top` are listed."""
+    logits = np.random.default_rng(seed).normal(0, scale, (frames, vocabulary))
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    names = np.array([BLANK, *range(3, vocabulary + 2)])
+    order = np.argsort(-log_probs, axis=1)[:, :top]
+    return Emissions(
+        log_probs=np.take_along_axis(log_probs, order, 1).astype(np.float32), tokens=names[order].astype(np.int32)
+    )
+
+
+def spelt(path: list[int]) -> Emissions:
+    """Make emissions that are nearly sure of a token each frame."""
+    tokens = np.array([[token, BLANK if token else 9] for token in path], dtype=np.int32)
+    return Emissions(log_probs=np.full(tokens.shape, np.log([0.99, 0.009]), dtype=np.float32), tokens=tokens)
+
+
+def collapsed(path: list[int]) -> tuple[int, ...]:
+    return tuple(token for token, _ in itertools.groupby(path) if token != BLANK)
+
+
+def enumerated(given_: Emissions) -> dict[tuple[int, ...], float]:
+    frames, top = given_.tokens.shape
+    found: dict[tuple[int, ...], float] = {}
+    for places in itertools.product(range(top), repeat=frames):
+        rows = list(enumerate(places))
+        sequence = collapsed([int(given_.tokens[row]) for row in rows])
+        score = sum(float(given_.log_probs[row]) for row in rows)
+        found[sequence] = float(np.logaddexp(found.get(sequence, -math.inf), score))
+    return found
+
+
+@given(seed=seeds, frames=st.integers(1, 5), vocabulary=st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_wide_beam_finds_every_sequence_with_its_probability(seed: int, frames: int, vocabulary: int) -> None:
+    given_ = emissions(seed, frames, vocabulary)
+    expected = enumerated(given_)
+    found = {hypothesis.tokens: hypothesis.log_prob for hypothesis in beam(given_, 100_000, -math.inf)}
+    assert found.keys() == expected.keys()
+    for tokens, log_prob in expected.items():
+        assert found[tokens] == pytest.approx(log_prob, abs=1e-4)
+
+
+@given(seed=seeds)
+@settings(max_examples=40, deadline=None)
+def test_a_narrow_beam_never_overstates_and_is_sorted(seed: int) -> None:
+    given_ = emissions(seed, 5, 4)
+    expected = enumerated(given_)
+    found = beam(given_, width=3)
+    assert 1 <= len(found) <= 3
+    assert [item.log_prob for item in found] == sorted((item.log_prob for item in found), reverse=True)
+    assert all(item.log_prob <= expected[item.tokens] + 1e-4 for item in found)
+
+
+def test_the_beam_sums_over_alignments() -> None:
+    """The textbook case: blank is best in each frame, yet the letter is more probable over all."""
+    log_probs = np.log(np.array([[0.6, 0.4], [0.6, 0.4]], dtype=np.float32))
+    given_ = Emissions(log_probs=log_probs, tokens=np.array([[0, 5], [0, 5]], dtype=np.int32))
+    assert greedy(given_).tokens == ()
+    assert beam(given_)[0].tokens == (5,)
+    assert beam(given_)[0].log_prob == pytest.approx(math.log(0.64))
+
+
+@pytest.mark.parametrize("search", [greedy, lambda given_: beam(given_)[0]])
+def test_repeats_need_a_blank_between(search: object) -> None:
+    assert callable(search)
+    assert search(spelt([0, 5, 5, 6, 6, 0, 6, 0])).tokens == (5, 6, 6)
+    assert search(spelt([0, 0, 0])).tokens == ()
+
+
+def test_greedy_merges_what_the_beam_keeps_apart() -> None:
+    """`this` ends as `sun` begins: where a blank between is only second best, greedy loses one of the two letters."""
+    log_probs = np.log(np.array([[0.9, 0.1], [0.5, 0.45], [0.9, 0.1]], dtype=np.float32))
+    given_ = Emissions(log_probs=log_probs, tokens=np.array([[7, 0], [7, 0], [7, 0]], dtype=np.int32))
+    assert greedy(given_).tokens == (7,)
+    assert (7, 7) in {hypothesis.tokens for hypothesis in beam(given_)}
+
+
+def test_unknown_and_boundary_are_never_spoken() -> None:
+    assert greedy(spelt([1, 5, 2])).tokens == (5,)
+    assert beam(spelt([0, 5, 2]))[0].tokens == (5,)
+
+
+def test_a_blank_below_the_list_has_a_floor() -> None:
+    """Two tokens crowd out the blank; its probability is at most what they leave over."""
+    tokens = np.array([[5, 6], [0, 5]], dtype=np.int32)
+    given_ = Emissions(log_probs=np.log(np.array([[0.7, 0.2], [0.9, 0.1]], dtype=np.float32)), tokens=tokens)
+    blanks = ctc._log_probs_of(given_, (BLANK,))[:, 0]
+    assert np.exp(blanks) == pytest.approx([0.1, 0.9], abs=1e-6)
+    assert beam(given_)[0].tokens == (5,)
+
+
+@given(seed=seeds, frames=st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_alignments_rise_and_leave_room(seed: int, frames: int) -> None:
+    given_ = emissions(seed, frames, 12, top=4, scale=4.0)
+    for hypothesis in beam(given_):
+        spoken = align(given_, hypothesis.tokens)
+        assert tuple(emitted.token for emitted in spoken) == hypothesis.tokens
+        assert all(0 <= emitted.first <= emitted.last < frames for emitted in spoken)
+        assert all(0 <= emitted.confidence <= 1 for emitted in spoken)
+        for before, after in itertools.pairwise(spoken):
+            assert before.last < after.first - (before.token == after.token)
+
+
+@given(seed=seeds, frames=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_alignments_are_the_best_path(seed: int, frames: int) -> None:
+    given_ = emissions(seed, frames, 3)
+    tokens = beam(given_)[0].tokens
+    paths = [
+        (sum(float(given_.log_probs[row]) for row in enumerate(places)), places)
+        for places in itertools.product(range(3), repeat=frames)
+        if collapsed([int(given_.tokens[row]) for row in enumerate(places)]) == tokens
+    ]
+    _, places = max(paths)
+    best = [int(given_.tokens[row]) for row in enumerate(places)]
+    heard = [frame for emitted in align(given_, tokens) for frame in range(emitted.first, emitted.last + 1)]
+    assert [frame for frame, token in enumerate(best) if token != BLANK] == heard
+
+
+def test_too_few_frames_for_the_tokens() -> None:
+    with pytest.raises(ValueError, match="2 frames are too few for 2 tokens"):
+        align(spelt([5, 5]), (5, 5))

@@ -1,0 +1,135 @@
+"""Every format against what it must read, letter by letter."""
+
+import json
+
+from transcriber.formats import CUE_LINE_CHARACTERS, FORMATS, json_v2, rttm, srt, text, vtt
+from transcriber.transcript import Loss, Transcript, Turn, Word, clock
+
+TRANSCRIPT = Transcript(
+    source="weekly meeting.wav",
+    duration_s=3725.5,
+    language="en",
+    operating_point="enhanced",
+    turns=(
+        Turn(
+            speaker="S1",
+            words=(
+                Word(content="hello", start_s=0.32, end_s=0.7, confidence=0.98765),
+                Word(content="r&d", start_s=0.75, end_s=1.25, confidence=0.5),
+            ),
+        ),
+        Turn(speaker="S2", words=(Word(content="hi", start_s=3722.04, end_s=3722.5, confidence=1.0),)),
+    ),
+    losses=(Loss(start_s=10.0, end_s=12.25, reason="refused"), Loss(start_s=3725.5, end_s=None, reason="truncated")),
+)
+EMPTY = Transcript(source="a.wav", duration_s=1.0, language="en", operating_point="standard", turns=(), losses=())
+
+
+def test_text() -> None:
+    assert text(TRANSCRIPT) == (
+        "[0:00.3 - 0:01.2] S1: hello r&d\n"
+        "[0:10.0 - 0:12.2] (not transcribed: refused)\n"
+        "[1:02:02.0 - 1:02:02.5] S2: hi\n"
+        "[1:02:05.5 - ?] (not transcribed: truncated)\n"
+    )
+
+
+def test_text_without_speakers() -> None:
+    turn = Turn(speaker=None, words=TRANSCRIPT.turns[0].words)
+    plain = Transcript(
+        source="a.wav", duration_s=2.0, language="en", operating_point="standard", turns=(turn,), losses=()
+    )
+    assert text(plain) == "[0:00.3 - 0:01.2] hello r&d\n"
+    assert "speaker" not in json_v2(plain)
+    assert "\nhello r&amp;d\n" in vtt(plain)
+    assert "\nhello r&d\n" in srt(plain)
+
+
+def test_json_v2() -> None:
+    assert json.loads(json_v2(TRANSCRIPT)) == {
+        "format": "2.9",
+        "metadata": {
+            "source": "weekly meeting.wav",
+            "duration": 3725.5,
+            "language": "en",
+            "operating_point": "enhanced",
+            "losses": [
+                {"start_time": 10.0, "end_time": 12.25, "reason": "refused"},
+                {"start_time": 3725.5, "end_time": None, "reason": "truncated"},
+            ],
+        },
+        "results": [
+            {
+                "type": "word",
+                "start_time": start,
+                "end_time": end,
+                "alternatives": [{"content": content, "confidence": confidence, "language": "en", "speaker": speaker}],
+            }
+            for content, start, end, confidence, speaker in (
+                ("hello", 0.32, 0.7, 0.988, "S1"),
+                ("r&d", 0.75, 1.25, 0.5, "S1"),
+                ("hi", 3722.04, 3722.5, 1.0, "S2"),
+            )
+        ],
+    }
+
+
+def test_srt() -> None:
+    assert srt(TRANSCRIPT) == (
+        "1\n00:00:00,320 --> 00:00:01,250\nS1: hello r&d\n\n2\n01:02:02,040 --> 01:02:02,500\nS2: hi\n"
+    )
+
+
+def test_vtt() -> None:
+    assert vtt(TRANSCRIPT) == (
+        "WEBVTT\n\n00:00:00.320 --> 00:00:01.250\n<v S1>hello r&amp;d\n\n01:02:02.040 --> 01:02:02.500\n<v S2>hi\n"
+    )
+
+
+def test_rttm() -> None:
+    assert rttm(TRANSCRIPT) == (
+        "SPEAKER weekly_meeting 1 0.320 0.930 <NA> <NA> S1 <NA> <NA>\n"
+        "SPEAKER weekly_meeting 1 3722.040 0.460 <NA> <NA> S2 <NA> <NA>\n"
+    )
+
+
+def test_nothing_said() -> None:
+    found = {name: known.write(EMPTY) for name, known in FORMATS.items()}
+    assert found.pop("vtt") == "WEBVTT\n"
+    assert json.loads(found.pop("json-v2"))["results"] == []
+    assert set(found.values()) == {""}
+
+
+def test_cues_are_short_enough_to_read() -> None:
+    words = tuple(
+        Word(content="word" * (1 + n % 3), start_s=n * 0.3, end_s=n * 0.3 + 0.2, confidence=1) for n in range(90)
+    )
+    long = Transcript(
+        source="a.wav",
+        duration_s=30.0,
+        language="en",
+        operating_point="standard",
+        turns=(Turn(speaker="S1", words=words),),
+        losses=(),
+    )
+    cues = [cue.splitlines() for cue in srt(long).split("\n\n")]
+    assert [cue[0] for cue in cues] == [str(number) for number in range(1, len(cues) + 1)]
+    assert all(len(cue) <= 4 and all(len(line) <= CUE_LINE_CHARACTERS for line in cue[2:]) for cue in cues)
+    assert " ".join(line for cue in cues for line in cue[2:]) == "S1: " + " ".join(word.content for word in words)
+
+
+def test_a_pause_ends_a_cue() -> None:
+    words = tuple(Word(content="so", start_s=start, end_s=start + 0.2, confidence=1) for start in (0.0, 5.0))
+    turn = Turn(speaker="S1", words=words)
+    given = Transcript(source="a", duration_s=6, language="en", operating_point="standard", turns=(turn,), losses=())
+    assert srt(given).count("-->") == 2
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (0, 4.24, 59.96, 3600, 7325.5)] == [
+        "0:00.0",
+        "0:04.2",
+        "1:00.0",
+        "1:00:00.0",
+        "2:02:05.5",
+    ]

@@ -1,0 +1,210 @@
+"""The whole way from a file to an outcome, with a recogniser that needs no server."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError
+from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.sounds import burst, silence, wav
+from transcriber import pipeline
+from transcriber.audio import Recording
+from transcriber.pipeline import Outcome, Plan, in_order, transcribe
+from transcriber.recogniser import RequestError
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """Loud, soft, loud: three segments of about 2.4 s."""
+    parts = [silence(1), burst(2, level=0.9), silence(1), burst(2, level=0.04), silence(1), burst(2, level=0.9)]
+    return wav(tmp_path / "talk.wav", np.concatenate([*parts, silence(1)]))
+
+
+def outcome(path: Path, recogniser: FakeRecogniser, plan: Plan | None = None) -> Outcome:
+    return transcribe(Recording(path), recogniser, plan or Plan(in_flight=2))
+
+
+def said(found: Outcome) -> list[tuple[str | None, str]]:
+    return [(turn.speaker, turn.text) for turn in found.transcript.turns]
+
+
+def test_words_times_and_speakers(talk: Path) -> None:
+    found = outcome(talk, FakeRecogniser())
+    assert said(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
+    assert [turn.start_s for turn in found.transcript.turns] == pytest.approx([2.0, 5.0, 8.0], abs=0.3)
+    assert found.transcript.duration_s == pytest.approx(10.0)
+    assert found.transcript.source == "talk.wav"
+    assert (found.notes, found.errors, found.transcript.losses) == ((), (), ())
+
+
+def test_without_speakers_nothing_is_embedded(talk: Path) -> None:
+    recogniser = FakeRecogniser()
+    found = outcome(talk, recogniser, Plan(speakers=False))
+    assert [speaker for speaker, _ in said(found)] == [None, None, None]
+    assert "embed" not in recogniser.calls
+    assert found.notes == ()
+
+
+def test_a_server_without_a_speaker_network_is_noted(talk: Path) -> None:
+    found = outcome(talk, FakeRecogniser(similarity=None))
+    assert found.notes == ("the server has no diar_standard, so speakers are not told apart",)
+
+
+def test_progress_is_told_in_seconds(talk: Path) -> None:
+    told: list[float] = []
+    transcribe(Recording(talk), FakeRecogniser(), Plan(), told.append)
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(9.2, abs=0.3)
+
+
+def test_silence_is_a_result(tmp_path: Path) -> None:
+    found = outcome(wav(tmp_path / "a.wav", silence(5)), FakeRecogniser())
+    assert found.transcript.turns == ()
+    assert found.transcript.duration_s == 5.0
+    assert (found.notes, found.errors) == (("no speech was found in it",), ())
+
+
+def test_a_recording_of_a_blink(tmp_path: Path) -> None:
+    assert outcome(wav(tmp_path / "a.wav", burst(0.08)), FakeRecogniser()).errors == ()
+
+
+@pytest.mark.parametrize(
+    ("rescorers", "wish", "expected"),
+    [
+        ((), None, "beam"),
+        (("decoder",), None, "rescore"),
+        (("decoder",), "greedy", "greedy"),
+        ((), "greedy", "greedy"),
+    ],
+)
+def test_the_best_search_is_the_default(rescorers: tuple[str, ...], wish: str | None, expected: str) -> None:
+    assert pipeline.chosen_search(FakeRecogniser(rescorers=rescorers), wish) == expected
+
+
+def test_rescoring_needs_a_rescorer(talk: Path) -> None:
+    with pytest.raises(ServerContractError) as caught:
+        outcome(talk, FakeRecogniser(), Plan(search="rescore"))
+    assert str(caught.value) == (
+        "--search rescore: the server has neither a decoder nor an lm for standard. "
+        "Use --search beam, or serve the decoder."
+    )
+
+
+def test_rescoring_chooses(talk: Path) -> None:
+    """The fake decoder likes long hypotheses, and outweighs what was heard."""
+    recogniser = FakeRecogniser(rescorers=("decoder",))
+    assert said(outcome(talk, recogniser))[0][1] != "loud"
+    assert recogniser.calls.count("decoder") == 3
+
+
+def refusing(*numbers: int) -> FakeRecogniser:
+    def fail(number: int) -> None:
+        if number in numbers:
+            raise RequestError("out of memory")
+
+    return FakeRecogniser(fail=fail)
+
+
+def test_a_failed_segment_is_asked_again(talk: Path) -> None:
+    found = outcome(talk, refusing(1, 2), Plan(in_flight=1))
+    assert [content for _, content in said(found)] == ["loud", "soft", "loud"]
+    assert found.errors == ()
+
+
+def test_a_lost_segment_is_told_with_its_times(talk: Path) -> None:
+    found = outcome(talk, refusing(2, 3, 4), Plan(in_flight=1))
+    assert [content for _, content in said(found)] == ["loud", "loud"]
+    (loss,) = found.transcript.losses
+    assert loss.reason == "out of memory"
+    assert (loss.start_s, loss.end_s) == pytest.approx((3.8, 6.3), abs=0.2)
+    (error,) = found.errors
+    assert isinstance(error, SegmentError)
+    assert str(error) == (
+        f"{talk}: the server refused 1 segment, so {loss} is not in the transcript. "
+        "The rest was transcribed; the server said: out of memory."
+    )
+
+
+def test_a_server_that_stays_away_keeps_what_was_done(talk: Path) -> None:
+    def fail(number: int) -> None:
+        if number > 1:
+            time.sleep(0.05)
+            raise ServerUnreachableError("localhost:8001", "no server is ready there", "Start one")
+
+    found = outcome(talk, FakeRecogniser(fail=fail), Plan(in_flight=1))
+    assert [content for _, content in said(found)] == ["loud"]
+    (loss,) = found.transcript.losses
+    assert loss.start_s == pytest.approx(3.2, abs=0.2)
+    assert loss.end_s == pytest.approx(10.0)
+    (error,) = found.errors
+    assert str(error) == (
+        f"localhost:8001: no server is ready there, so {loss} of {talk} is not in the transcript. Start one."
+    )
+
+
+def test_a_truncated_recording_is_transcribed_as_far_as_it_goes(talk: Path) -> None:
+    content = talk.read_bytes()
+    talk.write_bytes(content[: 44 + 2 * 16_000 * 7])
+    found = outcome(talk, FakeRecogniser())
+    assert [content for _, content in said(found)] == ["loud", "soft"]
+    (error,) = found.errors
+    assert isinstance(error, AudioError)
+    assert str(error) == (
+        f"{talk}: the file is truncated, so 0:07.0 to its end is not in the transcript. "
+        "The rest was transcribed; copy or record the file again for all of it."
+    )
+
+
+def test_order_is_kept_whatever_takes_longest() -> None:
+    def work(number: int) -> int:
+        time.sleep(0.02 if number % 3 == 0 else 0.0)
+        return number
+
+    assert list(in_order(work, range(20), 4)) == list(range(20))
+
+
+def test_only_a_few_are_under_way() -> None:
+    taken, running, most, lock = 0, 0, 0, threading.Lock()
+
+    def items() -> "object":
+        nonlocal taken
+        for number in range(50):
+            taken += 1
+            yield number
+
+    def work(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return number
+
+    results = in_order(work, items(), 3)  # type: ignore[arg-type]
+    for due in results:
+        assert taken <= due + 7
+    assert most <= 3
+
+
+def test_the_first_error_ends_it() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 2:
+            raise RequestError("no")
+        return number
+
+    with pytest.raises(RequestError):
+        list(in_order(work, range(100), 2))
+    assert len(begun) < 20

@@ -1,0 +1,141 @@
+"""Splitting at silence: what is speech is covered, and no size of blocks changes where."""
+
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.unit.transcriber.sounds import burst, silence
+from transcriber.segments import LONGEST_SAMPLES, PADDING_SAMPLES, Segment, split
+
+PLAN = ((1.0, 2.5), (2.0, 0.8), (1.5, 4.0), (3.0, 1.2))  # silence, then speech, in seconds
+
+
+def talk(level: float = 0.5) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
+    parts, spoken, offset = [], [], 0
+    for pause_s, speech_s in PLAN:
+        parts += [silence(pause_s), burst(speech_s, level=level)]
+        offset += round(pause_s * 16_000)
+        spoken.append((offset, offset + round(speech_s * 16_000)))
+        offset = spoken[-1][1]
+    return np.concatenate([*parts, silence(1.0)]), spoken
+
+
+def bounds(segments: list[Segment]) -> list[tuple[int, int]]:
+    return [(segment.start, segment.end) for segment in segments]
+
+
+def in_blocks(samples: NDArray[np.float32], sizes: list[int]) -> Iterator[NDArray[np.float32]]:
+    start = 0
+    while start < samples.size:
+        for size in sizes:
+            yield samples[start : start + size]
+            start += size
+
+
+@pytest.mark.parametrize("level_db", [0, -10, -20, -30, -40])
+def test_covers_speech_at_every_level(level_db: int) -> None:
+    samples, spoken = talk(0.99 * 10 ** (level_db / 20))
+    found = bounds(list(split([samples])))
+    assert len(found) == len(spoken)
+    for (start, end), (first, last) in zip(found, spoken, strict=True):
+        assert first - 2 * PADDING_SAMPLES <= start <= first
+        # The detector itself holds on a little after loud speech.
+        assert last <= end <= last + 3 * PADDING_SAMPLES
+
+
+def test_hears_speech_in_noise() -> None:
+    samples, spoken = talk(0.2)
+    noise = np.random.default_rng(1).normal(0, 0.004, samples.size).astype(np.float32)
+    found = bounds(list(split([samples + noise])))
+    for first, last in spoken:
+        covered = sum(max(0, min(end, last) - max(start, first)) for start, end in found)
+        assert covered > 0.9 * (last - first)
+
+
+def test_a_softer_speaker_is_heard_beside_a_loud_one() -> None:
+    samples = np.concatenate([burst(2.0, level=0.9), silence(1), burst(2.0, level=0.07), silence(1)])
+    found = bounds(list(split([samples])))
+    assert len(found) == 2
+    assert found[1][0] <= 48_000
+
+
+def test_a_click_is_no_speech_and_deafens_nobody() -> None:
+    samples = np.concatenate([silence(2), burst(2.0, level=0.02), silence(1)])
+    samples[8_000:8_010] = 1.0
+    assert any(start <= 32_000 and end >= 64_000 for start, end in bounds(list(split([samples]))))
+
+
+@given(sizes=st.lists(st.integers(1, 70_000), min_size=1, max_size=5))
+@settings(max_examples=15, deadline=None)
+def test_block_sizes_change_nothing(sizes: list[int]) -> None:
+    samples, _ = talk()
+    samples = samples[: 16_000 * 9 + 123]
+    sizes = [max(size, 500) for size in sizes]
+    assert bounds(list(split(in_blocks(samples, sizes)))) == bounds(list(split([samples])))
+
+
+def test_samples_are_those_of_the_recording() -> None:
+    samples, _ = talk()
+    for segment in split(in_blocks(samples, [1_601])):
+        assert np.array_equal(segment.samples, samples[segment.start : segment.end])
+        assert segment.start_s == segment.start / 16_000
+
+
+def test_long_speech_is_cut_at_its_quietest_point() -> None:
+    speech = burst(24.0)
+    dip = slice(round(11.9 * 16_000), round(12.1 * 16_000))
+    speech[dip] *= 0.05
+    samples = np.concatenate([silence(0.5), speech, silence(1.0)])
+    first, second = bounds(list(split([samples])))
+    assert first[1] == second[0]
+    assert first[1] / 16_000 == pytest.approx(12.5, abs=0.06)
+
+
+@given(seed=st.integers(0, 1_000))
+@settings(max_examples=10, deadline=None)
+def test_segments_are_ordered_apart_and_never_too_long(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    parts = [
+        burst(float(random.uniform(0.05, 20)), level=float(random.uniform(0.1, 1)))
+        if random.random() < 0.6
+        else random.normal(0, float(random.uniform(0, 0.1)), round(random.uniform(0.01, 3) * 16_000)).astype("f4")
+        for _ in range(4)
+    ]
+    samples = np.concatenate(parts)
+    end = 0
+    for segment in split([samples]):
+        assert end <= segment.start < segment.end <= samples.size
+        assert segment.samples.size <= LONGEST_SAMPLES
+        end = segment.end
+
+
+@pytest.mark.parametrize("samples", [np.empty(0, "f4"), np.zeros(100, "f4"), np.zeros(160_000, "f4")])
+def test_silence_has_no_segments(samples: NDArray[np.float32]) -> None:
+    assert list(split([samples])) == []
+
+
+def test_speech_up_to_both_ends() -> None:
+    samples = burst(2.0)
+    assert bounds(list(split([samples]))) == [(0, samples.size)]
+
+
+def test_two_hours_in_bounded_memory() -> None:
+    """A burst a minute: 460 MB as a whole, a few as they pass. The last ten minutes are watched, for speed."""
+    minute = np.concatenate([burst(4.0), silence(56.0)])
+
+    def stream() -> Iterator[NDArray[np.float32]]:
+        for number in range(120):
+            if number == 110:
+                tracemalloc.start()
+            yield from minute.reshape(-1, 16_000)
+
+    count = sum(1 for _ in split(stream()))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 120
+    assert peak_bytes < 8e6

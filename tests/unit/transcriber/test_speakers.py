@@ -1,0 +1,110 @@
+"""Telling speakers apart on embeddings that were made up."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from transcriber import speakers
+from transcriber.speakers import Window, cluster, label, turns, window_bounds
+from transcriber.transcript import Word
+
+SIZE = 64
+
+
+def voices(count: int, seed: int = 0) -> NDArray[np.float32]:
+    directions = np.linalg.qr(np.random.default_rng(seed).normal(size=(SIZE, SIZE)))[0]
+    return directions[:count].astype(np.float32)
+
+
+def embedded(order: list[int], spread: float = 0.08, seed: int = 1) -> NDArray[np.float32]:
+    """Draw a unit vector near the voice of each number."""
+    noise = np.random.default_rng(seed).normal(0, spread, (len(order), SIZE))
+    vectors = voices(max(order) + 1)[order] + noise
+    unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def windows(count: int, length_s: float = 2.0) -> list[Window]:
+    return [Window(segment=place, start_s=3.0 * place, end_s=3.0 * place + length_s) for place in range(count)]
+
+
+def word(content: str, start_s: float, end_s: float) -> Word:
+    return Word(content=content, start_s=start_s, end_s=end_s, confidence=1.0)
+
+
+@pytest.mark.parametrize("frames", [1, 49, 200, 201, 275, 276, 800, 1598])
+def test_windows_cover_a_segment(frames: int) -> None:
+    bounds = window_bounds(frames)
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == frames
+    assert all(last - first == min(frames, speakers.WINDOW_FRAMES) for first, last in bounds)
+    assert all(second[0] <= first[1] for first, second in pairwise(bounds))
+    assert len(set(bounds)) == len(bounds)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_finds_how_many_speakers_there_are(count: int) -> None:
+    order = [place * 5 % count for place in range(40)]
+    labels = label(windows(40), embedded(order), similarity=0.4)
+    assert len(set(labels)) == len(set(order))
+    pairs = set(zip(order, labels, strict=True))
+    assert len(pairs) == len(set(order))
+
+
+def test_names_follow_the_first_appearance() -> None:
+    assert label(windows(5), embedded([2, 2, 0, 2, 1]), 0.4) == ["S1", "S1", "S2", "S1", "S3"]
+
+
+def test_short_windows_found_no_speaker() -> None:
+    given = [*windows(4), Window(segment=4, start_s=20.0, end_s=20.6)]
+    vectors = embedded([0, 1, 0, 1, 2])
+    vectors[4] = (0.3 * vectors[1] + vectors[4]) / np.linalg.norm(0.3 * vectors[1] + vectors[4])
+    assert label(given, vectors, 0.4) == ["S1", "S2", "S1", "S2", "S2"]
+
+
+def test_short_windows_alone_are_clustered_all_the_same() -> None:
+    assert label(windows(3, length_s=0.5), embedded([0, 1, 0]), 0.4) == ["S1", "S2", "S1"]
+
+
+def test_no_windows_and_one_window() -> None:
+    assert label([], np.empty((0, SIZE), np.float32), 0.4) == []
+    assert label(windows(1), embedded([0]), 0.4) == ["S1"]
+
+
+def test_a_window_with_two_voices_is_no_third_speaker() -> None:
+    first, second, neither = voices(3)
+    mixed = first + 0.9 * second + 1.5 * neither
+    vectors = np.stack([first, first, mixed / np.linalg.norm(mixed), second, second])
+    given = [Window(segment=0, start_s=0.75 * place, end_s=0.75 * place + 2) for place in range(5)]
+    assert label(given, vectors, 0.7) == ["S1", "S1", "S1", "S2", "S2"]
+
+
+def test_parts_are_joined_like_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = np.random.default_rng(5).integers(0, 4, 120).tolist()
+    vectors = embedded(order)
+    whole = cluster(vectors, 0.4)
+    monkeypatch.setattr(speakers, "_PART_WINDOWS", 25)
+    parted = cluster(vectors, 0.4)
+    assert len(set(whole.tolist())) == len(set(parted.tolist())) == 4
+    assert len(set(zip(whole.tolist(), parted.tolist(), strict=True))) == 4
+
+
+def test_two_hours_of_windows_take_little_memory() -> None:
+    order = np.random.default_rng(6).integers(0, 5, 9_600).tolist()
+    labels = cluster(embedded(order), 0.4)
+    assert len(set(labels.tolist())) == 5
+
+
+def test_words_take_the_speaker_of_the_nearest_window() -> None:
+    given = [Window(segment=0, start_s=0.0, end_s=2.0), Window(segment=0, start_s=2.0, end_s=4.0)]
+    spoken = [word("how", 0.2, 0.5), word("are", 1.0, 1.5), word("fine", 2.4, 3.0)]
+    found = turns(spoken, given, ["S1", "S2"])
+    assert [(turn.speaker, turn.text) for turn in found] == [("S1", "how are"), ("S2", "fine")]
+    assert (found[0].start_s, found[0].end_s) == (0.2, 1.5)
+
+
+def test_without_windows_there_is_one_turn() -> None:
+    assert [turn.speaker for turn in turns([word("a", 0, 1), word("b", 1, 2)], [], [])] == [None]
+    assert turns([], [], []) == []

@@ -1,0 +1,227 @@
+"""`python -m transcriber talk.wav`: transcribes recordings with a server that runs."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from contract.catalogue import OPERATING_POINTS
+from contract.errors import ServerUnreachableError, SettingError, VoxwrightError, as_output_error, guard
+from transcriber import results
+from transcriber.endpoint import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, PATIENCE_S, checked_endpoint
+from transcriber.formats import FORMATS
+from transcriber.transcript import clock
+
+if TYPE_CHECKING:
+    from transcriber.pipeline import Outcome
+    from transcriber.recogniser import Recogniser
+
+Advance = Callable[[float], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    recordings: tuple[Path, ...]
+    format: str
+    targets: tuple[Path | None, ...]
+    endpoint: str
+    operating_point: str | None
+    language: str
+    search: str | None
+    speakers: bool
+    in_flight: int
+    wait_s: float
+    verbose: bool
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--format", "format_name", type=click.Choice(tuple(FORMATS)), help="By --output's ending, else txt.")
+@click.option("--output", help="File for the result, or folder for several; without it, the standard output.")
+@click.option(
+    "--endpoint", default=DEFAULT_ENDPOINT, envvar=ENDPOINT_VARIABLE, show_default=True, show_envvar=True,
+    metavar="HOST:PORT", help="The server's gRPC port.",
+)  # fmt: skip
+@click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="The best that is served by default.")
+@click.option("--language", default="en", show_default=True, help="A language of the catalogue.")
+@click.option(
+    "--search", type=click.Choice(("greedy", "beam", "rescore")), help="rescore where the server can, else beam."
+)
+@click.option("--no-speakers", is_flag=True, help="Do not tell speakers apart.")
+@click.option("--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at a time.")
+@click.option("--wait", "wait_s", default=PATIENCE_S, show_default=True, type=click.FloatRange(min=0),
+              metavar="SECONDS", help="How long to wait for a server that is away.")  # fmt: skip
+@click.option("--verbose", is_flag=True, help="Say more, and add tracebacks to errors.")
+def _command(
+    files: tuple[str, ...],
+    format_name: str | None,
+    output: str | None,
+    endpoint: str,
+    operating_point: str | None,
+    language: str,
+    search: str | None,
+    wait_s: float,
+    in_flight: int,
+    *,
+    no_speakers: bool,
+    verbose: bool,
+) -> Options:
+    """Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, ...) into text with speakers and times.
+
+    Results go to the standard output or to --output; progress and remarks go to the standard error. If part of a
+    recording cannot be transcribed, the rest is written all the same, and the exit code is not zero.
+    """
+    recordings = tuple(map(Path, files))
+    chosen = results.format_of(format_name, Path(output) if output else None)
+    if no_speakers and FORMATS[chosen].needs_speakers:
+        raise SettingError("--no-speakers", f"{chosen} lists nothing but speakers", "Leave it out")
+    return Options(
+        recordings=recordings,
+        format=chosen,
+        targets=tuple(results.targets(recordings, Path(output) if output else None, chosen)),
+        endpoint=checked_endpoint(endpoint),
+        operating_point=operating_point,
+        language=language,
+        search=search,
+        speakers=not no_speakers,
+        in_flight=in_flight,
+        wait_s=wait_s,
+        verbose=verbose,
+    )
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; misuse is told and ends the program with exit code 2, `--help` with 0."""
+    try:
+        options = _command.main(list(arguments), prog_name="python -m transcriber", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    if not isinstance(options, Options):
+        sys.exit(0)
+    return options
+
+
+def run(options: Options) -> None:
+    """Transcribe every recording, write what there is, and raise the last refusal after telling the earlier ones."""
+    # gRPC's own log of reconnections says nothing that is not told below.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Only now: `--help` needs neither NumPy nor gRPC.
+    from transcriber.client import Connection, connect  # noqa: PLC0415
+
+    connection = Connection(options.endpoint, patience_s=options.wait_s, notify=_tell)
+    try:
+        _check_recordings(options)
+        recogniser = connect(connection, options.language, options.operating_point)
+        if options.verbose:
+            _tell(_described(options.endpoint, recogniser))
+        errors = transcribe_all(options, recogniser)
+    finally:
+        connection.close()
+    for error in errors[:-1]:
+        _tell(f"error: {error}")
+    if errors:
+        raise errors[-1]
+
+
+def transcribe_all(options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
+    """Transcribe and write one recording after the other; give the refusals, without stopping for them.
+
+    Only a server that stays away ends the work early: it would do the same to every recording that is left.
+    """
+    errors: list[VoxwrightError] = []
+    for recording, target in zip(options.recordings, options.targets, strict=True):
+        try:
+            found = _transcribe(recording, options, recogniser)
+        except VoxwrightError as error:
+            errors.append(error)
+            continue
+        errors.extend(found.errors)
+        try:
+            results.write(found.transcript, target, options.format, titled=len(options.recordings) > 1)
+        except OSError as error:
+            errors.append(as_output_error(error))
+        if any(isinstance(error, ServerUnreachableError) for error in found.errors):
+            break
+    return errors
+
+
+def main() -> NoReturn:
+    """Run the command line to its end."""
+    guard(lambda: run(parse(sys.argv[1:])))
+
+
+def _check_recordings(options: Options) -> None:
+    # A single mistyped name is told at once, not after waiting for a server.
+    from transcriber.audio import Recording  # noqa: PLC0415
+
+    # A pipe can be read but once.
+    if len(options.recordings) == 1 and not options.recordings[0].is_fifo():
+        Recording(options.recordings[0]).close()
+
+
+def _transcribe(path: Path, options: Options, recogniser: "Recogniser") -> "Outcome":
+    from transcriber.audio import Recording  # noqa: PLC0415
+    from transcriber.pipeline import Plan, transcribe  # noqa: PLC0415
+
+    started = time.monotonic()
+    recording = Recording(path)
+    plan = Plan(search=options.search, speakers=options.speakers, in_flight=options.in_flight)
+    with _progress(path.name, recording.duration_s) as advance:
+        found = transcribe(recording, recogniser, plan, advance)
+    for note in found.notes:
+        _tell(f"{path}: {note}")
+    _tell(_summary(path, found, time.monotonic() - started))
+    return found
+
+
+def _described(endpoint: str, recogniser: "Recogniser") -> str:
+    rescored = f"rescoring by {' and '.join(recogniser.rescorers)}" if recogniser.rescorers else "no rescoring"
+    similarity = recogniser.same_speaker_similarity
+    voices = "no speakers" if similarity is None else f"one speaker from a similarity of {similarity:g} on"
+    return f"{endpoint}: {recogniser.language} {recogniser.operating_point}, {rescored}, {voices}"
+
+
+def _summary(path: Path, found: "Outcome", wall_s: float) -> str:
+    transcript = found.transcript
+    spoken = sum(len(turn.words) for turn in transcript.turns)
+    voices = len({turn.speaker for turn in transcript.turns if turn.speaker is not None})
+    told = f", {voices} speaker{'s' * (voices != 1)}" if voices else ""
+    lost_s = sum((loss.end_s or transcript.duration_s) - loss.start_s for loss in transcript.losses)
+    heard_s = transcript.duration_s - min(lost_s, transcript.duration_s)
+    factor = f"{wall_s / heard_s:.3f}" if heard_s else "-"
+    return (
+        f"{path}: {clock(transcript.duration_s)} of audio in {clock(wall_s)} (real-time factor {factor}), "
+        f"{spoken} word{'s' * (spoken != 1)}{told}, {transcript.language} {transcript.operating_point}"
+    )
+
+
+@contextlib.contextmanager
+def _progress(name: str, duration_s: float | None) -> Iterator[Advance]:
+    """Draw a bar on stderr while somebody looks at it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=duration_s, done=clock(0.0))
+        yield lambda seconds: bar.update(task, completed=seconds, done=clock(seconds))
+
+
+def _tell(message: str) -> None:
+    click.echo(message, err=True)
+
+
+if __name__ == "__main__":
+    main()

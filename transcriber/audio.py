@@ -1,0 +1,236 @@
+"""Decodes any common recording to mono 16 kHz, block by block, and says what of it could not be read."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from contract.errors import AudioError
+from transcriber import containers
+from transcriber.features import SAMPLE_RATE_HZ
+from transcriber.transcript import Loss
+
+Samples: TypeAlias = NDArray[np.float32]
+TELEPHONE_RATE_HZ = 8_000
+# Encoders round the end of a recording to their frame; what is missing beyond this was really there once.
+_MISSING_TOLERANCE_S = 0.5
+# A stray frame at either end of an MP3 is usual and holds no word.
+_DAMAGE_TOLERANCE_S = 0.1
+# A shorter jump of the clock is rounding; a longer one is another clock, not a pause.
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 3_600.0
+_BLOCK_SAMPLES = SAMPLE_RATE_HZ
+_TRUNCATED, _DAMAGED = "the file is truncated", "its data is damaged"
+_DAMAGED_OR_TRUNCATED = "the file is damaged or truncated"
+_REMEDY = "Check that it is a complete sound file, and that a player can play it"
+
+
+class Recording:
+    """A recording that is read once, from front to back.
+
+    `losses` and `notes` are complete when `blocks` has come to its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a recording; raise AudioError when there is no sound to be had from it."""
+        self.path = path
+        self._container = _open(path)
+        try:
+            self._stream = _audio_stream(self._container, path)
+        except AudioError:
+            self._container.close()
+            raise
+        self.duration_s: float | None = containers.declared_duration_s(self._container, self._stream)
+        self.losses: list[Loss] = []
+        self.notes: list[str] = _telephone_note(self._stream.rate)
+        self._position_s = 0.0
+
+    def blocks(self) -> Iterator[Samples]:
+        """Yield mono samples in [-1, 1] at 16 kHz, at most one second a block, the channels averaged.
+
+        Where packets are damaged or absent (as in the pauses of voice chats) there is silence, so that times stay true.
+        Raises AudioError at the end when not one sample came out.
+        """
+        decoded = 0
+        with self._container:
+            for block in self._paced():
+                for start in range(0, block.size, _BLOCK_SAMPLES):
+                    yield block[start : start + _BLOCK_SAMPLES]
+                decoded += block.size
+            self._judge(decoded / SAMPLE_RATE_HZ)
+        if decoded == 0:
+            raise AudioError(self.path, "it holds no sound at all (zero samples)", _REMEDY)
+
+    def close(self) -> None:
+        """Let go of the file without reading the rest."""
+        self._container.close()
+
+    def _paced(self) -> Iterator[Samples]:
+        """Resample every frame, with silence where the clock of the frames runs ahead of their samples."""
+        converter, clock = _Converter(), _Clock(_film_start_s(self._container))
+        for frame in self._frames():
+            pause_s = clock.pause_before(frame)
+            if pause_s > 0:
+                if containers.is_seamless(self._container):
+                    self._note_damage(pause_s)
+                self._position_s += pause_s
+                yield converter.flush()
+                for start in range(0, round(pause_s * SAMPLE_RATE_HZ), _BLOCK_SAMPLES):
+                    length = min(_BLOCK_SAMPLES, round(pause_s * SAMPLE_RATE_HZ) - start)
+                    yield np.zeros(length, dtype=np.float32)
+            self._position_s += frame.samples / frame.sample_rate
+            yield converter.convert(frame)
+        yield converter.flush()
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError):
+                # The container itself breaks off: nothing more can be found behind it.
+                self.losses.append(Loss(start_s=self._position_s, end_s=self.duration_s, reason=_TRUNCATED))
+                return
+            if packet is None:
+                return
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                self._note_damage(float((packet.duration or 0) * (packet.time_base or 0)))
+
+    def _note_damage(self, length_s: float) -> None:
+        start_s, end_s = self._position_s, self._position_s + length_s
+        last = self.losses[-1] if self.losses else None
+        if last is not None and last.end_s is not None and start_s <= last.end_s:
+            # The packet that could not be decoded, and the pause that it left, are one loss.
+            start_s, end_s = last.start_s, max(last.end_s, end_s)
+            self.losses.pop()
+        self.losses.append(Loss(start_s=start_s, end_s=end_s, reason=_DAMAGED))
+
+    def _judge(self, decoded_s: float) -> None:
+        """Compare what came out with what the file says it holds."""
+        declared_s = self.duration_s
+        truncated = declared_s is not None and declared_s - decoded_s > _MISSING_TOLERANCE_S
+        if truncated:
+            # The last packet of a truncated file is damaged too: that is the same loss.
+            self.losses = [loss for loss in self.losses if loss.start_s < decoded_s - _MISSING_TOLERANCE_S]
+        damaged = bool(self.losses)
+        if truncated:
+            # Of a damaged MP3 frames are missing without a trace, so that its end comes too early.
+            reason = _DAMAGED_OR_TRUNCATED if damaged else _TRUNCATED
+            self.losses.append(Loss(start_s=decoded_s, end_s=declared_s, reason=reason))
+        elif not damaged and containers.breaks_off(self.path):
+            self.losses.append(Loss(start_s=decoded_s, end_s=None, reason=_TRUNCATED))
+        elif damaged and sum(_length_s(loss) for loss in self.losses) < _DAMAGE_TOLERANCE_S:
+            self.losses.clear()
+            self.notes.append(f"less than {_DAMAGE_TOLERANCE_S} s of it is damaged and was left out")
+        self.duration_s = decoded_s
+
+
+class _Converter:
+    """Resamples with libswresample, and starts anew where a stream changes its format in the middle."""
+
+    def __init__(self) -> None:
+        self._resampler: AudioResampler | None = None
+        self._format: tuple[object, ...] = ()
+
+    def convert(self, frame: av.AudioFrame) -> Samples:
+        """Turn a frame into mono samples at 16 kHz."""
+        wanted = (frame.format.name, frame.layout.name, frame.sample_rate)
+        rest = self.flush() if wanted != self._format else np.empty(0, dtype=np.float32)
+        if self._resampler is None:
+            self._format = wanted
+            # Planar and with all channels: the average is taken here, since libswresample's own would be 3 dB louder.
+            self._resampler = AudioResampler(format="fltp", layout=frame.layout.name, rate=SAMPLE_RATE_HZ)
+        # Only the order of the frames matters here; odd time stamps would make the resampler complain.
+        frame.pts = None
+        return _joined([rest, *map(_mono, self._resampler.resample(frame))])
+
+    def flush(self) -> Samples:
+        """Give what the resampler still holds."""
+        if self._resampler is None:
+            return np.empty(0, dtype=np.float32)
+        resampler, self._resampler = self._resampler, None
+        return _joined([_mono(frame) for frame in resampler.resample(None)])
+
+
+class _Clock:
+    """Compares the time stamps of frames with the samples before them."""
+
+    def __init__(self, start_s: float | None) -> None:
+        self._expected_s = start_s
+
+    def pause_before(self, frame: av.AudioFrame) -> float:
+        """Give the seconds for which the stream holds nothing before a frame; zero for most."""
+        length_s = frame.samples / frame.sample_rate
+        if frame.time is None:
+            if self._expected_s is not None:
+                self._expected_s += length_s
+            return 0.0
+        pause_s = 0.0 if self._expected_s is None else frame.time - self._expected_s
+        if not _SHORTEST_PAUSE_S <= pause_s <= _LONGEST_PAUSE_S:
+            # Rounding is not corrected, or it would creep; another clock is taken over.
+            same_clock = self._expected_s is not None and abs(pause_s) < _SHORTEST_PAUSE_S
+            start_s = self._expected_s if same_clock and self._expected_s is not None else frame.time
+            self._expected_s = start_s + length_s
+            return 0.0
+        self._expected_s = frame.time + length_s
+        return pause_s
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.exists():
+        raise AudioError(path, "there is no such file", "Check its name")
+    if path.is_dir():
+        raise AudioError(path, "it is a folder", "Name the recordings in it, one by one")
+    if path.is_file() and path.stat().st_size == 0:
+        raise AudioError(path, "it is empty (zero bytes)", _REMEDY)
+    try:
+        # Without `file:` a colon in a name would choose a protocol; without the list a playlist could use the network.
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except PermissionError as error:
+        raise AudioError(path, "you may not read it", "Give yourself the right to read it") from error
+    except (av.FFmpegError, OSError) as error:
+        cause = "it is no recording that can be decoded: another kind of file, or a damaged or incomplete one"
+        raise AudioError(path, cause, _REMEDY) from error
+
+
+def _audio_stream(container: InputContainer, path: Path) -> AudioStream:
+    if not container.streams.audio:
+        raise AudioError(path, "it has no audio stream, only pictures or text", "Choose a file with sound")
+    stream = container.streams.best("audio")
+    if not isinstance(stream, AudioStream) or not stream.rate:
+        raise AudioError(path, "its audio stream cannot be decoded", _REMEDY)
+    return stream
+
+
+def _film_start_s(container: InputContainer) -> float | None:
+    """Say when a film begins, so that subtitles keep its time although its sound may come in later."""
+    if len(container.streams) == 1 or container.start_time is None or containers.is_seamless(container):
+        return None
+    return container.start_time / 1e6
+
+
+def _telephone_note(rate_hz: int) -> list[str]:
+    if rate_hz > TELEPHONE_RATE_HZ:
+        return []
+    return [f"it is sampled at {rate_hz / 1000:g} kHz (telephone), so expect more wrong words than at 16 kHz"]
+
+
+def _length_s(loss: Loss) -> float:
+    return math.inf if loss.end_s is None else loss.end_s - loss.start_s
+
+
+def _mono(frame: av.AudioFrame) -> Samples:
+    samples: Samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+    return samples
+
+
+def _joined(parts: list[Samples]) -> Samples:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)

@@ -1,0 +1,214 @@
+"""Searches CTC emissions for the words in them, and says when each was spoken.
+
+An emission list holds the K most probable tokens of each frame. What is not in a list has at most the probability of
+its last entry, and at most what the list leaves over: that floor stands in for it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int32]
+
+BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
+BEAM_WIDTH = 8
+# Not words: a transcript never shows them.
+_UNSPOKEN = frozenset({UNKNOWN, BOUNDARY})
+# A token this unlikely in a frame (1 in 10 000) never led to another best hypothesis, and costs most of the time.
+NEGLIGIBLE_LOG_PROB = math.log(1e-4)
+_SMALLEST_PROB = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Emissions:
+    """The valid frames of a head's output: FP32 log-probabilities and INT32 tokens, [T, K] each, falling along K."""
+
+    log_probs: Floats
+    tokens: Integers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hypothesis:
+    """A sequence of tokens without blanks, and its log-probability."""
+
+    tokens: tuple[int, ...]
+    log_prob: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emitted:
+    """Where a token of a hypothesis was heard: its first and last frame, and its best probability among them."""
+
+    token: int
+    first: int
+    last: int
+    confidence: float
+
+
+def greedy(emissions: Emissions) -> Hypothesis:
+    """Take the best token of every frame, merge neighbours, drop blanks.
+
+    A letter at the end of a word and again at the beginning of the next becomes one, unless a blank parts them: the
+    beam search weighs both readings instead.
+    """
+    best = emissions.tokens[:, 0]
+    changed = np.diff(best, prepend=-1) != 0
+    tokens = tuple(int(token) for token in best[changed] if token != BLANK and token not in _UNSPOKEN)
+    return Hypothesis(tokens=tokens, log_prob=float(emissions.log_probs[:, 0].sum()))
+
+
+def beam(
+    emissions: Emissions, width: int = BEAM_WIDTH, negligible: float = NEGLIGIBLE_LOG_PROB
+) -> tuple[Hypothesis, ...]:
+    """Search for the most probable token sequences, each summed over all its alignments; best first, at most `width`.
+
+    Prefix beam search (Hannun et al., arXiv:1408.2873) without a language model. `negligible` is the log-probability
+    below which a frame's tokens are not followed.
+    """
+    root = _Prefix(None, BLANK)
+    beams: dict[_Prefix, tuple[float, float]] = {root: (0.0, -math.inf)}
+    for blank, followed in _frames(emissions, negligible):
+        if followed:
+            beams = _extend(beams, blank, followed, width)
+        else:
+            beams = {prefix: (_either(*scores) + blank, -math.inf) for prefix, scores in beams.items()}
+    ranked = sorted(((_either(*scores), prefix.tokens()) for prefix, scores in beams.items()), reverse=True)
+    return tuple(Hypothesis(tokens=tokens, log_prob=score) for score, tokens in ranked if score > -math.inf)
+
+
+def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:
+    """Find the most probable frames for the tokens of a hypothesis: a Viterbi search over blank, token, blank, ...
+
+    Raises ValueError when there are fewer frames than the tokens need.
+    """
+    if not tokens:
+        return ()
+    scores = _state_scores(emissions, tokens)
+    path = _viterbi(scores, tokens)
+    spoken = []
+    for position, token in enumerate(tokens):
+        frames = np.flatnonzero(path == 2 * position + 1)
+        confidence = float(np.exp(scores[frames, 2 * position + 1].max()))
+        spoken.append(Emitted(token=token, first=int(frames[0]), last=int(frames[-1]), confidence=min(confidence, 1.0)))
+    return tuple(spoken)
+
+
+class _Prefix:
+    """A node of the tree of prefixes; the same prefix is always the same node."""
+
+    __slots__ = ("children", "parent", "token")
+
+    def __init__(self, parent: "_Prefix | None", token: int) -> None:
+        self.parent, self.token = parent, token
+        self.children: dict[int, _Prefix] = {}
+
+    def child(self, token: int) -> "_Prefix":
+        """Give the prefix that is longer by a token."""
+        found = self.children.get(token)
+        if found is None:
+            found = self.children[token] = _Prefix(self, token)
+        return found
+
+    def tokens(self) -> tuple[int, ...]:
+        """Spell the prefix out."""
+        spelt: list[int] = []
+        node = self
+        while node.parent is not None:
+            spelt.append(node.token)
+            node = node.parent
+        return tuple(reversed(spelt))
+
+
+def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[tuple[int, float]]]]:
+    """Give for each frame the log-probability of blank and the tokens worth following."""
+    blanks = _log_probs_of(emissions, (BLANK,))[:, 0].tolist()
+    kept = (emissions.log_probs > negligible) & ~np.isin(emissions.tokens, (BLANK, *_UNSPOKEN))
+    followed: list[list[tuple[int, float]]] = [[] for _ in blanks]
+    for frame, place in np.argwhere(kept).tolist():
+        followed[frame].append((int(emissions.tokens[frame, place]), float(emissions.log_probs[frame, place])))
+    return list(zip(blanks, followed, strict=True))
+
+
+def _extend(
+    beams: dict[_Prefix, tuple[float, float]], blank: float, followed: list[tuple[int, float]], width: int
+) -> dict[_Prefix, tuple[float, float]]:
+    """Go one frame on. Scores are (ending in blank, ending in the last token)."""
+    ended = {prefix: _either(*scores) + blank for prefix, scores in beams.items()}
+    # A new prefix has one parent only, so that what is worse than `width` others already cannot get better.
+    bound = min(ended.values()) if len(beams) >= width else -math.inf
+    spoken: dict[_Prefix, float] = {}
+    for prefix, (in_blank, in_token) in beams.items():
+        either = ended[prefix] - blank
+        for token, log_prob in followed:
+            score = either + log_prob
+            if token == prefix.token:
+                # The same token again is the same sound going on, unless a blank lies between.
+                spoken[prefix] = _either(spoken.get(prefix, -math.inf), in_token + log_prob)
+                score = in_blank + log_prob
+            longer = prefix.child(token)
+            if score > bound or longer in beams:
+                spoken[longer] = _either(spoken.get(longer, -math.inf), score)
+    scores = {prefix: (ended.get(prefix, -math.inf), spoken.get(prefix, -math.inf)) for prefix in {**ended, **spoken}}
+    if len(scores) <= width:
+        return scores
+    best = sorted(scores, key=lambda prefix: _either(*scores[prefix]), reverse=True)[:width]
+    return {prefix: scores[prefix] for prefix in best}
+
+
+def _either(first: float, second: float) -> float:
+    """Add two probabilities in the log domain."""
+    if first < second:
+        first, second = second, first
+    return first if second == -math.inf else first + math.log1p(math.exp(second - first))
+
+
+def _log_probs_of(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
+    """Look up tokens in every frame's list: [T, len(tokens)], the floor where a token is absent."""
+    left = np.log(np.maximum(1.0 - np.exp(emissions.log_probs).sum(axis=1), _SMALLEST_PROB))
+    floor = np.minimum(emissions.log_probs[:, -1], left)
+    found = np.repeat(floor[:, None], len(tokens), axis=1).astype(np.float32)
+    for place in range(emissions.tokens.shape[1]):
+        match = emissions.tokens[:, place, None] == np.asarray(tokens)
+        found = np.where(match, emissions.log_probs[:, place, None], found)
+    return found
+
+
+def _state_scores(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
+    """Give the log-probability of each state (blank, token, blank, ..., blank) in each frame: [T, 2L + 1]."""
+    scores = np.empty((emissions.tokens.shape[0], 2 * len(tokens) + 1), dtype=np.float32)
+    scores[:, 0::2] = _log_probs_of(emissions, (BLANK,))
+    scores[:, 1::2] = _log_probs_of(emissions, tokens)
+    return scores
+
+
+def _viterbi(scores: Floats, tokens: tuple[int, ...]) -> NDArray[np.int64]:
+    """Give the state of each frame on the best path: it rises by 0, 1, or by 2 over a blank between unlike tokens."""
+    frames, states = scores.shape
+    may_skip = np.zeros(states, dtype=bool)
+    may_skip[3::2] = np.asarray(tokens[1:]) != np.asarray(tokens[:-1])
+    total = np.full(states, -np.inf)
+    total[:2] = scores[0, :2]
+    steps = np.zeros((frames, states), dtype=np.int8)
+    for frame in range(1, frames):
+        ways = np.full((3, states), -np.inf)
+        ways[0], ways[1, 1:] = total, total[:-1]
+        ways[2, 2:] = np.where(may_skip[2:], total[:-2], -np.inf)
+        steps[frame] = ways.argmax(axis=0)
+        total = ways.max(axis=0) + scores[frame]
+    return _trace(total, steps)
+
+
+def _trace(total: NDArray[np.float64], steps: NDArray[np.int8]) -> NDArray[np.int64]:
+    frames, states = steps.shape
+    state = states - 1 if total[-1] >= total[-2] else states - 2
+    if not np.isfinite(total[state]):
+        raise ValueError(f"{frames} frames are too few for {states // 2} tokens")
+    path = np.empty(frames, dtype=np.int64)
+    for frame in range(frames - 1, -1, -1):
+        path[frame] = state
+        state -= steps[frame, state]
+    return path

@@ -1,0 +1,232 @@
+"""From a recording to its transcript: split, recognise several segments at a time, search, tell speakers apart."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError, VoxwrightError
+from transcriber import ctc, rescoring, speakers, words
+from transcriber.audio import Recording, Samples
+from transcriber.ctc import Floats
+from transcriber.features import log_mel
+from transcriber.recogniser import Features, Heard, Recogniser, RequestError
+from transcriber.segments import Segment, split
+from transcriber.transcript import Loss, Transcript, Turn, Word
+
+# The subsampling needs seven feature frames; 0.2 s has eighteen.
+_SHORTEST_SAMPLES = 3_200
+_ATTEMPTS = 3
+_PAUSE_S = 0.5
+_NAMED_SPANS = 5
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows."""
+
+    search: str | None = None
+    speakers: bool = True
+    in_flight: int = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A transcript, what to tell about it, and the refusals that its losses amount to."""
+
+    transcript: Transcript
+    notes: tuple[str, ...]
+    errors: tuple[VoxwrightError, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Understood:
+    """What became of a segment: words and embedded windows, or the loss of it."""
+
+    words: list[Word] = field(default_factory=list)
+    windows: list[speakers.Window] = field(default_factory=list)
+    embeddings: Floats | None = None
+    loss: Loss | None = None
+
+
+def transcribe(
+    recording: Recording, recogniser: Recogniser, plan: Plan, advance: Callable[[float], object] = lambda _: None
+) -> Outcome:
+    """Transcribe a recording; `advance` is told how many seconds are done.
+
+    Memory does not grow with the recording but for its words and embeddings. Raises AudioError when there is no sound
+    at all and ServerContractError for a search that the server does not allow. Whatever else is lost, down to the
+    server's staying away, is in the outcome beside what was understood.
+    """
+    search = chosen_search(recogniser, plan.search)
+    understood: list[_Understood] = []
+    gone: ServerUnreachableError | None = None
+    done_s = 0.0
+
+    def work(numbered: tuple[int, Segment]) -> tuple[float, _Understood]:
+        return numbered[1].end_s, _understand(recogniser, search, numbered, with_speakers=plan.speakers)
+
+    try:
+        for done_s, part in in_order(work, enumerate(split(recording.blocks())), plan.in_flight):
+            understood.append(part)
+            advance(done_s)
+    except ServerUnreachableError as error:
+        gone = error
+        recording.close()
+    return _outcome(recording, recogniser, plan, understood, gone, done_s)
+
+
+def chosen_search(recogniser: Recogniser, wish: str | None) -> str:
+    """Choose the best search that the server allows; raise ServerContractError for a wish that it does not."""
+    if wish is None:
+        return "rescore" if recogniser.rescorers else "beam"
+    if wish == "rescore" and not recogniser.rescorers:
+        raise ServerContractError(
+            "--search rescore",
+            f"the server has neither a decoder nor an lm for {recogniser.operating_point}",
+            "Use --search beam, or serve the decoder",
+        )
+    return wish
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: int) -> Iterator[Result]:
+    """Apply `work` in threads to a few items at a time, and yield the results in the order of the items.
+
+    Takes no more than twice `in_flight` items ahead of the result that is due. The first error ends it, and what has
+    not begun by then never does.
+    """
+    pool = ThreadPoolExecutor(in_flight, thread_name_prefix="segment")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            while len(pending) >= 2 * in_flight or (pending and pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _understand(
+    recogniser: Recogniser, search: str, numbered: tuple[int, Segment], *, with_speakers: bool
+) -> _Understood:
+    """Ask for a segment up to three times."""
+    number, segment = numbered
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _asked(recogniser, search, number, segment, with_speakers=with_speakers)
+        except RequestError as error:
+            refusal = str(error)
+        if attempt < _ATTEMPTS:
+            time.sleep(_PAUSE_S * attempt)
+    return _Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
+
+
+def _asked(recogniser: Recogniser, search: str, number: int, segment: Segment, *, with_speakers: bool) -> _Understood:
+    features = log_mel(_long_enough(segment.samples))
+    heard = recogniser.recognise(features)
+    best = _searched(recogniser, search, heard)
+    spoken = ctc.align(heard.emissions, best.tokens)
+    found = words.join(spoken, recogniser.pieces, segment.start_s, segment.end_s)
+    if not found or not with_speakers or recogniser.same_speaker_similarity is None:
+        return _Understood(words=found)
+    return _with_voices(recogniser, number, segment, features, found)
+
+
+def _searched(recogniser: Recogniser, search: str, heard: Heard) -> ctc.Hypothesis:
+    if search == "greedy":
+        return ctc.greedy(heard.emissions)
+    hypotheses = ctc.beam(heard.emissions)
+    return (rescoring.rescore(recogniser, heard, hypotheses) if search == "rescore" else hypotheses)[0]
+
+
+def _with_voices(
+    recogniser: Recogniser, number: int, segment: Segment, features: Features, found: list[Word]
+) -> _Understood:
+    bounds = speakers.window_bounds(len(features))
+    embeddings = recogniser.embed([features[first:last] for first, last in bounds])
+    return _Understood(words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings)
+
+
+def _long_enough(samples: Samples) -> Samples:
+    return np.pad(samples, (0, max(0, _SHORTEST_SAMPLES - samples.size)))
+
+
+def _outcome(
+    recording: Recording,
+    recogniser: Recogniser,
+    plan: Plan,
+    understood: list[_Understood],
+    gone: ServerUnreachableError | None,
+    done_s: float,
+) -> Outcome:
+    refused = [part.loss for part in understood if part.loss is not None]
+    missed = [Loss(start_s=done_s, end_s=recording.duration_s, reason=gone.cause)] if gone is not None else []
+    transcript = Transcript(
+        source=recording.path.name,
+        duration_s=recording.duration_s or done_s,
+        language=recogniser.language,
+        operating_point=recogniser.operating_point,
+        turns=tuple(_turns(understood, recogniser.same_speaker_similarity)),
+        losses=tuple(sorted([*recording.losses, *refused, *missed], key=lambda loss: loss.start_s)),
+    )
+    return Outcome(
+        transcript=transcript,
+        notes=tuple(_notes(recording, recogniser, plan, understood, gone=gone is not None)),
+        errors=tuple(_errors(recording.path, recording.losses, refused, missed, gone)),
+    )
+
+
+def _turns(understood: list[_Understood], similarity: float | None) -> Iterator[Turn]:
+    parts = [part.embeddings for part in understood if part.embeddings is not None]
+    windows = [window for part in understood for window in part.windows]
+    labels = speakers.label(windows, np.concatenate(parts), similarity) if parts and similarity is not None else []
+    start = 0
+    for part in understood:
+        stop = start + len(part.windows)
+        yield from speakers.turns(part.words, part.windows, labels[start:stop])
+        start = stop
+
+
+def _notes(
+    recording: Recording, recogniser: Recogniser, plan: Plan, understood: list[_Understood], *, gone: bool
+) -> Iterator[str]:
+    yield from recording.notes
+    if not any(part.words or part.loss for part in understood) and not gone:
+        yield "no speech was found in it" if not understood else "no words were found in it"
+    if plan.speakers and recogniser.same_speaker_similarity is None:
+        yield f"the server has no diar_{recogniser.operating_point}, so speakers are not told apart"
+
+
+def _errors(
+    path: Path,
+    unread: list[Loss],
+    refused: list[Loss],
+    missed: list[Loss],
+    gone: ServerUnreachableError | None,
+) -> Iterator[VoxwrightError]:
+    if unread:
+        cause = f"{unread[0].reason}, so {_spans(unread)} is not in the transcript"
+        yield AudioError(path, cause, "The rest was transcribed; copy or record the file again for all of it")
+    if refused:
+        cause = f"the server refused {len(refused)} segments, so {_spans(refused)} is not in the transcript"
+        remedy = f"The rest was transcribed; the server said: {refused[0].reason.rstrip('.')}"
+        yield SegmentError(path, cause.replace("refused 1 segments", "refused 1 segment"), remedy)
+    if gone is not None:
+        cause = f"{gone.cause}, so {_spans(missed)} of {path} is not in the transcript"
+        yield ServerUnreachableError(gone.subject, cause, gone.remedy)
+
+
+def _spans(losses: list[Loss]) -> str:
+    named = [str(loss) for loss in losses[:_NAMED_SPANS]]
+    rest = len(losses) - len(named)
+    return ", ".join(named) + (f" and {rest} more" if rest else "")

@@ -1,0 +1,76 @@
+"""Where results go: planned before the work begins, so that no hour of it ends in a mistyped path."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from contract import files
+from contract.errors import OutputError, SettingError
+from transcriber.formats import FORMATS
+from transcriber.transcript import Transcript
+
+DEFAULT_FORMAT = "txt"
+_BROKEN_PIPE_EXIT_CODE = 141  # what a shell says of a program that SIGPIPE ended
+
+
+def format_of(wish: str | None, output: Path | None) -> str:
+    """Choose a format: the one asked for, or by the ending of the output, or plain text."""
+    if wish is not None:
+        return wish
+    suffix = output.suffix.lower() if output is not None else ""
+    return next((name for name, known in FORMATS.items() if known.suffix == suffix), DEFAULT_FORMAT)
+
+
+def targets(recordings: Sequence[Path], output: Path | None, format_name: str) -> list[Path | None]:
+    """Say where the result of each recording is written, None for stdout.
+
+    One recording goes to the file `output`, or into it where it is a folder; several go into the folder `output`.
+    Raises SettingError for results that would overwrite one another or a recording, and OutputError for a folder that
+    must not be written to.
+    """
+    if output is None:
+        if len(recordings) > 1 and format_name != DEFAULT_FORMAT:
+            cause = f"several results in {format_name} cannot share the standard output"
+            raise SettingError("--format", cause, "Name a folder with --output")
+        return [None] * len(recordings)
+    planned = _planned(recordings, output, FORMATS[format_name].suffix)
+    for target in planned:
+        _check(target, recordings, planned)
+    return list(planned)
+
+
+def write(transcript: Transcript, target: Path | None, format_name: str, *, titled: bool) -> None:
+    """Write a result whole: a file is there complete or not at all. `titled` puts its source before it on stdout."""
+    content = FORMATS[format_name].write(transcript)
+    if target is not None:
+        files.write(target, content)
+        return
+    try:
+        sys.stdout.write(f"==> {transcript.source} <==\n{content}" if titled else content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has seen enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE_EXIT_CODE)
+
+
+def _planned(recordings: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+    if len(recordings) == 1 and not output.is_dir():
+        return [output]
+    if output.exists() and not output.is_dir():
+        raise SettingError("--output", f"{output} is a file, and there are several recordings", "Name a folder")
+    return [output / f"{recording.stem}{suffix}" for recording in recordings]
+
+
+def _check(target: Path, recordings: Sequence[Path], planned: Sequence[Path]) -> None:
+    if any(target.resolve() == recording.resolve() for recording in recordings):
+        raise SettingError("--output", f"{target} is a recording, which would be overwritten", "Name another file")
+    if planned.count(target) > 1:
+        cause = f"several of the recordings would be written to {target}"
+        raise SettingError("--output", cause, "Transcribe them one by one, or rename them")
+    if target.is_dir():
+        raise OutputError(target, "it is a folder", "Move it away, or name another --output")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(target, f"nothing can be written to {folder}", "Choose a folder that you may write to")

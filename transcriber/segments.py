@@ -1,0 +1,201 @@
+"""Splits a stream of samples at its silences into segments that the server takes, at exact sample offsets."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import webrtcvad
+from numpy.typing import NDArray
+
+from transcriber.audio import Samples
+from transcriber.features import SAMPLE_RATE_HZ
+
+FRAME_SAMPLES = SAMPLE_RATE_HZ * 20 // 1000
+# 1598 feature frames: just within the bucket of 1600, and short enough for full attention on a small GPU.
+LONGEST_SAMPLES = 16 * SAMPLE_RATE_HZ
+PADDING_SAMPLES = 10 * FRAME_SAMPLES
+_BATCH_FRAMES = 100
+_BATCH_SAMPLES = _BATCH_FRAMES * FRAME_SAMPLES
+# Speech begins where three frames of five are voiced, and has ended after 0.4 s without one: twice the padding, so
+# that neighbours never overlap.
+_ONSET_WINDOW, _ONSET_VOICED = 5, 3
+_HANGOVER_FRAMES = 20
+# A cut through speech lies in the later half, at the lowest energy over 0.1 s.
+_EARLIEST_CUT_SAMPLES = LONGEST_SAMPLES // 2
+_CUT_WINDOW_FRAMES = 5
+# WebRTC's detector compares energies with fixed numbers: below -30 dB it goes deaf. So speech is brought to this level,
+# taken from the loudest frames but the top twentieth (a click is no speech) of the last 30 s.
+_TARGET_RMS, _LARGEST_GAIN = 0.1, 100.0
+_LOUD_QUANTILE = 0.95
+_LEVEL_MEMORY_BATCHES = 16
+_AGGRESSIVENESS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Segment:
+    """A stretch of speech: float32 samples at 16 kHz and the offset of the first one in the recording."""
+
+    start: int
+    samples: Samples
+
+    @property
+    def end(self) -> int:
+        """Give the offset behind the last sample."""
+        return self.start + self.samples.size
+
+    @property
+    def start_s(self) -> float:
+        """Give the start in seconds."""
+        return self.start / SAMPLE_RATE_HZ
+
+    @property
+    def end_s(self) -> float:
+        """Give the end in seconds."""
+        return self.end / SAMPLE_RATE_HZ
+
+
+def split(blocks: Iterable[Samples]) -> Iterator[Segment]:
+    """Yield the speech in a stream of blocks of any size, in order and without overlap, each at most 16 s long.
+
+    Holds about 20 s of audio at a time. Where speech goes on for longer it is cut at its quietest point, and the two
+    halves touch; elsewhere each segment has up to 0.2 s of silence at both ends.
+    """
+    detector, splitter = _Detector(), _Splitter()
+    waiting: Samples | None = None
+    for batch in _batches(blocks):
+        if waiting is not None:
+            yield from splitter.add(waiting, detector.voiced(waiting, batch))
+        waiting = batch
+    if waiting is not None:
+        yield from splitter.add(waiting, detector.voiced(waiting, waiting))
+    yield from splitter.finish()
+
+
+def _batches(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """Regroup blocks into batches of exactly 2 s, the last one shorter, so that block sizes change no result."""
+    parts: list[Samples] = []
+    held = 0
+    for block in blocks:
+        parts.append(block)
+        held += block.size
+        if held < _BATCH_SAMPLES:
+            continue
+        joined = np.concatenate(parts)
+        whole = held - held % _BATCH_SAMPLES
+        yield from joined[:whole].reshape(-1, _BATCH_SAMPLES)
+        parts, held = [joined[whole:].copy()], held - whole
+    if held:
+        yield np.concatenate(parts)
+
+
+class _Detector:
+    """WebRTC's voice activity detector behind a slow gain control that looks one batch ahead."""
+
+    def __init__(self) -> None:
+        self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
+        self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
+
+    def voiced(self, batch: Samples, following: Samples) -> list[bool]:
+        """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
+        if not self._levels:
+            self._levels.append(_loudness(batch))
+        self._levels.append(_loudness(following))
+        level = max(self._levels)
+        gain = min(_TARGET_RMS / max(level, 1e-9), _LARGEST_GAIN)
+        frames = np.clip(_framed(batch) * gain, -1.0, 1.0) * 32_767
+        return [self._vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames.astype("<i2")]
+
+
+class _Splitter:
+    """Turns voiced frames into segments; keeps only the samples that a segment may still need."""
+
+    def __init__(self) -> None:
+        self._samples: Samples = np.empty(0, dtype=np.float32)
+        self._base = 0  # offset of the first sample held
+        self._frame = 0  # the next frame to look at
+        self._recent: deque[bool] = deque(maxlen=_ONSET_WINDOW)
+        self._begin: int | None = None  # offset of the open segment
+        self._last_voiced = 0
+        self._previous_end = 0
+
+    def add(self, batch: Samples, voiced: list[bool]) -> Iterator[Segment]:
+        """Take a batch in, and yield the segments that it completes."""
+        self._samples = np.concatenate((self._samples, batch))
+        for flag in voiced:
+            yield from self._step(voiced=flag)
+        self._forget()
+
+    def finish(self) -> Iterator[Segment]:
+        """Yield the segment that the end of the recording completes."""
+        if self._begin is not None:
+            yield self._close(self._speech_end())
+
+    def _step(self, *, voiced: bool) -> Iterator[Segment]:
+        index, self._frame = self._frame, self._frame + 1
+        self._recent.append(voiced)
+        if voiced:
+            self._last_voiced = index
+        if self._begin is None:
+            self._open(index)
+        elif index - self._last_voiced >= _HANGOVER_FRAMES:
+            yield self._close(self._speech_end())
+        elif (index + 1) * FRAME_SAMPLES - self._begin >= LONGEST_SAMPLES:
+            yield from self._cut()
+
+    def _open(self, index: int) -> None:
+        if sum(self._recent) < _ONSET_VOICED:
+            return
+        first = index - len(self._recent) + 1 + list(self._recent).index(True)
+        self._begin = max(self._previous_end, first * FRAME_SAMPLES - PADDING_SAMPLES)
+
+    def _cut(self) -> Iterator[Segment]:
+        begin = self._begin or 0
+        window = self._samples[begin + _EARLIEST_CUT_SAMPLES - self._base : begin + LONGEST_SAMPLES - self._base]
+        cut = begin + _EARLIEST_CUT_SAMPLES + _quietest(window)
+        if self._last_voiced * FRAME_SAMPLES < cut:
+            # The quietest point is the silence that has just begun.
+            yield self._close(self._speech_end())
+        else:
+            yield self._close(cut)
+            self._begin = cut
+
+    def _speech_end(self) -> int:
+        known = self._base + self._samples.size
+        return min(known, (self._last_voiced + 1) * FRAME_SAMPLES + PADDING_SAMPLES)
+
+    def _close(self, end: int) -> Segment:
+        begin = self._begin or 0
+        self._begin, self._previous_end = None, end
+        self._recent.clear()
+        return Segment(start=begin, samples=self._samples[begin - self._base : end - self._base].copy())
+
+    def _forget(self) -> None:
+        onset = (self._frame - _ONSET_WINDOW) * FRAME_SAMPLES - PADDING_SAMPLES
+        needed = self._begin if self._begin is not None else max(self._base, onset)
+        self._samples = self._samples[needed - self._base :].copy()
+        self._base = needed
+
+
+def _framed(batch: Samples) -> Samples:
+    """Cut into frames [count, 320], the last one filled up with zeros."""
+    missing = -batch.size % FRAME_SAMPLES
+    return np.pad(batch, (0, missing)).reshape(-1, FRAME_SAMPLES)
+
+
+def _energies(samples: Samples) -> NDArray[np.float64]:
+    frames = _framed(samples).astype(np.float64)
+    energies: NDArray[np.float64] = (frames**2).mean(axis=1)
+    return energies
+
+
+def _loudness(batch: Samples) -> float:
+    """Give the RMS of the loud frames of a batch."""
+    return float(np.sqrt(np.quantile(_energies(batch), _LOUD_QUANTILE)))
+
+
+def _quietest(samples: Samples) -> int:
+    """Find the middle of the quietest 0.1 s, as an offset."""
+    energies = _energies(samples)
+    smooth = np.convolve(energies, np.ones(_CUT_WINDOW_FRAMES), mode="valid")
+    return (int(np.argmin(smooth)) * 2 + _CUT_WINDOW_FRAMES) * FRAME_SAMPLES // 2

@@ -1,0 +1,162 @@
+"""Tells speakers apart: windows of speech are embedded and clustered, and each word takes its window's speaker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from transcriber.ctc import Floats
+from transcriber.transcript import Turn, Word
+
+Labels: TypeAlias = NDArray[np.int64]
+
+WINDOW_FRAMES, HOP_FRAMES = 200, 75
+_FRAME_S = 0.010
+# An embedding of less is too uncertain to found a speaker of its own.
+_SHORTEST_FOUNDER_S = 0.8
+# Distances between n windows take 4 n^2 bytes: 16 MB. More windows (25 minutes) are clustered part by part.
+_PART_WINDOWS = 2_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """A stretch of a segment that was embedded, by its times in the recording."""
+
+    segment: int
+    start_s: float
+    end_s: float
+
+    @property
+    def middle_s(self) -> float:
+        """Give the time in its middle."""
+        return (self.start_s + self.end_s) / 2
+
+    @property
+    def length_s(self) -> float:
+        """Give its length in seconds."""
+        return self.end_s - self.start_s
+
+
+def window_bounds(frames: int) -> list[tuple[int, int]]:
+    """Cover a segment with windows of 2 s, 0.75 s apart, as bounds in feature frames; a short segment is one window."""
+    if frames <= WINDOW_FRAMES:
+        return [(0, frames)]
+    starts = [*range(0, frames - WINDOW_FRAMES, HOP_FRAMES), frames - WINDOW_FRAMES]
+    return [(start, start + WINDOW_FRAMES) for start in starts]
+
+
+def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]]) -> list[Window]:
+    """Place the windows of a segment that begins at a time of the recording."""
+    return [
+        Window(segment=segment, start_s=start_s + first * _FRAME_S, end_s=start_s + last * _FRAME_S)
+        for first, last in bounds
+    ]
+
+
+def label(windows: Sequence[Window], embeddings: Floats, similarity: float) -> list[str]:
+    """Name the speaker of each window: S1, S2, ... in the order in which they are first heard.
+
+    embeddings: FP32 [len(windows), E], of unit length. Average-linkage clustering by cosine: two clusters are one
+    speaker while the mean cosine between their members is at least `similarity`.
+    """
+    if not windows:
+        return []
+    founders = np.array([window.length_s >= _SHORTEST_FOUNDER_S for window in windows])
+    if not founders.any():
+        founders[:] = True
+    clusters = np.full(len(windows), -1)
+    clusters[founders] = cluster(embeddings[founders], similarity)
+    means = _means(embeddings[founders], clusters[founders])
+    clusters[~founders] = (embeddings[~founders] @ means.T).argmax(axis=1)
+    _dissolve_crossings(windows, embeddings, clusters, means)
+    return _named(clusters)
+
+
+def cluster(embeddings: Floats, similarity: float) -> Labels:
+    """Cluster unit vectors [n, E], giving numbers from 0 without gaps.
+
+    The mean cosine between two clusters is the product of their mean vectors, so parts that were clustered on their own
+    are joined by the same rule without their members' distances.
+    """
+    labels = np.empty(len(embeddings), dtype=np.int64)
+    count = 0
+    for start in range(0, len(embeddings), _PART_WINDOWS):
+        part = slice(start, start + _PART_WINDOWS)
+        labels[part] = count + _linked(embeddings[part], similarity)
+        count = int(labels[part].max()) + 1
+    return _joined(embeddings, labels, similarity) if len(embeddings) > _PART_WINDOWS else labels
+
+
+def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str]) -> list[Turn]:
+    """Part the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
+
+    Without windows the words are one turn of no speaker.
+    """
+    if not windows:
+        return [Turn(words=tuple(words), speaker=None)] if words else []
+    middles = np.array([window.middle_s for window in windows])
+    spoken = [(labels[int(np.abs(middles - (word.start_s + word.end_s) / 2).argmin())], word) for word in words]
+    return [
+        Turn(words=tuple(word for _, word in group), speaker=speaker)
+        for speaker, group in groupby(spoken, key=lambda pair: pair[0])
+    ]
+
+
+def _linked(embeddings: Floats, similarity: float) -> Labels:
+    if len(embeddings) == 1:
+        return np.zeros(1, dtype=np.int64)
+    cosines = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), k=1)]
+    # fcluster wants distances that are not negative; the cut itself has room for rounding.
+    tree = linkage(np.clip(1.0 - cosines.astype(np.float64), 0.0, None), method="average")
+    found: Labels = fcluster(tree, t=max(1.0 - similarity, 0.0), criterion="distance").astype(np.int64) - 1
+    return found
+
+
+def _joined(embeddings: Floats, labels: Labels, similarity: float) -> Labels:
+    """Join clusters, the most similar two first, until no two are similar enough."""
+    means, sizes = list(_means(embeddings, labels)), list(np.bincount(labels))
+    members = [[number] for number in range(len(means))]
+    while len(means) > 1:
+        cosines = np.stack(means) @ np.stack(means).T
+        np.fill_diagonal(cosines, -np.inf)
+        first, second = sorted(divmod(int(cosines.argmax()), len(means)))
+        if cosines[first, second] < similarity:
+            break
+        size = sizes[first] + sizes[second]
+        means[first] = (means[first] * sizes[first] + means.pop(second) * sizes.pop(second)) / size
+        sizes[first] = size
+        members[first] += members.pop(second)
+    renamed = {old: new for new, group in enumerate(members) for old in group}
+    return np.array([renamed[int(number)] for number in labels])
+
+
+def _means(embeddings: Floats, clusters: Labels) -> Floats:
+    """Give the mean vector of each cluster, FP32 [clusters, E]; its length says how alike the members are."""
+    sums = np.zeros((int(clusters.max()) + 1, embeddings.shape[1]), dtype=np.float32)
+    np.add.at(sums, clusters, embeddings)
+    return sums / np.bincount(clusters)[:, None].astype(np.float32)
+
+
+def _dissolve_crossings(windows: Sequence[Window], embeddings: Floats, clusters: Labels, means: Floats) -> None:
+    """Give windows with two voices to one of them.
+
+    Such a window is like neither speaker, and ends up in a cluster that never has a whole segment, nor the beginning or
+    the end of one.
+    """
+    inner = np.zeros(len(windows), dtype=bool)
+    for place in range(1, len(windows) - 1):
+        inner[place] = windows[place - 1].segment == windows[place].segment == windows[place + 1].segment
+    founded = set(clusters[~inner].tolist())
+    known = np.array(sorted(founded))
+    for place in np.flatnonzero(inner):
+        if int(clusters[place]) not in founded:
+            clusters[place] = known[(embeddings[place] @ means[known].T).argmax()]
+
+
+def _named(clusters: Labels) -> list[str]:
+    order = {int(number): place for place, number in enumerate(dict.fromkeys(clusters.tolist()))}
+    return [f"S{order[int(number)] + 1}" for number in clusters]
