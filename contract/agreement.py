@@ -11,6 +11,9 @@ from typing import Any
 
 from contract.catalogue import Tensor
 
+# Keeps a reference of zeros from dividing by zero: any other output is then as far off as it should be.
+_TINY = 1e-30
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
@@ -73,9 +76,14 @@ def _relative(actual: Any, expected: Any) -> float:
 
 
 def _cosine(actual: Any, expected: Any) -> float:
-    """Give one minus the smallest cosine between rows [rows, size] of unit length."""
-    products = (actual.astype("float64") * expected.astype("float64")).sum(-1)
-    return _largest(abs(1.0 - products))
+    """Give one minus the smallest cosine between rows [rows, size] of unit length.
+
+    Computed as half the squared distance over the squared length of the reference, which is the same for unit vectors
+    and also sees a row that is all zeros or has the wrong length.
+    """
+    wide, reference = actual.astype("float64"), expected.astype("float64")
+    distances, lengths = ((wide - reference) ** 2).sum(-1), (reference**2).sum(-1)
+    return _largest(distances / (2.0 * lengths + _TINY))
 
 
 def _differing(actual: Any, expected: Any) -> float:

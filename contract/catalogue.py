@@ -206,7 +206,8 @@ def _tensor(fields: Fields, *, probed: bool) -> Tensor:
 
 
 def _axis(fields: Fields, axis: object) -> int | str:
-    if isinstance(axis, str) or (isinstance(axis, int) and axis > 0):
+    # true is 1 to Python, and never what a reader of the file means.
+    if isinstance(axis, str) or (isinstance(axis, int) and not isinstance(axis, bool) and axis > 0):
         return axis
     raise fields.wrong("shape", f"{axis!r} is neither the name of an axis nor a positive size")
 

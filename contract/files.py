@@ -1,23 +1,28 @@
 """Writes files and folders so that a reader, or a kill at any moment, finds the old or the new one, never a part."""
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_PARTIAL = ".partial"
+_GRACE_SECONDS = 10.0
 
 
 def write(path: Path, data: bytes | str) -> None:
     """Write a file beside its target and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -32,9 +37,15 @@ def write(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target`; on success it takes the target's place, on any failure it is removed."""
+    """Give an empty folder beside `target`; on success it takes the target's place, on any failure it is removed.
+
+    What a killed process left of an earlier try is removed as well.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    _sweep(target)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+    lock = os.open(staging, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         staging.chmod(0o755)
         yield staging
@@ -43,6 +54,7 @@ def replacing(target: Path) -> Iterator[Path]:
         else:
             staging.rename(target)
     finally:
+        os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -55,6 +67,19 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
         shutil.copyfile(source, target)
+
+
+def _sweep(target: Path) -> None:
+    # A living process holds the lock of its folder; a moment's grace covers the step between making and locking it.
+    for left in target.parent.glob(f".{target.name}.*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if left.is_dir() and time.time() - left.stat().st_mtime > _GRACE_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def _exchange(first: Path, second: Path) -> None:

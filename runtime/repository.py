@@ -1,0 +1,204 @@
+"""Makes a Triton model repository of a selection: config.pbtxt and a verified engine file a model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contract import digest, files
+from contract.arch import Arch
+from contract.catalogue import Family, Model, Tensor, model_name
+from contract.errors import BundleError, CatalogueError
+from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
+from runtime import pbtxt
+from runtime.selection import Choice, Selection, Target
+
+CONFIG_FILE = "config.pbtxt"
+_VERSION = 1
+_REBUILD = "Build the bundle again with `python -m build.engines`"
+# What this module decides; a catalogue that sets one of them states a fact twice.
+_OWN_FIELDS = (
+    *("name", "backend", "platform", "max_batch_size", "version_policy", "input", "output"),
+    *("parameters", "cc_model_filenames", "default_model_filename"),
+)
+Config = dict[str, Any]
+
+
+def assemble(selection: Selection, repository: Path, threads: int) -> None:
+    """Write the repository in one step: whoever looks finds the old one or the whole new one.
+
+    Raise BundleError for a file that is absent, damaged or of other tensors than the catalogue's.
+    """
+    configs = configurations(selection, threads)
+    with files.replacing(repository) as staging:
+        for name, config in configs.items():
+            files.write(staging / name / CONFIG_FILE, pbtxt.render(config))
+            (staging / name / str(_VERSION)).mkdir()
+        for choice in selection.chosen:
+            _place(choice, staging / choice.model.name / str(_VERSION) / engine_file(selection.target))
+
+
+def configurations(selection: Selection, threads: int) -> dict[str, Config]:
+    """Give the configuration of every model, by name, as tables that pbtxt renders."""
+    target = selection.target
+    configs = {choice.model.name: _engine_config(choice, target, threads) for choice in selection.chosen}
+    records = {choice.model.name: choice.record for choice in selection.chosen}
+    for model in selection.ensembles:
+        configs[model.name] = _ensemble_config(model, configs, records)
+    return configs
+
+
+def engine_file(target: Target) -> str:
+    """Name the engine inside a model's version folder.
+
+    Triton falls back to `model.plan` when no entry of cc_model_filenames fits the GPU. No file has that name: it fails,
+    and never loads a plan that was made for another architecture.
+    """
+    return "model.onnx" if target.platform.backend == "onnxruntime" else f"model.{target.arch.value}.plan"
+
+
+def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
+    model, record = choice.model, choice.record
+    _check_catalogue(model.family)
+    _check_tensors(choice)
+    config: Config = {
+        "name": model.name,
+        "backend": target.platform.backend,
+        "max_batch_size": record.max_batch,
+        "version_policy": {"specific": {"versions": [_VERSION]}},
+        "input": _tensors(model.family.inputs, record.inputs, batched=record.max_batch > 0),
+        "output": _tensors(model.family.outputs, record.outputs, batched=record.max_batch > 0),
+        **model.family.triton,
+        "instance_group": _instances(model.family, target.arch),
+    }
+    capability = target.arch.capability
+    if capability is not None:
+        key = f"{capability[0]}.{capability[1]}"
+        config["cc_model_filenames"] = [{"key": key, "value": engine_file(target)}]
+    own = _session_parameters(threads) if target.platform.backend == "onnxruntime" else {}
+    return {**config, "parameters": _parameters({**record.parameters, **own})}
+
+
+def _session_parameters(threads: int) -> dict[str, str]:
+    return {
+        "intra_op_thread_count": str(threads),
+        "inter_op_thread_count": "1",
+        # Threads that wait in a loop take the cores from the other models, and on a busy machine they starve the stub's
+        # heartbeat: Triton then calls the stub unhealthy and never recovers it.
+        "session.intra_op.allow_spinning": "0",
+    }
+
+
+def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mapping[str, EngineRecord]) -> Config:
+    steps = [model_name(step, model.operating_point) for step in model.family.steps]
+    at_boundary = {
+        tensor["name"]: {key: tensor[key] for key in ("name", "data_type", "dims")}
+        for step in steps
+        for tensor in (*configs[step]["input"], *configs[step]["output"])
+    }
+    # A client asks the ensemble alone: what it must know of the weights stands there too.
+    parameters = {key: text for step in steps for key, text in records[step].parameters.items()}
+    return {
+        "name": model.name,
+        "platform": "ensemble",
+        "max_batch_size": min(records[step].max_batch for step in steps),
+        "version_policy": {"specific": {"versions": [_VERSION]}},
+        "input": [at_boundary[tensor.name] for tensor in model.family.inputs],
+        "output": [at_boundary[tensor.name] for tensor in model.family.outputs],
+        "ensemble_scheduling": {"step": _steps(steps, model.family, configs)},
+        "parameters": _parameters(parameters),
+    }
+
+
+def _steps(steps: Sequence[str], family: Family, configs: Mapping[str, Config]) -> list[Config]:
+    # A request names an output of every step, or no output at all: Triton drops a step none of whose outputs was
+    # asked for, though a later step needs them (server #7482).
+    wanted = {tensor.name for tensor in family.outputs}
+    wanted |= {tensor["name"] for step in steps for tensor in configs[step]["input"]}
+    return [
+        {
+            "model_name": step,
+            "model_version": _VERSION,
+            "input_map": _same_name(tensor["name"] for tensor in configs[step]["input"]),
+            "output_map": _same_name(tensor["name"] for tensor in configs[step]["output"] if tensor["name"] in wanted),
+        }
+        for step in steps
+    ]
+
+
+def _same_name(names: Any) -> list[Config]:
+    return [{"key": name, "value": name} for name in names]
+
+
+def _tensors(tensors: Sequence[Tensor], bound: Sequence[BoundTensor], *, batched: bool) -> list[Config]:
+    found = {tensor.name: tensor.dims for tensor in bound}
+    return [_tensor(tensor, found[tensor.name][1:] if batched else found[tensor.name]) for tensor in tensors]
+
+
+def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
+    entry: Config = {"name": tensor.name, "data_type": f"TYPE_{tensor.type}", "dims": list(dims)}
+    # Triton has no empty dims: one number an item goes over the wire as [batch, 1], and the engine sees [batch].
+    return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
+
+
+def _instances(family: Family, arch: Arch) -> list[Config]:
+    default: Config = {"count": 1, "kind": "KIND_CPU" if arch is Arch.CPU else "KIND_GPU"}
+    return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
+
+
+def _parameters(texts: Mapping[str, str]) -> list[Config]:
+    return [{"key": key, "value": {"string_value": text}} for key, text in sorted(texts.items())]
+
+
+def _check_catalogue(family: Family) -> None:
+    for field in family.triton:
+        if field in _OWN_FIELDS:
+            raise CatalogueError(
+                f"model_repository/{family.name}/model.toml",
+                f"triton.{field}: this field follows from the rest of the file and from the engine",
+                "Remove it",
+            )
+
+
+def _check_tensors(choice: Choice) -> None:
+    family, record = choice.model.family, choice.record
+    for tensors, bound in ((family.inputs, record.inputs), (family.outputs, record.outputs)):
+        found = {tensor.name: tensor for tensor in bound}
+        wrong = sorted({tensor.name for tensor in tensors} ^ set(found))
+        if wrong:
+            raise _disagreement(choice, f"tensor {wrong[0]!r} is not in both the catalogue and the engine")
+        for tensor in tensors:
+            _check_tensor(choice, tensor, found[tensor.name])
+
+
+def _check_tensor(choice: Choice, tensor: Tensor, bound: BoundTensor) -> None:
+    if bound.type != tensor.type:
+        raise _disagreement(choice, f"{tensor.name} is {bound.type}, and the catalogue says {tensor.type}")
+    dims = bound.dims[1:] if choice.record.max_batch > 0 else bound.dims
+    known = [axis if isinstance(axis, int) else choice.record.dims.get(axis) for axis in tensor.shape]
+    same_rank = len(dims) == len(known)
+    if not same_rank or any(size not in (None, dim, -1) for size, dim in zip(known, dims, strict=True) if dim != -1):
+        shape = ", ".join(str(axis) for axis in tensor.shape)
+        raise _disagreement(choice, f"{tensor.name} has dims {list(bound.dims)}, and the catalogue says [{shape}]")
+
+
+def _disagreement(choice: Choice, cause: str) -> BundleError:
+    return BundleError(choice.bundle / MANIFEST_FILE, f"{choice.model.name}: {cause}", _REBUILD)
+
+
+def _place(choice: Choice, target: Path) -> None:
+    source, record = choice.bundle / choice.record.file, choice.record
+    try:
+        size_bytes = source.stat().st_size
+        if size_bytes != record.size_bytes:
+            cause = f"it has {size_bytes} bytes, and the manifest says {record.size_bytes}"
+            raise BundleError(source, cause, _REBUILD)
+        # Resolved, because a hard link to a relative symbolic link would point nowhere.
+        files.link_or_copy(source.resolve(), target)
+        found = digest.of_file(target)
+    except FileNotFoundError as error:
+        raise BundleError(source, "it is missing", _REBUILD) from error
+    except PermissionError as error:
+        raise BundleError(source, "it cannot be read", "Give this user the right to read it") from error
+    if found != record.sha256:
+        cause = f"its SHA-256 is {found[:12]}..., and the manifest says {record.sha256[:12]}...: it was changed"
+        raise BundleError(source, cause, _REBUILD)

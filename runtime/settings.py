@@ -1,0 +1,102 @@
+"""What an operator chose: options and environment variables, read once into a frozen value."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract import platform as known
+from contract.catalogue import check_operating_point
+from contract.errors import SettingError
+from contract.platform import Platform
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """Where the server listens."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+    def flags(self) -> dict[str, int]:
+        """Give each port under the option that sets it."""
+        return {"--http-port": self.http, "--grpc-port": self.grpc, "--metrics-port": self.metrics}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything a start of the server depends on, apart from the machine itself."""
+
+    engines: Path
+    repository: Path
+    platform: Platform | None
+    """None leaves the choice to the machine."""
+    operating_point: str | None
+    """None serves every operating point that is complete."""
+    mode: str
+    ports: Ports
+    threads: int
+    """CPU threads that one model instance may use."""
+    assemble_only: bool = False
+    triton_flags: tuple[str, ...] = ()
+
+
+def read(
+    *,
+    engines: str,
+    repository: str,
+    platform: str | None,
+    operating_point: str | None,
+    batch_mode: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    threads: int | None,
+    assemble_only: bool,
+    triton_flags: tuple[str, ...],
+) -> Settings:
+    """Turn the command line's texts into settings; raise SettingError that names the one that is unusable."""
+    point = operating_point.strip().lower() if operating_point else None
+    return Settings(
+        engines=Path(engines),
+        repository=Path(repository),
+        platform=served_platform(platform) if platform else None,
+        operating_point=check_operating_point(point, "SM_OPERATING_POINT") if point else None,
+        mode="batch" if truth(batch_mode, "SM_BATCH_MODE") else "realtime",
+        ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
+        threads=threads or available_cores(),
+        assemble_only=assemble_only,
+        triton_flags=triton_flags,
+    )
+
+
+def served_platform(name: str) -> Platform:
+    """Find a platform that has a server; raise SettingError for one that is only compiled for."""
+    found = known.platform(name)
+    if found.backend is None:
+        raise SettingError(f"platform {name!r}", "no Triton serves its engines", "Choose a platform that has a server")
+    return found
+
+
+def truth(text: str, setting: str) -> bool:
+    """Read true or false as people write them; raise SettingError otherwise."""
+    word = text.strip().lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise SettingError(setting, f"{text!r} is neither true nor false", "Use true for batch, false for real time")
+    return word in _TRUE
+
+
+def available_cores() -> int:
+    """Count the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _distinct(ports: Ports) -> Ports:
+    seen: dict[int, str] = {}
+    for flag, port in ports.flags().items():
+        if port in seen:
+            raise SettingError(flag, f"port {port} is already that of {seen[port]}", "Give each its own port")
+        seen[port] = flag
+    return ports

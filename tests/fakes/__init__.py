@@ -1,0 +1,1 @@
+"""What this machine cannot hold, faked at the ABI."""

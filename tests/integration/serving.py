@@ -1,0 +1,107 @@
+"""Starts the real server as an operator does, on a bundle of small networks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime import probe
+from tests.integration.networks import network
+from tests.unit.runtime import synthetic
+
+ROOT = Path(__file__).parents[2]
+READY_S, EXIT_S = 60, 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A server of these tests."""
+
+    process: subprocess.Popen[bytes]
+    http: int
+    grpc: int
+    metrics: int
+    repository: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    def stop(self) -> int:
+        """Ask it to end, as a container runtime does; give its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(EXIT_S)
+
+
+def write_bundle(folder: Path, *points: str) -> Path:
+    """Write a bundle of small networks for arch cpu, of all operating points or of some."""
+    wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
+    contents = {model.name: network(model.name) for model in wanted}
+    records = (synthetic.record(model, contents[model.name]) for model in wanted)
+    return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
+
+
+def command(engines: Path, repository: Path, *options: str) -> list[str]:
+    """Give the command that serves a folder of bundles."""
+    runtime = [sys.executable, "-m", "runtime", "--platform", "embedded"]
+    return [*runtime, f"--engines={engines}", f"--repository={repository}", *options]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Give this process's environment with nothing that would configure the server, and then some."""
+    inherited = {key: text for key, text in os.environ.items() if not key.startswith(("SM_", "VOXWRIGHT_"))}
+    return {**inherited, **variables}
+
+
+@contextmanager
+def started(engines: Path, folder: Path, **variables: str) -> Iterator[Running]:
+    """Start a server and leave nothing of it behind, whatever happens."""
+    http, grpc, metrics = free_ports(3)
+    repository, log = folder / "repository", folder / "server.log"
+    ports = (f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}")
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command(engines, repository, *ports),
+            env=environment(**variables),
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Running(process=process, http=http, grpc=grpc, metrics=metrics, repository=repository, log=log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a server together with its stubs, which would tidy up after it otherwise."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(EXIT_S)
+
+
+def wait_ready(server: Running) -> None:
+    """Wait until every model is ready; fail with the log otherwise."""
+    problem = probe.wait(server.url, READY_S)
+    assert problem is None, f"{problem}\n{server.log.read_text()}"
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on, each another one."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,0 +1,124 @@
+"""Every rendered configuration, read back with Triton's own schema."""
+
+from typing import Any
+
+import pytest
+from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2
+
+from contract.arch import Arch
+from contract.catalogue import catalogue, models
+from contract.platform import platform
+from runtime import pbtxt, repository
+from runtime.selection import Target, select
+from tests.unit.runtime import synthetic
+
+TARGETS = {
+    "cpu": Target(arch=Arch.CPU, platform=platform("embedded"), mode="batch", operating_point=None),
+    "sm86": Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating_point=None),
+    "sm75-legacy": Target(arch=Arch.SM75, platform=platform("23.12"), mode="batch", operating_point=None),
+}
+MODELS = models(catalogue())
+
+
+def read_back(message: dict[str, Any]) -> Any:
+    return text_format.Parse(pbtxt.render(message), model_config_pb2.ModelConfig())
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def configs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Target, dict[str, Any]]:
+    target = TARGETS[request.param]
+    made = synthetic.full_manifest(target.arch, target.platform.name)
+    folder = synthetic.write(tmp_path_factory.mktemp("bundle"), made)
+    assembled = tmp_path_factory.mktemp("serving") / "repository"
+    repository.assemble(select([(folder, made)], catalogue(), target), assembled, threads=2)
+    files = sorted(assembled.glob("*/config.pbtxt"))
+    parsed = {file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()) for file in files}
+    return target, parsed
+
+
+def test_every_model_has_one(configs: tuple[Target, dict[str, Any]]) -> None:
+    assert list(configs[1]) == list(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tensors_are_the_contract(configs: tuple[Target, dict[str, Any]], name: str) -> None:
+    family, config = MODELS[name].family, configs[1][name]
+    for tensors, rendered in ((family.inputs, config.input), (family.outputs, config.output)):
+        assert [tensor.name for tensor in rendered] == [tensor.name for tensor in tensors]
+        for tensor, entry in zip(tensors, rendered, strict=True):
+            assert model_config_pb2.DataType.Name(entry.data_type) == f"TYPE_{tensor.type}"
+            assert list(entry.dims) == [synthetic.DIMS.get(str(axis), -1) for axis in tensor.shape] or [1]
+            assert entry.HasField("reshape") == (tensor.shape == () and not family.is_ensemble)
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.family.is_ensemble])
+def test_engines(configs: tuple[Target, dict[str, Any]], name: str) -> None:
+    target, parsed = configs
+    config, on_cpu = parsed[name], target.arch is Arch.CPU
+    assert config.name == name
+    assert config.backend == target.platform.backend
+    assert config.max_batch_size == MODELS[name].family.modes["batch"].batch.max
+    assert list(config.version_policy.specific.versions) == [1]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [
+        (1, "KIND_CPU" if on_cpu else "KIND_GPU")
+    ]
+    key = ".".join(map(str, target.arch.capability or ()))
+    assert dict(config.cc_model_filenames) == ({} if on_cpu else {key: f"model.{target.arch.value}.plan"})
+    assert config.default_model_filename == ""
+    counts = {"intra_op_thread_count": "2", "inter_op_thread_count": "1"}
+    threads = {**counts, "session.intra_op.allow_spinning": "0"} if on_cpu else {}
+    weights = synthetic.PARAMETERS if name.startswith("am_") else {}
+    found = {parameter: value.string_value for parameter, value in config.parameters.items()}
+    assert found == {**threads, **weights}
+
+
+@pytest.mark.parametrize("point", ["standard", "enhanced"])
+def test_ensembles(configs: tuple[Target, dict[str, Any]], point: str) -> None:
+    config = configs[1][f"ensemble_en_{point}"]
+    assert (config.platform, config.backend) == ("ensemble", "")
+    assert config.max_batch_size == 16
+    body, acoustic = config.ensemble_scheduling.step
+    assert (body.model_name, acoustic.model_name) == (f"body_{point}", f"am_en_{point}")
+    assert dict(body.input_map) == {"features": "features", "feature_lengths": "feature_lengths"}
+    assert dict(body.output_map) == {"encoder_out": "encoder_out", "encoder_lengths": "encoder_lengths"}
+    assert dict(acoustic.input_map) == dict(body.output_map)
+    assert dict(acoustic.output_map) == {"top_log_probs": "top_log_probs", "top_tokens": "top_tokens"}
+    assert config.parameters["tokens"].string_value == synthetic.PARAMETERS["tokens"]
+
+
+FIELDS = {
+    "scheduling": {
+        "dynamic_batching": {
+            "preferred_batch_size": [4, 8],
+            "preserve_ordering": True,
+            "default_queue_policy": {"timeout_action": "DELAY", "max_queue_size": 5},
+        },
+        "instance_group": [{"name": "KIND_GPU", "count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}],
+    },
+    "sequences": {
+        "sequence_batching": {
+            "oldest": {"max_candidate_sequences": 4},
+            "control_input": [
+                {"name": "START", "control": [{"kind": "CONTROL_SEQUENCE_END", "fp32_false_true": [0.0, 1.0]}]},
+            ],
+        },
+    },
+    "optimization": {"optimization": {"priority": "PRIORITY_MAX", "cuda": {"graphs": True}}},
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_any_field_of_triton_passes_through(fields: dict[str, Any]) -> None:
+    assert json_format.MessageToDict(read_back(fields), preserving_proto_field_name=True) == fields
+
+
+def test_a_map_is_a_list_of_pairs() -> None:
+    config = read_back({"metric_tags": [{"key": 'a "key"', "value": "KIND_CPU"}, {"key": "b", "value": "c"}]})
+    assert dict(config.metric_tags) == {'a "key"': "KIND_CPU", "b": "c"}
+
+
+@pytest.mark.parametrize("text", ["", 'all of " \\ \n \r \t \0 \x1f \x7f', "▁größe 日本 🎙", "\\n is no line break"])
+def test_strings_survive(text: str) -> None:
+    assert read_back({"name": text}).name == text

@@ -1,0 +1,324 @@
+"""The real embedded server, started by `python -m runtime` on networks of a few nodes."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from contract.catalogue import catalogue, models
+from runtime import probe
+from tests.integration import serving
+from tests.integration.serving import Running
+from tests.unit.runtime import synthetic
+
+pytestmark = pytest.mark.integration
+MODELS = models(catalogue())
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
+GENERATOR = np.random.default_rng(7)
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    serving.write_bundle(folder / "embedded" / "cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving.started(engines, tmp_path_factory.mktemp("server")) as running:
+        serving.wait_ready(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        yield client
+
+
+def tensors(arrays: Arrays) -> list[triton.InferInput]:
+    types = {"float16": "FP16", "float32": "FP32", "int32": "INT32"}
+    made = [triton.InferInput(name, array.shape, types[str(array.dtype)]) for name, array in arrays.items()]
+    for tensor, array in zip(made, arrays.values(), strict=True):
+        tensor.set_data_from_numpy(array)
+    return made
+
+
+def infer(client: triton.InferenceServerClient, model: str, arrays: Arrays, *outputs: str) -> Any:
+    wanted = [triton.InferRequestedOutput(name) for name in outputs] or None
+    return client.infer(model, tensors(arrays), outputs=wanted)
+
+
+def infer_together(client: triton.InferenceServerClient, model: str, requests: list[Arrays]) -> list[Any]:
+    """Send requests at once; give a result or an exception for each, in order."""
+    answers: list[Future[Any]] = [Future() for _ in requests]
+
+    def answer(future: Future[Any], result: Any, error: Any) -> None:
+        future.set_result(error if error is not None else result)
+
+    for future, arrays in zip(answers, requests, strict=True):
+        client.async_infer(
+            model, tensors(arrays), callback=lambda result, error, future=future: answer(future, result, error)
+        )
+    return [future.result(30) for future in answers]
+
+
+def speech(frames: int, batch: int = 1) -> Arrays:
+    return {
+        "features": GENERATOR.normal(size=(batch, frames, 80)).astype(np.float16),
+        "feature_lengths": np.full((batch, 1), frames, dtype=np.int32),
+    }
+
+
+def hypotheses(*tokens: int) -> Arrays:
+    return {
+        "hypotheses": np.array(tokens, dtype=np.int32).reshape(1, 1, -1),
+        "hypothesis_lengths": np.array([[len(tokens)]], dtype=np.int32),
+    }
+
+
+def runs(client: triton.InferenceServerClient, model: str) -> tuple[int, int]:
+    """Count the items that a model has answered, and the runs of its network."""
+    counted = client.get_inference_statistics(model).model_stats[0]
+    return counted.inference_count, counted.execution_count
+
+
+def shared_memory_of(server: Running) -> list[str]:
+    return [path.name for path in SHARED_MEMORY.glob(f"voxwright-*-{server.process.pid}-*")]
+
+
+def test_every_model_is_ready(server: Running) -> None:
+    assert probe.models(server.url) == dict.fromkeys(MODELS, "READY")
+    table = re.findall(r"^\| (\w+) +\| 1 +\| (\w+) +\|$", server.log.read_text(), re.MULTILINE)
+    assert dict(table) == dict.fromkeys(MODELS, "READY")
+
+
+def test_the_probe_says_so(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe.run(probe.parse(["--url", server.url, "--timeout", "5"])) == 0
+    assert capsys.readouterr().out == f"{server.url}: ready, 11 models: {', '.join(MODELS)}\n"
+
+
+def test_the_log_says_what_is_served(server: Running) -> None:
+    head = server.log.read_text().splitlines()[:2]
+    assert head == [
+        "voxwright: serving arch cpu, as asked",
+        f"voxwright: serving standard and enhanced: {', '.join(MODELS)}",
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_metadata_is_the_contract(client: triton.InferenceServerClient, name: str) -> None:
+    metadata, family = client.get_model_metadata(name), MODELS[name].family
+    for found, expected in ((metadata.inputs, family.inputs), (metadata.outputs, family.outputs)):
+        assert [(tensor.name, tensor.datatype) for tensor in found] == [
+            (tensor.name, tensor.type) for tensor in expected
+        ]
+        for tensor, entry in zip(expected, found, strict=True):
+            dims = [axis if isinstance(axis, int) else synthetic.DIMS.get(axis, -1) for axis in tensor.shape]
+            assert list(entry.shape) == [-1, *(dims or [1])]
+
+
+@pytest.mark.parametrize("name", ["am_en_standard", "ensemble_en_standard"])
+def test_parameters_reach_the_client(client: triton.InferenceServerClient, name: str) -> None:
+    parameters = client.get_model_config(name).config.parameters
+    assert parameters["tokens"].string_value == synthetic.PARAMETERS["tokens"]
+
+
+def test_metrics(server: Running) -> None:
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics") as answer:
+        assert b'nv_inference_count{model="body_standard",version="1"}' in answer.read()
+
+
+def test_the_ensemble_computes(client: triton.InferenceServerClient) -> None:
+    arrays = speech(frames=41, batch=3)
+    result = infer(client, "ensemble_en_enhanced", arrays)
+    expected = arrays["features"][:, ::4, :8]
+    order = np.argsort(-expected.astype(np.float32), axis=-1, kind="stable")[..., :4]
+    np.testing.assert_array_equal(result.as_numpy("encoder_out"), expected)
+    np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), [[10], [10], [10]])
+    np.testing.assert_array_equal(result.as_numpy("top_tokens"), order)
+    np.testing.assert_array_equal(
+        result.as_numpy("top_log_probs"), np.take_along_axis(expected.astype(np.float32), order, -1)
+    )
+    types = [str(result.as_numpy(name).dtype) for name in ("encoder_out", "top_log_probs", "top_tokens")]
+    assert types == ["float16", "float32", "int32"]
+
+
+def test_only_the_requested_outputs_come(client: triton.InferenceServerClient) -> None:
+    result = infer(client, "ensemble_en_standard", speech(frames=40), "top_tokens", "encoder_lengths")
+    assert {output.name for output in result.get_response().outputs} == {"top_tokens", "encoder_lengths"}
+    result = infer(client, "body_standard", speech(frames=40), "encoder_lengths")
+    assert [output.name for output in result.get_response().outputs] == ["encoder_lengths"]
+
+
+def test_scores(client: triton.InferenceServerClient) -> None:
+    arrays: Arrays = {
+        "encoder_out": np.zeros((1, 5, 8), dtype=np.float16),
+        "encoder_lengths": np.array([[100]], dtype=np.int32),
+        "hypotheses": np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.int32),
+        "hypothesis_lengths": np.array([[3, 3]], dtype=np.int32),
+    }
+    np.testing.assert_array_equal(infer(client, "decoder_standard", arrays).as_numpy("scores"), [[106.0, 115.0]])
+
+
+def test_requests_share_a_batch_and_get_their_own_results(client: triton.InferenceServerClient) -> None:
+    items_before, runs_before = runs(client, "body_standard")
+    requests = [speech(frames, batch) for frames in (40, 80) for batch in (1, 2, 1, 1, 3, 1, 1, 2)]
+    for arrays, result in zip(requests, infer_together(client, "body_standard", requests), strict=True):
+        np.testing.assert_array_equal(result.as_numpy("encoder_out"), arrays["features"][:, ::4, :8])
+        np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), arrays["feature_lengths"] // 4)
+    items_after, runs_after = runs(client, "body_standard")
+    assert items_after - items_before == sum(len(arrays["features"]) for arrays in requests)
+    assert runs_after - runs_before < len(requests)
+
+
+def test_one_bad_request_fails_alone(client: triton.InferenceServerClient) -> None:
+    _, runs_before = runs(client, "lm_enhanced")
+    requests = [hypotheses(index, 1) if index != 3 else hypotheses(99, 1) for index in range(8)]
+    answers = infer_together(client, "lm_enhanced", requests)
+    for index, answer in enumerate(answers):
+        if index != 3:
+            np.testing.assert_array_equal(answer.as_numpy("scores"), [[index + 1.0]])
+    assert isinstance(answers[3], InferenceServerException)
+    assert "model lm_enhanced: " in answers[3].message()
+    assert "indices element out of data bounds, idx=99" in answers[3].message()
+    # Some of them shared a batch with the bad one; otherwise this would prove nothing.
+    assert runs(client, "lm_enhanced")[1] - runs_before < len(requests)
+
+
+def test_a_request_of_the_wrong_type_is_refused(client: triton.InferenceServerClient) -> None:
+    arrays = {**speech(frames=40), "features": np.zeros((1, 40, 80), dtype=np.float32)}
+    with pytest.raises(InferenceServerException, match="inference input 'features' data-type is 'FP32'"):
+        infer(client, "ensemble_en_standard", arrays)
+
+
+def test_a_second_server_of_one_operating_point(engines: Path, server: Running, tmp_path: Path) -> None:
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as second:
+        serving.wait_ready(second)
+        assert probe.models(second.url) == dict.fromkeys(
+            ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"], "READY"
+        )
+        assert len(shared_memory_of(second)) == 4
+        assert second.stop() == 0
+        assert shared_memory_of(second) == []
+    assert len(shared_memory_of(server)) == 9
+    assert probe.check(server.url) is None
+
+
+def test_what_a_killed_server_leaves_is_swept(engines: Path, tmp_path: Path) -> None:
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as killed:
+        serving.wait_ready(killed)
+        serving.kill(killed.process)
+    assert shared_memory_of(killed) != []
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as next_one:
+        while next_one.process.poll() is None and not shared_memory_of(next_one):
+            time.sleep(0.05)
+        assert shared_memory_of(killed) == []
+
+
+def refused(engines: Path, folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        serving.command(engines, folder / "repository", *options),
+        env=serving.environment(**variables),
+        cwd=serving.ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "Traceback" not in result.stderr
+    assert not (folder / "repository").exists()
+    return result
+
+
+def test_a_damaged_engine_is_refused_before_the_start(tmp_path: Path) -> None:
+    bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu")
+    engine = bundle / "lm_enhanced" / "batch" / "model.onnx"
+    content = bytearray(engine.read_bytes())
+    content[len(content) // 2] ^= 1
+    engine.write_bytes(content)
+    ports = serving.free_ports(3)
+    result = refused(tmp_path / "engines", tmp_path, *flags(*ports))
+    assert result.returncode == 42
+    assert f"error: {engine}: its SHA-256 is" in result.stderr
+
+
+def flags(http: int, grpc: int, metrics: int) -> list[str]:
+    return [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+
+
+def test_a_port_in_use_is_refused(engines: Path, server: Running, tmp_path: Path) -> None:
+    http, _, metrics = serving.free_ports(3)
+    result = refused(engines, tmp_path, *flags(http, server.grpc, metrics))
+    assert result.returncode == 44
+    assert result.stderr.splitlines()[-1] == (
+        f"error: port {server.grpc}: another process listens on it. "
+        "End what uses it, or choose another port with --grpc-port."
+    )
+
+
+def test_an_unknown_operating_point_is_refused(engines: Path, tmp_path: Path) -> None:
+    result = refused(engines, tmp_path, SM_OPERATING_POINT="premium")
+    assert result.returncode == 10
+    assert result.stderr == ("error: SM_OPERATING_POINT: 'premium' is no operating point. Use standard or enhanced.\n")
+
+
+def test_real_time_is_refused(engines: Path, tmp_path: Path) -> None:
+    result = refused(engines, tmp_path, SM_BATCH_MODE="false")
+    assert result.returncode == 41
+    assert "it is built for batch, not for realtime" in result.stderr
+
+
+def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
+    bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    result = refused(tmp_path / "engines", tmp_path)
+    assert result.returncode == 12
+    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 2, and this release reads 1." in result.stderr
+
+
+def test_no_bundle_is_refused(tmp_path: Path) -> None:
+    result = refused(tmp_path / "engines", tmp_path)
+    assert result.returncode == 41
+    assert "Build them with `python -m build.engines --arch cpu --platform embedded`." in result.stderr
+
+
+def test_a_bundle_of_one_operating_point(tmp_path: Path) -> None:
+    serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
+    result = subprocess.run(
+        serving.command(tmp_path / "engines", tmp_path / "repository", "--assemble-only"),
+        env=serving.environment(), cwd=serving.ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    left_out, served = result.stderr.splitlines()[1:]
+    assert left_out == (
+        "voxwright: operating point enhanced is left out: no engine for am_en_enhanced, body_enhanced, "
+        "decoder_enhanced, diar_enhanced, lm_enhanced"
+    )
+    assert served == (
+        "voxwright: serving standard: am_en_standard, body_standard, decoder_standard, diar_standard, "
+        "ensemble_en_standard"
+    )
+    assert len(list((tmp_path / "repository").iterdir())) == 5
+
+
+def test_a_network_that_is_no_onnx_model_ends_the_start(tmp_path: Path) -> None:
+    wanted = [model for model in synthetic.engine_models().values() if model.operating_point == "standard"]
+    made = synthetic.manifest(*(synthetic.record(model, b"no model at all") for model in wanted))
+    synthetic.write(tmp_path / "engines" / "embedded" / "cpu", made, lambda _: b"no model at all")
+    with serving.started(tmp_path / "engines", tmp_path) as broken:
+        assert broken.process.wait(30) != 0
+        assert "model body_standard: model.onnx is damaged or not an ONNX model: " in broken.log.read_text()

@@ -1,0 +1,1 @@
+"""Tests of the contract room; none needs more than the standard library."""

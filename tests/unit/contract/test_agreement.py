@@ -1,0 +1,84 @@
+"""Measures of agreement, on the smallest thing that has NumPy's methods: NumPy itself where it is installed."""
+
+import math
+from typing import Any
+
+import pytest
+
+from contract.agreement import Agreement, closest, compare, worst
+from contract.catalogue import Tensor, Tolerance
+
+
+def tensor(measure: str) -> Tensor:
+    return Tensor(name="y", type="FP32", shape=(), tolerance=Tolerance(measure=measure, fp32=0.1, fp16=0.5))
+
+
+@pytest.fixture
+def array() -> Any:
+    return pytest.importorskip("numpy").array
+
+
+@pytest.mark.parametrize("measure", ["absolute", "relative", "cosine", "differing", "first_differing"])
+def test_equal_arrays_agree(array: Any, measure: str) -> None:
+    values = array([[0.6, 0.8], [1.0, 0.0]])
+    found = compare(tensor(measure), values, values, "fp32")
+    assert found.value == pytest.approx(0.0)
+    assert found.holds
+
+
+@pytest.mark.parametrize(
+    ("measure", "actual", "expected", "value"),
+    [
+        ("absolute", [[1.0, 2.0]], [[1.5, 4.0]], 2.0),
+        ("relative", [[3.0, 0.0]], [[0.0, 4.0]], 1.25),
+        ("relative", [[1.0]], [[0.0]], math.inf),
+        ("cosine", [[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], 1.0),
+        ("differing", [1, 2, 3, 4], [1, 2, 3, 5], 0.25),
+        ("first_differing", [[1, 2], [3, 4]], [[1, 9], [9, 4]], 0.5),
+    ],
+)
+def test_measures(array: Any, measure: str, actual: Any, expected: Any, value: float) -> None:
+    found = compare(tensor(measure), array(actual), array(expected), "fp16")
+    assert found == Agreement(output="y", measure=measure, value=value, limit=0.5)
+
+
+@pytest.mark.parametrize("measure", ["absolute", "relative", "cosine"])
+def test_nan_never_agrees(array: Any, measure: str) -> None:
+    assert not compare(tensor(measure), array([[1.0, math.nan]]), array([[1.0, 2.0]]), "fp16").holds
+
+
+def test_another_shape_never_agrees(array: Any) -> None:
+    found = compare(tensor("absolute"), array([1.0]), array([1.0, 1.0]), "fp32")
+    assert found.value == math.inf
+    assert not found.holds
+
+
+def test_an_input_has_no_measure(array: Any) -> None:
+    with pytest.raises(ValueError, match=r"^y is no output$"):
+        compare(Tensor(name="y", type="FP32", shape=()), array([1.0]), array([1.0]), "fp32")
+
+
+def test_the_sentence() -> None:
+    found = Agreement(output="y", measure="relative", value=0.25, limit=0.1)
+    assert str(found) == "y differs by 2.5e-01 (relative, allowed 1e-01)"
+    assert not found.holds
+
+
+def agreement(output: str, value: float, limit: float = 1.0) -> Agreement:
+    return Agreement(output=output, measure="absolute", value=value, limit=limit)
+
+
+def test_worst_keeps_one_an_output() -> None:
+    found = worst([agreement("y", 0.1), agreement("z", 0.3), agreement("y", 0.2), agreement("y", 0.0)])
+    assert found == (agreement("y", 0.2), agreement("z", 0.3))
+
+
+def test_worst_keeps_nan() -> None:
+    for values in ([0.1, math.nan, math.inf], [math.nan, math.inf, 0.1]):
+        (found,) = worst(agreement("y", value) for value in values)
+        assert math.isnan(found.value)
+
+
+def test_closest_to_the_limit() -> None:
+    assert closest([agreement("y", 0.5, 10.0), agreement("z", 0.1, 0.2)]) == agreement("z", 0.1, 0.2)
+    assert closest([]) is None

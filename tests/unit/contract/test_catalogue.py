@@ -1,0 +1,190 @@
+"""The catalogue: what the shipped one says, and how a wrong one is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from contract import catalogue as module
+from contract.catalogue import Extent, Probe, Tensor, Tolerance, catalogue, check_operating_point, models, read_family
+from contract.errors import CatalogueError, SettingError
+
+REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
+FAMILY = """\
+schema_version = 1
+network = "body"
+operating_points = ["standard"]
+
+[[inputs]]
+name = "x"
+type = "FP16"
+shape = ["frames", 80]
+probe = { normal = [0.0, 1.0] }
+
+[[inputs]]
+name = "lengths"
+type = "INT32"
+shape = []
+probe = { length_of = "frames" }
+
+[[outputs]]
+name = "y"
+type = "FP32"
+shape = ["frames", "size"]
+tolerance = { measure = "relative", fp32 = 1e-3, fp16 = 2e-2 }
+
+[modes.batch]
+batch = { min = 1, opt = 8, max = 16 }
+axes.frames = { min = 200, opt = 800, max = 2000, buckets = [200, 800, 2000] }
+
+[triton.dynamic_batching]
+max_queue_delay_microseconds = 2000
+"""
+ENSEMBLE = """\
+schema_version = 1
+operating_points = ["standard"]
+steps = ["one"]
+outputs = ["y"]
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name / "model.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_models() -> None:
+    assert list(models(catalogue())) == [
+        *("am_en_enhanced", "am_en_standard", "body_enhanced", "body_standard", "decoder_enhanced", "decoder_standard"),
+        *("diar_enhanced", "diar_standard", "ensemble_en_enhanced", "ensemble_en_standard", "lm_enhanced"),
+    ]
+    assert "lm_standard" not in models(catalogue(), "standard")
+    assert len(models(catalogue(), "standard")) == 5
+
+
+def test_the_shipped_ensemble_is_composed_of_its_steps() -> None:
+    families = catalogue()
+    ensemble, body, acoustic = families["ensemble_en"], families["body"], families["am_en"]
+    assert ensemble.is_ensemble
+    assert ensemble.inputs == body.inputs
+    assert ensemble.outputs == (*acoustic.outputs, *body.outputs)
+    assert ensemble.modes == body.modes
+
+
+def test_the_shipped_catalogue_follows_the_rules() -> None:
+    for family in catalogue().values():
+        for tensor in (*family.inputs, *family.outputs):
+            assert tensor.type in ("FP16", "FP32", "INT32")
+        # Who pads knows the buckets, and may send the largest size there is.
+        for mode in family.modes.values():
+            assert all(extent.buckets[-1] == extent.max for extent in mode.axes.values())
+
+
+def test_read_family(tmp_path: Path) -> None:
+    family = read_family(write(tmp_path, "one", FAMILY))
+    assert (family.name, family.network, family.operating_points) == ("one", "body", ("standard",))
+    assert family.inputs == (
+        Tensor(name="x", type="FP16", shape=("frames", 80), probe=Probe(normal=(0.0, 1.0))),
+        Tensor(name="lengths", type="INT32", shape=(), probe=Probe(length_of="frames")),
+    )
+    tolerance = Tolerance(measure="relative", fp32=1e-3, fp16=2e-2)
+    assert family.outputs == (Tensor(name="y", type="FP32", shape=("frames", "size"), tolerance=tolerance),)
+    assert (tolerance.at("fp32"), tolerance.at("fp16")) == (1e-3, 2e-2)
+    assert family.modes["batch"].batch == Extent(min=1, opt=8, max=16)
+    assert family.modes["batch"].axes["frames"].buckets == (200, 800, 2000)
+    assert family.triton == {"dynamic_batching": {"max_queue_delay_microseconds": 2000}}
+    assert family.axes() == ("frames",)
+    assert family.models() == ("one_standard",)
+    assert not family.is_ensemble
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("schema_version = 1", "schema_version = 2", "schema_version: this release reads version 1"),
+        ("schema_version = 1", "", "schema_version: this field is missing"),
+        ('network = "body"', "network = 3", "network: a text is wanted, not an integer"),
+        ('network = "body"', 'network = "body"\ntypo = 1', "typo: this field is unknown"),
+        ('["standard"]', '["premium"]', "operating_points: 'premium' is none of standard, enhanced"),
+        ('["standard"]', "[1]", "operating_points[0]: a text is wanted, not an integer"),
+        ('["standard"]', '"standard"', "operating_points: a list is wanted, not a text"),
+        ('type = "INT32"', 'type = "INT64"', "inputs[1].type: 'INT64' is none of FP16, FP32, INT32"),
+        ('["frames", 80]', '["frames", 0]', "inputs[0].shape: 0 is neither the name of an axis nor a positive size"),
+        (
+            '["frames", 80]',
+            '["frames", true]',
+            "inputs[0].shape: True is neither the name of an axis nor a positive size",
+        ),
+        ("length_of =", "longest_of =", "inputs[1].probe.longest_of: this field is unknown"),
+        (
+            "{ normal = [0.0, 1.0] }",
+            '{ normal = [0.0, 1.0], token_below = "v" }',
+            "inputs[0].probe: exactly one of normal, length_of, token_below is wanted",
+        ),
+        ("[0.0, 1.0]", '[0.0, "1"]', "inputs[0].probe.normal[1]: a number is wanted, not a text"),
+        (
+            '"relative"',
+            '"vague"',
+            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing",
+        ),
+        ("[modes.batch]", "[modes.night]", "modes.night: a mode is one of batch, realtime"),
+        ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80 and max 16 do not rise"),
+        ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800 and max 2000 do not rise"),
+        ("min = 200", "min = 200.5", "modes.batch.axes.frames.min: an integer is wanted, not a number"),
+        ("min = 200", "min = true", "modes.batch.axes.frames.min: an integer is wanted, not true or false"),
+        ("[200, 800, 2000]", "[200, 100]", "modes.batch.axes.frames.buckets: sizes rise and lie between 200 and 2000"),
+        ("[200, 800, 2000]", "[200, 4000]", "modes.batch.axes.frames.buckets: sizes rise and lie between 200 and 2000"),
+    ],
+)
+def test_a_wrong_family(tmp_path: Path, old: str, new: str, cause: str) -> None:
+    assert old in FAMILY
+    path = write(tmp_path, "one", FAMILY.replace(old, new, 1))
+    with pytest.raises(CatalogueError) as refusal:
+        read_family(path)
+    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+
+
+def test_no_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "one", "network = ")
+    with pytest.raises(CatalogueError, match="it is not TOML: Invalid value"):
+        read_family(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(CatalogueError, match="it is not TOML: 'utf-8' codec"):
+        read_family(path)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=r"it holds no <family>/model\.toml"):
+        catalogue(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ('steps = ["one"]', 'steps = ["two"]', "'two' is no family here"),
+        ('outputs = ["y"]', 'outputs = ["z"]', "outputs: no step gives 'z'"),
+        ('outputs = ["y"]', 'outputs = ["y"]\nnetwork = "body"', "network: this field is unknown"),
+    ],
+)
+def test_a_wrong_ensemble(tmp_path: Path, old: str, new: str, cause: str) -> None:
+    write(tmp_path, "one", FAMILY)
+    write(tmp_path, "whole", ENSEMBLE.replace(old, new))
+    with pytest.raises(CatalogueError) as refusal:
+        catalogue(tmp_path)
+    assert refusal.value.cause == cause
+    assert refusal.value.subject.endswith("whole/model.toml")
+
+
+def test_an_ensemble(tmp_path: Path) -> None:
+    write(tmp_path, "one", FAMILY)
+    write(tmp_path, "whole", ENSEMBLE)
+    whole = catalogue(tmp_path)["whole"]
+    assert [tensor.name for tensor in whole.inputs] == ["x", "lengths"]
+    assert whole.outputs[0].type == "FP32"
+
+
+def test_an_operating_point() -> None:
+    assert [check_operating_point(point, "S") for point in module.OPERATING_POINTS] == ["standard", "enhanced"]
+    with pytest.raises(SettingError, match=r"^SETTING: 'best' is no operating point"):
+        check_operating_point("best", "SETTING")

@@ -1,0 +1,38 @@
+"""Made-up inputs and the corners of a profile."""
+
+import pytest
+
+from contract import probes
+from contract.catalogue import Extent, Mode, catalogue
+
+
+def test_corners() -> None:
+    mode = catalogue()["diar"].modes["batch"]
+    assert probes.corners(mode) == [
+        {"batch": 1, "frames": 50},
+        {"batch": 8, "frames": 200},
+        {"batch": 32, "frames": 400},
+    ]
+
+
+def test_equal_corners_are_one() -> None:
+    fixed = Extent(min=4, opt=4, max=4)
+    assert probes.corners(Mode(name="batch", batch=fixed, axes={})) == [{"batch": 4}]
+
+
+def test_inputs() -> None:
+    numpy = pytest.importorskip("numpy")
+    sizes = {
+        "batch": 3, "encoder_frames": 49, "encoder_size": 8, "hypothesis_count": 2, "hypothesis_tokens": 16,
+        "vocabulary": 20,
+    }  # fmt: skip
+    made = probes.inputs(catalogue()["decoder"], sizes, numpy.random.default_rng(0))
+    assert {name: (values.shape, str(values.dtype)) for name, values in made.items()} == {
+        "encoder_out": ((3, 49, 8), "float16"),
+        "encoder_lengths": ((3,), "int32"),
+        "hypotheses": ((3, 2, 16), "int32"),
+        "hypothesis_lengths": ((3, 2), "int32"),
+    }
+    assert made["encoder_lengths"][0] == 49
+    assert made["encoder_lengths"].min() >= 24
+    assert 3 <= made["hypotheses"].min() <= made["hypotheses"].max() < 20

@@ -1,0 +1,1 @@
+"""Tests of the runtime room; none needs more than the room itself needs."""

@@ -1,0 +1,78 @@
+"""Made-up bundles: records that fit the catalogue, with engine files of any content."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from contract.arch import Arch
+from contract.catalogue import Model, Tensor, catalogue, models
+from contract.manifest import BoundTensor, BundleManifest, EngineRecord, Gate
+from contract.platform import platform
+
+DIMS = {"bands": 80, "encoder_size": 8, "top": 4, "embedding_size": 6, "vocabulary": 32}
+TOOLCHAIN = {"onnxruntime": "1.32.0", "tensorrt": "11.2.1.2"}
+FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "tensorrt_rtx": "model.rtx"}
+# A word list with everything that text formats trip over.
+PARAMETERS = {"tokens": '["▁the", "\\"",\n "\\\\", "ß\\n"]'}
+
+
+def engine_models() -> dict[str, Model]:
+    """List the catalogue's models that have an engine."""
+    return {name: model for name, model in models(catalogue()).items() if not model.family.is_ensemble}
+
+
+def bound(tensor: Tensor) -> BoundTensor:
+    """Give a tensor as an engine with the sizes of DIMS would report it."""
+    dims = (axis if isinstance(axis, int) else DIMS.get(axis, -1) for axis in tensor.shape)
+    return BoundTensor(name=tensor.name, type=tensor.type, dims=(-1, *dims))
+
+
+def record(model: Model, content: bytes = b"engine", compiler: str = "onnxruntime", **changes: Any) -> EngineRecord:
+    """Make up the record of a model's engine."""
+    made = EngineRecord(
+        model=model.name,
+        family=model.family.name,
+        operating_point=model.operating_point,
+        mode="batch",
+        file=f"{model.name}/batch/{FILES[compiler]}",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        key="0" * 64,
+        key_parts={"compiler": compiler},
+        compiler=compiler,
+        precision="fp32",
+        max_batch=model.family.modes["batch"].batch.max,
+        inputs=tuple(bound(tensor) for tensor in model.family.inputs),
+        outputs=tuple(bound(tensor) for tensor in model.family.outputs),
+        dims=DIMS,
+        parameters=PARAMETERS if model.family.name == "am_en" else {},
+        build_seconds=0.5,
+        gate=Gate(outcome="passed", reason="", parity=()),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def manifest(*records: EngineRecord, arch: Arch = Arch.CPU, platform_name: str = "embedded") -> BundleManifest:
+    """Make up a manifest."""
+    toolchain = {**TOOLCHAIN, "tensorrt": platform(platform_name).tensorrt or TOOLCHAIN["tensorrt"]}
+    return BundleManifest(platform=platform_name, arch=arch, toolchain=toolchain, engines=records)
+
+
+def full_manifest(arch: Arch = Arch.CPU, platform_name: str = "embedded", *points: str) -> BundleManifest:
+    """Make up the manifest of every model, or of those of some operating points."""
+    compiler = platform(platform_name).backend or "tensorrt_rtx"
+    wanted = [model for model in engine_models().values() if not points or model.operating_point in points]
+    return manifest(*(record(model, compiler=compiler) for model in wanted), arch=arch, platform_name=platform_name)
+
+
+def write(folder: Path, made: BundleManifest, content: Callable[[str], bytes] = lambda _: b"engine") -> Path:
+    """Write a bundle, each engine file with the content that a model's name gives; give its folder."""
+    for engine in made.engines:
+        path = folder / engine.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(engine.model))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(made.to_json(), encoding="utf-8")
+    return folder

@@ -1,0 +1,201 @@
+"""The command line of tritonserver, its ports, and where each server comes from."""
+
+import errno
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import PortInUseError, ServerUnavailableError, SettingError
+from contract.platform import platform
+from runtime import embedded, launch, shared_memory
+from runtime.server import Server
+from runtime.settings import Ports
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SERVER = Server(executable=Path("/opt/tritonserver"), flags=("--backend-directory=b",), environment={})
+
+
+def test_arguments() -> None:
+    ports = Ports(http=1, grpc=2, metrics=3)
+    assert launch.arguments(SERVER, Path("a folder/repository"), ports, ["--log-verbose=1"]) == [
+        "/opt/tritonserver",
+        "--model-repository=a folder/repository",
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        "--exit-timeout-secs=25",
+        "--http-port=1",
+        "--grpc-port=2",
+        "--metrics-port=3",
+        "--backend-directory=b",
+        "--log-verbose=1",
+    ]
+
+
+def test_start_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: called.append(arguments))
+    start: Callable[..., object] = launch.start  # which mypy knows never to come back
+    start(SERVER, ["tritonserver", "--flag"])
+    assert called == [(SERVER.executable, ["tritonserver", "--flag"], {})]
+
+
+def test_a_server_that_cannot_be_started(tmp_path: Path) -> None:
+    broken = Server(executable=tmp_path / "absent", flags=(), environment={})
+    with pytest.raises(ServerUnavailableError, match="it cannot be started \\(No such file or directory\\)"):
+        launch.start(broken, ["absent"])
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUseError) as refusal:
+            launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
+    assert str(refusal.value) == (
+        f"port {port}: another process listens on it. End what uses it, or choose another port with --grpc-port."
+    )
+    launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
+
+
+def test_a_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(SettingError, match=r"^--http-port: this user may not open port 80\. Choose one above 1023\.$"):
+        launch.check_ports(Ports(http=80, grpc=8001, metrics=8002))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_installed_server(tmp_path: Path) -> None:
+    (tmp_path / "tritonserver").touch(mode=0o755)
+    found = launch.installed(platform("26.08"), {"PATH": str(tmp_path), "A": "b"})
+    assert found == Server(
+        executable=tmp_path / "tritonserver", flags=(), environment={"PATH": str(tmp_path), "A": "b"}
+    )
+
+
+def test_no_installed_server(tmp_path: Path) -> None:
+    with pytest.raises(ServerUnavailableError) as refusal:
+        launch.installed(platform("26.08"), {"PATH": str(tmp_path)})
+    assert str(refusal.value) == (
+        "tritonserver: it is not on the PATH, and platform 26.08 needs that of Triton 26.08. "
+        "Start inside the serving image, or serve on the CPU with `--platform embedded`."
+    )
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up nvidia-pytriton, with stubs for this Python and for another; gives its root."""
+    root = tmp_path / "site" / "pytriton"
+    for path in (
+        *("bin/tritonserver", "backends/python/libtriton_python.so", "backends/python/utils.py"),
+        *(f"python_backend_stubs/{version}/triton_python_backend_stub" for version in ("3.8", PYTHON)),
+    ):
+        file = root / "tritonserver" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o755)
+    spec = ModuleSpec("pytriton", None)
+    spec.submodule_search_locations = [str(root)]
+    found = {"pytriton": spec, "numpy": spec, "onnxruntime": spec}
+    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+    return root
+
+
+def test_locate(wheel: Path) -> None:
+    found = embedded.locate()
+    assert found.server == wheel / "tritonserver" / "bin" / "tritonserver"
+    assert found.stub == wheel / "tritonserver" / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+    assert found.libraries == wheel.parent / "nvidia_pytriton.libs"
+
+
+def test_the_wheel_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ServerUnavailableError) as refusal:
+        embedded.locate()
+    assert str(refusal.value) == (
+        "embedded tritonserver: nvidia-pytriton is not installed. Install it with `pip install 'voxwright[embedded]'`."
+    )
+
+
+def test_a_package_of_the_backend_is_absent(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
+    with pytest.raises(ServerUnavailableError, match=r"^embedded tritonserver: onnxruntime is not installed\. "):
+        embedded.locate()
+
+
+def test_no_stub_for_this_python(wheel: Path) -> None:
+    (wheel / "tritonserver" / "python_backend_stubs" / PYTHON / "triton_python_backend_stub").unlink()
+    with pytest.raises(ServerUnavailableError) as refusal:
+        embedded.locate()
+    assert str(refusal.value) == (
+        f"embedded tritonserver: nvidia-pytriton has no stub for Python {PYTHON}. Use one of the Pythons it has: 3.8."
+    )
+
+
+def test_a_damaged_wheel(wheel: Path) -> None:
+    (wheel / "tritonserver" / "bin" / "tritonserver").unlink()
+    with pytest.raises(ServerUnavailableError, match="nvidia-pytriton is damaged: the server is missing"):
+        embedded.locate()
+
+
+def test_prepare(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_libpython_folders", lambda: ["/python/lib"])
+    backends = tmp_path / "backends"
+    server = embedded.prepare(embedded.locate(), backends, {"PATH": "/bin", "LD_LIBRARY_PATH": "/mine", "HOME": "/h"})
+    assert sorted(str(path.relative_to(backends)) for path in backends.rglob("*") if path.is_file()) == [
+        "onnxruntime/model.py",
+        "python/libtriton_python.so",
+        "python/triton_python_backend_stub",
+        "python/utils.py",
+    ]
+    assert os.access(backends / "python" / "triton_python_backend_stub", os.X_OK)
+    assert server.executable == wheel / "tritonserver" / "bin" / "tritonserver"
+    assert server.flags == (
+        f"--backend-directory={backends}",
+        "--backend-config=python,shm-default-byte-size=1048576",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory.prefix()}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+    )
+    assert server.environment == {
+        "HOME": "/h",
+        "PATH": f"{Path(sys.executable).parent}:/bin",
+        "LD_LIBRARY_PATH": f"{wheel.parent}/nvidia_pytriton.libs:/python/lib:/mine",
+        "OPENBLAS_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def test_a_sweep_removes_regions_of_dead_servers_only(tmp_path: Path) -> None:
+    mine = shared_memory.prefix()
+    namespace, dead = mine.split("-")[1], 2**22 + 1  # above the largest process id that Linux gives
+    names = {
+        "earlier, as the same process": f"{mine}a",
+        "dead": f"voxwright-{namespace}-{dead}-b",
+        "alive": f"voxwright-{namespace}-{os.getppid()}-c",
+        "of another container": f"voxwright-{int(namespace) + 1}-{dead}-d",
+        "not ours": "sem.mp-xyz",
+        "not ours either": "voxwright-notes",
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+    assert shared_memory.sweep(tmp_path) == sorted([names["earlier, as the same process"], names["dead"]])
+    kept = [names[key] for key in ("alive", "of another container", "not ours", "not ours either")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -1,0 +1,240 @@
+"""Assembly: what is written, what is refused, and that a refusal leaves everything as it was."""
+
+import dataclasses
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.arch import Arch
+from contract.catalogue import catalogue
+from contract.errors import BundleError, CatalogueError
+from contract.manifest import BoundTensor, BundleManifest
+from contract.platform import platform
+from runtime import repository
+from runtime.bundles import Bundle
+from runtime.selection import Choice, Selection, Target, select
+from tests.unit.runtime import synthetic
+
+CPU = Target(arch=Arch.CPU, platform=platform("embedded"), mode="batch", operating_point="standard")
+A10 = Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating_point="standard")
+
+
+def bundle(folder: Path, target: Target = CPU) -> Bundle:
+    made = synthetic.full_manifest(target.arch, target.platform.name)
+    return synthetic.write(folder, made, lambda model: b"engine"), made
+
+
+def selection(found: Bundle, target: Target = CPU) -> Selection:
+    return select([found], catalogue(), target)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(("target", "engine"), [(CPU, "model.onnx"), (A10, "model.sm86.plan")], ids=["cpu", "sm86"])
+def test_layout(tmp_path: Path, target: Target, engine: str) -> None:
+    repository.assemble(selection(bundle(tmp_path / "b", target), target), tmp_path / "repository", threads=2)
+    assert files_below(tmp_path / "repository") == [
+        *("am_en_standard/1/" + engine, "am_en_standard/config.pbtxt"),
+        *("body_standard/1/" + engine, "body_standard/config.pbtxt"),
+        *("decoder_standard/1/" + engine, "decoder_standard/config.pbtxt"),
+        *("diar_standard/1/" + engine, "diar_standard/config.pbtxt"),
+        "ensemble_en_standard/config.pbtxt",
+    ]
+    assert (tmp_path / "repository" / "ensemble_en_standard" / "1").is_dir()
+
+
+def test_engines_are_linked(tmp_path: Path) -> None:
+    path, _ = found = bundle(tmp_path / "b")
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    source = path / "body_standard" / "batch" / "model.onnx"
+    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").samefile(source)
+
+
+def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
+    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
+
+
+def test_a_symbolic_link_in_the_bundle_is_followed(tmp_path: Path) -> None:
+    path, _ = found = bundle(tmp_path / "b")
+    engine = path / "body_standard" / "batch" / "model.onnx"
+    engine.rename(engine.with_name("real.onnx"))
+    engine.symlink_to("real.onnx")
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
+
+
+def test_the_old_repository_goes(tmp_path: Path) -> None:
+    (tmp_path / "repository" / "old_model").mkdir(parents=True)
+    repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
+    assert not (tmp_path / "repository" / "old_model").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"enginE", "its SHA-256 is 255399cb501a..., and the manifest says ed9f6f250686...: it was changed"),
+        (b"engin", "it has 5 bytes, and the manifest says 6"),
+        (None, "it is missing"),
+    ],
+    ids=["changed", "truncated", "missing"],
+)
+def test_a_damaged_bundle_is_refused(tmp_path: Path, content: bytes | None, cause: str) -> None:
+    path, _ = found = bundle(tmp_path / "b")
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    before = files_below(tmp_path / "repository")
+    engine = path / "decoder_standard" / "batch" / "model.onnx"
+    engine.unlink()
+    if content is not None:
+        engine.write_bytes(content)
+    with pytest.raises(BundleError) as refusal:
+        repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert str(refusal.value) == f"{engine}: {cause}. Build the bundle again with `python -m build.engines`."
+    # The old repository is whole, and nothing is left beside it.
+    assert files_below(tmp_path / "repository") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
+
+
+def test_embedded_configuration(tmp_path: Path) -> None:
+    configs = repository.configurations(selection(bundle(tmp_path)), threads=3)
+    assert configs["body_standard"] == {
+        "name": "body_standard",
+        "backend": "onnxruntime",
+        "max_batch_size": 16,
+        "version_policy": {"specific": {"versions": [1]}},
+        "input": [
+            {"name": "features", "data_type": "TYPE_FP16", "dims": [-1, 80]},
+            {"name": "feature_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
+        ],
+        "output": [
+            {"name": "encoder_out", "data_type": "TYPE_FP16", "dims": [-1, 8]},
+            {"name": "encoder_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
+        ],
+        "dynamic_batching": {"max_queue_delay_microseconds": 2000},
+        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+        "parameters": [
+            {"key": "inter_op_thread_count", "value": {"string_value": "1"}},
+            {"key": "intra_op_thread_count", "value": {"string_value": "3"}},
+            {"key": "session.intra_op.allow_spinning", "value": {"string_value": "0"}},
+        ],
+    }
+
+
+def test_gpu_configuration_fails_closed(tmp_path: Path) -> None:
+    config = repository.configurations(selection(bundle(tmp_path, A10), A10), threads=3)["body_standard"]
+    assert config["backend"] == "tensorrt"
+    assert config["cc_model_filenames"] == [{"key": "8.6", "value": "model.sm86.plan"}]
+    assert "default_model_filename" not in config
+    assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
+    assert config["parameters"] == []
+
+
+def same(*names: str) -> list[dict[str, str]]:
+    return [{"key": name, "value": name} for name in names]
+
+
+def test_ensemble_configuration(tmp_path: Path) -> None:
+    config = repository.configurations(selection(bundle(tmp_path)), threads=3)["ensemble_en_standard"]
+    assert config["platform"] == "ensemble"
+    assert config["max_batch_size"] == 16
+    assert config["input"] == [
+        {"name": "features", "data_type": "TYPE_FP16", "dims": [-1, 80]},
+        {"name": "feature_lengths", "data_type": "TYPE_INT32", "dims": [1]},
+    ]
+    assert [tensor["name"] for tensor in config["output"]] == [
+        *("top_log_probs", "top_tokens", "encoder_out", "encoder_lengths"),
+    ]
+    assert config["ensemble_scheduling"]["step"] == [
+        {
+            "model_name": "body_standard",
+            "model_version": 1,
+            "input_map": same("features", "feature_lengths"),
+            "output_map": same("encoder_out", "encoder_lengths"),
+        },
+        {
+            "model_name": "am_en_standard",
+            "model_version": 1,
+            "input_map": same("encoder_out", "encoder_lengths"),
+            "output_map": same("top_log_probs", "top_tokens"),
+        },
+    ]
+    assert config["parameters"] == [{"key": "tokens", "value": {"string_value": synthetic.PARAMETERS["tokens"]}}]
+
+
+def test_an_ensemble_takes_the_smallest_batch(tmp_path: Path) -> None:
+    path, made = bundle(tmp_path)
+    engines = tuple(
+        dataclasses.replace(engine, max_batch=3) if engine.model == "am_en_standard" else engine
+        for engine in made.engines
+    )
+    configs = repository.configurations(selection((path, dataclasses.replace(made, engines=engines))), threads=1)
+    assert configs["ensemble_en_standard"]["max_batch_size"] == 3
+
+
+def with_triton(chosen: Selection, model: str, **triton: Any) -> Selection:
+    def changed(choice: Choice) -> Choice:
+        family = dataclasses.replace(choice.model.family, triton=triton)
+        return dataclasses.replace(choice, model=dataclasses.replace(choice.model, family=family))
+
+    choices = tuple(changed(choice) if choice.model.name == model else choice for choice in chosen.chosen)
+    return dataclasses.replace(chosen, chosen=choices)
+
+
+def test_the_catalogue_sets_instances(tmp_path: Path) -> None:
+    chosen = with_triton(selection(bundle(tmp_path)), "body_standard", instance_group=[{"count": 2}])
+    config = repository.configurations(chosen, threads=1)["body_standard"]
+    assert config["instance_group"] == [{"count": 2, "kind": "KIND_CPU"}]
+
+
+def test_the_catalogue_may_not_say_a_fact_twice(tmp_path: Path) -> None:
+    chosen = with_triton(selection(bundle(tmp_path)), "body_standard", max_batch_size=4)
+    with pytest.raises(CatalogueError) as refusal:
+        repository.configurations(chosen, threads=1)
+    assert str(refusal.value) == (
+        "model_repository/body/model.toml: triton.max_batch_size: "
+        "this field follows from the rest of the file and from the engine. Remove it."
+    )
+
+
+def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
+    """Change the first input of the body."""
+
+    def changed(tensor: BoundTensor, index: int) -> BoundTensor:
+        return dataclasses.replace(tensor, **changes) if index == 0 else tensor
+
+    return dataclasses.replace(
+        made,
+        engines=tuple(
+            dataclasses.replace(engine, inputs=tuple(changed(tensor, i) for i, tensor in enumerate(engine.inputs)))
+            if engine.model == "body_standard"
+            else engine
+            for engine in made.engines
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"type": "FP32"}, "features is FP32, and the catalogue says FP16"),
+        ({"name": "audio"}, "tensor 'audio' is not in both the catalogue and the engine"),
+        ({"dims": (-1, 80)}, "features has dims [-1, 80], and the catalogue says [frames, bands]"),
+        ({"dims": (-1, -1, 40)}, "features has dims [-1, -1, 40], and the catalogue says [frames, bands]"),
+    ],
+)
+def test_an_engine_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
+    path, made = bundle(tmp_path)
+    with pytest.raises(BundleError) as refusal:
+        repository.configurations(selection((path, other_tensor(made, **changes))), threads=1)
+    assert refusal.value.subject == str(path / "manifest.json")
+    assert refusal.value.cause == f"body_standard: {cause}"

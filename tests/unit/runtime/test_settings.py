@@ -1,0 +1,117 @@
+"""The command line and the environment become settings, or a refusal."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import SettingError
+from contract.platform import platform
+from runtime.__main__ import command, parse
+from runtime.settings import Ports, Settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in command().params:
+        if isinstance(option.envvar, str):
+            monkeypatch.delenv(option.envvar, raising=False)
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5})
+    assert parse([]) == Settings(
+        engines=Path("dist/engines"),
+        repository=Path("dist/repository"),
+        platform=None,
+        operating_point=None,
+        mode="batch",
+        ports=Ports(http=8000, grpc=8001, metrics=8002),
+        threads=3,
+        assemble_only=False,
+        triton_flags=(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("SM_OPERATING_POINT", "enhanced", "operating_point", "enhanced"),
+        ("SM_OPERATING_POINT", " Standard ", "operating_point", "standard"),
+        ("SM_OPERATING_POINT", "", "operating_point", None),
+        ("SM_BATCH_MODE", "false", "mode", "realtime"),
+        ("SM_BATCH_MODE", "True", "mode", "batch"),
+        ("SM_BATCH_MODE", "", "mode", "batch"),
+        ("VOXWRIGHT_ENGINES", "elsewhere", "engines", Path("elsewhere")),
+        ("VOXWRIGHT_REPOSITORY", "there", "repository", Path("there")),
+        ("VOXWRIGHT_PLATFORM", "embedded", "platform", platform("embedded")),
+        ("VOXWRIGHT_HTTP_PORT", "9000", "ports", Ports(http=9000, grpc=8001, metrics=8002)),
+        ("VOXWRIGHT_GRPC_PORT", "9001", "ports", Ports(http=8000, grpc=9001, metrics=8002)),
+        ("VOXWRIGHT_METRICS_PORT", "9002", "ports", Ports(http=8000, grpc=8001, metrics=9002)),
+        ("VOXWRIGHT_THREADS", "7", "threads", 7),
+    ],
+)
+def test_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, field: str, value: Any) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(parse([]), field) == value
+
+
+def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_OPERATING_POINT", "enhanced")
+    assert parse(["--operating-point", "standard"]).operating_point == "standard"
+
+
+def test_flags_for_tritonserver_pass_through() -> None:
+    assert parse(["--", "--log-verbose=1", "--http-address=127.0.0.1"]).triton_flags == (
+        "--log-verbose=1",
+        "--http-address=127.0.0.1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--operating-point", "best"],
+            "SM_OPERATING_POINT: 'best' is no operating point. Use standard or enhanced.",
+        ),
+        (
+            ["--batch-mode", "perhaps"],
+            "SM_BATCH_MODE: 'perhaps' is neither true nor false. Use true for batch, false for real time.",
+        ),
+        (
+            ["--platform", "19.01"],
+            "platform '19.01': it is not known. Choose one of 26.08, 23.12, embedded, compile-check.",
+        ),
+        (
+            ["--platform", "compile-check"],
+            "platform 'compile-check': no Triton serves its engines. Choose a platform that has a server.",
+        ),
+        (
+            ["--http-port", "8002"],
+            "--metrics-port: port 8002 is already that of --http-port. Give each its own port.",
+        ),
+    ],
+)
+def test_unusable_settings(arguments: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["--http-port", "none"], ["--http-port", "0"]])
+def test_misuse_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(arguments)
+    assert left.value.code == 2
+    assert "Error: " in capsys.readouterr().err
+
+
+def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(["--help"])
+    assert left.value.code == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for option in command().params:
+        assert option.envvar is None or f"env var: {option.envvar}" in text
