@@ -31,7 +31,7 @@ def check(arch: Arch, platform: Platform) -> None:
         raise CompilerUnavailableError(
             f"--platform {platform.name}",
             "its server runs no CPU engines",
-            f"Use --platform {PLATFORM} with --arch cpu",
+            f"Use --platform {PLATFORM}",
         )
 
 

@@ -1,0 +1,57 @@
+"""Exported models made in a moment: the few-node networks of the integration tests with a record beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from build.compilers import Compiler, compiler
+from build.engines import plan
+from build.job import Job
+from contract import digest, files, probes
+from contract.arch import Arch
+from contract.catalogue import catalogue
+from contract.graph import RECORD_FILE, SAMPLES_FILE, GraphFile, GraphRecord
+from tests.integration.networks import network
+
+DIMS = {"bands": 80, "encoder_size": 8, "vocabulary": 32, "top": 4, "embedding_size": 6}
+SMALL = {"batch": 2, "frames": 60, "encoder_frames": 12, "hypothesis_count": 3, "hypothesis_tokens": 5}
+
+
+def export(folder: Path, model: str, content: bytes | None = None) -> None:
+    """Write what export would have written for a model; `content` replaces its network."""
+    family, point = model.rsplit("_", 1)
+    graph = content or network(model)
+    folder.joinpath(model).mkdir(parents=True, exist_ok=True)
+    for precision in ("fp32", "fp16"):
+        folder.joinpath(model, f"{precision}.onnx").write_bytes(graph)
+    sample = probes.inputs(catalogue()[family], {**DIMS, **SMALL}, np.random.default_rng(2))
+    arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
+    np.savez(folder / model / SAMPLES_FILE, **arrays)
+    record = GraphRecord(
+        model=model,
+        family=family,
+        operating_point=point,
+        key="k",
+        opset=17,
+        weights="a test",
+        libraries={},
+        dims=DIMS,
+        parameters={"tokens": "[]"},
+        graphs={precision: _file(folder / model / f"{precision}.onnx") for precision in ("fp32", "fp16")},
+    )
+    files.write(folder / model / RECORD_FILE, record.to_json())
+
+
+def jobs(folder: Path, *names: str) -> list[Job]:
+    """Plan the CPU engines of exported models."""
+    return plan(folder, Arch.CPU, cpu(), names)
+
+
+def cpu() -> Compiler:
+    """Give the CPU's compiler."""
+    return compiler(None, Arch.CPU)
+
+
+def _file(path: Path) -> GraphFile:
+    return GraphFile(file=path.name, sha256=digest.of_file(path), size_bytes=path.stat().st_size, parity=())

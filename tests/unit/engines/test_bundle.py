@@ -1,0 +1,181 @@
+"""Bundles: what is built, taken over, refused, and what a failure leaves."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from build import gate
+from build.bundle import Target, make
+from contract import manifest
+from contract.arch import Arch
+from contract.errors import CompileError, GateError, GraphError
+from contract.platform import platform
+from tests.integration.networks import network
+from tests.unit.engines.exported import cpu, export, jobs
+
+ROOT = Path(__file__).parents[3]
+MODELS = ("am_en_standard", "body_standard", "diar_standard")
+
+
+def _target(folder: Path, *, force: bool = False) -> Target:
+    return Target(folder=folder / "cpu", platform=platform("embedded"), arch=Arch.CPU, compiler=cpu(), force=force)
+
+
+def _make(onnx_folder: Path, target: Target, *names: str) -> dict[str, str]:
+    outcomes = {}
+    make(target, jobs(onnx_folder, *names), lambda job, _, outcome: outcomes.update({job.record.model: outcome}))
+    return outcomes
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> Path:
+    for model in MODELS:
+        export(tmp_path / "onnx", model)
+    return tmp_path / "onnx"
+
+
+def test_a_bundle_says_all_about_its_engines(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    made = manifest.load(tmp_path / "cpu")
+    assert (made.platform, made.arch, [record.model for record in made.engines]) == ("embedded", Arch.CPU, list(MODELS))
+    body = made.engines[1]
+    assert (body.file, body.mode, body.precision, body.max_batch) == (
+        "body_standard/batch/model.onnx",
+        "batch",
+        "fp32",
+        16,
+    )
+    assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
+    assert body.gate.outcome == manifest.PASSED
+    assert body.gate.reason == "4 inputs"
+    assert [each.output for each in body.gate.parity] == ["encoder_out", "encoder_lengths"]
+    assert manifest.BundleManifest.from_json(made.to_json(), "again") == made
+
+
+def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:
+    assert set(_make(graphs, _target(tmp_path)).values()) != {"unchanged"}
+    engine = tmp_path / "cpu" / "diar_standard" / "batch" / "model.onnx"
+    before = engine.stat().st_ino
+    assert _make(graphs, _target(tmp_path)) == dict.fromkeys(MODELS, "unchanged")
+    assert engine.stat().st_ino == before
+    assert "unchanged" not in _make(graphs, _target(tmp_path, force=True)).values()
+
+
+def test_a_change_rebuilds_what_it_changes(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    changed = onnx.load_from_string(network("diar_standard"))
+    changed.producer_name = "another exporter"
+    export(graphs, "diar_standard", changed.SerializeToString())
+    outcomes = _make(graphs, _target(tmp_path))
+    assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["diar_standard"]
+
+
+def test_a_damaged_engine_is_built_again(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    (tmp_path / "cpu" / "body_standard" / "batch" / "model.onnx").write_bytes(b"")
+    outcomes = _make(graphs, _target(tmp_path))
+    assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["body_standard"]
+
+
+def test_other_models_stay_in_the_bundle(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    assert list(_make(graphs, _target(tmp_path), "diar_standard")) == ["diar_standard"]
+    assert [record.model for record in manifest.load(tmp_path / "cpu").engines] == list(MODELS)
+
+
+def test_a_damaged_graph_is_refused_before_anything_is_built(graphs: Path, tmp_path: Path) -> None:
+    path = graphs / "diar_standard" / "fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(GraphError) as refusal:
+        _make(graphs, _target(tmp_path))
+    assert str(refusal.value) == (
+        f"{path}: it is damaged: its content is not what the export record says. "
+        "Run `python -m export --model diar_standard --force`."
+    )
+    assert not (tmp_path / "cpu").exists()
+
+
+def test_a_missing_graph_is_named(graphs: Path, tmp_path: Path) -> None:
+    path = graphs / "diar_standard" / "fp32.onnx"
+    path.unlink()
+    with pytest.raises(GraphError, match="the file is missing"):
+        _make(graphs, _target(tmp_path))
+
+
+def test_what_is_no_graph_is_the_compilers_refusal(graphs: Path, tmp_path: Path) -> None:
+    export(graphs, "diar_standard", b"not an ONNX graph")
+    with pytest.raises(CompileError, match="diar_standard batch: ONNX Runtime refuses the graph"):
+        _make(graphs, _target(tmp_path))
+    assert list(tmp_path.iterdir()) == [graphs]
+
+
+def test_types_that_are_not_the_catalogues_are_refused(graphs: Path, tmp_path: Path) -> None:
+    changed = onnx.load_from_string(network("diar_standard"))
+    changed.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    changed.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
+    export(graphs, "diar_standard", changed.SerializeToString())
+    with pytest.raises(CompileError) as refusal:
+        _make(graphs, _target(tmp_path))
+    assert "the engine's tensors are" in str(refusal.value)
+    assert "'embedding': 'FP16'" in str(refusal.value)
+
+
+def test_an_engine_that_differs_from_its_graph_fails_the_gate(graphs: Path, tmp_path: Path) -> None:
+    """An engine of other content than its graph is refused, and the worst place is named."""
+    job = next(job for job in jobs(graphs) if job.record.model == "body_standard")
+    wrong = onnx.load_from_string(network("body_standard"))
+    four = next(value for value in wrong.graph.initializer if value.name == "four")
+    four.CopyFrom(numpy_helper.from_array(np.array([5], dtype=np.int32), "four"))
+    engine = tmp_path / "wrong.onnx"
+    onnx.save(wrong, engine)
+    with pytest.raises(GateError) as refusal:
+        gate.check(job, cpu(), engine)
+    assert str(refusal.value) == (
+        "body_standard batch for cpu: the engine differs from its graph: encoder_lengths differs by 1.0e+00 "
+        "(differing, allowed 0e+00) (random batch 1 frames 200). "
+        "Look at that output, or state a wider tolerance in the catalogue."
+    )
+
+
+def test_a_failed_gate_leaves_the_old_bundle(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _make(graphs, _target(tmp_path))
+    before = (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes()
+
+    def fail(*_: object) -> None:
+        raise GateError("an engine", "it is wrong", "Mend it")
+
+    monkeypatch.setattr(gate, "check", fail)
+    with pytest.raises(GateError):
+        _make(graphs, _target(tmp_path, force=True))
+    assert (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu", "onnx"]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2])
+def test_a_killed_build_leaves_the_old_bundle_whole(graphs: Path, tmp_path: Path, seconds: float) -> None:
+    target = _target(tmp_path / "embedded")
+    _make(graphs, target)
+    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--force"]
+    child = subprocess.Popen([*command, "--onnx", graphs, "--out", tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert _make(graphs, target) == dict.fromkeys(MODELS, "unchanged")
+
+
+def test_an_unwritable_folder_is_one_sentence(graphs: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "a file"
+    blocked.write_text("")
+    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--onnx", str(graphs), "--out", str(blocked)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 13
+    assert result.stderr == (
+        f"error: {blocked}/embedded: cannot be written (Not a directory). Choose a folder that you may write to.\n"
+    )

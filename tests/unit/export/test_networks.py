@@ -1,0 +1,99 @@
+"""The networks in torch: padding changes nothing, lengths are what the contract says."""
+
+import numpy as np
+import pytest
+import torch
+
+from contract import probes
+from contract.catalogue import catalogue
+from export.networks.body import subsampled
+from export.networks.layers import chunk_mask
+from tests.unit.export import small
+
+FAMILIES = ("body", "am_en", "decoder", "lm", "diar")
+PADDING_LEAK = 1e-5
+
+
+def _sizes(family: str, batch: int) -> dict[str, int]:
+    axes = dict.fromkeys(catalogue()[family].axes(), 40) | {"hypothesis_count": 3, "hypothesis_tokens": 7}
+    return {"batch": batch, **axes, **small.network(family).dims}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rubbish", [0.0, 30.0])
+def test_padding_changes_nothing(family: str, rubbish: float) -> None:
+    """An item padded inside a batch gives what it gives alone, whatever the padding holds."""
+    network, spec = small.network(family), catalogue()[family]
+    sample = probes.inputs(spec, _sizes(family, 1), np.random.default_rng(5))
+    alone = network(*map(torch.from_numpy, sample.values()))
+    padded = {
+        tensor.name: _pad(sample[tensor.name], [axis in spec.axes() for axis in tensor.shape], rubbish)
+        for tensor in spec.inputs
+    }
+    together = network(*map(torch.from_numpy, padded.values()))
+    for ours, theirs in zip(_tuple(together), _tuple(alone), strict=True):
+        cut = ours[tuple(slice(None, size) for size in theirs.shape)]
+        assert torch.allclose(cut.float(), theirs.float(), atol=PADDING_LEAK)
+
+
+def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _pad(array: np.ndarray, dynamic: list[bool], rubbish: float) -> np.ndarray:  # type: ignore[type-arg]
+    return np.pad(array, [(0, 1), *((0, 12 if axis else 0) for axis in dynamic)], constant_values=rubbish)
+
+
+@pytest.mark.parametrize(("frames", "encoder_frames"), [(35, 8), (200, 49), (400, 99), (2000, 499), (7, 1)])
+def test_subsampling_is_by_four(frames: int, encoder_frames: int) -> None:
+    features, lengths = torch.zeros(1, frames, 80), torch.tensor([frames])
+    encoded, encoder_lengths = small.network("body")(features, lengths)
+    assert subsampled(frames) == encoded.shape[1] == encoder_lengths.item() == encoder_frames
+
+
+def test_buckets_of_the_body_give_those_of_its_readers() -> None:
+    """What the body makes of a bucket is a bucket of everything that reads it."""
+    made = [subsampled(size) for size in catalogue()["body"].modes["batch"].axes["frames"].buckets]
+    for family in ("am_en", "decoder"):
+        assert list(catalogue()[family].modes["batch"].axes["encoder_frames"].buckets) == made
+
+
+def test_a_chunk_sees_itself_and_the_past() -> None:
+    mask = chunk_mask(5, 2, torch.device("cpu")).int().tolist()
+    assert mask == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+
+
+def test_chunks_hide_the_future() -> None:
+    network = small.network("body")
+    features, lengths = torch.randn(1, 67, 80), torch.tensor([67])
+    changed = features.clone()
+    changed[:, 40:] += 1.0
+    ours, _, _ = network.encode(features, lengths, chunk=4)
+    theirs, _, _ = network.encode(changed, lengths, chunk=4)
+    assert torch.equal(ours[:, :8], theirs[:, :8])
+    assert not torch.allclose(ours[:, 8:], theirs[:, 8:])
+
+
+def test_the_head_sorts_and_normalises() -> None:
+    head = small.network("am_en")
+    log_probs, tokens = head(torch.randn(1, 6, small.SIZE), torch.tensor([4]))
+    assert torch.all(log_probs[0, :4].diff(dim=-1) <= 0)
+    assert torch.all(log_probs[0, :4].exp().sum(-1) <= 1.0 + 1e-5)
+    assert tokens[0, 4:, 0].tolist() == [0, 0]
+    assert log_probs[0, 4:, 0].tolist() == [0.0, 0.0]
+
+
+def test_the_decoder_scores_what_its_softmax_says() -> None:
+    """The score is the sum over the tokens and the end, step by step."""
+    decoder = small.network("decoder")
+    heard, heard_lengths = torch.randn(1, 9, small.SIZE), torch.tensor([9])
+    tokens = torch.tensor([[[5, 7, 9, 0, 0]]])
+    score = decoder(heard, heard_lengths, tokens, torch.tensor([[3]]))
+    steps = decoder.log_probs(heard, heard_lengths, tokens[0, :, :3])[0]
+    expected = sum(steps[index, token].item() for index, token in enumerate((5, 7, 9, 2)))
+    assert score.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_embedding_has_unit_length() -> None:
+    embedding = small.network("diar")(torch.randn(2, 60, 80), torch.tensor([60, 20]))
+    assert embedding.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
