@@ -1,0 +1,101 @@
+"""What the shards hold, as the trainers want it."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training import synthesis
+from training.errors import MissingDataError
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One utterance: log-mel FP16 [frames, 80], a phoneme number for each frame, transcript, and speaker or ""."""
+
+    part: str
+    text: str
+    speaker: str
+    features: NDArray[np.float16]
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """All examples and the phonemes that their labels count, of which number 0 is unknown."""
+
+    examples: tuple[Example, ...]
+    phonemes: tuple[str, ...]
+
+    def part(self, name: str) -> tuple[Example, ...]:
+        """Give the examples of training ("train") or of one part of the evaluation."""
+        return tuple(example for example in self.examples if example.part == name)
+
+
+def prepare(recipe: Recipe) -> None:
+    """Speak the plan of a recipe into its folder of shards."""
+    synthesis.require_programs()
+    utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
+    synthesis.write_shards(utterances, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes)
+
+
+def load(recipe: Recipe) -> Dataset:
+    """Map the shards into memory. Raises MissingDataError where there are none."""
+    folders = sorted(path for path in recipe.shards.glob("shard-*") if path.suffix != ".partial")
+    if not folders:
+        raise MissingDataError(recipe.shards, "data")
+    phonemes: dict[str, int] = {synthesis.UNKNOWN_PHONEME: 0}
+    examples = [example for folder in folders for example in _read_shard(folder, phonemes)]
+    return Dataset(examples=tuple(examples), phonemes=tuple(phonemes))
+
+
+def statistics(examples: Sequence[Example]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give mean and deviation of each mel band over at most a thousand examples."""
+    chosen = random.Random(0).sample(examples, min(1000, len(examples)))
+    frames = np.concatenate([example.features for example in chosen]).astype(np.float32)
+    return frames.mean(axis=0), frames.std(axis=0)
+
+
+def buckets(lengths: Sequence[int], frames: int, source: random.Random) -> list[list[int]]:
+    """Group examples of like length into batches of at most `frames` padded frames, in random order.
+
+    Lengths are blurred by a tenth, so that the same examples do not meet in every epoch.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index] * source.uniform(0.95, 1.05))
+    batches: list[list[int]] = [[]]
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if batches[-1] and longest * (len(batches[-1]) + 1) > frames:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    source.shuffle(batches)
+    return batches
+
+
+def padded(features: Sequence[NDArray[np.float16]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Stack features into FP32 [batch, frames, 80], padded with zeros, and their lengths."""
+    lengths = np.asarray([len(one) for one in features], dtype=np.int64)
+    batch = np.zeros((len(features), int(lengths.max()), features[0].shape[1]), dtype=np.float32)
+    for row, one in zip(batch, features, strict=True):
+        row[: len(one)] = one
+    return batch, lengths
+
+
+def _read_shard(folder: Path, phonemes: dict[str, int]) -> Iterator[Example]:
+    index = json.loads((folder / "index.json").read_text())
+    numbers = np.asarray([phonemes.setdefault(name, len(phonemes)) for name in index["phonemes"]], dtype=np.uint8)
+    features = np.load(folder / "features.npy", mmap_mode="r")
+    labels = numbers[np.load(folder / "labels.npy")]
+    position = 0
+    for one in index["utterances"]:
+        span = slice(position, position := position + one["frames"])
+        yield Example(
+            part=one["part"], text=one["text"], speaker=one["speaker"], features=features[span], labels=labels[span]
+        )

@@ -1,0 +1,188 @@
+"""The demonstration: a meeting of two voices that nothing was trained on, in sentences that nothing was trained on."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from export.checkpoints import reference
+from training import corpus, espeak, reporting, speakers, synthesis
+from training.augment import Samples, scale
+from training.errors import MissingDataError, TrainingError
+from training.recipe import Recipe
+from training.scores import greedy_texts, word_error_rate
+from training.tokenizer import Tokenizer
+from training.voices import ACCENTS, DIALOGUE_VARIANTS
+from transcriber.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
+
+DEMO_FOLDER = Path("demo")
+WORDS_PER_MINUTE = 180
+EDGE_SECONDS = 0.4
+PAUSE_SECONDS = (0.3, 0.8)
+GAIN_DB = -6.0
+SILENT_BELOW = 0.01
+SAMPLE_SECONDS = (2.0, 4.0, 7.0, 11.0)
+SAMPLE_EDGE_SECONDS = 0.15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """How one of the two sounds."""
+
+    voice: str
+    pitch: int
+
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "A": Part(voice=f"{ACCENTS['american']}+{DIALOGUE_VARIANTS[0]}", pitch=40),
+        "B": Part(voice=f"{ACCENTS['british']}+{DIALOGUE_VARIANTS[1]}", pitch=60),
+    }
+)
+SCRIPT = (
+    ("A", "Hello Sarah, good to have you back. Did the new speech model pass the tests?"),
+    ("B", "Almost. Eleven of them were fine, but the one with the longest recording failed after forty minutes."),
+    ("A", "Do you already know why it failed?"),
+    ("B", "Daniel found out this morning. The server had no memory left because an old process was still running."),
+    ("A", "So there is nothing wrong with the model. How much memory does the engine need for two hours of audio?"),
+    ("B", "About six gigabytes, and the machine has sixteen. I would like to restart it after lunch."),
+    ("A", "Will the results be there before we talk to our customers on Thursday?"),
+    ("B", "If nothing else is broken. They want to see the word error rate and what each hour will cost."),
+    ("A", "The error rate went from nine to seven percent, so they should be happy. What did we say about the price?"),
+    ("B", "Twenty cents an hour, which is half of what they paid in March."),
+    ("A", "Perfect, then please write me a short summary. I will show it to everyone in London."),
+    ("B", "You will get it tonight. Would you like me to book the big room for ten o'clock?"),
+    ("A", "Please do, and invite Martin from the design team. He has some questions about the dashboard."),
+    ("B", "Sure, I can call him before I go home. Have a good trip, and see you on Wednesday."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """Who says what, from `start` to `end` in seconds."""
+
+    speaker: str
+    start: float
+    end: float
+    text: str
+
+
+def write(recipe: Recipe) -> None:
+    """Write the recording and its truth, and record how the weights do on it."""
+    refuse_known_sentences(recipe)
+    samples, turns = perform()
+    DEMO_FOLDER.mkdir(exist_ok=True)
+    soundfile.write(DEMO_FOLDER / "dialogue.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16", compression_level=1.0)
+    truth = {"text": " ".join(turn.text for turn in turns), "turns": [asdict(turn) for turn in turns]}
+    (DEMO_FOLDER / "dialogue.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+    measure(recipe)
+
+
+def sentences() -> tuple[str, ...]:
+    """Give the transcript of every sentence of the script."""
+    spoken = (one for _, text in SCRIPT for one in re.split(r"(?<=[.?!])\s+", text))
+    return tuple(corpus.normalise(one) for one in spoken)
+
+
+def refuse_known_sentences(recipe: Recipe) -> None:
+    """Raise TrainingError where a sentence of the script is one of the training."""
+    utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
+    trained = {one.text for utterance in utterances if utterance.part == "train" for one in utterance.sentences}
+    known = trained & set(sentences())
+    if known:
+        raise TrainingError(f"the dialogue repeats what the training says, change it: {'; '.join(sorted(known))}")
+
+
+def perform() -> tuple[Samples, tuple[Turn, ...]]:
+    """Speak the script: samples at 16 kHz and the turns in them."""
+    synthesis.require_programs()
+    source = np.random.default_rng(1)
+    pieces, turns = [synthesis.silence(EDGE_SECONDS)], []
+    for index, (name, text) in enumerate(SCRIPT):
+        if index:
+            pieces.append(synthesis.silence(source.uniform(*PAUSE_SECONDS)))
+        start = sum(map(len, pieces)) / SAMPLE_RATE_HZ
+        pieces.append(_say(PARTS[name], text))
+        end = sum(map(len, pieces)) / SAMPLE_RATE_HZ
+        turns.append(Turn(speaker=name, start=round(start, 2), end=round(end, 2), text=corpus.normalise(text)))
+    return scale(np.concatenate([*pieces, synthesis.silence(EDGE_SECONDS)]), GAIN_DB), tuple(turns)
+
+
+def read() -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
+    """Read the recording and its turns. Raises MissingDataError before `write`."""
+    path = DEMO_FOLDER / "dialogue.flac"
+    if not path.is_file():
+        raise MissingDataError(path, "dialogue")
+    samples, _ = soundfile.read(path, dtype="float32")
+    truth = json.loads((DEMO_FOLDER / "dialogue.json").read_text(encoding="utf-8"))
+    return samples, tuple(Turn(**turn) for turn in truth["turns"])
+
+
+def write_samples(_: Recipe) -> None:
+    """Write the features of four stretches of the dialogue of about 2, 4, 7 and 11 seconds, with their texts."""
+    samples, turns = read()
+    features, texts = {}, []
+    for index, seconds in enumerate(SAMPLE_SECONDS):
+        chosen = _stretch(turns, seconds)
+        features[f"segment_{index}"] = log_mel(_cut(samples, chosen))
+        texts.append(" ".join(turn.text for turn in chosen))
+    path = DEMO_FOLDER / "features.safetensors"
+    save_file(features, path, {"texts": json.dumps(texts)})
+    path.chmod(0o644)
+
+
+def measure(recipe: Recipe) -> None:
+    """Record word error rate and speaker clusters of the dialogue, turn by turn as its truth cuts it."""
+    samples, turns = read()
+    body, _ = reference.load(recipe.weights / "body.safetensors")
+    acoustic, _ = reference.load(recipe.weights / "am_en.safetensors")
+    diarization, parameters = reference.load(recipe.weights / "diar.safetensors")
+    cuts = [log_mel(_cut(samples, [turn])) for turn in turns]
+    texts = greedy_texts(body, acoustic, Tokenizer(recipe.weights / "tokenizer.model"), cuts)
+    figures: dict[str, float] = {"seconds": round(len(samples) / SAMPLE_RATE_HZ, 1)}
+    figures["wer_dialogue"] = word_error_rate([turn.text for turn in turns], texts)
+    windows, owners = _windows(cuts, turns)
+    clusters = speakers.cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
+    figures["clusters"] = len(set(clusters.tolist()))
+    figures["windows_right"] = speakers.clustering_accuracy(owners, clusters)
+    logger = reporting.open_log(recipe)
+    logger.info("dialogue: %s", figures)
+    for turn, text in zip(turns, texts, strict=True):
+        if text != turn.text:
+            logger.info("%s was heard as: %s", turn.text, text)
+    reporting.record(recipe, "dialogue", figures)
+
+
+def _say(part: Part, text: str) -> Samples:
+    spoken = espeak.speak(text, part.voice, words_per_minute=WORDS_PER_MINUTE, pitch=part.pitch)
+    samples = scale(synthesis.resampled(spoken.samples, spoken.rate_hz), 0.0)
+    loud = np.flatnonzero(np.abs(samples) > SILENT_BELOW)
+    return samples[loud[0] : loud[-1] + 1]
+
+
+def _cut(samples: Samples, turns: Sequence[Turn]) -> Samples:
+    first = int((turns[0].start - SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
+    last = int((turns[-1].end + SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
+    return samples[max(first, 0) : last]
+
+
+def _stretch(turns: Sequence[Turn], seconds: float) -> Sequence[Turn]:
+    spans = [turns[first:last] for first in range(len(turns)) for last in range(first + 1, len(turns) + 1)]
+    return min(spans, key=lambda span: abs(span[-1].end - span[0].start - seconds))
+
+
+def _windows(cuts: Sequence[NDArray[np.float16]], turns: Sequence[Turn]) -> tuple[list[NDArray[np.float16]], list[str]]:
+    size = int(speakers.WINDOW_SECONDS[0] * SAMPLE_RATE_HZ) // HOP_SAMPLES
+    windows, owners = [], []
+    for cut, turn in zip(cuts, turns, strict=True):
+        for first in range(0, max(len(cut) - size // 2, 1), size):
+            windows.append(cut[first : first + size])
+            owners.append(turn.speaker)
+    return windows, owners

@@ -1,0 +1,19 @@
+"""What can go wrong in the recipe, each as one sentence with its remedy."""
+
+
+class TrainingError(Exception):
+    """The root: printed as one sentence by the command line, which then exits with 1."""
+
+
+class MissingProgramError(TrainingError):
+    """A synthesiser is not installed."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program} is not installed; get it with: apt-get install espeak-ng flite")
+
+
+class MissingDataError(TrainingError):
+    """A stage was started before the one that makes its input."""
+
+    def __init__(self, path: object, command: str) -> None:
+        super().__init__(f"{path} does not exist; make it with: python -m training {command}")

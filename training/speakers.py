@@ -1,0 +1,246 @@
+"""The speaker network, trained to tell synthetic speakers apart, and the similarity that makes two stretches one."""
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress as ProgressBar
+from scipy.cluster import hierarchy
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial import distance
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.checkpoints import reference
+from export.networks.diarization import Diarization, DiarizationConfig
+from training import dataset, reporting
+from training.dataset import Example
+from training.recipe import Recipe
+
+FRAMES_PER_SECOND = 100
+CROP_SECONDS = (1.0, 4.0)
+BATCH_SIZE = 96
+PEAK_LEARNING_RATE = 2.0e-3
+WARM_UP_STEPS = 100
+# Additive angular margin softmax (arXiv:1801.07698); the margin grows from zero over this share of the training.
+SCALE, MARGIN, MARGIN_SHARE = 30.0, 0.2, 0.3
+AVERAGE_DECAY = 0.995
+# What the network sees of level: the whole crop louder or quieter by up to this much, in nepers of power.
+LEVEL_SHIFT = 2.0
+EQUAL_ERROR_SECONDS = (1.5, 3.0)
+WINDOW_SECONDS = (1.5, 2.0)
+DIALOGUES, TURNS = 200, 10
+Speakers = Mapping[str, Sequence[Example]]
+
+
+class Margin(nn.Module):
+    """The classifier of training: cosine to a centre of each speaker, made harder by an angle."""
+
+    def __init__(self, size: int, speakers: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(speakers, size))
+
+    def forward(self, embeddings: Tensor, speakers: Tensor, margin: float) -> Tensor:
+        """Give the mean loss of unit embeddings [batch, size] with the numbers of their speakers."""
+        cosine = functional.linear(embeddings, functional.normalize(self.centres, dim=-1)).clamp(-0.9999, 0.9999)
+        target = torch.cos(torch.acos(cosine) + margin)
+        is_speaker = functional.one_hot(speakers, len(self.centres)).bool()
+        return functional.cross_entropy(SCALE * torch.where(is_speaker, target, cosine), speakers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """An embedded stretch of a development dialogue."""
+
+    speaker: str
+    embedding: NDArray[np.float32]
+
+
+def train(recipe: Recipe) -> None:
+    """Train for the recipe's minutes, choose the threshold, save, and record what the saved FP16 weights reach."""
+    logger = reporting.open_log(recipe)
+    torch.set_num_threads(recipe.processes)
+    torch.manual_seed(recipe.seed)
+    data = dataset.load(recipe)
+    known, unknown = by_speaker(data.part("train")), by_speaker(data.part("voices"))
+    network, steps = _fit(recipe, data.part("train"), known)
+    path = recipe.weights / "diar.safetensors"
+    reference.save(path, "diarization", network, {})
+    network, _ = reference.load(path)
+    threshold, figures = choose_threshold(network, unknown, recipe.seed)
+    reference.save(path, "diarization", network, {"same_speaker_similarity": f"{threshold:.2f}"})
+    for seconds in EQUAL_ERROR_SECONDS:
+        figures[f"equal_error_{int(1000 * seconds)}_ms"] = equal_error(network, unknown, seconds, recipe.seed)
+    figures |= {"minutes": recipe.speakers_minutes, "steps": steps, "speakers": len(known), "unseen": len(unknown)}
+    figures["same_speaker_similarity"] = round(threshold, 2)
+    logger.info("speaker network: %s", figures)
+    reporting.record(recipe, "speakers", figures)
+
+
+def by_speaker(examples: Sequence[Example]) -> Speakers:
+    """Group the examples in which one speaker is heard."""
+    ordered = sorted((example for example in examples if example.speaker), key=lambda example: example.speaker)
+    return {name: list(group) for name, group in itertools.groupby(ordered, key=lambda example: example.speaker)}
+
+
+def crop(example: Example, frames: int, source: random.Random) -> NDArray[np.float16]:
+    """Take a random stretch that holds speech, or everything where there is less.
+
+    The quarter of a second at the edges, which may be silence, is left out where enough remains.
+    """
+    spare = len(example.features) - frames
+    edge = FRAMES_PER_SECOND // 4 if spare > FRAMES_PER_SECOND // 2 else 0
+    first = source.randint(edge, spare - edge) if spare > 0 else 0
+    return example.features[first : first + frames]
+
+
+@torch.inference_mode()
+def embed(network: nn.Module, crops: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
+    """Embed crops: FP32 [crops, E]."""
+    embedded = []
+    for start in range(0, len(crops), BATCH_SIZE):
+        features, lengths = dataset.padded(crops[start : start + BATCH_SIZE])
+        embedded.append(network(torch.from_numpy(features), torch.from_numpy(lengths)).numpy())
+    return np.concatenate(embedded)
+
+
+def equal_error(network: nn.Module, speakers: Speakers, seconds: float, seed: int) -> float:
+    """Give the rate at which false acceptances and false rejections are equal, over pairs of different utterances."""
+    source = random.Random(seed)
+    frames = int(seconds * FRAMES_PER_SECOND)
+    long_enough = [
+        (name, example) for name, group in speakers.items() for example in group if len(example.features) >= frames
+    ]
+    embeddings = embed(network, [crop(example, frames, source) for _, example in long_enough])
+    similarity = embeddings @ embeddings.T
+    names = np.asarray([name for name, _ in long_enough])
+    pairs = np.triu_indices(len(names), 1)
+    same = (names[:, None] == names[None, :])[pairs]
+    return error_where_equal(similarity[pairs][same], similarity[pairs][~same])
+
+
+def error_where_equal(same: NDArray[np.float32], different: NDArray[np.float32]) -> float:
+    """Find the equal error rate from the similarities of same-speaker and different-speaker pairs."""
+    thresholds = np.sort(np.concatenate((same, different)))
+    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
+    accepted = 1.0 - np.searchsorted(np.sort(different), thresholds) / len(different)
+    best = int(np.argmin(np.abs(rejected - accepted)))
+    return float((rejected[best] + accepted[best]) / 2)
+
+
+def choose_threshold(network: nn.Module, pool: Speakers, seed: int) -> tuple[float, dict[str, float]]:
+    """Find the similarity that clusters development dialogues of two to four speakers of a pool best.
+
+    Also gives the share of windows put right and the share of dialogues with the right number of speakers. The pool
+    must have one sound throughout, as a recording has: else rooms and lines would be told apart.
+    """
+    source = random.Random(seed)
+    dialogues = [_dialogue(network, pool, source) for _ in range(DIALOGUES)]
+    results = {threshold: _cluster_all(dialogues, threshold) for threshold in np.arange(0.05, 0.9, 0.02)}
+    # Where several are equally good, the middle of them is the safest.
+    best = max(accuracy for accuracy, _ in results.values())
+    good = [threshold for threshold, (accuracy, _) in results.items() if accuracy >= best - 0.002]
+    chosen = good[len(good) // 2]
+    return float(chosen), {"clustering_accuracy": results[chosen][0], "right_speaker_count": results[chosen][1]}
+
+
+def cluster(embeddings: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
+    """Assign speaker numbers to unit embeddings [windows, E] by average linkage over cosine similarity."""
+    if len(embeddings) == 1:
+        return np.zeros(1, dtype=np.int64)
+    linkage = hierarchy.linkage(distance.pdist(embeddings, "cosine"), "average")
+    return np.asarray(hierarchy.fcluster(linkage, 1.0 - threshold, "distance"), dtype=np.int64) - 1
+
+
+def clustering_accuracy(truth: Sequence[str], clusters: NDArray[np.int64]) -> float:
+    """Give the share of windows that agree with the truth under the best pairing of clusters with speakers."""
+    names = sorted(set(truth))
+    table = np.zeros((len(names), int(clusters.max()) + 1))
+    for name, number in zip(truth, clusters, strict=True):
+        table[names.index(name), number] += 1
+    rows, columns = linear_sum_assignment(-table)
+    return float(table[rows, columns].sum() / len(truth))
+
+
+def _fit(recipe: Recipe, examples: Sequence[Example], speakers: Speakers) -> tuple[nn.Module, int]:
+    network, numbers = Diarization(DiarizationConfig()), {name: index for index, name in enumerate(speakers)}
+    mean, deviation = dataset.statistics(examples)
+    network.feature_norm.mean.copy_(torch.from_numpy(mean))
+    network.feature_norm.deviation.copy_(torch.from_numpy(deviation))
+    margin = Margin(network.config.embedding, len(speakers))
+    parameters = [*network.parameters(), *margin.parameters()]
+    optimiser = torch.optim.AdamW(parameters, weight_decay=0.05, fused=True)
+    average = torch.optim.swa_utils.AveragedModel(network, avg_fn=_average, use_buffers=False)
+    source, logger = random.Random(recipe.seed), reporting.open_log(recipe)
+    budget, start, step, reported = recipe.speakers_minutes * 60, time.monotonic(), 0, 0.0
+    with ProgressBar(transient=True) as bar:
+        task = bar.add_task("speakers", total=budget)
+        while (elapsed := time.monotonic() - start) < budget:
+            share = elapsed / budget
+            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * share))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            loss = _step(network, margin, speakers, numbers, source, MARGIN * min(1.0, share / MARGIN_SHARE))
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimiser.step()
+            average.update_parameters(network)
+            step += 1
+            bar.update(task, completed=elapsed)
+            if elapsed - reported > 20:
+                reported = elapsed
+                logger.info("speakers: %.1f min, step %d, loss %.3f", elapsed / 60, step, float(loss.detach()))
+    return average.module.eval(), step
+
+
+def _average(average: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
+    return average.lerp(current, 1.0 - AVERAGE_DECAY)
+
+
+def _step(
+    network: nn.Module,
+    margin: Margin,
+    speakers: Speakers,
+    numbers: Mapping[str, int],
+    source: random.Random,
+    angle: float,
+) -> Tensor:
+    frames = int(source.uniform(*CROP_SECONDS) * FRAMES_PER_SECOND)
+    # Short crops leave room for more of them: a batch costs about the same whatever its length.
+    names = source.choices(list(speakers), k=int(BATCH_SIZE * 250 / frames))
+    features, lengths = dataset.padded([crop(source.choice(speakers[name]), frames, source) for name in names])
+    shifts = torch.tensor([source.uniform(-LEVEL_SHIFT, LEVEL_SHIFT) for _ in names])
+    embeddings = network(torch.from_numpy(features) + shifts[:, None, None], torch.from_numpy(lengths))
+    loss: Tensor = margin(embeddings, torch.tensor([numbers[name] for name in names]), angle)
+    return loss
+
+
+def _dialogue(network: nn.Module, pool: Speakers, source: random.Random) -> list[Window]:
+    names = source.sample(sorted(pool), source.choice((2, 2, 2, 3, 4)))
+    crops, owners = [], []
+    for turn in range(TURNS):
+        name = names[turn % len(names)]
+        frames = int(source.uniform(*WINDOW_SECONDS) * FRAMES_PER_SECOND)
+        example = source.choice(pool[name])
+        for first in range(0, max(len(example.features) - frames // 2, 1), frames):
+            crops.append(example.features[first : first + frames])
+            owners.append(name)
+    embeddings = embed(network, crops)
+    return [Window(speaker=name, embedding=row) for name, row in zip(owners, embeddings, strict=True)]
+
+
+def _cluster_all(dialogues: Sequence[Sequence[Window]], threshold: float) -> tuple[float, float]:
+    accuracies, counts_right = [], []
+    for windows in dialogues:
+        truth = [window.speaker for window in windows]
+        clusters = cluster(np.stack([window.embedding for window in windows]), threshold)
+        accuracies.append(clustering_accuracy(truth, clusters))
+        counts_right.append(len(set(clusters.tolist())) == len(set(truth)))
+    return float(np.mean(accuracies)), float(np.mean(counts_right))

@@ -1,0 +1,231 @@
+"""Speech made from text: a seeded plan of utterances, spoken in parallel processes into shards of features."""
+
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import soundfile
+from numpy.random import Generator
+from numpy.typing import NDArray
+from rich.progress import track
+from scipy import signal
+
+from training import corpus, espeak, voices
+from training.augment import Samples, disturb, scale
+from training.corpus import Sentence
+from training.errors import MissingProgramError
+from training.voices import Voice
+from transcriber.features import HOP_MS, SAMPLE_RATE_HZ, WINDOW_MS, log_mel
+
+EVALUATION_PARTS = ("grammar", "prose", "voices", "noisy")
+WORDS_PER_MINUTE = (130, 215)
+PITCH_JITTER = 4
+FLITE_SHARE = 0.08
+TWO_SPEAKERS_SHARE = 0.05
+# Sentences joined in one utterance, and how often.
+SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
+LONGEST_WORDS = 45
+PAUSE_SECONDS = (0.1, 0.8)
+EDGE_SECONDS = (0.05, 0.5)
+UNKNOWN_PHONEME = "?"
+SILENCE = "_"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Utterance:
+    """One example: sentences, who says each, and the seed of all that is random about how."""
+
+    part: str
+    seed: int
+    sentences: tuple[Sentence, ...]
+    voices: tuple[Voice, ...]
+    disturbed: bool
+
+    @property
+    def text(self) -> str:
+        """The transcript."""
+        return " ".join(one.text for one in self.sentences)
+
+    @property
+    def speaker(self) -> str:
+        """The speaker's name, empty where two speak."""
+        names = {voice.speaker for voice in self.voices}
+        return names.pop() if len(names) == 1 else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speech:
+    """Samples at 16 kHz and the start in seconds of every phoneme."""
+
+    samples: Samples
+    phonemes: tuple[tuple[float, str], ...]
+
+
+def plan(count: int, evaluation_count: int, seed: int) -> tuple[Utterance, ...]:
+    """Draw the utterances of training and of each part of the evaluation, the same for the same seed."""
+    source = random.Random(seed)
+    training = [_training_utterance(source) for _ in range(count)]
+    evaluation = [_evaluation_utterance(part, source) for part in EVALUATION_PARTS for _ in range(evaluation_count)]
+    return (*evaluation, *training)
+
+
+def require_programs() -> None:
+    """Raise MissingProgramError unless both synthesisers are there."""
+    for program in ("espeak-ng", "flite"):
+        if which(program) is None:
+            raise MissingProgramError(program)
+
+
+def write_shards(utterances: Sequence[Utterance], folder: Path, *, shard_size: int, processes: int) -> None:
+    """Speak a plan into numbered shards; those that exist are kept, so a killed run goes on where it stopped."""
+    require_programs()
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        (folder / f"shard-{start // shard_size:04d}", utterances[start : start + shard_size])
+        for start in range(0, len(utterances), shard_size)
+    ]
+    missing = [shard for shard in shards if not shard[0].exists()]
+    # One process a shard: espeak-ng carries state from text to text, and a shard must not depend on the one before.
+    with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+        done = pool.imap_unordered(_write_shard, missing, chunksize=1)
+        for _ in track(done, description="speaking", total=len(missing)):
+            pass
+
+
+def speak(text: str, voice: Voice, source: Generator) -> Speech:
+    """Say one sentence at a random rate and slightly random pitch, at 16 kHz and at a level of its own."""
+    return _SYNTHESISERS[voice.synthesiser](text, voice, source)
+
+
+def render(utterance: Utterance) -> Speech:
+    """Speak an utterance: its sentences with pauses between, silence around, and disturbances where planned."""
+    source = np.random.default_rng(utterance.seed)
+    pieces: list[NDArray[np.float32]] = []
+    phonemes: list[tuple[float, str]] = [(0.0, SILENCE)]
+    position = 0
+    for index, (one, voice) in enumerate(zip(utterance.sentences, utterance.voices, strict=True)):
+        pause = silence(source.uniform(*(PAUSE_SECONDS if index else EDGE_SECONDS)))
+        speech = speak(one.spoken, voice, source)
+        position += len(pause)
+        phonemes += [(start + position / SAMPLE_RATE_HZ, name) for start, name in speech.phonemes]
+        position += len(speech.samples)
+        phonemes.append((position / SAMPLE_RATE_HZ, SILENCE))
+        pieces += [pause, scale(speech.samples, 0.0)]
+    samples = np.concatenate([*pieces, silence(source.uniform(*EDGE_SECONDS))])
+    samples = disturb(samples, source) if utterance.disturbed else scale(samples, -6.0)
+    return Speech(samples=samples, phonemes=tuple(phonemes))
+
+
+def silence(seconds: float) -> NDArray[np.float32]:
+    """Digital silence of a length."""
+    return np.zeros(int(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
+
+
+def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Bring samples to 16 kHz."""
+    if rate_hz == SAMPLE_RATE_HZ:
+        return samples
+    return np.asarray(signal.resample_poly(samples, SAMPLE_RATE_HZ, rate_hz), dtype=np.float32)
+
+
+def frame_labels(phonemes: Sequence[tuple[float, str]], frames: int, inventory: dict[str, int]) -> NDArray[np.uint8]:
+    """Say which phoneme sounds at the middle of each feature frame: numbers of `inventory`, which grows as needed."""
+    numbers = [inventory.setdefault(name, len(inventory)) for _, name in phonemes]
+    middles = (np.arange(frames) * HOP_MS + WINDOW_MS / 2) / 1000.0
+    which_phoneme = np.searchsorted([start for start, _ in phonemes], middles, side="right") - 1
+    return np.asarray([numbers[each] for each in np.maximum(which_phoneme, 0)], dtype=np.uint8)
+
+
+def _training_utterance(source: random.Random) -> Utterance:
+    sentences: list[Sentence] = []
+    for _ in range(source.choice(SENTENCE_COUNTS)):
+        one = _training_sentence(source)
+        if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
+            sentences.append(one)
+    pool = voices.flite_voices() if source.random() < FLITE_SHARE else voices.training_voices()
+    speakers = [source.choice(pool)] * len(sentences)
+    if source.random() < TWO_SPEAKERS_SHARE:
+        speakers = [source.choice(pool) for _ in sentences]
+    return _utterance("train", source, sentences, speakers, disturbed=True)
+
+
+def _training_sentence(source: random.Random) -> Sentence:
+    kind = source.random()
+    if kind < 0.12:
+        return corpus.word_salad(source)
+    if kind < 0.40:
+        return corpus.drawn(source, corpus.prose(), held_out=False)
+    return corpus.drawn_from_grammar(source, held_out=False)
+
+
+def _evaluation_utterance(part: str, source: random.Random) -> Utterance:
+    if part == "prose":
+        sentences = [corpus.drawn(source, corpus.prose(), held_out=True)]
+    else:
+        sentences = [corpus.drawn_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2)))]
+    pool: tuple[Voice, ...] = voices.training_voices()
+    if part == "voices":
+        unseen = voices.held_out_voices()
+        pool = (*unseen, *[voices.held_out_flite_voice()] * (len(unseen) // 9))
+    return _utterance(part, source, sentences, [source.choice(pool)] * len(sentences), disturbed=part == "noisy")
+
+
+def _utterance(
+    part: str, source: random.Random, sentences: list[Sentence], speakers: list[Voice], *, disturbed: bool
+) -> Utterance:
+    return Utterance(
+        part=part,
+        seed=source.getrandbits(32),
+        sentences=tuple(sentences),
+        voices=tuple(speakers),
+        disturbed=disturbed,
+    )
+
+
+def _write_shard(shard: tuple[Path, Sequence[Utterance]]) -> None:
+    path, utterances = shard
+    inventory: dict[str, int] = {UNKNOWN_PHONEME: 0}
+    features, labels, index = [], [], []
+    for utterance in utterances:
+        speech = render(utterance)
+        features.append(log_mel(speech.samples))
+        labels.append(frame_labels(speech.phonemes, len(features[-1]), inventory))
+        index.append({"part": utterance.part, "text": utterance.text, "speaker": utterance.speaker,
+                      "frames": len(features[-1]), "plan": asdict(utterance)["voices"]})  # fmt: skip
+    partial_path = path.with_suffix(".partial")
+    partial_path.mkdir(exist_ok=True)
+    np.save(partial_path / "features.npy", np.concatenate(features))
+    np.save(partial_path / "labels.npy", np.concatenate(labels))
+    (partial_path / "index.json").write_text(json.dumps({"phonemes": list(inventory), "utterances": index}))
+    partial_path.rename(path)
+
+
+def _espeak(text: str, voice: Voice, source: Generator) -> Speech:
+    spoken = espeak.speak(
+        text,
+        voice.name,
+        words_per_minute=int(source.integers(*WORDS_PER_MINUTE)),
+        pitch=voice.pitch + int(source.integers(-PITCH_JITTER, PITCH_JITTER + 1)),
+        pitch_range=int(source.integers(30, 71)),
+    )
+    return Speech(samples=resampled(spoken.samples, spoken.rate_hz), phonemes=spoken.phonemes)
+
+
+def _flite(text: str, voice: Voice, source: Generator) -> Speech:
+    stretch = f"duration_stretch={source.uniform(0.85, 1.2):.2f}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        command = ["flite", "-voice", voice.name, "--setf", stretch, "-t", text, "-o", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples, rate_hz = soundfile.read(path, dtype="float32")
+    return Speech(samples=resampled(samples, rate_hz), phonemes=((0.0, UNKNOWN_PHONEME),))
+
+
+_SYNTHESISERS = {"espeak": _espeak, "flite": _flite}

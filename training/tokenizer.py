@@ -1,0 +1,68 @@
+"""The tokens that the recogniser answers with: byte-pair pieces, three of them reserved."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from training.errors import MissingDataError
+
+BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
+BLANK_PIECE, BOUNDARY_PIECE = "<blank>", "</s>"
+WORD_START = "\u2581"
+
+
+def make(texts: Iterable[str], path: Path, vocabulary: int) -> None:
+    """Learn the pieces from transcripts and write the model."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=vocabulary,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            pad_id=BLANK,
+            unk_id=UNKNOWN,
+            eos_id=BOUNDARY,
+            bos_id=-1,
+            pad_piece=BLANK_PIECE,
+            eos_piece=BOUNDARY_PIECE,
+            num_threads=1,
+            minloglevel=2,
+        )
+
+
+class Tokenizer:
+    """Text to token numbers and back."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise MissingDataError(path, "recogniser")
+        self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+    def encode(self, text: str) -> list[int]:
+        """Give the tokens of a normalised transcript."""
+        return list(self._model.Encode(text))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Join tokens into text; the reserved ones say nothing."""
+        pieces = self.pieces()
+        said = (pieces[token] for token in tokens if token > BOUNDARY)
+        return "".join(said).replace(WORD_START, " ").strip()
+
+    def pieces(self) -> list[str]:
+        """Give every piece in the order of its number."""
+        return [self._model.IdToPiece(number) for number in range(self._model.GetPieceSize())]
+
+
+def collapse(frames: Iterable[int]) -> list[int]:
+    """Apply the rule of CTC: merge repeated tokens, then drop blanks."""
+    tokens: list[int] = []
+    last = BLANK
+    for token in frames:
+        if token not in (BLANK, last):
+            tokens.append(token)
+        last = token
+    return tokens

@@ -1,0 +1,83 @@
+"""Who speaks: the synthetic speakers, and which of them are kept from training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+# The names that espeak-ng takes together with a `+variant`.
+ACCENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "american": "en-us",
+        "british": "gmw/en",
+        "scottish": "en-gb-scotland",
+        "received": "en-gb-x-rp",
+        "lancaster": "en-gb-x-gbclan",
+        "caribbean": "en-029",
+        "new-york": "en-us-nyc",
+    }
+)
+HELD_OUT_ACCENT = "en-gb-x-gbcwmd"
+
+# espeak-ng's variants without those that are no voice of a person (robots, whispers) and without exact duplicates:
+# `fast` sounds as the plain accent, `klatt` and `klatt6` as `caleb`.
+VARIANTS = (
+    "Alex", "Alicia", "Andrea", "Andy", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo",
+    "Jacky", "Lee", "Marco", "Mike", "Mr serious", "Nguyen", "RicishayMax", "RicishayMax2", "RicishayMax3", "Storm",
+    "Tweaky", "adam", "anika", "announcer", "antonio", "aunty", "benjamin", "boris", "caleb", "david", "ed",
+    "edward", "f1", "f3", "f4", "grandma", "grandpa", "gustave", "iven", "iven2", "iven3", "iven4", "kaukovalta",
+    "klatt2", "klatt3", "klatt4", "klatt5", "linda", "m1", "m2", "m4", "m6", "m7", "m8", "marcelo", "michel",
+    "miguel", "norbert", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph", "steph2",
+    "travis", "victor", "zac",
+)  # fmt: skip
+HELD_OUT_VARIANTS = ("Annie", "Mario", "Michael", "belinda", "f5", "john", "m5", "max", "pablo")
+# Kept from training and from the choice of any threshold: they hold the demonstration's dialogue.
+DIALOGUE_VARIANTS = ("m3", "f2")
+PITCHES = (30, 55, 80)
+
+FLITE_VOICES = ("kal16", "awb", "slt")
+HELD_OUT_FLITE_VOICE = "rms"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Voice:
+    """One synthetic speaker; `pitch` is espeak-ng's, 0 to 99, and flite has none."""
+
+    synthesiser: str
+    name: str
+    pitch: int = 50
+
+    @property
+    def speaker(self) -> str:
+        """The name under which all utterances of this speaker are found."""
+        return f"{self.synthesiser}:{self.name}:{self.pitch}"
+
+
+@cache
+def training_voices() -> tuple[Voice, ...]:
+    """Give the espeak-ng speakers of training: all variants at three clearly different pitches, accents in rotation."""
+    return _speakers(VARIANTS, tuple(ACCENTS.values()))
+
+
+@cache
+def held_out_voices() -> tuple[Voice, ...]:
+    """Give the espeak-ng speakers of evaluation: unseen variants, a third of them with the unseen accent."""
+    return _speakers(HELD_OUT_VARIANTS, (ACCENTS["american"], HELD_OUT_ACCENT, ACCENTS["received"]))
+
+
+def flite_voices() -> tuple[Voice, ...]:
+    """Give the flite speakers of training."""
+    return tuple(Voice(synthesiser="flite", name=name) for name in FLITE_VOICES)
+
+
+def held_out_flite_voice() -> Voice:
+    """Give the one flite speaker of evaluation."""
+    return Voice(synthesiser="flite", name=HELD_OUT_FLITE_VOICE)
+
+
+def _speakers(variants: Sequence[str], accents: Sequence[str]) -> tuple[Voice, ...]:
+    pairs = [(variant, pitch) for variant in variants for pitch in PITCHES]
+    return tuple(
+        Voice(synthesiser="espeak", name=f"{accents[index % len(accents)]}+{variant}", pitch=pitch)
+        for index, (variant, pitch) in enumerate(pairs)
+    )
