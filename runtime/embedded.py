@@ -103,12 +103,13 @@ def _libpython_folders() -> list[str]:
     for candidate in candidates:
         if (candidate / name).is_file():
             return [str(candidate)]
-    if ctypes.util.find_library(f"python{sys.version_info.major}.{sys.version_info.minor}"):
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if ctypes.util.find_library(f"python{version}"):
         return []
     raise ServerUnavailableError(
         name,
         "this Python has no shared library, which the server's backend needs",
-        "Use a Python built with --enable-shared",
+        f"Install the package libpython{version} (Debian, Ubuntu), or use a Python built with --enable-shared",
     )
 
 

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from contract.catalogue import catalogue, models
 from runtime import probe
 from tests.integration import serving
+from tests.integration.asking import Arrays, infer, tensors
 from tests.integration.serving import Running
 from tests.unit.runtime import synthetic
 
@@ -24,7 +25,6 @@ pytestmark = pytest.mark.integration
 MODELS = models(catalogue())
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
 GENERATOR = np.random.default_rng(7)
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +45,6 @@ def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def client(server: Running) -> Iterator[triton.InferenceServerClient]:
     with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
         yield client
-
-
-def tensors(arrays: Arrays) -> list[triton.InferInput]:
-    types = {"float16": "FP16", "float32": "FP32", "int32": "INT32"}
-    made = [triton.InferInput(name, array.shape, types[str(array.dtype)]) for name, array in arrays.items()]
-    for tensor, array in zip(made, arrays.values(), strict=True):
-        tensor.set_data_from_numpy(array)
-    return made
-
-
-def infer(client: triton.InferenceServerClient, model: str, arrays: Arrays, *outputs: str) -> Any:
-    wanted = [triton.InferRequestedOutput(name) for name in outputs] or None
-    return client.infer(model, tensors(arrays), outputs=wanted)
 
 
 def infer_together(client: triton.InferenceServerClient, model: str, requests: list[Arrays]) -> list[Any]:

@@ -1,0 +1,220 @@
+"""The whole pipeline on the reference weights: exported, compiled, gated, served, transcribed.
+
+What the steps make is kept under dist/tests/, so that a second run of these tests rebuilds nothing that is unchanged.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient import grpc as triton
+
+from contract import manifest
+from contract.arch import Arch
+from contract.catalogue import catalogue, models
+from demo.scores import score
+from export.samples import bucket, speech
+from runtime import probe
+from tests.integration import serving
+from tests.integration.asking import Arrays, infer
+from tests.integration.serving import Running
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "dist" / "tests"
+STANDARD = ["am_en_standard", "body_standard", "decoder_standard", "diar_standard"]
+SERVED = ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"]
+COMPILED = (Arch.SM75, Arch.SM80, Arch.SM86, Arch.SM89)
+LARGEST_WORD_ERROR_RATE = 0.15
+# One item alone and the same item padded inside a batch: the sums run over more zeros, nothing else differs.
+LARGEST_DIFFERENCE = 1e-4
+
+
+def _run(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"python -m {module}: exit code {result.returncode}\n{result.stderr}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Path:
+    _run("export", "--out", OUT / "onnx", "--operating-point", "standard")
+    return OUT / "onnx"
+
+
+@pytest.fixture(scope="module")
+def engines(graphs: Path) -> Path:
+    _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", OUT / "engines")
+    return OUT / "engines"
+
+
+@pytest.fixture(scope="module")
+def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving.started(engines, tmp_path_factory.mktemp("server")) as running:
+        serving.wait_ready(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        yield client
+
+
+def test_nothing_is_done_twice(graphs: Path, engines: Path) -> None:
+    exported = _run("export", "--out", graphs, "--operating-point", "standard").stderr
+    built = _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", engines).stderr
+    for text in (exported, built):
+        lines = [line for line in text.splitlines() if "_standard" in line]
+        assert len(lines) == len(STANDARD)
+        assert all(line.endswith("unchanged") for line in lines)
+
+
+def test_every_engine_passed_its_gate(engines: Path) -> None:
+    bundle = manifest.load(engines / "embedded" / "cpu")
+    assert [record.model for record in bundle.engines] == STANDARD
+    for record in bundle.engines:
+        assert record.gate.outcome == manifest.PASSED
+        assert all(agreement.holds for agreement in record.gate.parity)
+
+
+@pytest.mark.parametrize("arch", COMPILED, ids=lambda arch: arch.value)
+def test_every_network_compiles_for(arch: Arch, graphs: Path) -> None:
+    """Real ahead-of-time compiles of TensorRT-RTX, which need no GPU."""
+    _run("build.engines", "--arch", arch.value, "--compiler", "tensorrt_rtx", "--onnx", graphs, "--out", OUT / "check")
+    bundle = OUT / "check" / "compile-check" / arch.value
+    records = manifest.load(bundle).engines
+    assert [record.model for record in records] == STANDARD
+    for record in records:
+        assert (record.compiler, record.precision, record.gate.outcome) == ("tensorrt_rtx", "fp16", manifest.NOT_RUN)
+        assert (bundle / record.file).stat().st_size == record.size_bytes > 10_000
+
+
+def test_a_compile_check_is_never_served(graphs: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "engines"
+    arguments = ("--arch", "sm80", "--compiler", "tensorrt_rtx", "--model", "diar_standard")
+    _run("build.engines", *arguments, "--onnx", graphs, "--out", bundles)
+    command = serving.command(bundles, tmp_path / "repository")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 41
+    assert "(diar_standard/batch): Triton has no backend for TensorRT-RTX engines" in result.stderr
+
+
+def test_the_standard_point_is_ready(server: Running) -> None:
+    assert probe.models(server.url) == dict.fromkeys(SERVED, "READY")
+    table = server.log.read_text()
+    for name in SERVED:
+        assert f"| {name} " in table
+
+
+def test_the_ensemble_has_the_names_and_types_of_the_contract(client: triton.InferenceServerClient) -> None:
+    metadata = client.get_model_metadata("ensemble_en_standard")
+    assert {(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in metadata.inputs} == {
+        ("features", "FP16", (-1, -1, 80)),
+        ("feature_lengths", "INT32", (-1, 1)),
+    }
+    size = manifest.load(OUT / "engines" / "embedded" / "cpu").engines[1].dims["encoder_size"]
+    assert {(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in metadata.outputs} == {
+        ("top_log_probs", "FP32", (-1, -1, 16)),
+        ("top_tokens", "INT32", (-1, -1, 16)),
+        ("encoder_out", "FP16", (-1, -1, size)),
+        ("encoder_lengths", "INT32", (-1, 1)),
+    }
+
+
+@pytest.mark.parametrize("model", SERVED)
+def test_a_padded_item_gives_what_it_gives_alone(model: str, client: triton.InferenceServerClient) -> None:
+    spec = models(catalogue())[model].family
+    items = [_inputs(client, model, index) for index in (0, 2)]
+    alone = [_infer(client, model, item) for item in items]
+    together = _infer(client, model, _padded(items))
+    for row, outputs in enumerate(alone):
+        for tensor in spec.outputs:
+            theirs = outputs[tensor.name][0]
+            ours = together[tensor.name][row][tuple(slice(None, size) for size in theirs.shape)]
+            _assert_same(tensor.name, ours, theirs, outputs)
+
+
+def _assert_same(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], outputs: Arrays) -> None:
+    if ours.dtype == np.float16:
+        # The boundary is FP16: a sum that ends near the middle of two of its numbers may round either way.
+        steps = np.abs(ours.view(np.int16).astype(int) - theirs.view(np.int16).astype(int))
+        close = np.abs(ours.astype(float) - theirs.astype(float)) < LARGEST_DIFFERENCE
+        assert np.all((steps <= 1) | close), f"{name}: {steps.max()} steps of FP16"
+        difference = np.linalg.norm(ours.astype(float) - theirs.astype(float)) / np.linalg.norm(theirs.astype(float))
+        assert difference < LARGEST_DIFFERENCE, name
+    elif name == "top_tokens":
+        # Two tokens of the same probability may stand in either order.
+        gaps = -np.diff(outputs["top_log_probs"][0], axis=-1)
+        tied = np.pad(gaps < LARGEST_DIFFERENCE, ((0, 0), (1, 0))) | np.pad(gaps < LARGEST_DIFFERENCE, ((0, 0), (0, 1)))
+        assert np.all((ours == theirs) | tied), name
+    else:
+        np.testing.assert_allclose(ours, theirs, atol=LARGEST_DIFFERENCE, err_msg=name)
+
+
+def _inputs(client: triton.InferenceServerClient, model: str, index: int) -> Arrays:
+    """Make the inputs of one item at its own length, with what stands before the model run on the server."""
+    spec = models(catalogue())[model].family
+    features = speech()[index]
+    if spec.name == "diar":
+        features = features[: spec.modes["batch"].axes["frames"].max]
+    heard: Arrays = {"features": features[None], "feature_lengths": np.array([[len(features)]], dtype=np.int32)}
+    if {tensor.name for tensor in spec.inputs} == set(heard):
+        return heard
+    encoded = _infer(client, "body_standard", heard)
+    tokens = np.array([[[7, 9, 30 + index, 12], [7, 9, 40, 0]]], dtype=np.int32)
+    made = {**encoded, "hypotheses": tokens, "hypothesis_lengths": np.array([[4, 3]], dtype=np.int32)}
+    return {tensor.name: made[tensor.name] for tensor in spec.inputs}
+
+
+def _padded(items: list[Arrays]) -> Arrays:
+    """Join items of unequal length, padded to a bucket, into one batch."""
+    joined = {}
+    for name in items[0]:
+        arrays = [item[name] for item in items]
+        shape = np.max([array.shape for array in arrays], axis=0)
+        if name in ("features", "encoder_out"):
+            family = "body" if name == "features" else "decoder"
+            axis = "frames" if name == "features" else "encoder_frames"
+            shape[1] = bucket(int(shape[1]), catalogue()[family].modes["batch"].axes[axis])
+        joined[name] = np.concatenate(
+            [np.pad(array, [(0, size - own) for size, own in zip(shape, array.shape, strict=True)]) for array in arrays]
+        )
+    return joined
+
+
+def _infer(client: triton.InferenceServerClient, model: str, arrays: Arrays) -> Arrays:
+    answer = infer(client, model, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return {tensor.name: answer.as_numpy(tensor.name) for tensor in models(catalogue())[model].family.outputs}
+
+
+def test_the_dialogue_is_understood(server: Running, tmp_path: Path) -> None:
+    """The demonstration: few words wrong, and two speakers without being told how many there are."""
+    target = tmp_path / "dialogue.json"
+    endpoint = f"127.0.0.1:{server.grpc}"
+    _run("transcriber", "demo/dialogue.flac", "--endpoint", endpoint, "--format", "json-v2", "--output", target)
+    reference = json.loads((ROOT / "demo" / "dialogue.json").read_text())
+    found = score(json.loads(target.read_text()), reference)
+    assert found.word_error_rate <= LARGEST_WORD_ERROR_RATE
+    assert found.speakers == found.wanted_speakers == 2
+    # Words count for their speaker here: with everybody's words on one heap it would be far above.
+    assert found.speaker_word_error_rate <= found.word_error_rate + 0.1
+
+
+def test_words_come_when_they_were_said(server: Running, tmp_path: Path) -> None:
+    """Every word that is right lies within its turn, give or take the pause before and after."""
+    target = tmp_path / "dialogue.json"
+    _run("transcriber", "demo/dialogue.flac", "--endpoint", f"127.0.0.1:{server.grpc}", "--output", target)
+    turns = json.loads((ROOT / "demo" / "dialogue.json").read_text())["turns"]
+    words = [result for result in json.loads(target.read_text())["results"] if result["type"] == "word"]
+    assert len(words) > 50
+    for word in words:
+        assert word["start_time"] <= word["end_time"]
+        middle = (word["start_time"] + word["end_time"]) / 2
+        assert any(turn["start"] - 0.3 <= middle <= turn["end"] + 0.3 for turn in turns), word
