@@ -1,0 +1,39 @@
+"""python -m benchmarks: what serving costs against running the same networks in this process."""
+
+import json
+import platform
+from pathlib import Path
+
+from benchmarks import serving
+from benchmarks.measuring import Comparison
+from contract import files
+from contract.errors import guard
+
+RESULTS = Path("dist/benchmarks/results.json")
+
+
+def main() -> None:
+    """Run the command line."""
+    guard(run)
+
+
+def run() -> None:
+    """Measure, print a table, and keep the figures."""
+    found = serving.measure()
+    for comparison in found:
+        show(comparison)
+    record = {"machine": platform.processor() or platform.machine(), "comparisons": [each.to_dict() for each in found]}
+    files.write(RESULTS, json.dumps(record, indent=2) + "\n")
+    print(f"\n{RESULTS}")
+
+
+def show(comparison: Comparison) -> None:
+    """Print one comparison: both medians with their spread, and the ratio of the medians."""
+    print(f"\n{comparison.title} ({comparison.unit}, median and range of {len(comparison.first)} rounds)")
+    for name, rounds in ((comparison.first_name, comparison.first), (comparison.second_name, comparison.second)):
+        print(f"  {name:<44} {sorted(rounds)[len(rounds) // 2]:8.1f}   {min(rounds):8.1f} - {max(rounds):.1f}")
+    print(f"  {'ratio':<44} {comparison.ratio:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

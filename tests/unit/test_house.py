@@ -1,0 +1,128 @@
+"""The packaging traps that a package named `build` sets, each held here."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHIPPED_ROOMS = ("contract", "runtime", "transcriber", "model_repository")
+SHIPPED_SUFFIXES = (".py", ".toml", ".typed")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_git_does_not_ignore_the_build_room() -> None:
+    """A `build/` line in .gitignore would make git skip the package, hatchling drop it and ruff pass it over."""
+    for path in (ROOT / "build").rglob("*.py"):
+        assert _git("check-ignore", str(path)).returncode == 1, f"git ignores {path}"
+
+
+def test_git_ignores_what_the_pipeline_makes() -> None:
+    for path in ("dist/onnx/body_standard/fp32.onnx", ".venv/bin/python", "work/training/shards"):
+        assert _git("check-ignore", path).returncode == 0, f"git would take {path}"
+
+
+def test_ruff_and_mypy_see_the_build_room() -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert str(ROOT / "build" / "bundle.py") in shown.stdout
+    assert "build" in _pyproject()["tool"]["mypy"]["packages"]
+
+
+def test_every_test_file_is_collected() -> None:
+    """pytest's default list of folders to pass over holds `build`."""
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider"]
+    collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.partition(":")[0] for line in collected.splitlines() if ".py:" in line} == files
+    assert not [path for path in (ROOT / "tests").rglob("build") if path.is_dir()]
+
+
+def test_pypas_build_beside_ours_changes_nothing(tmp_path: Path) -> None:
+    """`python -m build.engines` from the checkout runs ours even where an installed package has the same name."""
+    other = tmp_path / "build"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the wrong build')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "build.engines", "--help"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Build engines for one architecture" in result.stdout
+
+
+def test_pypas_build_is_not_in_the_environment() -> None:
+    pins = (ROOT / "requirements.lock").read_text().splitlines()
+    assert not [pin for pin in pins if pin.startswith("build==")]
+    found = importlib.util.find_spec("build")
+    assert found is not None
+    assert found.origin == str(ROOT / "build" / "__init__.py")
+
+
+def test_the_lock_pins_every_dependency_exactly() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines())
+    project = _pyproject()["project"]
+    extras = project["optional-dependencies"].values()
+    for requirement in [*project["dependencies"], *(each for extra in extras for each in extra)]:
+        name = requirement.split("[")[0].split("=")[0].split(">")[0].lower().replace("_", "-")
+        assert name in pins, f"requirements.lock lacks {name}: run `make lock`"
+
+
+def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> None:
+    """`build` and `export` as installed packages would shadow PyPA's, so they stay in the checkout."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("voxwright-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        entry_points = archive.read(next(name for name in archive.namelist() if name.endswith("entry_points.txt")))
+    wanted = {
+        str(path.relative_to(ROOT))
+        for room in SHIPPED_ROOMS
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in SHIPPED_SUFFIXES and "__pycache__" not in path.parts
+    }
+    assert names == wanted
+    assert "runtime/backends/onnxruntime/model.py" in names
+    assert "contract/platforms.toml" in names
+    assert b"voxwright-serve = runtime.__main__:main" in entry_points
+    assert b"voxwright-transcribe = transcriber.__main__:main" in entry_points
+
+
+@pytest.mark.parametrize("room", ["export", "build.engines", "runtime", "runtime.probe", "transcriber", "training"])
+def test_help_works_everywhere(room: str) -> None:
+    """`--help` needs no GPU, no torch, no TensorRT."""
+    heavy = "dict.fromkeys(('torch', 'onnx', 'onnxruntime', 'polygraphy', 'tensorrt', 'tensorrt_rtx', 'cuda'))"
+    script = f"import sys, runpy; sys.modules |= {heavy}; sys.argv = ['x', '--help']\n"
+    script += f"runpy.run_module('{room}', run_name='__main__', alter_sys=True)"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--help" in result.stdout
+
+
+def test_no_file_names_a_place_of_the_machine_it_was_made_on() -> None:
+    tracked = _git("ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in tracked:
+        if (ROOT / name).is_file():
+            assert f"{ROOT}/".encode() not in (ROOT / name).read_bytes(), name
+
+
+def test_the_repository_stays_small() -> None:
+    """Weights at most 12 MB in all, and nothing else of a megabyte and a half."""
+    tracked = _git("ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked if (ROOT / name).is_file()}
+    assert sum(size for name, size in sizes.items() if name.endswith(".safetensors")) <= 12_000_000
+    assert not [name for name, size in sizes.items() if size > 1_500_000 and not name.endswith(".safetensors")]
+    assert not [name for name in sizes if name.endswith((".onnx", ".plan", ".rtx"))]
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
