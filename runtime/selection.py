@@ -73,7 +73,9 @@ def select(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Ta
     complete = tuple(point for point, names in missing.items() if not names)
     incomplete = {point: names for point, names in missing.items() if names}
     if not complete:
-        raise _refusal(target, incomplete, rejected)
+        raise _refusal(
+            target, incomplete, rejected, known_mode=any(target.mode in each.modes for each in families.values())
+        )
     served = {choice.model.name: choice for choice in usable.values() if choice.model.operating_point in complete}
     dropped = [_drop(choice, target, incomplete) for name, choice in usable.items() if name not in served]
     return Selection(
@@ -152,12 +154,12 @@ def _drop(choice: Choice, target: Target, incomplete: Mapping[str, tuple[str, ..
     return Rejection(engine=f"{choice.record.model}/{choice.record.mode}", bundle=choice.bundle, reason=reason)
 
 
-def _refusal(target: Target, incomplete: Mapping[str, tuple[str, ...]], rejected: Sequence[Rejection]) -> NoEngineError:
+def _refusal(
+    target: Target, incomplete: Mapping[str, tuple[str, ...]], rejected: Sequence[Rejection], *, known_mode: bool
+) -> NoEngineError:
     lacks = "; ".join(f"{point} lacks {', '.join(names)}" for point, names in incomplete.items())
     reasons = f". Not used: {explain(rejected)}" if rejected else ""
     arch, platform = target.arch.value, target.platform.name
-    return NoEngineError(
-        f"{target.mode} engines for {target}",
-        f"{lacks}{reasons}",
-        f"Build them with `python -m build.engines --arch {arch} --platform {platform}`",
-    )
+    build = f"Build them with `python -m build.engines --arch {arch} --platform {platform}`"
+    no_mode = f"No model of the catalogue has a {target.mode} mode: serve the batch mode, with SM_BATCH_MODE=true"
+    return NoEngineError(f"{target.mode} engines for {target}", f"{lacks}{reasons}", build if known_mode else no_mode)

@@ -100,7 +100,7 @@ def rejected(target: Target, bundle: Bundle) -> str:
     """Give the one reason for which every engine of a bundle is refused."""
     with pytest.raises(NoEngineError) as refusal:
         choose(target, bundle)
-    match = re.search(r"Not used: engines \(.*?\): (.*?)\. Build them", str(refusal.value))
+    match = re.search(r"Not used: engines \(.*?\): (.*?)\. (?:Build them|No model)", str(refusal.value))
     assert match is not None, str(refusal.value)
     return match[1]
 
@@ -148,6 +148,11 @@ def test_another_compiler() -> None:
 def test_real_time_has_no_engines_yet() -> None:
     target = dataclasses.replace(CPU, mode="realtime")
     assert rejected(target, full(CPU)) == "it is built for batch, not for realtime"
+    # Building would not help: the catalogue has no such profiles.
+    with pytest.raises(
+        NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"
+    ):
+        choose(target, full(CPU))
 
 
 def test_an_unchecked_engine() -> None:
