@@ -30,9 +30,11 @@ def write(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         Path(partial).chmod(0o644)
         Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
+    except OSError as error:
+        _name(error, path)
         raise
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,6 +55,9 @@ def replacing(target: Path) -> Iterator[Path]:
             _exchange(staging, target)
         else:
             staging.rename(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
@@ -67,6 +72,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
             raise
         shutil.copyfile(source, target)
+
+
+def _name(error: OSError, target: Path) -> None:
+    # A write to a full disk fails without saying where; whoever reads the refusal needs to know.
+    if error.filename is None:
+        error.filename = str(target)
 
 
 def _sweep(target: Path) -> None:

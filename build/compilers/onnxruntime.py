@@ -1,5 +1,8 @@
 """ONNX Runtime: optimises a graph offline for any x86-64, for the embedded server and Triton's onnxruntime backend."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +66,9 @@ def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's v
     try:
         onnxruntime.InferenceSession(job.graph, session_options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # ONNX Runtime raises classes of its own that share no base but Exception.
+        # Its exceptions share no base but Exception, and it takes a full disk for a bad graph.
+        if shutil.disk_usage(target.parent).free < job.graph.stat().st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise CompileError(job.name, f"ONNX Runtime refuses the graph ({_one_line(error)})", _REMEDY) from error
     session = _session(target)
     return tuple(map(_bound, session.get_inputs())), tuple(map(_bound, session.get_outputs()))

@@ -38,8 +38,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as failure:
         files.write(target, "new")
+    assert failure.value.filename == str(target)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -172,3 +173,14 @@ def test_a_folder_that_was_just_made_is_not_swept(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "bundle"):
         pass
     assert young.is_dir()
+
+
+def test_a_full_disk_is_named_by_the_target(tmp_path: Path) -> None:
+    def fill() -> None:
+        with files.replacing(tmp_path / "bundle"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as failure:
+        fill()
+    assert failure.value.filename == str(tmp_path / "bundle")
+    assert names(tmp_path) == []

@@ -149,9 +149,7 @@ def test_real_time_has_no_engines_yet() -> None:
     target = dataclasses.replace(CPU, mode="realtime")
     assert rejected(target, full(CPU)) == "it is built for batch, not for realtime"
     # Building would not help: the catalogue has no such profiles.
-    with pytest.raises(
-        NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"
-    ):
+    with pytest.raises(NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"):
         choose(target, full(CPU))
 
 
