@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,8 @@ WINDOW_FRAMES, HOP_FRAMES = 200, 75
 _FRAME_S = 0.010
 # An embedding of less is too uncertain to found a speaker of its own.
 _SHORTEST_FOUNDER_S = 0.8
+# Half a window: as far as a change between two windows may be from where they meet.
+_PAUSE_REACH_S = 1.0
 # Distances between n windows take 4 n^2 bytes: 16 MB. More windows (25 minutes) are clustered part by part.
 _PART_WINDOWS = 2_000
 
@@ -94,16 +96,32 @@ def cluster(embeddings: Floats, similarity: float) -> Labels:
 def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str]) -> list[Turn]:
     """Part the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
 
-    Without windows the words are one turn of no speaker.
+    A change of speaker is then moved to the longest pause nearby: windows are too far apart to place it, and people
+    change at pauses. Without windows the words are one turn of no speaker.
     """
     if not windows:
         return [Turn(words=tuple(words), speaker=None)] if words else []
     middles = np.array([window.middle_s for window in windows])
-    spoken = [(labels[int(np.abs(middles - (word.start_s + word.end_s) / 2).argmin())], word) for word in words]
+    spoken = [labels[int(np.abs(middles - (word.start_s + word.end_s) / 2).argmin())] for word in words]
     return [
         Turn(words=tuple(word for _, word in group), speaker=speaker)
-        for speaker, group in groupby(spoken, key=lambda pair: pair[0])
+        for speaker, group in groupby(zip(_at_pauses(words, spoken), words, strict=True), key=lambda pair: pair[0])
     ]
+
+
+def _at_pauses(words: Sequence[Word], spoken: Sequence[str]) -> list[str]:
+    """Move each change of speaker to the longest pause within reach, never past the change before or after it."""
+    changes = [place for place in range(1, len(words)) if spoken[place] != spoken[place - 1]]
+    moved: list[str] = []
+    for place, following in pairwise([*changes, len(words)]):
+        reach = [
+            other
+            for other in range(len(moved) + 1, following)
+            if abs(words[other].start_s - words[place].start_s) <= _PAUSE_REACH_S
+        ]
+        best = max(reach, key=lambda other: (words[other].start_s - words[other - 1].end_s, -abs(other - place)))
+        moved += [spoken[place - 1]] * (best - len(moved))
+    return moved + list(spoken[-1:]) * (len(words) - len(moved))
 
 
 def _linked(embeddings: Floats, similarity: float) -> Labels:

@@ -4,6 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from transcriber import speakers
@@ -108,3 +110,33 @@ def test_words_take_the_speaker_of_the_nearest_window() -> None:
 def test_without_windows_there_is_one_turn() -> None:
     assert [turn.speaker for turn in turns([word("a", 0, 1), word("b", 1, 2)], [], [])] == [None]
     assert turns([], [], []) == []
+
+
+def test_a_change_of_speaker_moves_to_the_pause() -> None:
+    """Windows put the change two words late; the pause says where it was."""
+    words = [word("a", 0.0, 0.4), word("b", 0.5, 0.9), word("c", 1.5, 1.8), word("d", 1.8, 2.1), word("e", 2.2, 2.5)]
+    given = [Window(segment=0, start_s=0.0, end_s=2.0), Window(segment=0, start_s=1.4, end_s=3.4)]
+    found = turns(words, given, ["S1", "S2"])
+    assert [(turn.speaker, turn.text) for turn in found] == [("S1", "a b"), ("S2", "c d e")]
+
+
+def test_a_change_stays_where_no_pause_is_longer() -> None:
+    words = [word(str(place), place * 0.5, place * 0.5 + 0.5) for place in range(8)]
+    given = [Window(segment=0, start_s=0.0, end_s=2.0), Window(segment=0, start_s=2.0, end_s=4.0)]
+    found = turns(words, given, ["S1", "S2"])
+    assert [turn.text for turn in found] == ["0 1 2 3", "4 5 6 7"]
+
+
+@for_all(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.05, 0.6)), min_size=1, max_size=30),
+    st.lists(st.sampled_from(["S1", "S2", "S3"]), min_size=1, max_size=20),
+)
+def test_turns_keep_every_word_in_order(gaps: list[tuple[float, float]], labels: list[str]) -> None:
+    words, now = [], 0.0
+    for number, (pause, length) in enumerate(gaps):
+        words.append(word(str(number), now + pause, now + pause + length))
+        now += pause + length
+    windows = [Window(segment=0, start_s=place * 0.75, end_s=place * 0.75 + 2.0) for place in range(len(labels))]
+    found = turns(words, windows, labels)
+    assert [each for turn in found for each in turn.words] == words
+    assert all(before.speaker != after.speaker for before, after in pairwise(found))
