@@ -44,7 +44,9 @@ def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
         renewal = _Renewal(target=target, toolchain=toolchain, old=old, staging=staging, say=say)
         made = {(job.record.model, job.mode.name): renewal.engine(job) for job in jobs}
         for place, record in old.items():
-            if place not in made and _is_whole(target.folder, record):
+            # An engine of an older toolchain must not end up under a manifest that names the new one.
+            same_tools = record.key_parts.get("toolchain") == toolchain
+            if place not in made and same_tools and _is_whole(target.folder, record):
                 files.link_or_copy(target.folder / record.file, staging / record.file)
                 made[place] = record
         manifest = BundleManifest(
@@ -62,7 +64,9 @@ def check_graph(job: Job) -> None:
     for precision in dict.fromkeys(("fp32", job.precision)):
         if precision not in job.record.graphs:
             raise GraphError(
-                job.folder, f"it holds no {precision} graph", f"Run `python -m export --precision {precision}`"
+                job.folder,
+                f"it holds no {precision} graph",
+                f"Run `python -m export --model {job.record.model}`, which makes every precision",
             )
         graph = job.record.graphs[precision]
         path = job.folder / graph.file

@@ -94,7 +94,18 @@ def run(target: Target, jobs: list[Job]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guard(command)
+    guard(_parse_and_run)
+
+
+def _parse_and_run() -> None:
+    try:
+        command.main(standalone_mode=False)
+    except click.ClickException as misuse:
+        misuse.show()
+        sys.exit(misuse.exit_code)
+    except click.Abort as interrupt:
+        # click's own ending would be exit code 1.
+        raise KeyboardInterrupt from interrupt
 
 
 def _select(names: tuple[str, ...], operating_point: str | None) -> list[Model]:

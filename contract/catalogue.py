@@ -128,9 +128,19 @@ def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
         )
     for family in families.values():
         for step in family.steps:
-            if step not in families:
-                raise CatalogueError(folder / family.name / "model.toml", f"{step!r} is no family here", _REMEDY)
+            _check_step(folder, family, families.get(step), step)
     return {name: _compose(family, families) if family.is_ensemble else family for name, family in families.items()}
+
+
+def _check_step(folder: Path, family: Family, step: Family | None, name: str) -> None:
+    path = folder / family.name / "model.toml"
+    if step is None:
+        raise CatalogueError(path, f"{name!r} is no family here", _REMEDY)
+    if step.is_ensemble:
+        raise CatalogueError(path, f"steps: {name!r} is itself composed of others", _REMEDY)
+    missing = [point for point in family.operating_points if point not in step.operating_points]
+    if missing:
+        raise CatalogueError(path, f"operating_points: {name} has no {missing[0]}", _REMEDY)
 
 
 def models(families: dict[str, Family], operating_point: str | None = None) -> dict[str, Model]:
@@ -176,6 +186,7 @@ def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
 
 def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
     fields.only(*_FAMILY_FIELDS)
+    _check_tensors(fields)
     modes = fields.table("modes")
     for mode in modes.names():
         if mode not in MODES:
@@ -191,6 +202,20 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
     )
 
 
+def _check_tensors(fields: Fields) -> None:
+    tables = [*fields.tables("inputs"), *fields.tables("outputs")]
+    axes = {axis for table in tables for axis in table.items("shape", object)}
+    seen: set[str] = set()
+    for table in tables:
+        if table.text("name") in seen:
+            raise table.wrong("name", f"{table.text('name')!r} is the name of two tensors")
+        seen.add(table.text("name"))
+        if table.has("probe") and table.table("probe").has("length_of"):
+            named = table.table("probe").text("length_of")
+            if named not in axes:
+                raise table.wrong("probe.length_of", f"{named!r} is no axis of this model")
+
+
 def _tensor(fields: Fields, *, probed: bool) -> Tensor:
     fields.only("name", "type", "shape", "probe" if probed else "tolerance")
     kind = fields.text("type")
@@ -199,7 +224,7 @@ def _tensor(fields: Fields, *, probed: bool) -> Tensor:
     return Tensor(
         name=fields.text("name"),
         type=kind,
-        shape=tuple(_axis(fields, axis) for axis in fields.raw("shape")),
+        shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
         probe=_probe(fields.table("probe")) if probed else None,
         tolerance=None if probed else _tolerance(fields.table("tolerance")),
     )
@@ -217,8 +242,10 @@ def _probe(fields: Fields) -> Probe:
     if len(fields.names()) != 1:
         raise fields.wrong("", "exactly one of normal, length_of, token_below is wanted")
     if fields.has("normal"):
-        mean, deviation = (float(value) for value in fields.items("normal", (int, float)))
-        return Probe(normal=(mean, deviation))
+        numbers = fields.items("normal", (int, float))
+        if len(numbers) != 2:  # noqa: PLR2004 - a mean and a deviation
+            raise fields.wrong("normal", "a mean and a deviation are wanted")
+        return Probe(normal=(float(numbers[0]), float(numbers[1])))
     if fields.has("length_of"):
         return Probe(length_of=fields.text("length_of"))
     return Probe(token_below=fields.text("token_below"))

@@ -35,7 +35,10 @@ from collections.abc import Callable
 from typing import ClassVar, NoReturn
 
 INTERRUPTED_EXIT_CODE = 130
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+_CANNOT_WRITE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.EBUSY, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EIO),
+)
 
 
 class VoxwrightError(Exception):

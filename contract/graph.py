@@ -79,14 +79,22 @@ def load(folder: Path) -> GraphRecord:
     path = folder / RECORD_FILE
     if not path.is_file():
         raise GraphError(folder, "no graph was exported there", f"Run `python -m export --model {folder.name}` first")
-    return GraphRecord.from_json(path.read_text(encoding="utf-8"), path)
+    return GraphRecord.from_json(read_text(path, _REMEDY), path)
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """Read a file of JSON as text; raise ManifestError for what is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError(path, "it is not text", remedy) from error
 
 
 def open_json(text: str, source: object, schema_version: int, remedy: str) -> Fields:
     """Parse a versioned JSON file; raise ManifestError for damaged JSON and for a schema this release does not read."""
     try:
         value: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ManifestError(source, f"it is not JSON ({error})", remedy) from error
     fields = Fields(value, source=source, error=ManifestError, remedy=remedy)
     found = fields.integer("schema_version")

@@ -11,9 +11,9 @@ from typing import Any
 
 from contract.agreement import Agreement
 from contract.arch import Arch
-from contract.errors import BundleError, ManifestError
+from contract.errors import BundleError
 from contract.fields import Fields
-from contract.graph import integers, open_json, parity, texts
+from contract.graph import integers, open_json, parity, read_text, texts
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -103,11 +103,7 @@ def load(bundle: Path) -> BundleManifest:
     path = bundle / MANIFEST_FILE
     if not path.is_file():
         raise BundleError(bundle, f"it holds no {MANIFEST_FILE}, so it is no bundle", _REMEDY)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ManifestError(path, "it is not text", _REMEDY) from error
-    return BundleManifest.from_json(text, path)
+    return BundleManifest.from_json(read_text(path, _REMEDY), path)
 
 
 def _engine(fields: Fields) -> EngineRecord:

@@ -1,6 +1,7 @@
 """python -m demo: weights to graphs to engines to a running server to a transcript, and how right it is."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contract.errors import VoxwrightError, guard
+from contract.errors import ServerUnavailableError, VoxwrightError, guard
 from demo.scores import score
 
 FOLDER = Path(__file__).parent
@@ -23,6 +24,10 @@ _READY_SECONDS, _STOP_SECONDS = 120, 30
 class StepError(VoxwrightError):
     """A step of the demonstration failed; it has said why itself, and its exit code is passed on."""
 
+    def __init__(self, step: str, code: int) -> None:
+        super().__init__(step, f"it ended with exit code {code}", "Its own message stands above")
+        self.exit_code = code  # type: ignore[misc]
+
 
 def main() -> None:
     """Run the command line."""
@@ -32,6 +37,8 @@ def main() -> None:
 def run() -> None:
     """Show the whole pipeline; every step is the command that a user would type."""
     started = time.monotonic()
+    # What is made goes under the checkout's dist/, wherever the command is given.
+    os.chdir(FOLDER.parent)
     step("Export: torch networks to ONNX, each held against torch", "export", "--out", "dist/onnx")
     step("Build: ONNX to a bundle of engines for the CPU, each through the gate", "build.engines", "--arch", "cpu")
     ports = free_ports()
@@ -52,7 +59,7 @@ def step(title: str, module: str, *arguments: str) -> None:
     print(f"$ python -m {' '.join([module, *arguments])}", flush=True)
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise failure(f"python -m {module}", f"it ended with exit code {code}")
+        raise StepError(f"python -m {module}", code)
 
 
 @contextmanager
@@ -69,9 +76,9 @@ def server(ports: dict[str, int]) -> Iterator[str]:
         yield url
     finally:
         child.send_signal(signal.SIGTERM)
-        code = child.wait(_STOP_SECONDS)
+        code = _ended(child)
     if code:
-        raise failure("python -m runtime", f"it ended with exit code {code}")
+        raise StepError("python -m runtime", code)
 
 
 def wait(child: subprocess.Popen[bytes], url: str) -> None:
@@ -79,10 +86,10 @@ def wait(child: subprocess.Popen[bytes], url: str) -> None:
     probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", "1"]
     for _ in range(_READY_SECONDS):
         if child.poll() is not None:
-            raise failure("python -m runtime", f"it ended with exit code {child.returncode}")
+            raise StepError("python -m runtime", child.returncode)
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             return
-    raise failure("python -m runtime", f"it was not ready after {_READY_SECONDS} s")
+    raise ServerUnavailableError(url, f"it was not ready after {_READY_SECONDS} s", "Its own log stands above")
 
 
 def transcribe(endpoint: str, form: str, target: Path) -> None:
@@ -100,7 +107,7 @@ def transcribe(endpoint: str, form: str, target: Path) -> None:
     print(f"$ python -m transcriber {' '.join(arguments)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "transcriber", *arguments], check=False).returncode
     if code:
-        raise failure("python -m transcriber", f"it ended with exit code {code}")
+        raise StepError("python -m transcriber", code)
 
 
 def show() -> None:
@@ -145,14 +152,17 @@ def free_ports() -> dict[str, int]:
         return {name: each.getsockname()[1] for name, each in sockets.items()}
 
 
-def failure(subject: str, cause: str) -> StepError:
-    """Make the refusal of a step."""
-    return StepError(subject, cause, "Its own message stands above")
-
-
 def heading(text: str) -> None:
     """Print the title of a step."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    try:
+        return child.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
 
 
 def _is_free(port: int) -> bool:

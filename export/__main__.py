@@ -1,5 +1,6 @@
 """python -m export: trained networks to ONNX, each held against torch before it is kept."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -49,7 +50,18 @@ def run(wanted: Plan) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guard(command)
+    guard(_parse_and_run)
+
+
+def _parse_and_run() -> None:
+    try:
+        command.main(standalone_mode=False)
+    except click.ClickException as misuse:
+        misuse.show()
+        sys.exit(misuse.exit_code)
+    except click.Abort as interrupt:
+        # click's own ending would be exit code 1.
+        raise KeyboardInterrupt from interrupt
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python -m runtime.probe`: wait until the server is ready, with nothing but the standard library."""
 
 import argparse
+import http.client
 import json
 import sys
 import time
@@ -28,8 +29,8 @@ def check(url: str) -> str | None:
         except urllib.error.HTTPError as error:
             error.close()
             return f"the server is not {state} (HTTP {error.code})"
-        except OSError as error:
-            return f"nothing answers ({getattr(error, 'reason', error)})"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            return f"nothing answers that speaks HTTP ({getattr(error, 'reason', error)!s})"
     return None
 
 

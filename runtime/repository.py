@@ -7,7 +7,7 @@ from typing import Any
 from contract import digest, files
 from contract.arch import Arch
 from contract.catalogue import Family, Model, Tensor, model_name
-from contract.errors import BundleError, CatalogueError
+from contract.errors import BundleError, CatalogueError, SettingError
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
 from runtime.selection import Choice, Selection, Target
@@ -28,6 +28,7 @@ def assemble(selection: Selection, repository: Path, threads: int) -> None:
 
     Raise BundleError for a file that is absent, damaged or of other tensors than the catalogue's.
     """
+    _check_target(repository)
     configs = configurations(selection, threads)
     with files.replacing(repository) as staging:
         for name, config in configs.items():
@@ -54,6 +55,15 @@ def engine_file(target: Target) -> str:
     and never loads a plan that was made for another architecture.
     """
     return "model.onnx" if target.platform.backend == "onnxruntime" else f"model.{target.arch.value}.plan"
+
+
+def _check_target(repository: Path) -> None:
+    # It is replaced as a whole: a folder of something else would be lost.
+    if not repository.exists():
+        return
+    if not repository.is_dir() or any(not (entry / CONFIG_FILE).is_file() for entry in repository.iterdir()):
+        cause = "it exists and is no Triton repository, and it would be replaced as a whole"
+        raise SettingError(f"--repository {repository}", cause, "Name a folder that is for the repository alone")
 
 
 def _engine_config(choice: Choice, target: Target, threads: int) -> Config:

@@ -1,6 +1,7 @@
 """What an operator chose: options and environment variables, read once into a frozen value."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from contract.catalogue import check_operating_point
 from contract.errors import SettingError
 from contract.platform import Platform
 
+_PLAIN_PATH = re.compile(r"[\w./+=@:-]+", re.ASCII)
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -61,7 +63,7 @@ def read(
     point = operating_point.strip().lower() if operating_point else None
     return Settings(
         engines=Path(engines),
-        repository=Path(repository),
+        repository=_plain(repository),
         platform=served_platform(platform) if platform else None,
         operating_point=check_operating_point(point, "SM_OPERATING_POINT") if point else None,
         mode="batch" if truth(batch_mode, "SM_BATCH_MODE") else "realtime",
@@ -91,6 +93,15 @@ def truth(text: str, setting: str) -> bool:
 def available_cores() -> int:
     """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _plain(repository: str) -> Path:
+    # Triton's python backend pastes this path into a shell's command line: a blank there hangs the server for ever.
+    path = Path(repository)
+    if not _PLAIN_PATH.fullmatch(repository) or not path.name:
+        remedy = "Use a folder of letters, digits and any of . _ - + = @ : / in its path"
+        raise SettingError(f"--repository {repository!r}", "Triton's python backend cannot use that path", remedy)
+    return path
 
 
 def _distinct(ports: Ports) -> Ports:

@@ -1,5 +1,6 @@
 """From a recording to its transcript: split, recognise several segments at a time, search, tell speakers apart."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -172,7 +173,8 @@ def _outcome(
     refused = [part.loss for part in understood if part.loss is not None]
     missed = [Loss(start_s=done_s, end_s=recording.duration_s, reason=gone.cause)] if gone is not None else []
     transcript = Transcript(
-        source=recording.path.name,
+        # A name that is no UTF-8 must not cost the transcript.
+        source=os.fsencode(recording.path.name).decode(errors="replace"),
         duration_s=recording.duration_s or done_s,
         language=recogniser.language,
         operating_point=recogniser.operating_point,

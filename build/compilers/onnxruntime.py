@@ -16,8 +16,8 @@ NAME = "onnxruntime"
 FILE = "model.onnx"
 PLATFORM = "embedded"
 RUNS_HERE = True
-# The highest level would also choose layouts for this very processor; this one is right on every x86-64.
 Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
+# The highest level would also choose layouts for this very processor; this one is right on every x86-64.
 _LEVEL = "ORT_ENABLE_EXTENDED"
 _QUIET = 3
 _REMEDY = "Run `python -m export --force` again, and report the graph if it stays"

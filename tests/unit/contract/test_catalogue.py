@@ -188,3 +188,40 @@ def test_an_operating_point() -> None:
     assert [check_operating_point(point, "S") for point in module.OPERATING_POINTS] == ["standard", "enhanced"]
     with pytest.raises(SettingError, match=r"^SETTING: 'best' is no operating point"):
         check_operating_point("best", "SETTING")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ('shape = ["frames", 80]', "shape = 5", "inputs[0].shape: a list is wanted, not an integer"),
+        ('shape = ["frames", 80]', 'shape = "ab"', "inputs[0].shape: a list is wanted, not a text"),
+        ("normal = [0.0, 1.0]", "normal = [0.0]", "inputs[0].probe.normal: a mean and a deviation are wanted"),
+        (
+            'length_of = "frames"',
+            'length_of = "framez"',
+            "inputs[1].probe.length_of: 'framez' is no axis of this model",
+        ),
+        ('name = "lengths"', 'name = "x"', "inputs[1].name: 'x' is the name of two tensors"),
+    ],
+)
+def test_mistakes_in_tensors_are_named(tmp_path: Path, old: str, new: str, cause: str) -> None:
+    path = write(tmp_path, "one", FAMILY.replace(old, new))
+    with pytest.raises(CatalogueError) as refusal:
+        read_family(path)
+    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "cause"),
+    [
+        (ENSEMBLE.replace('"standard"', '"enhanced"'), "operating_points: one has no enhanced"),
+        (ENSEMBLE.replace('"one"', '"all"'), "steps: 'all' is itself composed of others"),
+        (ENSEMBLE.replace('"one"', '"two"'), "'two' is no family here"),
+    ],
+)
+def test_mistakes_in_ensembles_are_named(tmp_path: Path, ensemble: str, cause: str) -> None:
+    write(tmp_path, "one", FAMILY)
+    path = write(tmp_path, "all", ensemble)
+    with pytest.raises(CatalogueError) as refusal:
+        catalogue(tmp_path)
+    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."

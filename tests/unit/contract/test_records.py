@@ -146,3 +146,12 @@ def test_load_a_record(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "record.json").write_text(RECORD.to_json(), encoding="utf-8")
     assert graph.load(folder) == RECORD
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 200_000, b"", b"null"])
+def test_a_damaged_record_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "diar_standard"
+    folder.mkdir()
+    (folder / "record.json").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"record\.json: .*Run `python -m export` again\."):
+        graph.load(folder)

@@ -1,5 +1,6 @@
 """Bundles: what is built, taken over, refused, and what a failure leaves."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -107,6 +108,19 @@ def test_a_missing_graph_is_named(graphs: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(GraphError, match="the file is missing"):
         _make(graphs, _target(tmp_path))
+
+
+def test_a_missing_precision_is_named(graphs: Path, tmp_path: Path) -> None:
+    path = graphs / "diar_standard" / "record.json"
+    record = json.loads(path.read_text())
+    del record["graphs"]["fp32"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(GraphError) as refusal:
+        _make(graphs, _target(tmp_path), "diar_standard")
+    assert str(refusal.value) == (
+        f"{graphs / 'diar_standard'}: it holds no fp32 graph. "
+        "Run `python -m export --model diar_standard`, which makes every precision."
+    )
 
 
 def test_what_is_no_graph_is_the_compilers_refusal(graphs: Path, tmp_path: Path) -> None:

@@ -107,3 +107,25 @@ def test_help_needs_no_library() -> None:
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "--arch" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["export.__main__", "build.engines"])
+def test_an_interrupt_has_its_own_exit_code(module: str) -> None:
+    """click alone would end with 1."""
+    script = (
+        f"import os, signal, sys, {module} as room\n"
+        "room.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "room.plan = lambda *_, **__: []\n"
+        "sys.argv = ['x', *sys.argv[1:]]\n"
+        "room.main()"
+    )
+    arguments = ["--arch", "cpu"] if module == "build.engines" else []
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.strip()) == (130, "interrupted")
+
+
+def test_misuse_is_exit_code_2() -> None:
+    result = _build("--arch", "cpu", "--unknown")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr

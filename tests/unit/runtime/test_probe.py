@@ -1,6 +1,7 @@
 """The probe against a server of a few lines."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def test_not_ready(states: dict[str, int], problem: str, capsys: pytest.CaptureF
 
 def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    expected = f"{url}: not ready after 0 s: nothing answers ([Errno 111] Connection refused)\n"
+    expected = f"{url}: not ready after 0 s: nothing answers that speaks HTTP ([Errno 111] Connection refused)\n"
     assert run(url, capsys) == (1, "", expected)
 
 
@@ -84,3 +85,24 @@ def test_an_address_without_a_scheme(capsys: pytest.CaptureFixture[str]) -> None
         probe.parse(["--url", "localhost:8000"])
     assert left.value.code == 2
     assert "--url: 'localhost:8000' does not start with http://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://localhost:abc", "http://[::1", "http://localhost:99999"])
+def test_an_address_that_is_none_is_said(url: str) -> None:
+    assert str(probe.check(url)).startswith("nothing answers that speaks HTTP (")
+
+
+def test_a_port_that_speaks_something_else_is_said() -> None:
+    """The gRPC port is the likely mistake."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1024)
+                connection.sendall(b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        problem = probe.check(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert str(problem).startswith("nothing answers that speaks HTTP (")

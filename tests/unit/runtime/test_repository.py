@@ -10,7 +10,7 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.errors import BundleError, CatalogueError
+from contract.errors import BundleError, CatalogueError, SettingError
 from contract.manifest import BoundTensor, BundleManifest
 from contract.platform import platform
 from runtime import repository
@@ -75,6 +75,7 @@ def test_a_symbolic_link_in_the_bundle_is_followed(tmp_path: Path) -> None:
 
 def test_the_old_repository_goes(tmp_path: Path) -> None:
     (tmp_path / "repository" / "old_model").mkdir(parents=True)
+    (tmp_path / "repository" / "old_model" / "config.pbtxt").write_text("")
     repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
     assert not (tmp_path / "repository" / "old_model").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
@@ -238,3 +239,15 @@ def test_an_engine_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str
         repository.configurations(selection((path, other_tensor(made, **changes))), threads=1)
     assert refusal.value.subject == str(path / "manifest.json")
     assert refusal.value.cause == f"body_standard: {cause}"
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    found = bundle(tmp_path / "b")
+    holiday = tmp_path / "photos" / "holiday.jpg"
+    holiday.parent.mkdir()
+    holiday.write_bytes(b"picture")
+    for target in (holiday.parent, holiday, tmp_path / "b"):
+        with pytest.raises(SettingError, match="it exists and is no Triton repository, and it would be replaced"):
+            repository.assemble(selection(found), target, threads=1)
+    assert holiday.read_bytes() == b"picture"
+    assert (tmp_path / "b" / "manifest.json").is_file()

@@ -115,3 +115,13 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     for option in command().params:
         assert option.envvar is None or f"env var: {option.envvar}" in text
+
+
+@pytest.mark.parametrize("path", ["re po", "a;b", "$(x)", "", "/", "."])
+def test_a_repository_path_that_a_shell_would_read_is_refused(path: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        parse(["--repository", path])
+    assert str(refusal.value) == (
+        f"--repository {path!r}: Triton's python backend cannot use that path. "
+        "Use a folder of letters, digits and any of . _ - + = @ : / in its path."
+    )
