@@ -89,5 +89,5 @@ def test_guard_leaves_other_errors_alone() -> None:
 
 
 def test_a_forbidden_folder() -> None:
-    refusal = errors.as_output_error(PermissionError(errno.EACCES, "Permission denied", "/root/out"))
-    assert str(refusal) == "/root/out: cannot be written (Permission denied). Choose a folder that you may write to."
+    refusal = errors.as_output_error(PermissionError(errno.EACCES, "Permission denied", "/srv/out"))
+    assert str(refusal) == "/srv/out: cannot be written (Permission denied). Choose a folder that you may write to."

@@ -114,6 +114,8 @@ def test_an_interrupt_has_its_own_exit_code(module: str) -> None:
     """click alone would end with 1."""
     script = (
         f"import os, signal, sys, {module} as room\n"
+        # A test run in the background of a shell inherits an ignored SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "room.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "room.plan = lambda *_, **__: []\n"
         "sys.argv = ['x', *sys.argv[1:]]\n"
