@@ -8,6 +8,10 @@ from contract import digest
 from contract.arch import Arch
 from contract.catalogue import Extent, Family, Mode, Tensor
 from contract.graph import GraphRecord
+from contract.manifest import BoundTensor
+
+# The inputs and the outputs of an engine, as its compiler reads them back.
+Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

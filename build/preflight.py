@@ -1,5 +1,7 @@
 """What this host is: the architecture of its GPU, asked of the driver."""
 
+from typing import Any
+
 from contract.arch import Arch
 from contract.errors import GpuError
 
@@ -25,13 +27,13 @@ def local_arch() -> Arch | None:
     return Arch.of(_capability(driver, 0), driver.cuDeviceGetName(128, 0)[1].decode().rstrip("\0"))
 
 
-def _capability(driver: object, device: int) -> tuple[int, int]:
-    attributes = driver.CUdevice_attribute  # type: ignore[attr-defined]
+def _capability(driver: Any, device: int) -> tuple[int, int]:
+    attributes = driver.CUdevice_attribute
     wanted = (
         attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
         attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
     )
-    results = [driver.cuDeviceGetAttribute(attribute, device) for attribute in wanted]  # type: ignore[attr-defined]
+    results = [driver.cuDeviceGetAttribute(attribute, device) for attribute in wanted]
     if any(int(error) for error, _ in results):
         raise GpuError("GPU 0", "the driver does not tell its compute capability", "Check it with `nvidia-smi`")
     return results[0][1], results[1][1]

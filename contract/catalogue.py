@@ -65,6 +65,10 @@ class Extent:
     max: int
     buckets: tuple[int, ...] = ()
 
+    def bucket(self, size: int) -> int | None:
+        """Give the smallest bucket that holds a size, the maximum where there are none; None for what no one holds."""
+        return next((known for known in self.buckets or (self.max,) if size <= known), None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:

@@ -53,8 +53,13 @@ def run() -> None:
 
 
 def step(title: str, module: str, *arguments: str) -> None:
-    """Run a command of the project with a heading that shows it."""
+    """Run a command of the project under a heading."""
     heading(title)
+    call(module, *arguments)
+
+
+def call(module: str, *arguments: str) -> None:
+    """Run a command of the project and show it; raise StepError when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     print(f"$ python -m {' '.join([module, *arguments])}", flush=True)
     code = subprocess.run(command, check=False).returncode
@@ -95,19 +100,8 @@ def wait(child: subprocess.Popen[bytes], url: str) -> None:
 def transcribe(endpoint: str, form: str, target: Path) -> None:
     """Transcribe the dialogue into a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [
-        str(DIALOGUE.relative_to(Path.cwd())),
-        "--endpoint",
-        endpoint,
-        "--format",
-        form,
-        "--output",
-        str(target),
-    ]
-    print(f"$ python -m transcriber {' '.join(arguments)}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "transcriber", *arguments], check=False).returncode
-    if code:
-        raise StepError("python -m transcriber", code)
+    recording = str(DIALOGUE.relative_to(Path.cwd()))
+    call("transcriber", recording, "--endpoint", endpoint, "--format", form, "--output", str(target))
 
 
 def show() -> None:

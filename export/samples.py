@@ -34,7 +34,7 @@ def padded(features: list[NDArray[np.float16]], frames: Extent) -> Sample:
 
 def bucket(size: int, extent: Extent) -> int:
     """Give the smallest bucket that holds a size; the largest one for everything beyond."""
-    return next((known for known in extent.buckets if known >= size), extent.max)
+    return extent.bucket(size) or extent.max
 
 
 def samples(family: Family, families: Iterable[Family], before: Mapping[str, nn.Module]) -> Iterator[Sample]:

@@ -323,10 +323,10 @@ def _padded_hypotheses(hypotheses: Integers, lengths: Integers, family: Family) 
 
 def _bucket(family: Family, axis: str, size: int) -> int:
     extent = family.modes["batch"].axes[axis]
-    for bucket in extent.buckets or (extent.max,):
-        if size <= bucket:
-            return bucket
-    raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")
+    bucket = extent.bucket(size)
+    if bucket is None:
+        raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")
+    return bucket
 
 
 def _pieces(parameters: dict[str, str], model: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ WINDOW_MS = 25
 HOP_MS = 10
 MEL_BANDS = 80
 HOP_SAMPLES = SAMPLE_RATE_HZ * HOP_MS // 1000
-WINDOW_SAMPLES = SAMPLE_RATE_HZ * WINDOW_MS // 1000
 # Kaldi's convention: the filter bank sees samples in the range of 16-bit integers.
 FULL_SCALE = 32_768.0
 

@@ -6,13 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from build.job import Job
+from build.job import Job, Tensors
 from contract.arch import Arch
 from contract.errors import SettingError
-from contract.manifest import BoundTensor
 from contract.platform import Platform
-
-Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
 
 
 class Compiler(Protocol):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from build.job import Job
+from build.job import Job, Tensors
 from contract.arch import Arch
 from contract.errors import CompileError, CompilerUnavailableError
 from contract.manifest import BoundTensor
@@ -16,7 +16,6 @@ NAME = "onnxruntime"
 FILE = "model.onnx"
 PLATFORM = "embedded"
 RUNS_HERE = True
-Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
 # The highest level would also choose layouts for this very processor; this one is right on every x86-64.
 _LEVEL = "ORT_ENABLE_EXTENDED"
 _QUIET = 3

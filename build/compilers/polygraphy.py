@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from build.job import Job
+from build.job import Job, Tensors
 from contract.errors import CompileError
 from contract.manifest import BoundTensor
 
-Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
 _TYPES = {"HALF": "FP16", "FLOAT": "FP32", "INT32": "INT32", "BOOL": "BOOL", "INT64": "INT64"}
 _ERROR_LINE = re.compile(r"^\[E\]\s*(.*)$")
 _LONGEST_CAUSE = 400

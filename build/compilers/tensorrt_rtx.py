@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from build.compilers import polygraphy
-from build.compilers.polygraphy import Tensors
-from build.job import Job
+from build.job import Job, Tensors
 from contract.arch import Arch
 from contract.errors import CompilerUnavailableError
 from contract.platform import Platform

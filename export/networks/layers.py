@@ -34,12 +34,12 @@ class Norm(nn.LayerNorm):
         return functional.layer_norm(values.float(), self.normalized_shape, weight, bias, self.eps).to(values.dtype)
 
 
-def rotate(values: Tensor, first_position: int = 0) -> Tensor:
+def rotate(values: Tensor) -> Tensor:
     """Turn [batch, heads, time, size] by its positions (RoFormer, arXiv:2104.09864); no table, so no longest input."""
     size = values.shape[-1]
     # A constant of the graph: the frequencies depend on the head size alone.
     frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, device=values.device, dtype=torch.float32) / size)
-    positions = torch.arange(values.shape[-2], device=values.device, dtype=torch.float32) + first_position
+    positions = torch.arange(values.shape[-2], device=values.device, dtype=torch.float32)
     angles = positions[:, None] * frequencies[None, :]
     cosine, sine = angles.cos(), angles.sin()
     first, second = values.float().chunk(2, dim=-1)
