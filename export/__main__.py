@@ -7,7 +7,7 @@ import click
 
 from contract.catalogue import OPERATING_POINTS, PRECISIONS, catalogue
 from contract.errors import guard
-from export.plan import Plan, plan
+from export.plan import WEIGHTS, Plan, plan
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,10 +19,10 @@ from export.plan import Plan, plan
 )
 @click.option(
     "--weights",
-    type=click.Choice(["reference", "random"]),
+    type=click.Choice(WEIGHTS),
     default="reference",
     show_default=True,
-    help="Where weights come from; random ones are for tests and benchmarks of size.",
+    help="Where weights come from; random ones are for tests, of production size for benchmarks.",
 )
 @click.option("--force", is_flag=True, help="Export again what is unchanged.")
 @click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")

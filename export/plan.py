@@ -6,6 +6,9 @@ from pathlib import Path
 from contract.catalogue import Family, Model, models
 from contract.errors import SettingError
 
+# The keys of export.checkpoints.SOURCES, which takes torch to import.
+WEIGHTS = ("reference", "random", "production")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:

@@ -1,7 +1,7 @@
 """Random weights of any model's usual size: for tests and for benchmarks of size, never for a transcript."""
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -11,8 +11,9 @@ from export.checkpoints.checkpoint import Checkpoint
 from export.networks import NETWORKS
 
 SEED = 20_260_801
+Settings: TypeAlias = dict[str, int]
 # What the enhanced point has more of; the configurations' own defaults are the standard point.
-_ENHANCED: dict[str, dict[str, int]] = {
+ENHANCED: dict[str, Settings] = {
     "body": {"size": 192, "layers": 12, "hidden": 512},
     "acoustic": {"size": 192},
     "decoder": {"encoder_size": 192, "size": 192, "layers": 3, "hidden": 512},
@@ -23,13 +24,19 @@ _ENHANCED: dict[str, dict[str, int]] = {
 
 def open_checkpoint(model: Model) -> Checkpoint:
     """Make a network with random weights, the same at every call."""
+    settings = ENHANCED[str(model.family.network)] if model.operating_point == "enhanced" else {}
+    return made(model, settings, "random weights")
+
+
+def made(model: Model, settings: Settings, what: str) -> Checkpoint:
+    """Make a network whose configuration has these settings; `what` it is goes into the origin of its weights."""
     name = str(model.family.network)
     network_type: Any = NETWORKS[name]
-    config = network_type.config_type(**(_ENHANCED[name] if model.operating_point == "enhanced" else {}))
+    config = network_type.config_type(**settings)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = network_type(config).eval()
-    origin = f"random weights, seed {SEED}"
+    origin = f"{what}, seed {SEED}"
     return Checkpoint(
         network=network,
         dims=network.dims,
