@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.catalogue import OPERATING_POINTS
 from contract.errors import ServerUnavailableError, VoxwrightError, guard
-from demo.scores import score
+from demo.ports import free_ports
+from demo.scores import Score, score
 
 FOLDER = Path(__file__).parent
 DIALOGUE, REFERENCE = FOLDER / "dialogue.flac", FOLDER / "dialogue.json"
-TRANSCRIPT = Path("dist/demo/dialogue.json")
-PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+TRANSCRIPTS = Path("dist/demo")
 _READY_SECONDS, _STOP_SECONDS = 120, 30
 
 
@@ -46,7 +46,8 @@ def run() -> None:
     with server(ports) as url:
         step("Probe: the server is live and every model ready", "runtime.probe", "--url", url, "--timeout", "10")
         heading("Transcribe: a dialogue of two voices, in words that are in no training sentence")
-        transcribe(endpoint, "json-v2", TRANSCRIPT)
+        for point in OPERATING_POINTS:
+            transcribe(endpoint, point, transcript_path(point))
         show()
         heading("Stop: SIGTERM")
     print(f"the server ended cleanly; all in all {time.monotonic() - started:.0f} s")
@@ -97,26 +98,42 @@ def wait(child: subprocess.Popen[bytes], url: str) -> None:
     raise ServerUnavailableError(url, f"it was not ready after {_READY_SECONDS} s", "Its own log stands above")
 
 
-def transcribe(endpoint: str, form: str, target: Path) -> None:
-    """Transcribe the dialogue into a file."""
+def transcript_path(point: str) -> Path:
+    """Say where the transcript of an operating point goes."""
+    return TRANSCRIPTS / f"dialogue-{point}.json"
+
+
+def transcribe(endpoint: str, point: str, target: Path) -> None:
+    """Transcribe the dialogue at an operating point into a json-v2 file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     recording = str(DIALOGUE.relative_to(Path.cwd()))
-    call("transcriber", recording, "--endpoint", endpoint, "--format", form, "--output", str(target))
+    options = ("--operating-point", point, "--format", "json-v2", "--output", str(target))
+    call("transcriber", recording, "--endpoint", endpoint, *options)
 
 
 def show() -> None:
-    """Print the transcript beside what was said, and how they differ."""
-    transcript, reference = json.loads(TRANSCRIPT.read_text()), json.loads(REFERENCE.read_text())
-    print()
-    for first, last, speaker, text in turns(transcript):
-        print(f"  {first:5.1f} - {last:4.1f}  {speaker}  {text}")
-    heading("Score: against what was said")
+    """Print what each operating point understood, what was said, and how they differ."""
+    reference = json.loads(REFERENCE.read_text())
+    scores: dict[str, Score] = {}
+    for point in OPERATING_POINTS:
+        transcript = json.loads(transcript_path(point).read_text())
+        scores[point] = score(transcript, reference)
+        heading(f"{point.capitalize()} understood")
+        for first, last, speaker, text in turns(transcript):
+            print(f"  {first:5.1f} - {last:4.1f}  {speaker}  {text}")
+    heading("What was said")
     for turn in reference["turns"]:
         print(f"  {turn['start']:5.1f} - {turn['end']:4.1f}  {turn['speaker']:2}  {turn['text']}")
-    found = score(transcript, reference)
-    print(f"\n  word error rate               {100 * found.word_error_rate:5.1f} %")
-    print(f"  the same, words by speaker    {100 * found.speaker_word_error_rate:5.1f} %")
-    print(f"  speakers                      {found.speakers:5} found, {found.wanted_speakers} there are")
+    print(f"\n  {'':<28}" + "".join(f"{point:>12}" for point in scores))
+    for title, texts in (
+        ("word error rate", [f"{100 * each.word_error_rate:.1f} %" for each in scores.values()]),
+        ("the same, words by speaker", [f"{100 * each.speaker_word_error_rate:.1f} %" for each in scores.values()]),
+        (
+            f"speakers, of {len({turn['speaker'] for turn in reference['turns']})}",
+            [str(each.speakers) for each in scores.values()],
+        ),
+    ):
+        print(f"  {title:<28}" + "".join(f"{text:>12}" for text in texts))
 
 
 def turns(transcript: dict[str, list[dict[str, object]]]) -> Iterator[tuple[float, float, str, str]]:
@@ -135,17 +152,6 @@ def turns(transcript: dict[str, list[dict[str, object]]]) -> Iterator[tuple[floa
         yield first, last, speaker, " ".join(texts)
 
 
-def free_ports() -> dict[str, int]:
-    """Take the usual ports, or any free ones where one of them is taken."""
-    if all(_is_free(port) for port in PORTS.values()):
-        return PORTS
-    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-        sockets = dict(zip(PORTS, (first, second, third), strict=True))
-        for each in sockets.values():
-            each.bind(("127.0.0.1", 0))
-        return {name: each.getsockname()[1] for name, each in sockets.items()}
-
-
 def heading(text: str) -> None:
     """Print the title of a step."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
@@ -157,16 +163,6 @@ def _ended(child: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         child.kill()
         return child.wait()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(("0.0.0.0", port))  # noqa: S104 - the very address that the server takes
-        except OSError:
-            return False
-        return True
 
 
 if __name__ == "__main__":

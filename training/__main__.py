@@ -1,46 +1,47 @@
-"""Command line of the recipe: `python -m training data|recogniser|spelling|speakers|dialogue|samples|card|all`."""
+"""Command line of the recipe: `python -m training STAGE`, or `all` for every stage in its order."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import click
 
 from training.errors import TrainingError
-from training.recipe import Recipe, smoke
+
+if TYPE_CHECKING:
+    from training.recipe import Recipe
 
 # Each stage is imported when it runs, so that `--help` needs neither torch nor a synthesiser.
 STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "data": ("training.dataset", "prepare"),
-        "recogniser": ("training.recogniser", "train"),
-        "spelling": ("training.spelling", "train"),
+        "standard": ("training.recogniser", "train_standard"),
+        "enhanced": ("training.recogniser", "train_enhanced"),
+        "language": ("training.language", "train"),
         "speakers": ("training.speakers", "train"),
+        "weighting": ("training.weighting", "find"),
         "dialogue": ("training.dialogue", "write"),
         "samples": ("training.dialogue", "write_samples"),
+        "evaluation": ("training.evaluation", "write"),
         "card": ("training.card", "write"),
     }
 )
 
 
-def parse(*, out: Path, minutes: float | None, smoke_test: bool) -> Recipe:
+def parse(*, out: Path, minutes: float | None, smoke_test: bool) -> "Recipe":
     """Turn options into a recipe; `minutes` is shared out between the trainings as the recipe shares its own."""
+    from training.recipe import Recipe, smoke  # noqa: PLC0415 - its numbers are those of networks, which need torch
+
     recipe = smoke(out) if smoke_test else Recipe(out=out)
-    if minutes is None:
-        return recipe
-    factor = minutes / (recipe.recogniser_minutes + recipe.spelling_minutes + recipe.speakers_minutes)
-    return replace(
-        recipe,
-        recogniser_minutes=recipe.recogniser_minutes * factor,
-        spelling_minutes=recipe.spelling_minutes * factor,
-        speakers_minutes=recipe.speakers_minutes * factor,
-    )
+    return recipe if minutes is None else recipe.lasting(minutes)
 
 
-def run(stage: str, recipe: Recipe) -> None:
-    """Run one stage, or all of them in their order."""
+def run(stage: str, recipe: "Recipe") -> None:
+    """Run one stage, or all of them in their order; what the last ones need is asked for before hours of training."""
+    if stage == "all":
+        import_module("training.synthesis").require_all_programs()
     for name in STAGES if stage == "all" else (stage,):
         module, function = STAGES[name]
         action: Callable[[Recipe], None] = getattr(import_module(module), function)
@@ -50,8 +51,8 @@ def run(stage: str, recipe: Recipe) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("stage", type=click.Choice([*STAGES, "all"]))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("work/training"), show_default=True, help="Data.")
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="Training time of all networks. [default: 74]")
-@click.option("--smoke", "smoke_test", is_flag=True, help="A minute that proves the path, not the weights.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="Training time of all networks, if not the recipe's.")
+@click.option("--smoke", "smoke_test", is_flag=True, help="Minutes that prove the path, and no weights.")
 def main(*, stage: str, out: Path, minutes: float | None, smoke_test: bool) -> None:
     """Make the reference weights and the demonstration from synthetic speech."""
     try:

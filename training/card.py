@@ -1,32 +1,48 @@
 """The model card, drawn from the figures that the stages recorded, so that the two cannot drift apart."""
 
+import math
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
+from contract import files
 from training import reporting, voices
 from training.errors import MissingDataError
 from training.recipe import Recipe
 
 TEMPLATE_PATH = Path(__file__).with_name("model_card.md")
-STAGES = ("recogniser", "spelling", "speakers", "dialogue")
+HISTORY_PATH = Path(__file__).with_name("history.md")
+# What a stage records, and which command makes it.
+STAGES = MappingProxyType(
+    {
+        "recogniser_standard": "standard",
+        "recogniser_enhanced": "enhanced",
+        "language": "language",
+        "speakers_standard": "speakers",
+        "speakers_enhanced": "speakers",
+        "dialogue_standard": "dialogue",
+        "dialogue_enhanced": "dialogue",
+    }
+)
 
 
 def write(recipe: Recipe) -> None:
-    """Write MODEL_CARD.md beside the folder of the weights. Raises MissingDataError before every stage has run."""
+    """Write MODEL_CARD.md among the weights. Raises MissingDataError before every stage has run."""
     figures = reporting.read_figures(recipe)
     missing = [stage for stage in STAGES if stage not in figures]
     if missing:
-        raise MissingDataError(f"the figures of {missing[0]} in {recipe.figures}", missing[0])
+        raise MissingDataError(f"the figures of {missing[0]} in {recipe.figures}", STAGES[missing[0]])
     if "machine" not in figures:
         reporting.record(recipe, "machine", machine())
         figures = reporting.read_figures(recipe)
-    (recipe.weights.parent / "MODEL_CARD.md").write_text(render(recipe, figures), encoding="utf-8")
+    files.write(recipe.weights / "MODEL_CARD.md", render(recipe, figures))
 
 
 def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -40,9 +56,23 @@ def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
         "accents": len(voices.ACCENTS),
         "held_out_variants": len(voices.HELD_OUT_VARIANTS),
         "evaluation_utterances": recipe.evaluation_utterances,
+        "utterances": recipe.utterances,
+        "library_utterances": recipe.library_utterances,
+        "history": " ".join(HISTORY_PATH.read_text(encoding="utf-8").split()),
         "batch_seconds": recipe.batch_frames * recipe.processes // 100,
     }
+    for point in recipe.points:
+        values |= {f"layers_{point.name}": point.body.layers, f"decoder_layers_{point.name}": point.decoder.layers}
+        counts = {path.stem: parameters(path) for path in sorted((recipe.weights / point.name).glob("*.safetensors"))}
+        values |= {f"parameters_{point.name}_{family}": _millions(count) for family, count in counts.items()}
+        values[f"parameters_{point.name}"] = _millions(sum(counts.values()))
     return Template(TEMPLATE_PATH.read_text(encoding="utf-8")).substitute(values)
+
+
+def parameters(path: Path) -> int:
+    """Count the numbers in a file of weights."""
+    with safe_open(path, framework="np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
 
 
 def machine() -> dict[str, Any]:
@@ -55,6 +85,10 @@ def _processor() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M"
 
 
 def _text(name: str, value: Any) -> str:

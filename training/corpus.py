@@ -2,17 +2,22 @@
 
 import ast
 import hashlib
+import importlib.util
 import random
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from contract import files
+
 GRAMMAR_PATH = Path(__file__).with_name("grammar.txt")
 LICENCE_FOLDER = Path("/usr/share/common-licenses")
+# Libraries of the lock file with much documentation in whole sentences.
+LIBRARIES = ("networkx", "numpy", "scipy", "sympy", "torch")
 # One sentence in sixteen, chosen by its hash, is never trained on.
 HELD_OUT_SHARE = 16
 DEEPEST_EXPANSION = 14
@@ -96,13 +101,22 @@ def vocabulary() -> tuple[str, ...]:
 @cache
 def prose() -> tuple[Sentence, ...]:
     """Sentences of Python's manual, of its docstrings and of the licences of Debian; sorted, each once."""
-    found: dict[str, Sentence] = {}
-    for text in _prose_texts():
-        for candidate in _SENTENCE_END.split(" ".join(text.split())):
-            if _is_prose(candidate):
-                one = sentence(candidate)
-                found.setdefault(one.text, one)
-    return tuple(found[text] for text in sorted(found))
+    return _sentences_of(_prose_texts())
+
+
+def library_prose(path: Path) -> tuple[Sentence, ...]:
+    """Sentences of the docstrings of the lock file's libraries; kept in a file, as reading the libraries takes minutes.
+
+    None of them is on the held-out side: they teach words, and nothing is measured on them.
+    """
+    if not path.is_file():
+        packages = (Path(str(importlib.util.find_spec(name).origin)).parent for name in LIBRARIES)  # type: ignore[union-attr]
+        paths = [each for package in packages for each in sorted(package.rglob("*.py"))]
+        found = _sentences_of(text for each in paths for text in _docstrings(each))
+        kept = [one.spoken for one in found if not is_held_out(one.text)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, "\n".join(kept) + "\n")
+    return tuple(sentence(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def drawn(source: random.Random, candidates: Sequence[Sentence], *, held_out: bool) -> Sentence:
@@ -119,6 +133,16 @@ def drawn_from_grammar(source: random.Random, *, held_out: bool) -> Sentence:
         one = grammar_sentence(source)
         if one.text and is_held_out(one.text) == held_out:
             return one
+
+
+def _sentences_of(texts: Iterable[str]) -> tuple[Sentence, ...]:
+    found: dict[str, Sentence] = {}
+    for text in texts:
+        for candidate in _SENTENCE_END.split(" ".join(text.split())):
+            if _is_prose(candidate):
+                one = sentence(candidate)
+                found.setdefault(one.text, one)
+    return tuple(found[text] for text in sorted(found))
 
 
 def _alternatives(line: str) -> Iterator[str]:
@@ -165,6 +189,11 @@ def _docstrings(path: Path) -> Iterator[str]:
     if not path.is_file():
         return
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        # Some libraries carry tests in the syntax of a later Python than this one.
+        return
+    for node in ast.walk(tree):
         text = ast.get_docstring(node) if isinstance(node, documented) else None
         yield from (text or "").split("\n\n")

@@ -5,13 +5,16 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training import synthesis
+from training import corpus, synthesis
 from training.errors import MissingDataError
 from training.recipe import Recipe
+
+TRAINING_PARTS = ("train", "library")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +35,11 @@ class Dataset:
     examples: tuple[Example, ...]
     phonemes: tuple[str, ...]
 
+    @property
+    def parts(self) -> set[str]:
+        """Give the names of all parts."""
+        return {example.part for example in self.examples}
+
     def part(self, name: str) -> tuple[Example, ...]:
         """Give the examples of training ("train") or of one part of the evaluation."""
         return tuple(example for example in self.examples if example.part == name)
@@ -42,11 +50,15 @@ def prepare(recipe: Recipe) -> None:
     synthesis.require_programs()
     utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
     synthesis.write_shards(utterances, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes)
+    more = synthesis.library_plan(corpus.library_prose(recipe.library), recipe.library_utterances, recipe.seed)
+    synthesis.write_shards(
+        more, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name="library"
+    )
 
 
 def load(recipe: Recipe) -> Dataset:
     """Map the shards into memory. Raises MissingDataError where there are none."""
-    folders = sorted(path for path in recipe.shards.glob("shard-*") if path.suffix != ".partial")
+    folders = sorted(path for path in recipe.shards.glob("*-*") if path.suffix != ".partial")
     if not folders:
         raise MissingDataError(recipe.shards, "data")
     phonemes: dict[str, int] = {synthesis.UNKNOWN_PHONEME: 0}
@@ -79,7 +91,7 @@ def buckets(lengths: Sequence[int], frames: int, source: random.Random) -> list[
     return batches
 
 
-def padded(features: Sequence[NDArray[np.float16]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def padded(features: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Stack features into FP32 [batch, frames, 80], padded with zeros, and their lengths."""
     lengths = np.asarray([len(one) for one in features], dtype=np.int64)
     batch = np.zeros((len(features), int(lengths.max()), features[0].shape[1]), dtype=np.float32)

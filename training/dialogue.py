@@ -12,22 +12,22 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from contract import files
 from export.checkpoints import reference
-from training import corpus, espeak, reporting, speakers, synthesis
+from training import corpus, dataset, espeak, reporting, speakers, synthesis
 from training.augment import Samples, scale
 from training.errors import MissingDataError, TrainingError
+from training.evaluation import Turn, trimmed
 from training.recipe import Recipe
 from training.scores import greedy_texts, word_error_rate
 from training.tokenizer import Tokenizer
 from training.voices import ACCENTS, DIALOGUE_VARIANTS
 from transcriber.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
 
-DEMO_FOLDER = Path("demo")
 WORDS_PER_MINUTE = 180
 EDGE_SECONDS = 0.4
 PAUSE_SECONDS = (0.3, 0.8)
 GAIN_DB = -6.0
-SILENT_BELOW = 0.01
 SAMPLE_SECONDS = (2.0, 4.0, 7.0, 11.0)
 SAMPLE_EDGE_SECONDS = 0.15
 
@@ -64,24 +64,14 @@ SCRIPT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """Who says what, from `start` to `end` in seconds."""
-
-    speaker: str
-    start: float
-    end: float
-    text: str
-
-
 def write(recipe: Recipe) -> None:
     """Write the recording and its truth, and record how the weights do on it."""
     refuse_known_sentences(recipe)
     samples, turns = perform()
-    DEMO_FOLDER.mkdir(exist_ok=True)
-    soundfile.write(DEMO_FOLDER / "dialogue.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16", compression_level=1.0)
+    recipe.demo.mkdir(parents=True, exist_ok=True)
+    soundfile.write(recipe.demo / "dialogue.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16", compression_level=1.0)
     truth = {"text": " ".join(turn.text for turn in turns), "turns": [asdict(turn) for turn in turns]}
-    (DEMO_FOLDER / "dialogue.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+    files.write(recipe.demo / "dialogue.json", json.dumps(truth, indent=2) + "\n")
     measure(recipe)
 
 
@@ -94,7 +84,9 @@ def sentences() -> tuple[str, ...]:
 def refuse_known_sentences(recipe: Recipe) -> None:
     """Raise TrainingError where a sentence of the script is one of the training."""
     utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
-    trained = {one.text for utterance in utterances if utterance.part == "train" for one in utterance.sentences}
+    more = synthesis.library_plan(corpus.library_prose(recipe.library), recipe.library_utterances, recipe.seed)
+    spoken = [utterance for utterance in (*utterances, *more) if utterance.part in dataset.TRAINING_PARTS]
+    trained = {one.text for utterance in spoken for one in utterance.sentences}
     known = trained & set(sentences())
     if known:
         raise TrainingError(f"the dialogue repeats what the training says, change it: {'; '.join(sorted(known))}")
@@ -115,56 +107,56 @@ def perform() -> tuple[Samples, tuple[Turn, ...]]:
     return scale(np.concatenate([*pieces, synthesis.silence(EDGE_SECONDS)]), GAIN_DB), tuple(turns)
 
 
-def read() -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
-    """Read the recording and its turns. Raises MissingDataError before `write`."""
-    path = DEMO_FOLDER / "dialogue.flac"
+def read(folder: Path) -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
+    """Read the recording in a folder and its turns. Raises MissingDataError before `write`."""
+    path = folder / "dialogue.flac"
     if not path.is_file():
         raise MissingDataError(path, "dialogue")
     samples, _ = soundfile.read(path, dtype="float32")
-    truth = json.loads((DEMO_FOLDER / "dialogue.json").read_text(encoding="utf-8"))
+    truth = json.loads((folder / "dialogue.json").read_text(encoding="utf-8"))
     return samples, tuple(Turn(**turn) for turn in truth["turns"])
 
 
-def write_samples(_: Recipe) -> None:
+def write_samples(recipe: Recipe) -> None:
     """Write the features of four stretches of the dialogue of about 2, 4, 7 and 11 seconds, with their texts."""
-    samples, turns = read()
+    samples, turns = read(recipe.demo)
     features, texts = {}, []
     for index, seconds in enumerate(SAMPLE_SECONDS):
         chosen = _stretch(turns, seconds)
         features[f"segment_{index}"] = log_mel(_cut(samples, chosen))
         texts.append(" ".join(turn.text for turn in chosen))
-    path = DEMO_FOLDER / "features.safetensors"
+    path = recipe.demo / "features.safetensors"
     save_file(features, path, {"texts": json.dumps(texts)})
     path.chmod(0o644)
 
 
 def measure(recipe: Recipe) -> None:
-    """Record word error rate and speaker clusters of the dialogue, turn by turn as its truth cuts it."""
-    samples, turns = read()
-    body, _ = reference.load(recipe.weights / "body.safetensors")
-    acoustic, _ = reference.load(recipe.weights / "am_en.safetensors")
-    diarization, parameters = reference.load(recipe.weights / "diar.safetensors")
+    """Record word error rate and speaker clusters of the dialogue at every point, turn by turn as its truth cuts it."""
+    samples, turns = read(recipe.demo)
     cuts = [log_mel(_cut(samples, [turn])) for turn in turns]
-    texts = greedy_texts(body, acoustic, Tokenizer(recipe.weights / "tokenizer.model"), cuts)
-    figures: dict[str, float] = {"seconds": round(len(samples) / SAMPLE_RATE_HZ, 1)}
-    figures["wer_dialogue"] = word_error_rate([turn.text for turn in turns], texts)
     windows, owners = _windows(cuts, turns)
-    clusters = speakers.cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
-    figures["clusters"] = len(set(clusters.tolist()))
-    figures["windows_right"] = speakers.clustering_accuracy(owners, clusters)
     logger = reporting.open_log(recipe)
-    logger.info("dialogue: %s", figures)
-    for turn, text in zip(turns, texts, strict=True):
-        if text != turn.text:
-            logger.info("%s was heard as: %s", turn.text, text)
-    reporting.record(recipe, "dialogue", figures)
+    for point in recipe.points:
+        folder = recipe.weights / point.name
+        body, _ = reference.load(folder / "body.safetensors")
+        acoustic, _ = reference.load(folder / "am_en.safetensors")
+        diarization, parameters = reference.load(folder / "diar.safetensors")
+        texts = greedy_texts(body, acoustic, Tokenizer(recipe.tokenizer), cuts)
+        figures: dict[str, float] = {"seconds": round(len(samples) / SAMPLE_RATE_HZ, 1)}
+        figures["wer_dialogue"] = word_error_rate([turn.text for turn in turns], texts)
+        clusters = speakers.cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
+        figures["clusters"] = len(set(clusters.tolist()))
+        figures["windows_right"] = speakers.clustering_accuracy(owners, clusters)
+        logger.info("dialogue, %s: %s", point.name, figures)
+        for turn, text in zip(turns, texts, strict=True):
+            if text != turn.text:
+                logger.info("%s was heard as: %s", turn.text, text)
+        reporting.record(recipe, f"dialogue_{point.name}", figures)
 
 
 def _say(part: Part, text: str) -> Samples:
     spoken = espeak.speak(text, part.voice, words_per_minute=WORDS_PER_MINUTE, pitch=part.pitch)
-    samples = scale(synthesis.resampled(spoken.samples, spoken.rate_hz), 0.0)
-    loud = np.flatnonzero(np.abs(samples) > SILENT_BELOW)
-    return samples[loud[0] : loud[-1] + 1]
+    return trimmed(scale(synthesis.resampled(spoken.samples, spoken.rate_hz), 0.0))
 
 
 def _cut(samples: Samples, turns: Sequence[Turn]) -> Samples:

@@ -5,11 +5,14 @@ class TrainingError(Exception):
     """The root: printed as one sentence by the command line, which then exits with 1."""
 
 
+PACKAGES = "espeak-ng flite festival festvox-kdlpc16k"
+
+
 class MissingProgramError(TrainingError):
     """A synthesiser is not installed."""
 
     def __init__(self, program: str) -> None:
-        super().__init__(f"{program} is not installed; get it with: apt-get install espeak-ng flite")
+        super().__init__(f"{program} is not installed; get it with: apt-get install {PACKAGES}")
 
 
 class MissingDataError(TrainingError):

@@ -1,7 +1,56 @@
 """The numbers of the recipe, in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from export.networks.body import BodyConfig
+from export.networks.decoder import DecoderConfig
+from export.networks.diarization import DiarizationConfig
+from export.networks.language import LanguageConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """The networks of one operating point, and how long they are trained."""
+
+    name: str
+    body: BodyConfig
+    decoder: DecoderConfig
+    diarization: DiarizationConfig
+    recogniser_minutes: float
+    speakers_minutes: float
+    peak_learning_rate: float
+    warm_up_steps: int
+    # The point whose weights the first blocks begin with; "" begins with random ones.
+    begins_with: str = ""
+
+
+POINTS = (
+    Point(
+        name="standard",
+        body=BodyConfig(layers=5),
+        decoder=DecoderConfig(layers=1),
+        diarization=DiarizationConfig(size=128, dilations=(1, 2, 3), attention=48),
+        recogniser_minutes=54.0,
+        speakers_minutes=5.0,
+        peak_learning_rate=1.5e-3,
+        warm_up_steps=400,
+    ),
+    Point(
+        name="enhanced",
+        body=BodyConfig(layers=9),
+        decoder=DecoderConfig(layers=2),
+        diarization=DiarizationConfig(),
+        recogniser_minutes=50.0,
+        speakers_minutes=6.0,
+        peak_learning_rate=1.2e-3,
+        warm_up_steps=200,
+        begins_with="standard",
+    ),
+)
+
+
+LANGUAGE = LanguageConfig(size=128, layers=2, hidden=512)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -9,25 +58,43 @@ class Recipe:
     """What decides the weights, apart from the code; `minutes` are of training, after the data are made."""
 
     out: Path
-    weights: Path = Path("export/checkpoints/reference/standard")
+    weights: Path = Path("export/checkpoints/reference")
     seed: int = 20_261_122
     utterances: int = 12_000
+    library_utterances: int = 7_000
     evaluation_utterances: int = 150
+    # Of each of these parts, to find the weights of the rescorers on.
+    weighting_utterances: int = 150
+    # Of each set that `python -m training evaluation` writes.
+    recordings: int = 160
     shard_size: int = 250
     processes: int = 2
     vocabulary: int = 256
-    recogniser_minutes: float = 50.0
-    spelling_minutes: float = 18.0
-    speakers_minutes: float = 6.0
-    peak_learning_rate: float = 1.5e-3
-    warm_up_steps: int = 300
+    points: tuple[Point, ...] = POINTS
+    language: LanguageConfig = LANGUAGE
+    language_minutes: float = 6.0
     # Padded feature frames in the batch of one process.
-    batch_frames: int = 3600
+    batch_frames: int = 1800
+    # What a killed run loses at most, in seconds.
+    checkpoint_seconds: float = 60.0
+    demo: Path = Path("demo")
+    # Where `python -m training evaluation` writes its sets.
+    evaluation: Path = Path("dist/accuracy/recordings")
 
     @property
     def shards(self) -> Path:
         """Where the features lie."""
         return self.out / "shards"
+
+    @property
+    def library(self) -> Path:
+        """Where the sentences of the libraries' documentation lie."""
+        return self.out / "library.txt"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that both points share."""
+        return self.weights / "tokenizer.model"
 
     @property
     def figures(self) -> Path:
@@ -39,16 +106,47 @@ class Recipe:
         """Where every stage writes what it reports."""
         return self.out / "training.log"
 
+    @property
+    def curves(self) -> Path:
+        """Where every stage writes its losses, a JSON object a line."""
+        return self.out / "curves.jsonl"
+
+    @property
+    def minutes(self) -> float:
+        """Training time of all networks together."""
+        return self.language_minutes + sum(point.recogniser_minutes + point.speakers_minutes for point in self.points)
+
+    def point(self, name: str) -> Point:
+        """Give the operating point of a name."""
+        return next(point for point in self.points if point.name == name)
+
+    def lasting(self, minutes: float) -> "Recipe":
+        """Share out another training time between the networks as this recipe shares its own."""
+        factor = minutes / self.minutes
+        points = tuple(
+            replace(
+                point,
+                recogniser_minutes=point.recogniser_minutes * factor,
+                speakers_minutes=point.speakers_minutes * factor,
+            )
+            for point in self.points
+        )
+        return replace(self, points=points, language_minutes=self.language_minutes * factor)
+
 
 def smoke(out: Path) -> Recipe:
-    """Give a recipe of a minute that proves the path and nothing else."""
-    return Recipe(
+    """Give a recipe of minutes that proves the path and nothing else, and writes nothing outside `out`."""
+    recipe = Recipe(
         out=out,
         weights=out / "weights",
+        demo=out / "demo",
+        evaluation=out / "recordings",
         utterances=300,
-        evaluation_utterances=8,
-        shard_size=100,
-        recogniser_minutes=0.4,
-        spelling_minutes=0.2,
-        speakers_minutes=0.2,
+        library_utterances=100,
+        evaluation_utterances=24,
+        weighting_utterances=2,
+        recordings=3,
+        shard_size=50,
+        checkpoint_seconds=5.0,
     )
+    return recipe.lasting(1.5)

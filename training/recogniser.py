@@ -1,7 +1,8 @@
-"""Body, acoustic head and decoder, trained together.
+"""Body, acoustic head and decoder of an operating point, trained together.
 
 CTC alone stays on its plateau of blanks for long. A phoneme loss on a middle layer, from the synthesiser's own phoneme
-times, breaks it within minutes and is then faded out.
+times, breaks it within minutes and is then faded out. The enhanced point begins with the blocks of the standard point
+and new ones above them: what the small network has learnt need not be learnt again at the price of the large one.
 """
 
 import json
@@ -20,28 +21,31 @@ from torch.nn import functional
 
 from export.checkpoints import reference
 from export.networks.acoustic import Acoustic, AcousticConfig
-from export.networks.body import Body, BodyConfig
-from export.networks.decoder import Decoder, DecoderConfig
-from training import dataset, reporting, tokenizer
-from training.dataset import Example
-from training.recipe import Recipe
+from export.networks.body import Block, Body
+from export.networks.decoder import Decoder
+from training import curves, dataset, perturb, reporting, tokenizer
+from training.dataset import TRAINING_PARTS, Example
+from training.errors import MissingDataError, TrainingError
+from training.recipe import Point, Recipe
 from training.scores import greedy_texts, word_error_rate
-from training.synthesis import EVALUATION_PARTS
 from training.tokenizer import Tokenizer
 
-PHONEME_LAYER = 4
 # The centre of encoder frame t is feature frame 4t + 3.
 SUBSAMPLING, FIRST_CENTRE = 4, 3
 # Weight of the phoneme loss at the start; it falls to zero over this share of the training.
 PHONEME_WEIGHT, PHONEME_SHARE = 1.0, 0.5
 CTC_WEIGHT, DECODER_WEIGHT = 0.7, 0.3
 LABEL_SMOOTHING = 0.1
-AVERAGE_DECAY = 0.998
+AVERAGE_DECAY, AVERAGE_EVERY = 0.998, 4
 LARGEST_GRADIENT = 2.0
-BANDS_MASKED, FRAMES_MASKED, FRAMES_PER_MASK = 15, 20, 250
-CHECKPOINT_SECONDS = 60.0
-PUBLISH_SECONDS = 300.0
-PROBE_SIZE = 40
+# Full context for most batches; for the others a chunk and how much is seen before it, in encoder frames of 40 ms.
+FULL_CONTEXT_SHARE = 0.4
+CHUNKS, LEFT_CONTEXTS = (8, 8, 8, 16, 24), (None, None, 64, 128)
+# What is measured of it: milliseconds of a chunk to its frames, with what a stream would keep of the past.
+STREAMING_CHUNKS, STREAMING_LEFT = {640: 16, 320: 8}, 128
+PROBE_SECONDS = 300.0
+REPORT_SECONDS = 10.0
+PROBE_SIZE = 60
 IGNORED = -100
 
 
@@ -55,80 +59,120 @@ class Progress:
     audio_seconds: float = 0.0
 
 
-class Recogniser(nn.Module):
-    """The three networks and the phoneme head, which is thrown away."""
-
-    def __init__(self, phonemes: int) -> None:
-        super().__init__()
-        self.body = Body(BodyConfig())
-        self.acoustic = Acoustic(AcousticConfig())
-        self.decoder = Decoder(DecoderConfig())
-        self.phonemes = nn.Linear(self.body.config.size, phonemes)
-
-    def losses(self, batch: "Batch") -> dict[str, Tensor]:
-        """Give the mean loss of CTC and decoder per token and of phonemes per frame."""
-        encoded, tapped, lengths = self.body.encode(batch.features, batch.lengths, tap=PHONEME_LAYER)
-        ctc, decoder = token_losses(self, encoded, lengths, batch.tokens, batch.token_lengths)
-        phonemes = functional.cross_entropy(
-            self.phonemes(tapped).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
-        )
-        return {"ctc": ctc, "decoder": decoder, "phonemes": phonemes}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Padded: features FP32 [batch, frames, 80], tokens [batch, L], labels [batch, time]."""
+    """Padded: features FP32 [batch, frames, 80], tokens [batch, L], labels [batch, time]; and what is seen of it."""
 
     features: Tensor
     lengths: Tensor
     tokens: Tensor
     token_lengths: Tensor
     labels: Tensor
+    chunk: int | None = None
+    left: int | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """Bring the tensors to a device."""
+        return Batch(
+            features=self.features.to(device),
+            lengths=self.lengths.to(device),
+            tokens=self.tokens.to(device),
+            token_lengths=self.token_lengths.to(device),
+            labels=self.labels.to(device),
+            chunk=self.chunk,
+            left=self.left,
+        )
 
 
-def train(recipe: Recipe) -> None:
-    """Train for the recipe's minutes, resuming where a killed run stopped, then save and evaluate."""
+class Recogniser(nn.Module):
+    """The three networks of a point and the phoneme head, which is thrown away."""
+
+    def __init__(self, point: Point, vocabulary: int, phonemes: int) -> None:
+        super().__init__()
+        self.body = Body(point.body)
+        self.acoustic = Acoustic(AcousticConfig(size=point.body.size, vocabulary=vocabulary))
+        self.decoder = Decoder(point.decoder)
+        self.phonemes = nn.Linear(point.body.size, phonemes)
+        self.tap = point.body.layers // 2
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Give the mean loss of CTC and decoder per token and of phonemes per frame."""
+        encoded, tapped, lengths = self.body.encode(
+            batch.features, batch.lengths, chunk=batch.chunk, left=batch.left, tap=self.tap
+        )
+        ctc, decoder = self._token_losses(encoded, lengths, batch.tokens, batch.token_lengths)
+        phonemes = functional.cross_entropy(
+            self.phonemes(tapped).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
+        )
+        return {"ctc": ctc, "decoder": decoder, "phonemes": phonemes}
+
+    def _token_losses(
+        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        log_probs = self.acoustic.log_probs(encoded).transpose(0, 1)
+        ctc = functional.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="sum", zero_infinity=True)
+        said = self.decoder.log_probs(encoded, lengths, tokens)
+        targets = next_tokens(tokens, token_lengths)
+        decoder = functional.cross_entropy(
+            said.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
+        )
+        return ctc / token_lengths.sum(), decoder
+
+
+def next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Say what follows the boundary and each token: [rows, L] -> [rows, L + 1], ignored behind the closing boundary."""
+    position = torch.arange(tokens.shape[1] + 1, device=tokens.device)[None, :]
+    targets = functional.pad(tokens, (0, 1), value=tokenizer.BOUNDARY)
+    targets = torch.where(position == lengths[:, None], tokenizer.BOUNDARY, targets)
+    return torch.where(position > lengths[:, None], IGNORED, targets)
+
+
+def train(recipe: Recipe, point: Point) -> None:
+    """Train a point for its minutes, resuming where a killed run stopped, then save and evaluate."""
     data = dataset.load(recipe)
-    tokenizer.make((example.text for example in data.part("train")), tokenizer_path(recipe), recipe.vocabulary)
+    if not recipe.tokenizer.is_file():
+        texts = (example.text for part in TRAINING_PARTS for example in data.part(part))
+        tokenizer.make(texts, recipe.tokenizer, recipe.vocabulary)
     store = recipe.out / "rendezvous"
     store.unlink(missing_ok=True)
-    spawn(_train_in_process, args=(recipe, store.resolve()), nprocs=recipe.processes)  # type: ignore[no-untyped-call]
-    evaluate(recipe)
+    processes = 1 if torch.cuda.is_available() else recipe.processes
+    arguments = (recipe, point, store.resolve(), processes)
+    spawn(_train_in_process, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+    evaluate(recipe, point)
+    curves.plot(recipe)
 
 
-def tokenizer_path(recipe: Recipe) -> Path:
-    """Say where the tokenizer lies."""
-    return recipe.weights / "tokenizer.model"
+def train_standard(recipe: Recipe) -> None:
+    """Train the standard point."""
+    train(recipe, recipe.point("standard"))
 
 
-def token_losses(
-    network: Recogniser, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Give the mean losses per token of CTC and of the decoder; tokens [batch, L] may be padded with anything."""
-    log_probs = network.acoustic.log_probs(encoded).transpose(0, 1)
-    ctc = functional.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="sum", zero_infinity=True)
-    position = torch.arange(tokens.shape[1] + 1)[None, :]
-    targets = functional.pad(tokens, (0, 1), value=tokenizer.BOUNDARY)
-    targets = torch.where(position == token_lengths[:, None], tokenizer.BOUNDARY, targets)
-    targets = torch.where(position > token_lengths[:, None], IGNORED, targets)
-    said = network.decoder.log_probs(encoded, lengths, tokens)
-    decoder = functional.cross_entropy(
-        said.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
-    )
-    return ctc / token_lengths.sum(), decoder
+def train_enhanced(recipe: Recipe) -> None:
+    """Train the enhanced point, which begins with the standard one."""
+    train(recipe, recipe.point("enhanced"))
 
 
-def make_batch(examples: Sequence[Example], pieces: Tokenizer) -> Batch:
-    """Pad examples into one batch."""
-    features, lengths = dataset.padded([example.features for example in examples])
+def make_batch(
+    examples: Sequence[Example], pieces: Tokenizer, source: random.Random | None = None, fill: Tensor | None = None
+) -> Batch:
+    """Pad examples into one batch; with a source, perturb them and choose what is seen, `fill` behind the masks."""
+    heard = [(example.features.astype("float32"), example.labels) for example in examples]
+    chunk = left = None
+    if source is not None and fill is not None:
+        heard = [perturb.perturb(example.features, example.labels, source) for example in examples]
+        for values, _ in heard:
+            perturb.mask(values, fill.numpy(), source)
+        if source.random() >= FULL_CONTEXT_SHARE:
+            chunk, left = source.choice(CHUNKS), source.choice(LEFT_CONTEXTS)
+    features, lengths = dataset.padded([values for values, _ in heard])
     texts = [pieces.encode(example.text) for example in examples]
     longest = max(map(len, texts))
     frames = ((features.shape[1] - 1) // 2 - 1) // 2
     tokens = torch.full((len(texts), longest), tokenizer.BOUNDARY)
     labels = torch.full((len(texts), frames), IGNORED)
-    for row, (text, example) in enumerate(zip(texts, examples, strict=True)):
+    for row, (text, (_, each)) in enumerate(zip(texts, heard, strict=True)):
         tokens[row, : len(text)] = torch.tensor(text)
-        centres = torch.from_numpy(example.labels[FIRST_CENTRE::SUBSAMPLING].astype("int64"))[:frames]
+        centres = torch.from_numpy(each[FIRST_CENTRE::SUBSAMPLING].astype("int64"))[:frames]
         labels[row, : len(centres)] = torch.where(centres == 0, IGNORED, centres)
     return Batch(
         features=torch.from_numpy(features),
@@ -136,65 +180,243 @@ def make_batch(examples: Sequence[Example], pieces: Tokenizer) -> Batch:
         tokens=tokens,
         token_lengths=torch.tensor([len(text) for text in texts]),
         labels=labels,
+        chunk=chunk,
+        left=left,
     )
 
 
-def mask_features(features: Tensor, fill: Tensor, source: random.Random) -> None:
-    """Hide random bands and stretches behind the mean, in place (SpecAugment, arXiv:1904.08779)."""
-    frames, bands = features.shape[1:]
-    for row in features:
-        for _ in range(2):
-            width = source.randint(0, BANDS_MASKED)
-            first = source.randint(0, bands - width)
-            row[:, first : first + width] = fill[first : first + width]
-        for _ in range(frames // FRAMES_PER_MASK + 1):
-            width = source.randint(0, min(FRAMES_MASKED, frames // 4))
-            first = source.randint(0, frames - width)
-            row[first : first + width] = fill
-
-
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
+def learning_rate(point: Point, step: int, progress: float) -> float:
     """Warm up over steps, then fall with a cosine over the share of the time that has gone, to zero at its end."""
-    warm = min(1.0, (step + 1) / recipe.warm_up_steps)
-    return recipe.peak_learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    warm = min(1.0, (step + 1) / point.warm_up_steps)
+    return point.peak_learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def evaluate(recipe: Recipe) -> None:
-    """Measure the saved FP16 weights on every part of the evaluation and record it."""
+def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
+    """Take over every weight of a smaller point; blocks above its last one pass on what they are given.
+
+    So the answers are at first those of the smaller point. A norm after a norm changes nothing as long as its gains are
+    one: those of the last known block move to the last new one.
+    """
+    own = network.state_dict()
+    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    network.load_state_dict(fitting, strict=False)
+    known = 1 + max(int(name.split(".")[2]) for name in fitting if name.startswith("body.blocks."))
+    blocks: Any = network.body.blocks
+    for block in blocks[known:]:
+        _pass_on(block)
+    blocks[-1].norm, blocks[known - 1].norm = blocks[known - 1].norm, blocks[-1].norm
+    heard = 1 + max(int(name.split(".")[2]) for name in fitting if name.startswith("decoder.blocks."))
+    for index in range(heard, len(network.decoder.blocks)):
+        above: Any = network.decoder.blocks[index]
+        _silence(above.self_attention.out, above.cross_attention.out, above.feed[2])
+
+
+def _pass_on(block: Block) -> None:
+    _silence(block.before[2], block.attention.out, block.convolution.out, block.after[2])
+
+
+def _silence(*layers: Any) -> None:
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def evaluate(recipe: Recipe, point: Point) -> None:
+    """Measure the saved FP16 weights on the development parts and record it."""
     logger = reporting.open_log(recipe)
     torch.set_num_threads(recipe.processes)
     data = dataset.load(recipe)
-    body, _ = reference.load(recipe.weights / "body.safetensors")
-    acoustic, parameters = reference.load(recipe.weights / "am_en.safetensors")
-    pieces = Tokenizer(tokenizer_path(recipe))
-    progress = read_checkpoint(recipe)["progress"]
-    figures: dict[str, Any] = {"minutes": round(progress.seconds / 60, 1), "steps": progress.step}
-    figures["hours_trained"] = round(progress.audio_seconds / 3600, 1)
-    figures["vocabulary"] = len(json.loads(parameters["tokens"]))
-    for part in EVALUATION_PARTS:
+    body, _ = reference.load(weight_path(recipe, point, "body"))
+    acoustic, parameters = reference.load(weight_path(recipe, point, "am_en"))
+    pieces = Tokenizer(recipe.tokenizer)
+    progress = read_checkpoint(recipe, point.name)["progress"]
+    training = [example for part in TRAINING_PARTS for example in data.part(part)]
+    figures: dict[str, Any] = {
+        "minutes": round(progress.seconds / 60, 1),
+        "steps": progress.step,
+        "hours_trained": round(progress.audio_seconds / 3600, 1),
+        "vocabulary": len(json.loads(parameters["tokens"])),
+        "hours_of_audio": round(sum(len(example.features) for example in training) / 360_000, 1),
+        "utterances": len(training),
+        "speakers": len({example.speaker for example in training} - {""}),
+    }
+    for part in sorted(data.parts - set(TRAINING_PARTS)):
         examples = data.part(part)
         texts = greedy_texts(body, acoustic, pieces, [example.features for example in examples])
         figures[f"wer_{part}"] = word_error_rate([example.text for example in examples], texts)
-        logger.info("%s: word error rate %.2f %%", part, 100 * figures[f"wer_{part}"])
-    training = data.part("train")
-    figures["hours_of_audio"] = round(sum(len(example.features) for example in training) / 360_000, 1)
-    figures["utterances"] = len(training)
-    figures["speakers"] = len({example.speaker for example in training} - {""})
-    reporting.record(recipe, "recogniser", figures)
+        logger.info("%s, %s: word error rate %.2f %%", point.name, part, 100 * figures[f"wer_{part}"])
+    examples = data.part("grammar")
+    for milliseconds, chunk in STREAMING_CHUNKS.items():
+        features = [example.features for example in examples]
+        texts = greedy_texts(body, acoustic, pieces, features, chunk=chunk, left=STREAMING_LEFT)
+        rate = word_error_rate([example.text for example in examples], texts)
+        figures[f"wer_grammar_{milliseconds}_ms"] = rate
+        logger.info("%s, grammar, chunks of %d ms: word error rate %.2f %%", point.name, milliseconds, 100 * rate)
+    reporting.record(recipe, f"recogniser_{point.name}", figures)
 
 
-def _train_in_process(rank: int, recipe: Recipe, store: Path) -> None:
+def weight_path(recipe: Recipe, point: Point, family: str) -> Path:
+    """Say where the weights of a model lie."""
+    return recipe.weights / point.name / f"{family}.safetensors"
+
+
+def _train_in_process(rank: int, recipe: Recipe, point: Point, store: Path, processes: int) -> None:
     # Two processes of one thread each are faster on two cores than one of two, the more so on a busy machine.
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=recipe.processes)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     torch.manual_seed(recipe.seed)
-    Trainer(recipe, rank).run()
+    Trainer(recipe, point, rank, processes).run()
     distributed.destroy_process_group()
+
+
+class Trainer:
+    """One of the processes: all hold the same weights, each sees its own batches."""
+
+    def __init__(self, recipe: Recipe, point: Point, rank: int, processes: int) -> None:
+        self.recipe, self.point, self.rank, self.processes = recipe, point, rank, processes
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        data = dataset.load(recipe)
+        self.examples = [example for part in TRAINING_PARTS for example in data.part(part)]
+        self.probe = data.part("grammar")[:PROBE_SIZE]
+        self.pieces = Tokenizer(recipe.tokenizer)
+        self.network = Recogniser(point, len(self.pieces.pieces()), len(data.phonemes))
+        mean, deviation = dataset.statistics(self.examples)
+        self.network.body.feature_norm.mean.copy_(torch.from_numpy(mean))
+        self.network.body.feature_norm.deviation.copy_(torch.from_numpy(deviation))
+        self.fill = self.network.body.feature_norm.mean.clone()
+        if point.begins_with:
+            begin_with(self.network, read_checkpoint(recipe, point.begins_with)["average"])
+        self.network.to(self.device)
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.parameters = list(self.network.parameters())
+        self.optimiser = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.progress = Progress()
+        if checkpoint_path(recipe, point.name).is_file():
+            self._restore(read_checkpoint(recipe, point.name))
+        self.logger = reporting.open_log(recipe)
+
+    def run(self) -> None:
+        """Train until the time is used up; process 0 saves on the way and at the end."""
+        budget = self.point.recogniser_minutes * 60
+        saved = probed = reported = before = time.monotonic()
+        for batch in self._batches():
+            if self.progress.seconds >= budget:
+                break
+            losses = self._step(batch, self.progress.seconds / budget)
+            now = time.monotonic()
+            self.progress.seconds = agreed(self.progress.seconds + now - before)
+            before = now
+            if self.rank:
+                continue
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                self._report(losses)
+            if now - saved > self.recipe.checkpoint_seconds:
+                saved = now
+                self._save_checkpoint()
+            if now - probed > PROBE_SECONDS:
+                probed = now
+                self._probe()
+        if self.rank == 0:
+            self._save_checkpoint()
+            self._publish()
+
+    def _batches(self) -> Iterator[Batch]:
+        lengths = [len(example.features) for example in self.examples]
+        while True:
+            seed = f"{self.recipe.seed} {self.point.name} {self.progress.epoch} {self.progress.step}"
+            groups = dataset.buckets(lengths, self.recipe.batch_frames, random.Random(seed))
+            count = len(groups) // self.processes * self.processes
+            if not count:
+                raise TrainingError(f"{len(self.examples)} utterances are too few for {self.processes} processes")
+            source = random.Random(f"{seed} {self.rank}")
+            for group in groups[self.rank : count : self.processes]:
+                yield make_batch([self.examples[index] for index in group], self.pieces, source, self.fill)
+            self.progress.epoch += 1
+
+    def _step(self, batch: Batch, progress: float) -> dict[str, float]:
+        losses = self.network.losses(batch.to(self.device))
+        total = CTC_WEIGHT * losses["ctc"] + DECODER_WEIGHT * losses["decoder"]
+        if not self.point.begins_with and progress < PHONEME_SHARE:
+            total = total + PHONEME_WEIGHT * (1.0 - progress / PHONEME_SHARE) * losses["phonemes"]
+        self.optimiser.zero_grad(set_to_none=False)
+        torch.autograd.backward(total)
+        share_gradients(self.parameters, self.processes)
+        nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.point, self.progress.step, progress)
+        self.optimiser.step()
+        self.progress.step += 1
+        self.progress.audio_seconds += float(batch.lengths.sum()) / 100 * self.processes
+        self._average_weights()
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _average_weights(self) -> None:
+        if self.rank != 0 or self.progress.step % AVERAGE_EVERY:
+            return
+        decay = min(AVERAGE_DECAY, (1 + self.progress.step) / (10 + self.progress.step)) ** AVERAGE_EVERY
+        for name, tensor in self.network.state_dict().items():
+            self.average[name].lerp_(tensor, 1.0 - decay)
+
+    def _report(self, losses: dict[str, float]) -> None:
+        text = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        where = self.progress
+        self.logger.info(
+            "%s: %.1f min, step %d, epoch %d, %.0f x real time: %s",
+            self.point.name, where.seconds / 60, where.step, where.epoch,
+            where.audio_seconds / max(where.seconds, 1e-3), text,
+        )  # fmt: skip
+        curves.add(self.recipe, self.point.name, where.seconds / 60, losses)
+
+    def _probe(self) -> None:
+        network = self._averaged().eval()
+        features = [example.features for example in self.probe]
+        texts = greedy_texts(network.body, network.acoustic, self.pieces, features)
+        rate = word_error_rate([example.text for example in self.probe], texts)
+        self.logger.info(
+            "%s: word error rate on %d held-out sentences %.1f %%", self.point.name, len(texts), 100 * rate
+        )
+        curves.add(self.recipe, self.point.name, self.progress.seconds / 60, {"word error rate": rate})
+
+    def _averaged(self) -> Recogniser:
+        network = Recogniser(self.point, len(self.pieces.pieces()), self.average["phonemes.bias"].numel())
+        network.load_state_dict(self.average)
+        return network
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "progress": self.progress,
+        }
+        path = checkpoint_path(self.recipe, self.point.name)
+        torch.save(state, path.with_suffix(".partial"))
+        path.with_suffix(".partial").replace(path)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.average = {name: tensor.to(self.device) for name, tensor in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.progress = state["progress"]
+
+    def _publish(self) -> None:
+        self._probe()
+        network = self._averaged()
+        tokens = {"tokens": json.dumps(self.pieces.pieces())}
+        for family, name, part, parameters in (
+            ("body", "body", network.body, {}),
+            ("am_en", "acoustic", network.acoustic, tokens),
+            ("decoder", "decoder", network.decoder, {}),
+        ):
+            reference.save(weight_path(self.recipe, self.point, family), name, part, parameters)
 
 
 def share_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
     """Put the mean over all processes in place of each gradient."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if processes == 1:
+        return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= processes
@@ -209,135 +431,14 @@ def agreed(seconds: float) -> float:
     return float(clock)
 
 
-def publish(recipe: Recipe, weights: dict[str, Tensor], pieces: Tokenizer, probe: Sequence[Example]) -> None:
-    """Save the three networks, and report how well they do on a few held-out sentences."""
-    network = Recogniser(weights["phonemes.bias"].numel())
-    network.load_state_dict(weights)
-    folder = recipe.weights
-    reference.save(folder / "body.safetensors", "body", network.body, {})
-    reference.save(folder / "am_en.safetensors", "acoustic", network.acoustic, {"tokens": json.dumps(pieces.pieces())})
-    reference.save(folder / "decoder.safetensors", "decoder", network.decoder, {})
-    texts = greedy_texts(network.body.eval(), network.acoustic, pieces, [example.features for example in probe])
-    rate = word_error_rate([example.text for example in probe], texts)
-    reporting.open_log(recipe).info("saved; word error rate on %d held-out sentences %.1f %%", len(texts), 100 * rate)
-
-
-class Trainer:
-    """One of the processes: all hold the same weights, each sees its own batches."""
-
-    def __init__(self, recipe: Recipe, rank: int) -> None:
-        self.recipe, self.rank = recipe, rank
-        data = dataset.load(recipe)
-        self.examples, self.probe = data.part("train"), data.part("grammar")[:PROBE_SIZE]
-        self.pieces = Tokenizer(tokenizer_path(recipe))
-        self.network = Recogniser(len(data.phonemes))
-        # An eighth faster on a CPU; the numbers are the same.
-        self.network.body.subsampling.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        mean, deviation = dataset.statistics(self.examples)
-        self.network.body.feature_norm.mean.copy_(torch.from_numpy(mean))
-        self.network.body.feature_norm.deviation.copy_(torch.from_numpy(deviation))
-        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self.parameters = list(self.network.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        self.progress = Progress()
-        if checkpoint_path(recipe).is_file():
-            self._restore(read_checkpoint(recipe))
-        self.logger = reporting.open_log(recipe)
-
-    def run(self) -> None:
-        """Train until the time is used up; process 0 saves on the way and at the end."""
-        budget = self.recipe.recogniser_minutes * 60
-        saved = published = reported = time.monotonic()
-        before = time.monotonic()
-        for batch in self._batches():
-            losses = self._step(batch, self.progress.seconds / budget)
-            now = time.monotonic()
-            self.progress.seconds = agreed(self.progress.seconds + now - before)
-            before = now
-            if self.progress.seconds >= budget:
-                break
-            if self.rank == 0 and now - reported > 10:
-                reported = now
-                self._report(losses)
-            if self.rank == 0 and now - saved > CHECKPOINT_SECONDS:
-                saved = now
-                self._save_checkpoint()
-            if self.rank == 0 and now - published > PUBLISH_SECONDS:
-                published = now
-                self._publish()
-        if self.rank == 0:
-            self._save_checkpoint()
-            self._publish()
-
-    def _batches(self) -> Iterator[Batch]:
-        lengths = [len(example.features) for example in self.examples]
-        while True:
-            source = random.Random(f"{self.recipe.seed} {self.progress.epoch} {self.progress.step}")
-            groups = dataset.buckets(lengths, self.recipe.batch_frames, source)
-            count = len(groups) // self.recipe.processes * self.recipe.processes
-            for group in groups[self.rank : count : self.recipe.processes]:
-                batch = make_batch([self.examples[index] for index in group], self.pieces)
-                mask_features(batch.features, self.network.body.feature_norm.mean, source)
-                yield batch
-            self.progress.epoch += 1
-
-    def _step(self, batch: Batch, progress: float) -> dict[str, float]:
-        losses = self.network.losses(batch)
-        phoneme_weight = PHONEME_WEIGHT * max(0.0, 1.0 - progress / PHONEME_SHARE)
-        total = CTC_WEIGHT * losses["ctc"] + DECODER_WEIGHT * losses["decoder"] + phoneme_weight * losses["phonemes"]
-        self.optimiser.zero_grad(set_to_none=False)
-        torch.autograd.backward(total)
-        share_gradients(self.parameters, self.recipe.processes)
-        nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.progress.step, progress)
-        self.optimiser.step()
-        self.progress.step += 1
-        self.progress.audio_seconds += float(batch.lengths.sum()) / 100 * self.recipe.processes
-        self._average_weights()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _average_weights(self) -> None:
-        if self.rank != 0:
-            return
-        decay = min(AVERAGE_DECAY, (1 + self.progress.step) / (10 + self.progress.step))
-        for name, tensor in self.network.state_dict().items():
-            self.average[name].lerp_(tensor, 1.0 - decay)
-
-    def _report(self, losses: dict[str, float]) -> None:
-        text = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-        where = self.progress
-        self.logger.info(
-            "%.1f min, step %d, epoch %d, %.0f x real time: %s",
-            where.seconds / 60, where.step, where.epoch, where.audio_seconds / max(where.seconds, 1e-3), text,
-        )  # fmt: skip
-
-    def _save_checkpoint(self) -> None:
-        state = {
-            "network": self.network.state_dict(),
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
-            "progress": self.progress,
-        }
-        path = checkpoint_path(self.recipe)
-        torch.save(state, path.with_suffix(".partial"))
-        path.with_suffix(".partial").replace(path)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.progress = state["progress"]
-
-    def _publish(self) -> None:
-        publish(self.recipe, self.average, self.pieces, self.probe)
-
-
-def checkpoint_path(recipe: Recipe) -> Path:
+def checkpoint_path(recipe: Recipe, point: str) -> Path:
     """Say where a run keeps what it needs to go on."""
-    return recipe.out / "recogniser.pt"
+    return recipe.out / f"recogniser-{point}.pt"
 
 
-def read_checkpoint(recipe: Recipe) -> dict[str, Any]:
-    """Give what the joint training saved last."""
-    return torch.load(checkpoint_path(recipe), weights_only=False)  # type: ignore[no-any-return]
+def read_checkpoint(recipe: Recipe, point: str) -> dict[str, Any]:
+    """Give what the training of a point saved last. Raises MissingDataError before it."""
+    path = checkpoint_path(recipe, point)
+    if not path.is_file():
+        raise MissingDataError(path, point)
+    return torch.load(path, weights_only=False, map_location="cpu")  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.logging import RichHandler
 
+from contract import files
 from training.recipe import Recipe
 
 
@@ -27,8 +28,7 @@ def record(recipe: Recipe, stage: str, figures: Mapping[str, Any]) -> None:
     """Replace the figures of one stage."""
     known = read_figures(recipe)
     known[stage] = dict(figures)
-    recipe.figures.parent.mkdir(parents=True, exist_ok=True)
-    recipe.figures.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files.write(recipe.figures, json.dumps(known, indent=2, sort_keys=True) + "\n")
 
 
 def read_figures(recipe: Recipe) -> dict[str, dict[str, Any]]:

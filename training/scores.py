@@ -1,6 +1,7 @@
 """How good a recogniser is: greedy transcripts and their word error rate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -16,14 +17,25 @@ BATCH_FRAMES = 8000
 
 @torch.inference_mode()
 def greedy_texts(
-    body: nn.Module, acoustic: nn.Module, pieces: Tokenizer, features: Sequence[NDArray[np.float16]]
+    body: Any,
+    acoustic: nn.Module,
+    pieces: Tokenizer,
+    features: Sequence[NDArray[np.float16]],
+    *,
+    chunk: int | None = None,
+    left: int | None = None,
 ) -> list[str]:
-    """Transcribe log-mel features by the best token of every frame, without search and without rescoring."""
+    """Transcribe log-mel features by the best token of every frame, without search and without rescoring.
+
+    With a chunk, as in real time: see Body.encode.
+    """
     order = sorted(range(len(features)), key=lambda index: len(features[index]))
     texts = [""] * len(features)
     for group in _groups(order, features):
         batch, lengths = dataset.padded([features[index] for index in group])
-        encoded, encoded_lengths = body(torch.from_numpy(batch), torch.from_numpy(lengths))
+        encoded, _, encoded_lengths = body.encode(
+            torch.from_numpy(batch), torch.from_numpy(lengths), chunk=chunk, left=left
+        )
         _, tokens = acoustic(encoded, encoded_lengths)
         for index, row, length in zip(group, tokens[..., 0].tolist(), encoded_lengths.tolist(), strict=True):
             texts[index] = pieces.decode(collapse(row[:length]))

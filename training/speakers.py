@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.checkpoints import reference
-from export.networks.diarization import Diarization, DiarizationConfig
-from training import dataset, reporting
+from export.networks.diarization import Diarization
+from training import curves, dataset, reporting
 from training.dataset import Example
-from training.recipe import Recipe
+from training.recipe import Point, Recipe
 
 FRAMES_PER_SECOND = 100
 CROP_SECONDS = (1.0, 4.0)
@@ -63,24 +63,36 @@ class Window:
 
 
 def train(recipe: Recipe) -> None:
-    """Train for the recipe's minutes, choose the threshold, save, and record what the saved FP16 weights reach."""
+    """Train the network of every point; see train_point."""
+    for point in recipe.points:
+        train_point(recipe, point)
+    curves.plot(recipe)
+
+
+def train_point(recipe: Recipe, point: Point) -> None:
+    """Train for the point's minutes, choose the threshold, save, and record what the saved FP16 weights reach."""
     logger = reporting.open_log(recipe)
     torch.set_num_threads(recipe.processes)
     torch.manual_seed(recipe.seed)
     data = dataset.load(recipe)
     known, unknown = by_speaker(data.part("train")), by_speaker(data.part("voices"))
-    network, steps = _fit(recipe, data.part("train"), known)
-    path = recipe.weights / "diar.safetensors"
+    network, steps = _fit(recipe, point, data.part("train"), known)
+    path = recipe.weights / point.name / "diar.safetensors"
     reference.save(path, "diarization", network, {})
     network, _ = reference.load(path)
     threshold, figures = choose_threshold(network, unknown, recipe.seed)
     reference.save(path, "diarization", network, {"same_speaker_similarity": f"{threshold:.2f}"})
     for seconds in EQUAL_ERROR_SECONDS:
         figures[f"equal_error_{int(1000 * seconds)}_ms"] = equal_error(network, unknown, seconds, recipe.seed)
-    figures |= {"minutes": recipe.speakers_minutes, "steps": steps, "speakers": len(known), "unseen": len(unknown)}
+    figures |= {
+        "minutes": round(point.speakers_minutes, 1),
+        "steps": steps,
+        "speakers": len(known),
+        "unseen": len(unknown),
+    }
     figures["same_speaker_similarity"] = round(threshold, 2)
-    logger.info("speaker network: %s", figures)
-    reporting.record(recipe, "speakers", figures)
+    logger.info("speaker network, %s: %s", point.name, figures)
+    reporting.record(recipe, f"speakers_{point.name}", figures)
 
 
 def by_speaker(examples: Sequence[Example]) -> Speakers:
@@ -168,8 +180,8 @@ def clustering_accuracy(truth: Sequence[str], clusters: NDArray[np.int64]) -> fl
     return float(table[rows, columns].sum() / len(truth))
 
 
-def _fit(recipe: Recipe, examples: Sequence[Example], speakers: Speakers) -> tuple[nn.Module, int]:
-    network, numbers = Diarization(DiarizationConfig()), {name: index for index, name in enumerate(speakers)}
+def _fit(recipe: Recipe, point: Point, examples: Sequence[Example], speakers: Speakers) -> tuple[nn.Module, int]:
+    network, numbers = Diarization(point.diarization), {name: index for index, name in enumerate(speakers)}
     mean, deviation = dataset.statistics(examples)
     network.feature_norm.mean.copy_(torch.from_numpy(mean))
     network.feature_norm.deviation.copy_(torch.from_numpy(deviation))
@@ -178,9 +190,9 @@ def _fit(recipe: Recipe, examples: Sequence[Example], speakers: Speakers) -> tup
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.05, fused=True)
     average = torch.optim.swa_utils.AveragedModel(network, avg_fn=_average, use_buffers=False)
     source, logger = random.Random(recipe.seed), reporting.open_log(recipe)
-    budget, start, step, reported = recipe.speakers_minutes * 60, time.monotonic(), 0, 0.0
+    budget, start, step, reported = point.speakers_minutes * 60, time.monotonic(), 0, 0.0
     with ProgressBar(transient=True) as bar:
-        task = bar.add_task("speakers", total=budget)
+        task = bar.add_task(f"{point.name} speakers", total=budget)
         while (elapsed := time.monotonic() - start) < budget:
             share = elapsed / budget
             rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * share))
@@ -196,7 +208,8 @@ def _fit(recipe: Recipe, examples: Sequence[Example], speakers: Speakers) -> tup
             bar.update(task, completed=elapsed)
             if elapsed - reported > 20:
                 reported = elapsed
-                logger.info("speakers: %.1f min, step %d, loss %.3f", elapsed / 60, step, float(loss.detach()))
+                logger.info("%s speakers: %.1f min, step %d, loss %.3f", point.name, elapsed / 60, step, loss.item())
+                curves.add(recipe, f"{point.name} speakers", elapsed / 60, {"loss": loss.item()})
     return average.module.eval(), step
 
 

@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,11 +24,17 @@ from training.errors import MissingProgramError
 from training.voices import Voice
 from transcriber.features import HOP_MS, SAMPLE_RATE_HZ, WINDOW_MS, log_mel
 
+PROGRAMS = ("espeak-ng", "flite")
+EVALUATION_PROGRAMS = ("festival", "text2wave")
+FESTIVAL_VOICE_PACKAGE = "festvox-kdlpc16k"
 EVALUATION_PARTS = ("grammar", "prose", "voices", "noisy")
 WORDS_PER_MINUTE = (130, 215)
 PITCH_JITTER = 4
 FLITE_SHARE = 0.08
 TWO_SPEAKERS_SHARE = 0.05
+LIBRARY_SHARE = 0.7
+# How slowly flite and festival speak.
+STRETCH = (0.85, 1.2)
 # Sentences joined in one utterance, and how often.
 SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
 LONGEST_WORDS = 45
@@ -76,19 +82,37 @@ def plan(count: int, evaluation_count: int, seed: int) -> tuple[Utterance, ...]:
     return (*evaluation, *training)
 
 
-def require_programs() -> None:
-    """Raise MissingProgramError unless both synthesisers are there."""
-    for program in ("espeak-ng", "flite"):
+def library_plan(sentences: Sequence[Sentence], count: int, seed: int) -> tuple[Utterance, ...]:
+    """Draw the second set of training: mostly sentences of the libraries, in more mixtures of accent and voice."""
+    source = random.Random(f"{seed} library")
+    return tuple(_library_utterance(sentences, source) for _ in range(count))
+
+
+def require_programs(programs: Sequence[str] = PROGRAMS) -> None:
+    """Raise MissingProgramError unless the synthesisers are there."""
+    for program in programs:
         if which(program) is None:
             raise MissingProgramError(program)
 
 
-def write_shards(utterances: Sequence[Utterance], folder: Path, *, shard_size: int, processes: int) -> None:
-    """Speak a plan into numbered shards; those that exist are kept, so a killed run goes on where it stopped."""
+def require_all_programs() -> None:
+    """Raise MissingProgramError unless the synthesiser of the evaluation is there too, and its voice."""
+    require_programs((*PROGRAMS, *EVALUATION_PROGRAMS))
+    # text2wave ends with 0 and without a file where it does not know a voice.
+    (voice,) = voices.festival_voices()
+    command = ["festival", "-b", f"(exit (if (member '{voice.name.removeprefix('voice_')} (voice.list)) 0 1))"]
+    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+        raise MissingProgramError(FESTIVAL_VOICE_PACKAGE)
+
+
+def write_shards(
+    utterances: Sequence[Utterance], folder: Path, *, shard_size: int, processes: int, name: str = "shard"
+) -> None:
+    """Speak a plan into numbered shards of a name; those that exist are kept: a killed run goes on where it stopped."""
     require_programs()
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
-        (folder / f"shard-{start // shard_size:04d}", utterances[start : start + shard_size])
+        (folder / f"{name}-{start // shard_size:04d}", utterances[start : start + shard_size])
         for start in range(0, len(utterances), shard_size)
     ]
     missing = [shard for shard in shards if not shard[0].exists()]
@@ -105,12 +129,19 @@ def speak(text: str, voice: Voice, source: Generator) -> Speech:
 
 
 def render(utterance: Utterance) -> Speech:
-    """Speak an utterance: its sentences with pauses between, silence around, and disturbances where planned."""
+    """Speak an utterance, and disturb it where planned."""
     source = np.random.default_rng(utterance.seed)
+    speech = join(utterance.sentences, utterance.voices, source)
+    samples = disturb(speech.samples, source) if utterance.disturbed else scale(speech.samples, -6.0)
+    return Speech(samples=samples, phonemes=speech.phonemes)
+
+
+def join(sentences: Sequence[Sentence], speakers: Sequence[Voice], source: Generator) -> Speech:
+    """Speak sentences with pauses between and silence around, each by its voice and at full level."""
     pieces: list[NDArray[np.float32]] = []
     phonemes: list[tuple[float, str]] = [(0.0, SILENCE)]
     position = 0
-    for index, (one, voice) in enumerate(zip(utterance.sentences, utterance.voices, strict=True)):
+    for index, (one, voice) in enumerate(zip(sentences, speakers, strict=True)):
         pause = silence(source.uniform(*(PAUSE_SECONDS if index else EDGE_SECONDS)))
         speech = speak(one.spoken, voice, source)
         position += len(pause)
@@ -118,9 +149,8 @@ def render(utterance: Utterance) -> Speech:
         position += len(speech.samples)
         phonemes.append((position / SAMPLE_RATE_HZ, SILENCE))
         pieces += [pause, scale(speech.samples, 0.0)]
-    samples = np.concatenate([*pieces, silence(source.uniform(*EDGE_SECONDS))])
-    samples = disturb(samples, source) if utterance.disturbed else scale(samples, -6.0)
-    return Speech(samples=samples, phonemes=tuple(phonemes))
+    pieces.append(silence(source.uniform(*EDGE_SECONDS)))
+    return Speech(samples=np.concatenate(pieces), phonemes=tuple(phonemes))
 
 
 def silence(seconds: float) -> NDArray[np.float32]:
@@ -154,6 +184,17 @@ def _training_utterance(source: random.Random) -> Utterance:
     if source.random() < TWO_SPEAKERS_SHARE:
         speakers = [source.choice(pool) for _ in sentences]
     return _utterance("train", source, sentences, speakers, disturbed=True)
+
+
+def _library_utterance(candidates: Sequence[Sentence], source: random.Random) -> Utterance:
+    sentences: list[Sentence] = []
+    for _ in range(source.choice(SENTENCE_COUNTS)):
+        kind = source.random()
+        one = source.choice(candidates) if kind < LIBRARY_SHARE else _training_sentence(source)
+        if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
+            sentences.append(one)
+    voice = source.choice(voices.flite_voices()) if source.random() < FLITE_SHARE else voices.any_voice(source)
+    return _utterance("library", source, sentences, [voice] * len(sentences), disturbed=True)
 
 
 def _training_sentence(source: random.Random) -> Sentence:
@@ -219,13 +260,23 @@ def _espeak(text: str, voice: Voice, source: Generator) -> Speech:
 
 
 def _flite(text: str, voice: Voice, source: Generator) -> Speech:
-    stretch = f"duration_stretch={source.uniform(0.85, 1.2):.2f}"
+    stretch = f"duration_stretch={source.uniform(*STRETCH):.2f}"
+    return _by_program(lambda path: ["flite", "-voice", voice.name, "--setf", stretch, "-t", text, "-o", path])
+
+
+def _festival(text: str, voice: Voice, source: Generator) -> Speech:
+    chosen = f"(begin ({voice.name}) (Parameter.set 'Duration_Stretch {source.uniform(*STRETCH):.2f}))"
+    return _by_program(lambda path: ["text2wave", "-eval", chosen, "-o", path], text)
+
+
+def _by_program(command: Callable[[str], list[str]], text: str = "") -> Speech:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        command = ["flite", "-voice", voice.name, "--setf", stretch, "-t", text, "-o", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(str(path)), input=text.encode(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         samples, rate_hz = soundfile.read(path, dtype="float32")
     return Speech(samples=resampled(samples, rate_hz), phonemes=((0.0, UNKNOWN_PHONEME),))
 
 
-_SYNTHESISERS = {"espeak": _espeak, "flite": _flite}
+_SYNTHESISERS = {"espeak": _espeak, "flite": _flite, "festival": _festival}

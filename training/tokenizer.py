@@ -1,10 +1,12 @@
 """The tokens that the recogniser answers with: byte-pair pieces, three of them reserved."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
 
+from contract import files
 from training.errors import MissingDataError
 
 BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
@@ -14,24 +16,24 @@ WORD_START = "\u2581"
 
 def make(texts: Iterable[str], path: Path, vocabulary: int) -> None:
     """Learn the pieces from transcripts and write the model."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(texts),
-            model_writer=file,
-            model_type="bpe",
-            vocab_size=vocabulary,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            pad_id=BLANK,
-            unk_id=UNKNOWN,
-            eos_id=BOUNDARY,
-            bos_id=-1,
-            pad_piece=BLANK_PIECE,
-            eos_piece=BOUNDARY_PIECE,
-            num_threads=1,
-            minloglevel=2,
-        )
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocabulary,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        pad_id=BLANK,
+        unk_id=UNKNOWN,
+        eos_id=BOUNDARY,
+        bos_id=-1,
+        pad_piece=BLANK_PIECE,
+        eos_piece=BOUNDARY_PIECE,
+        num_threads=1,
+        minloglevel=2,
+    )
+    files.write(path, model.getvalue())
 
 
 class Tokenizer:
@@ -39,7 +41,7 @@ class Tokenizer:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise MissingDataError(path, "recogniser")
+            raise MissingDataError(path, "standard")
         self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
 
     def encode(self, text: str) -> list[int]:

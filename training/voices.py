@@ -1,5 +1,6 @@
 """Who speaks: the synthetic speakers, and which of them are kept from training."""
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ HELD_OUT_VARIANTS = ("Annie", "Mario", "Michael", "belinda", "f5", "john", "m5",
 # Kept from training and from the choice of any threshold: they hold the demonstration's dialogue.
 DIALOGUE_VARIANTS = ("m3", "f2")
 PITCHES = (30, 55, 80)
+PITCH_RANGE = (20, 90)
 
 FLITE_VOICES = ("kal16", "awb", "slt")
 HELD_OUT_FLITE_VOICE = "rms"
@@ -59,10 +61,37 @@ def training_voices() -> tuple[Voice, ...]:
     return _speakers(VARIANTS, tuple(ACCENTS.values()))
 
 
+def any_voice(source: random.Random) -> Voice:
+    """Draw a variant, an accent and a pitch of training in any mixture."""
+    name = f"{source.choice(tuple(ACCENTS.values()))}+{source.choice(VARIANTS)}"
+    return Voice(synthesiser="espeak", name=name, pitch=source.randint(*PITCH_RANGE))
+
+
 @cache
 def held_out_voices() -> tuple[Voice, ...]:
     """Give the espeak-ng speakers of evaluation: unseen variants, a third of them with the unseen accent."""
     return _speakers(HELD_OUT_VARIANTS, (ACCENTS["american"], HELD_OUT_ACCENT, ACCENTS["received"]))
+
+
+def unseen_voices() -> tuple[Voice, ...]:
+    """Give the unseen variants with accents of the training."""
+    return tuple(voice for voice in held_out_voices() if not voice.name.startswith(HELD_OUT_ACCENT))
+
+
+@cache
+def unseen_accent() -> tuple[Voice, ...]:
+    """Give variants of the training with the accent that no training holds."""
+    return _speakers(VARIANTS, (HELD_OUT_ACCENT,))
+
+
+def festival_voices() -> tuple[Voice, ...]:
+    """Give the speaker of the synthesiser that no training holds."""
+    return (Voice(synthesiser="festival", name="voice_ked_diphone"),)
+
+
+def unseen_flite() -> tuple[Voice, ...]:
+    """Give the flite speaker of evaluation, alone."""
+    return (held_out_flite_voice(),)
 
 
 def flite_voices() -> tuple[Voice, ...]:

@@ -15,7 +15,7 @@ Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
 
 BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
-BEAM_WIDTH = 8
+BEAM_WIDTH = 16
 # Not words: a transcript never shows them.
 _UNSPOKEN = frozenset({UNKNOWN, BOUNDARY})
 # A token this unlikely in a frame (1 in 10 000) never led to another best hypothesis, and costs most of the time.

@@ -133,7 +133,7 @@ def _understand(
 
 
 def _asked(recogniser: Recogniser, search: str, number: int, segment: Segment, *, with_speakers: bool) -> _Understood:
-    features = log_mel(_long_enough(segment.samples))
+    features = log_mel(long_enough(segment.samples))
     heard = recogniser.recognise(features)
     best = _searched(recogniser, search, heard)
     spoken = ctc.align(heard.emissions, best.tokens)
@@ -158,7 +158,8 @@ def _with_voices(
     return _Understood(words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings)
 
 
-def _long_enough(samples: Samples) -> Samples:
+def long_enough(samples: Samples) -> Samples:
+    """Pad a segment with silence to the shortest that the networks take, 0.2 s."""
     return np.pad(samples, (0, max(0, _SHORTEST_SAMPLES - samples.size)))
 
 

@@ -10,21 +10,25 @@ from transcriber.ctc import Hypothesis, Integers
 from transcriber.recogniser import Heard, Recogniser
 
 # How much a rescorer's log-probability counts beside that of the search.
-WEIGHTS = MappingProxyType({"decoder": 0.5, "lm": 0.3})
+WEIGHTS = MappingProxyType({"decoder": 1.3, "lm": 0.1})
 
 
-def rescore(recogniser: Recogniser, heard: Heard, hypotheses: Sequence[Hypothesis]) -> tuple[Hypothesis, ...]:
+def rescore(
+    recogniser: Recogniser, heard: Heard, hypotheses: Sequence[Hypothesis], families: Sequence[str] | None = None
+) -> tuple[Hypothesis, ...]:
     """Order hypotheses by log P(CTC) + sum of weight * log P(rescorer), best first.
 
-    A single hypothesis, or one that is too long for the rescorers, is left as it is. Raises what Recogniser raises.
+    `families` are the rescorers to ask, by default all that are served. A single hypothesis, or one that is too long
+    for the rescorers, is left as it is. Raises what Recogniser raises.
     """
+    asked = recogniser.rescorers if families is None else families
     candidates = list(hypotheses[: _most("hypothesis_count")])
     longest = max((len(hypothesis.tokens) for hypothesis in candidates), default=0)
-    if len(candidates) < 2 or longest > _most("hypothesis_tokens") or not recogniser.rescorers:  # noqa: PLR2004
+    if len(candidates) < 2 or longest > _most("hypothesis_tokens") or not asked:  # noqa: PLR2004
         return tuple(hypotheses)
     tokens, lengths = _stacked(candidates, longest)
     totals = np.array([hypothesis.log_prob for hypothesis in candidates])
-    for family in recogniser.rescorers:
+    for family in asked:
         totals += WEIGHTS[family] * recogniser.score(family, heard, tokens, lengths)
     ranked = np.argsort(-totals, kind="stable")
     return tuple(Hypothesis(tokens=candidates[place].tokens, log_prob=float(totals[place])) for place in ranked)

@@ -60,6 +60,8 @@ def save(path: Path, network_name: str, network: nn.Module, parameters: dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
+    # The library makes files that nobody else may read.
+    partial.chmod(0o644)
     partial.replace(path)
 
 

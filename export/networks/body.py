@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,22 +22,30 @@ class BodyConfig:
     heads: int = 4
     hidden: int = 256
     kernel: int = 15
-    channels: int = 64
+    channels: int = 192
 
 
 class Subsampling(nn.Module):
-    """Two unpadded 3x3 convolutions of stride 2: [batch, frames, bands] -> [batch, ((frames-1)//2-1)//2, size]."""
+    """Two unpadded convolutions over time, three wide, of stride 2, all bands at once, as matrix products.
+
+    [batch, frames, bands] -> [batch, ((frames-1)//2-1)//2, size]. Convolutions over time and frequency, as Conformers
+    have them, took a third of the training's time on a CPU.
+    """
 
     def __init__(self, config: BodyConfig) -> None:
         super().__init__()
-        self.first = nn.Conv2d(1, config.channels, 3, stride=2)
-        self.second = nn.Conv2d(config.channels, config.channels, 3, stride=2)
-        self.out = nn.Linear(config.channels * subsampled(config.bands), config.size)
+        self.first = nn.Linear(3 * config.bands, config.channels)
+        self.second = nn.Linear(3 * config.channels, config.size)
 
     def forward(self, features: Tensor) -> Tensor:
         """Subsample. No masking is needed: a valid output frame sees valid input frames only."""
-        values = functional.silu(self.second(functional.silu(self.first(features[:, None]))))
-        return self.out(values.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.second(_triples(functional.silu(self.first(_triples(features)))))  # type: ignore[no-any-return]
+
+
+def _triples(values: Tensor) -> Tensor:
+    """Put every second frame beside the two that follow it: [batch, T, size] -> [batch, (T-1)//2, 3*size]."""
+    count = (values.shape[1] - 1) // 2
+    return torch.cat([values[:, first : first + 2 * count : 2] for first in range(3)], dim=-1)
 
 
 def subsampled(frames: Frames) -> Frames:
@@ -112,15 +121,19 @@ class Body(nn.Module):
         return encoded, lengths
 
     def encode(
-        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, tap: int = 0
+        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, left: int | None = None, tap: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode with an optional chunk (in encoder frames) of look-ahead; also give the output of block `tap`."""
+        """Encode as `forward` does, and also give the output of block `tap`.
+
+        With a chunk, a frame sees no further than the end of its chunk, and `left` frames before it, or all: both in
+        encoder frames.
+        """
         values = self.subsampling(self.feature_norm(features))
         lengths = subsampled(lengths).clamp(min=1)
         valid = valid_positions(lengths, values.shape[1])
         mask = valid[:, None, None, :]
         if chunk is not None:
-            mask = mask & chunk_mask(values.shape[1], chunk, values.device)
+            mask = mask & chunk_mask(values.shape[1], chunk, left, values.device)
         tapped = values
         for index, block in enumerate(self.blocks):
             values = block(values, valid, mask)

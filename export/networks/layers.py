@@ -19,10 +19,15 @@ def valid_positions(lengths: Tensor, size: int) -> Tensor:
     return positions[None, :] < lengths[:, None]
 
 
-def chunk_mask(size: int, chunk: int, device: torch.device) -> Tensor:
-    """Let each frame see its own chunk and all before it: BOOL [queries, keys] (U2, arXiv:2012.05481)."""
-    index = torch.arange(size, device=device) // chunk
-    return index[None, :] <= index[:, None]
+def chunk_mask(size: int, chunk: int, left: int | None, device: torch.device) -> Tensor:
+    """Let each frame see its own chunk and what came before it: BOOL [queries, keys] (U2, arXiv:2012.05481).
+
+    Of what came before, `left` frames are seen, or all.
+    """
+    position = torch.arange(size, device=device)
+    start = position // chunk * chunk
+    mask = position[None, :] < start[:, None] + chunk
+    return mask if left is None else mask & (position[None, :] >= start[:, None] - left)
 
 
 class Norm(nn.LayerNorm):
@@ -64,6 +69,11 @@ class Attention(nn.Module):
         query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
         if self.rotary:
             query, key = rotate(query), rotate(key)
+        if self.training:
+            # The same without keeping the scores: a third faster on a CPU. No exporter sees it.
+            bias = torch.where(mask, 0.0, MASKED_SCORE)
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+            return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         # Scale before the product: FP16 scores of a long vector would otherwise come close to the limit.
         scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
         weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)

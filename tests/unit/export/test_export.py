@@ -70,14 +70,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in tmp_path.iterdir()] == ["diar_standard"]
 
 
-def test_models_without_weights_are_an_error_only_when_asked_for(tmp_path: Path) -> None:
+def test_models_without_weights_are_an_error_only_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "REFERENCE_FOLDER", tmp_path / "nothing")
     with pytest.raises(CheckpointError) as refusal:
-        exporter.export_all(_plan(tmp_path, "lm_enhanced", weights="reference"))
+        exporter.export_all(_plan(tmp_path / "onnx", "lm_enhanced", weights="reference"))
     assert str(refusal.value) == (
         "lm_enhanced: there are no reference weights for it. Train them with `python -m training`, "
         "or take `--weights random` to try the pipeline without."
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("onnx/*")) == []
 
 
 def test_unknown_and_composed_models_are_refused(tmp_path: Path) -> None:

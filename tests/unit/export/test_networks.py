@@ -7,7 +7,7 @@ import torch
 from contract import probes
 from contract.catalogue import catalogue
 from export.networks.body import subsampled
-from export.networks.layers import chunk_mask
+from export.networks.layers import Attention, chunk_mask
 from tests.unit.export import small
 
 FAMILIES = ("body", "am_en", "decoder", "lm", "diar")
@@ -59,19 +59,116 @@ def test_buckets_of_the_body_give_those_of_its_readers() -> None:
 
 
 def test_a_chunk_sees_itself_and_the_past() -> None:
-    mask = chunk_mask(5, 2, torch.device("cpu")).int().tolist()
+    mask = chunk_mask(5, 2, None, torch.device("cpu")).int().tolist()
     assert mask == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+
+
+def test_a_chunk_sees_as_much_of_the_past_as_it_may() -> None:
+    mask = chunk_mask(6, 2, 1, torch.device("cpu")).int().tolist()
+    assert mask == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1],
+    ]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 9])
+@pytest.mark.parametrize("left", [0, 2, 9, 100])
+def test_with_chunk_and_past_as_long_as_all_everything_is_seen(chunk: int, left: int) -> None:
+    mask = chunk_mask(9, chunk, left, torch.device("cpu"))
+    assert bool(mask.diagonal().all())
+    assert bool(mask.all()) == (chunk == 9)
+    assert torch.equal(mask, chunk_mask(9, chunk, None, torch.device("cpu"))) == (left >= 8 or chunk == 9)
 
 
 def test_chunks_hide_the_future() -> None:
     network = small.network("body")
     features, lengths = torch.randn(1, 67, 80), torch.tensor([67])
     changed = features.clone()
-    changed[:, 40:] += 1.0
+    # Encoder frame 7, the last of its chunk, sees feature frames up to 34.
+    changed[:, 35:] += 1.0
     ours, _, _ = network.encode(features, lengths, chunk=4)
     theirs, _, _ = network.encode(changed, lengths, chunk=4)
     assert torch.equal(ours[:, :8], theirs[:, :8])
     assert not torch.allclose(ours[:, 8:], theirs[:, 8:])
+
+
+def test_a_limited_past_hides_what_is_before_it() -> None:
+    """Attention sees `left` frames before its chunk; the causal convolution behind it reaches two more frames back."""
+    network = small.network("body")
+    features, lengths = torch.randn(1, 99, 80), torch.tensor([99])
+    changed = features.clone()
+    changed[:, :12] += 1.0
+    for left, same in ((8, True), (None, False)):
+        ours, _, _ = network.encode(features, lengths, chunk=4, left=left)
+        theirs, _, _ = network.encode(changed, lengths, chunk=4, left=left)
+        # Encoder frames 0 to 2 are touched, and all that sees them; the chunk of frames 12 to 15 sees back to frame 4.
+        assert torch.equal(ours[:, 14:], theirs[:, 14:]) == same
+        assert not torch.allclose(ours[:, :12], theirs[:, :12])
+
+
+def test_a_chunk_as_long_as_everything_changes_nothing() -> None:
+    network = small.network("body")
+    features, lengths = torch.randn(2, 99, 80), torch.tensor([99, 60])
+    whole, _ = network(features, lengths)
+    chunked, _, _ = network.encode(features, lengths, chunk=1000, left=0)
+    assert torch.equal(whole, chunked)
+
+
+def test_the_tapped_block_is_the_one_asked_for() -> None:
+    network = small.network("body")
+    features, lengths = torch.randn(1, 67, 80), torch.tensor([67])
+    encoded, tapped, _ = network.encode(features, lengths, tap=0)
+    # It has one block only, so what it taps is its answer.
+    assert torch.equal(encoded, tapped)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_attention_while_training_is_that_of_the_exported_graph(rotary: bool) -> None:
+    torch.manual_seed(0)
+    attention = Attention(16, 2, rotary=rotary)
+    queries, keys = torch.randn(3, 7, 16), torch.randn(3, 11, 16)
+    mask = torch.rand(3, 1, 7, 11) < 0.5
+    # A query that sees no key at all, as in a chunk that holds padding only, attends to all alike.
+    mask[1, :, 4] = False
+    mask[2] = False
+    trained, exported = attention.train()(queries, keys, mask), attention.eval()(queries, keys, mask)
+    assert bool(torch.isfinite(trained).all())
+    assert torch.allclose(trained, exported, atol=1e-5)
+
+
+def test_gradients_of_padding_are_finite() -> None:
+    torch.manual_seed(0)
+    network = small.network("body").train()
+    encoded, _, _ = network.encode(torch.randn(2, 99, 80), torch.tensor([99, 11]), chunk=4, left=4)
+    torch.autograd.backward(encoded.square().sum())
+    assert all(bool(torch.isfinite(each.grad).all()) for each in network.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"chunk": 4, "left": 3}])
+def test_a_body_while_training_answers_as_it_is_exported(options: dict[str, int]) -> None:
+    network = small.network("body")
+    features, lengths = torch.randn(2, 99, 80), torch.tensor([99, 40])
+    exported, _, _ = network.encode(features, lengths, **options)
+    trained, _, _ = network.train().encode(features, lengths, **options)
+    assert torch.allclose(trained, exported, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [7, 8, 35, 66])
+def test_subsampling_is_two_strided_convolutions(frames: int) -> None:
+    """The matrix products are the convolutions of torch, three wide and of stride two, over time."""
+    torch.manual_seed(0)
+    network = small.network("body").subsampling
+    values = torch.randn(2, frames, 80)
+    expected = values.transpose(1, 2)
+    for index, layer in enumerate((network.first, network.second)):
+        weight = layer.weight.unflatten(1, (3, -1)).transpose(1, 2)
+        expected = torch.nn.functional.conv1d(expected, weight, layer.bias, stride=2)
+        expected = torch.nn.functional.silu(expected) if index == 0 else expected
+    assert torch.allclose(network(values), expected.transpose(1, 2), atol=1e-5)
 
 
 def test_the_head_sorts_and_normalises() -> None:

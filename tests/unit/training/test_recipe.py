@@ -1,4 +1,6 @@
+import dataclasses
 import random
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -6,28 +8,63 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from contract.catalogue import OPERATING_POINTS
 from training import __main__ as command_line
-from training import card, dataset, recogniser, scores, speakers, tokenizer
+from training import card, dataset, scores, speakers, synthesis, tokenizer
 from training.dataset import Example
-from training.errors import MissingDataError
-from training.recipe import Recipe, smoke
+from training.errors import MissingDataError, MissingProgramError
+from training.recipe import POINTS, Recipe, smoke
+
+
+def _minutes(recipe: Recipe) -> list[float]:
+    points = [(point.recogniser_minutes, point.speakers_minutes) for point in recipe.points]
+    return [*(each for pair in points for each in pair), recipe.language_minutes]
 
 
 def test_parse_shares_the_minutes_out() -> None:
     whole = Recipe(out=Path("x"))
     recipe = command_line.parse(out=Path("x"), minutes=8.0, smoke_test=False)
-    minutes = (recipe.recogniser_minutes, recipe.spelling_minutes, recipe.speakers_minutes)
-    assert sum(minutes) == pytest.approx(8.0)
-    assert minutes[0] / minutes[1] == pytest.approx(whole.recogniser_minutes / whole.spelling_minutes)
+    assert recipe.minutes == pytest.approx(8.0)
+    assert sum(_minutes(recipe)) == pytest.approx(8.0)
+    shares = [part / 8.0 for part in _minutes(recipe)]
+    assert shares == pytest.approx([part / whole.minutes for part in _minutes(whole)])
 
 
-def test_a_smoke_run_never_touches_the_reference_weights() -> None:
-    assert smoke(Path("x")).weights == Path("x/weights")
+def test_another_time_changes_nothing_else() -> None:
+    whole = Recipe(out=Path("x"))
+    again = whole.lasting(1.0).lasting(whole.minutes)
+    assert _minutes(again) == pytest.approx(_minutes(whole))
+    short = whole.lasting(1.0)
+    same = {field.name for field in dataclasses.fields(Recipe)} - {"points", "language_minutes"}
+    assert all(getattr(short, name) == getattr(whole, name) for name in same)
+    assert [point.body for point in short.points] == [point.body for point in whole.points]
+
+
+def test_there_is_a_point_for_every_operating_point() -> None:
+    assert tuple(point.name for point in POINTS) == OPERATING_POINTS
+    recipe = Recipe(out=Path("x"))
+    assert [recipe.point(name) for name in OPERATING_POINTS] == list(POINTS)
+
+
+def test_a_point_begins_with_one_that_is_trained_before_it_and_fits_into_it() -> None:
+    names = [point.name for point in POINTS]
+    for index, point in enumerate(POINTS):
+        if point.begins_with:
+            smaller = POINTS[names[:index].index(point.begins_with)]
+            assert smaller.body.layers < point.body.layers
+            assert dataclasses.replace(smaller.body, layers=point.body.layers) == point.body
+
+
+def test_a_smoke_run_writes_into_its_own_folder_only() -> None:
+    recipe, out = smoke(Path("x")), Path("x")
+    values = [getattr(recipe, name) for name in dir(recipe) if not name.startswith("_")]
+    paths = [value for value in values if isinstance(value, Path)]
+    assert len(paths) >= 10
+    assert all(path == out or out in path.parents for path in paths)
 
 
 def test_the_whole_recipe_fits_into_its_time() -> None:
-    recipe = Recipe(out=Path("x"))
-    assert recipe.recogniser_minutes + recipe.spelling_minutes + recipe.speakers_minutes <= 80
+    assert Recipe(out=Path("x")).minutes <= 140
 
 
 def test_run_does_every_stage_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,11 +72,37 @@ def test_run_does_every_stage_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Module:
         def __getattr__(self, name: str) -> object:
-            return lambda recipe: done.append(name)
+            return lambda *_: done.append(name)
 
     monkeypatch.setattr(command_line, "import_module", lambda _: Module())
     command_line.run("all", Recipe(out=Path("x")))
-    assert done == ["prepare", "train", "train", "train", "write", "write_samples", "write"]
+    assert done == ["require_all_programs", *(function for _, function in command_line.STAGES.values())]
+
+
+def test_every_stage_exists() -> None:
+    for module, function in command_line.STAGES.values():
+        assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("program", [*synthesis.PROGRAMS, *synthesis.EVALUATION_PROGRAMS])
+def test_a_missing_program_is_told_before_anything_is_done(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis, "which", lambda name: None if name == program else name)
+    with pytest.raises(MissingProgramError, match=f"^{program} is not installed"):
+        command_line.run("all", smoke(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_voice_of_festival_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """festival itself ends with 0 where it does not know a voice, and writes nothing."""
+    program = tmp_path / "festival"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(synthesis, "which", lambda name: name)
+    with pytest.raises(MissingProgramError, match=r"^festvox-kdlpc16k is not installed"):
+        synthesis.require_all_programs()
 
 
 def test_a_stage_without_its_input_says_which_stage_makes_it(tmp_path: Path) -> None:
@@ -51,7 +114,8 @@ def test_a_stage_without_its_input_says_which_stage_makes_it(tmp_path: Path) -> 
 def test_help_needs_nothing() -> None:
     result = CliRunner().invoke(command_line.main, ["--help"])
     assert result.exit_code == 0
-    assert "data|recogniser|spelling|speakers|dialogue|samples|card|all" in result.output
+    shown = "".join(result.output.split())
+    assert "{" + "|".join([*command_line.STAGES, "all"]) + "}" in shown
 
 
 def test_batches_hold_every_example_once_and_no_more_than_their_frames() -> None:
@@ -76,21 +140,6 @@ def test_collapse(frames: list[int], tokens: list[int]) -> None:
 
 def test_word_error_rate_counts_words_of_all_texts_together() -> None:
     assert scores.word_error_rate(["a b c", "d"], ["a x c", "d"]) == 0.25
-
-
-def test_the_rate_warms_up_and_ends_at_zero() -> None:
-    recipe = Recipe(out=Path("x"))
-    assert recogniser.learning_rate(recipe, 0, 0.0) == pytest.approx(recipe.peak_learning_rate / recipe.warm_up_steps)
-    assert recogniser.learning_rate(recipe, 5000, 0.5) == pytest.approx(recipe.peak_learning_rate / 2)
-    assert recogniser.learning_rate(recipe, 5000, 1.0) == pytest.approx(0.0)
-
-
-def test_masks_hide_a_part_behind_the_mean() -> None:
-    features = torch.ones(4, 300, 80)
-    recogniser.mask_features(features, torch.full((80,), 7.0), random.Random(1))
-    hidden = (features == 7.0).float().mean()
-    assert 0.0 < hidden < 0.5
-    assert bool(((features == 7.0) | (features == 1.0)).all())
 
 
 def test_margin_makes_the_right_speaker_harder() -> None:
@@ -127,5 +176,6 @@ def test_crops_have_the_wanted_length_or_all_there_is() -> None:
 
 
 def test_the_card_needs_every_stage(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match="make it with: python -m training recogniser"):
+    with pytest.raises(MissingDataError, match="make it with: python -m training standard"):
         card.write(smoke(tmp_path))
+    assert set(card.STAGES.values()) <= set(command_line.STAGES)

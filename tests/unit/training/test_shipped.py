@@ -2,6 +2,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,20 +10,40 @@ import soundfile
 import torch
 from safetensors import safe_open
 
+from contract.catalogue import OPERATING_POINTS
 from export.checkpoints import reference
-from training import card, corpus, dialogue, reporting, scores
+from export.networks.acoustic import AcousticConfig
+from training import card, corpus, dialogue, reporting, scores, synthesis, voices
+from training.dataset import TRAINING_PARTS
+from training.errors import TrainingError
+from training.language import stacked
 from training.recipe import Recipe
+from training.synthesis import Utterance
 from training.tokenizer import BLANK_PIECE, BOUNDARY, BOUNDARY_PIECE, WORD_START, Tokenizer
 from transcriber.features import log_mel
 
 RECIPE = Recipe(out=Path("work/training"))
-LARGEST_BYTES = 12 * 2**20
-FAMILIES = ("body", "am_en", "decoder", "diar")
+LARGEST_BYTES = 12_000_000
+FAMILIES = {
+    "standard": ("body", "am_en", "decoder", "diar"),
+    "enhanced": ("body", "am_en", "decoder", "diar", "lm"),
+}
+MODELS = [(family, point) for point, families in FAMILIES.items() for family in families]
+BLOCKS = {"standard": 5, "enhanced": 9}
+LARGEST_WORD_ERROR_RATES = {"standard": 0.15, "enhanced": 0.10}
+
+every_point = pytest.mark.parametrize("point", OPERATING_POINTS)
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(RECIPE.weights / "tokenizer.model")
+    return Tokenizer(RECIPE.tokenizer)
+
+
+def test_the_reference_holds_these_files_and_no_others() -> None:
+    found = {str(path.relative_to(RECIPE.weights)) for path in RECIPE.weights.rglob("*") if path.is_file()}
+    models = {f"{point}/{family}.safetensors" for family, point in MODELS}
+    assert found == {*models, "tokenizer.model", "figures.json", "MODEL_CARD.md"}
 
 
 def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None:
@@ -32,8 +53,9 @@ def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer) -> None:
-    _, parameters = reference.load(RECIPE.weights / "am_en.safetensors")
+@every_point
+def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer, point: str) -> None:
+    _, parameters = reference.load(reference.checkpoint_path("am_en", point))
     pieces = json.loads(parameters["tokens"])
     assert pieces == tokenizer.pieces()
     assert len(pieces) == RECIPE.vocabulary
@@ -41,17 +63,40 @@ def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer) -> None
     assert any(piece.startswith(WORD_START) for piece in pieces)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_are_finite_and_of_their_network(family: str) -> None:
-    network, _ = reference.load(reference.checkpoint_path(family, "standard"))
+@pytest.mark.parametrize(("family", "point"), MODELS)
+def test_weights_are_finite_and_of_the_network_of_the_recipe(family: str, point: str) -> None:
+    network, _ = reference.load(reference.checkpoint_path(family, point))
     tensors = network.state_dict().values()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    wanted = RECIPE.point(point)
+    configs = {
+        "body": wanted.body, "decoder": wanted.decoder, "diar": wanted.diarization, "lm": RECIPE.language,
+        "am_en": AcousticConfig(size=wanted.body.size, vocabulary=RECIPE.vocabulary),
+    }  # fmt: skip
+    assert network.config == configs[family]
 
 
-def test_a_segment_is_heard_and_scored() -> None:
-    body, _ = reference.load(reference.checkpoint_path("body", "standard"))
-    acoustic, _ = reference.load(reference.checkpoint_path("am_en", "standard"))
-    decoder, _ = reference.load(reference.checkpoint_path("decoder", "standard"))
+@every_point
+def test_a_body_has_its_blocks(point: str) -> None:
+    body, _ = reference.load(reference.checkpoint_path("body", point))
+    blocks: Any = body.blocks
+    assert len(blocks) == BLOCKS[point]
+
+
+def test_the_language_model_prefers_what_is_said(tokenizer: Tokenizer) -> None:
+    language, _ = reference.load(reference.checkpoint_path("lm", "enhanced"))
+    said, unsaid = "we have to move the meeting to thursday", "thursday the to meeting move to have we"
+    tokens, lengths = stacked([tokenizer.encode(text) for text in (said, unsaid)])
+    with torch.inference_mode():
+        scored = language(tokens[None], lengths[None])[0].tolist()
+    assert scored[0] > scored[1] + 5.0
+
+
+@every_point
+def test_a_segment_is_heard_and_scored(point: str) -> None:
+    body, _ = reference.load(reference.checkpoint_path("body", point))
+    acoustic, _ = reference.load(reference.checkpoint_path("am_en", point))
+    decoder, _ = reference.load(reference.checkpoint_path("decoder", point))
     with torch.inference_mode():
         encoded, lengths = body(torch.randn(2, 131, 80), torch.tensor([131, 77]))
         log_probs, _ = acoustic(encoded, lengths)
@@ -62,8 +107,9 @@ def test_a_segment_is_heard_and_scored() -> None:
     assert bool((scored < 0).all())
 
 
-def test_a_voice_is_a_unit_vector_with_a_threshold_beside_it() -> None:
-    network, parameters = reference.load(reference.checkpoint_path("diar", "standard"))
+@every_point
+def test_a_voice_is_a_unit_vector_with_a_threshold_beside_it(point: str) -> None:
+    network, parameters = reference.load(reference.checkpoint_path("diar", point))
     with torch.inference_mode():
         embedding = network(torch.randn(2, 150, 80), torch.tensor([150, 80]))
     assert torch.allclose(embedding.norm(dim=-1), torch.ones(2), atol=1e-4)
@@ -75,12 +121,30 @@ def test_the_weights_are_small_enough_for_a_repository() -> None:
 
 
 def test_the_card_is_drawn_from_the_figures() -> None:
-    text = (RECIPE.weights.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+    text = (RECIPE.weights / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert text == card.render(RECIPE, reporting.read_figures(RECIPE))
 
 
-def test_no_sentence_of_the_dialogue_is_trained_on() -> None:
-    dialogue.refuse_known_sentences(RECIPE)
+def test_no_sentence_of_the_dialogue_is_trained_on(tmp_path: Path) -> None:
+    """Draws the whole plan of the training again, and reads the libraries for it anew."""
+    dialogue.refuse_known_sentences(Recipe(out=tmp_path))
+
+
+@pytest.mark.parametrize("part", TRAINING_PARTS)
+def test_a_dialogue_that_repeats_the_training_is_refused(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (voice,) = voices.unseen_flite()
+    said = corpus.sentence("So there is nothing wrong with the model.")
+    one = Utterance(part=part, seed=1, sentences=(said,), voices=(voice,), disturbed=False)
+    monkeypatch.setattr(synthesis, "plan", lambda *_: (one,) if part == "train" else ())
+    monkeypatch.setattr(synthesis, "library_plan", lambda *_: (one,) if part == "library" else ())
+    (tmp_path / "library.txt").write_text("Nothing.\n")
+    with pytest.raises(TrainingError) as caught:
+        dialogue.refuse_known_sentences(Recipe(out=tmp_path))
+    assert str(caught.value) == (
+        "the dialogue repeats what the training says, change it: so there is nothing wrong with the model"
+    )
 
 
 def test_the_dialogue_uses_words_that_the_training_knows() -> None:
@@ -89,31 +153,39 @@ def test_the_dialogue_uses_words_that_the_training_knows() -> None:
 
 
 def test_the_dialogue_and_its_truth_agree() -> None:
-    samples, turns = dialogue.read()
-    info = soundfile.info(dialogue.DEMO_FOLDER / "dialogue.flac")
+    samples, turns = dialogue.read(RECIPE.demo)
+    info = soundfile.info(RECIPE.demo / "dialogue.flac")
     assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
     assert 45 <= len(samples) / 16_000 <= 75
     assert [turn.speaker for turn in turns] == ["A", "B"] * (len(turns) // 2)
     assert " ".join(turn.text for turn in turns) == " ".join(dialogue.sentences())
     pauses = [after.start - before.end for before, after in itertools.pairwise(turns)]
     assert all(0.29 <= pause <= 0.81 for pause in pauses)
-    assert (dialogue.DEMO_FOLDER / "dialogue.flac").stat().st_size <= 1.2 * 2**20
+    assert (RECIPE.demo / "dialogue.flac").stat().st_size <= 1.2 * 2**20
 
 
-def test_the_dialogue_is_understood_greedily() -> None:
-    samples, turns = dialogue.read()
-    body, _ = reference.load(reference.checkpoint_path("body", "standard"))
-    acoustic, _ = reference.load(reference.checkpoint_path("am_en", "standard"))
+@every_point
+def test_the_dialogue_is_understood_greedily(tokenizer: Tokenizer, point: str) -> None:
+    samples, turns = dialogue.read(RECIPE.demo)
+    body, _ = reference.load(reference.checkpoint_path("body", point))
+    acoustic, _ = reference.load(reference.checkpoint_path("am_en", point))
     cuts = [log_mel(samples[int((turn.start - 0.1) * 16_000) : int((turn.end + 0.1) * 16_000)]) for turn in turns]
-    texts = scores.greedy_texts(body, acoustic, Tokenizer(RECIPE.weights / "tokenizer.model"), cuts)
-    assert scores.word_error_rate([turn.text for turn in turns], texts) <= 0.15
+    texts = scores.greedy_texts(body, acoustic, tokenizer, cuts)
+    assert scores.word_error_rate([turn.text for turn in turns], texts) <= LARGEST_WORD_ERROR_RATES[point]
+
+
+@every_point
+def test_the_figures_of_the_dialogue_are_those_of_the_weights(point: str) -> None:
+    figures = reporting.read_figures(RECIPE)[f"dialogue_{point}"]
+    assert figures["wer_dialogue"] <= LARGEST_WORD_ERROR_RATES[point]
+    assert figures["clusters"] == 2
 
 
 def test_the_feature_samples_are_cut_from_the_dialogue() -> None:
-    with safe_open(dialogue.DEMO_FOLDER / "features.safetensors", framework="np") as file:
+    with safe_open(RECIPE.demo / "features.safetensors", framework="np") as file:
         segments = [file.get_tensor(f"segment_{index}") for index in range(4)]
         texts = json.loads(file.metadata()["texts"])
-    _, turns = dialogue.read()
+    _, turns = dialogue.read(RECIPE.demo)
     assert [round(len(segment) / 100) for segment in segments] == pytest.approx([2, 4, 7, 11], abs=2)
     assert all(segment.dtype == np.float16 and segment.shape[1] == 80 for segment in segments)
     assert all(text in " ".join(turn.text for turn in turns) for text in texts)

@@ -7,9 +7,9 @@ from shutil import which
 import numpy as np
 import pytest
 
-from training import augment, synthesis, voices
+from training import augment, corpus, synthesis, voices
 from training.corpus import sentence
-from training.errors import MissingProgramError
+from training.errors import PACKAGES, MissingProgramError
 from training.recipe import Recipe
 from training.voices import Voice
 
@@ -32,12 +32,55 @@ def test_a_plan_keeps_sentences_and_voices_of_the_evaluation_from_the_training()
     assert not heard & {voice for each in evaluation if each.part == "voices" for voice in each.voices}
 
 
+def test_the_plan_of_the_libraries_is_the_same_for_the_same_seed_and_holds_their_sentences() -> None:
+    library = [sentence(f"Number {word} comes next.") for word in ("one", "two", "three", "four", "five")]
+    library = [one for one in library if not corpus.is_held_out(one.text)]
+    plan = synthesis.library_plan(library, 300, 1)
+    assert plan == synthesis.library_plan(library, 300, 1)
+    assert plan != synthesis.library_plan(library, 300, 2)
+    assert {each.part for each in plan} == {"library"}
+    sentences = [one for each in plan for one in each.sentences]
+    assert not any(corpus.is_held_out(one.text) for one in sentences)
+    share = sum(one in library for one in sentences) / len(sentences)
+    assert share == pytest.approx(synthesis.LIBRARY_SHARE, abs=0.08)
+
+
+def test_no_utterance_is_longer_than_a_batch_can_bear() -> None:
+    plan = (*synthesis.plan(300, 0, 4), *synthesis.library_plan([sentence("Just one.")], 300, 4))
+    assert all(each.sentences for each in plan)
+    assert all(len(each.text.split()) <= synthesis.LONGEST_WORDS for each in plan if len(each.sentences) > 1)
+
+
 def test_no_variant_is_on_two_sides() -> None:
     sides = (voices.VARIANTS, voices.HELD_OUT_VARIANTS, voices.DIALOGUE_VARIANTS)
     names = [name for side in sides for name in side]
     assert len(names) == len(set(names))
     assert voices.HELD_OUT_FLITE_VOICE not in voices.FLITE_VOICES
     assert voices.HELD_OUT_ACCENT not in voices.ACCENTS.values()
+
+
+def test_no_unseen_voice_is_drawn_for_the_training() -> None:
+    source = random.Random(8)
+    drawn = [voices.any_voice(source) for _ in range(3000)]
+    variants = {voice.name.partition("+")[2] for voice in (*drawn, *voices.training_voices())}
+    accents = {voice.name.partition("+")[0] for voice in (*drawn, *voices.training_voices())}
+    assert variants == set(voices.VARIANTS)
+    assert accents == set(voices.ACCENTS.values())
+    unseen = {voice.name.partition("+")[2] for voice in (*voices.held_out_voices(), *voices.unseen_voices())}
+    assert not variants & {*unseen, *voices.DIALOGUE_VARIANTS}
+    assert all(voices.PITCH_RANGE[0] <= voice.pitch <= voices.PITCH_RANGE[1] for voice in drawn)
+    heard = {voice.synthesiser for voice in (*drawn, *voices.training_voices(), *voices.flite_voices())}
+    assert heard == {"espeak", "flite"}
+
+
+def test_what_is_unseen_of_the_evaluation_voices() -> None:
+    """One thing at a time: a variant with accents of the training, or the accent with variants of the training."""
+    assert {voice.name.partition("+")[2] for voice in voices.unseen_voices()} == set(voices.HELD_OUT_VARIANTS)
+    assert {voice.name.partition("+")[0] for voice in voices.unseen_voices()} <= set(voices.ACCENTS.values())
+    assert {voice.name.partition("+")[2] for voice in voices.unseen_accent()} == set(voices.VARIANTS)
+    assert {voice.name.partition("+")[0] for voice in voices.unseen_accent()} == {voices.HELD_OUT_ACCENT}
+    assert voices.unseen_flite() == (Voice(synthesiser="flite", name=voices.HELD_OUT_FLITE_VOICE),)
+    assert {voice.synthesiser for voice in voices.festival_voices()} == {"festival"}
 
 
 def test_labels_say_what_sounds_in_the_middle_of_a_frame() -> None:
@@ -79,7 +122,7 @@ def test_missing_programs_are_named_with_their_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr(synthesis, "which", lambda _: None)
     with pytest.raises(MissingProgramError) as caught:
         synthesis.require_programs()
-    assert str(caught.value) == "espeak-ng is not installed; get it with: apt-get install espeak-ng flite"
+    assert str(caught.value) == f"espeak-ng is not installed; get it with: apt-get install {PACKAGES}"
 
 
 @needs_espeak
