@@ -1,12 +1,7 @@
 """The embedded server against ONNX Runtime in this process, on the same engines, inputs and cores."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,26 +9,25 @@ import onnxruntime
 from tritonclient import grpc as triton
 
 from benchmarks.measuring import Comparison, in_turns, seconds
+from benchmarks.server import BUNDLE, make_bundle, served
 from contract import manifest
-from contract.errors import ServerUnavailableError
-from demo.__main__ import free_ports
 
-BUNDLE = Path("dist/engines/embedded/cpu")
 REQUESTS, ROUNDS, CONCURRENCY = 16, 7, 4
 FRAMES, FRAMES_PER_SECOND = 1000, 100
-READY_SECONDS = 120
 
 
 def measure() -> list[Comparison]:
     """Compare the ensemble of the standard point with its two networks in this process."""
-    if not (BUNDLE / manifest.MANIFEST_FILE).is_file():
-        subprocess.run([sys.executable, "-m", "export"], check=True)
-        subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu"], check=True)
+    make_bundle()
     generator = np.random.default_rng(1)
     requests = [generator.normal(10.0, 4.0, (1, FRAMES, 80)).astype(np.float16) for _ in range(REQUESTS)]
     body, head = (_session(name) for name in ("body_standard", "am_en_standard"))
     audio_seconds = REQUESTS * FRAMES / FRAMES_PER_SECOND
-    with _served() as client, ThreadPoolExecutor(CONCURRENCY) as pool:
+    with (
+        served() as endpoint,
+        triton.InferenceServerClient(endpoint) as client,
+        ThreadPoolExecutor(CONCURRENCY) as pool,
+    ):
         pairs = in_turns(
             ROUNDS,
             lambda: audio_seconds / seconds(lambda: _run_all(body, head, requests)),
@@ -73,21 +67,3 @@ def _ask(client: triton.InferenceServerClient, features: np.ndarray[Any, Any]) -
     inputs[0].set_data_from_numpy(features)
     inputs[1].set_data_from_numpy(np.array([[features.shape[1]]], dtype=np.int32))
     client.infer("ensemble_en_standard", inputs)
-
-
-@contextmanager
-def _served() -> Iterator[triton.InferenceServerClient]:
-    ports = free_ports()
-    flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
-    command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--repository", "dist/benchmarks/repository"]
-    child = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://localhost:{ports['http']}"
-        probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", str(READY_SECONDS)]
-        if subprocess.run(probe, check=False, stdout=subprocess.DEVNULL).returncode:
-            raise ServerUnavailableError(url, "the server did not get ready", "Run `python -m runtime` to see why")
-        with triton.InferenceServerClient(f"localhost:{ports['grpc']}") as client:
-            yield client
-    finally:
-        child.terminate()
-        child.wait()

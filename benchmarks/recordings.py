@@ -1,0 +1,103 @@
+"""The recordings of `python -m training evaluation`, and what is said in them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.errors import AudioError
+from contract.fields import Fields
+
+FOLDER = Path("dist/accuracy/recordings")
+TRUTH_FILE = "truth.json"
+DIALOGUES = "dialogues"
+_REMEDY = "Write the recordings with `python -m training evaluation`"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """A recording of one voice: its words, whose voice it is, and its length."""
+
+    path: Path
+    text: str
+    speaker: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """Who speaks in a dialogue, from `start` to `end` in seconds."""
+
+    speaker: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialogue:
+    """A recording of several voices."""
+
+    path: Path
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordingSet:
+    """Recordings of one kind; `what` says which."""
+
+    name: str
+    what: str
+    recordings: tuple[Spoken, ...]
+
+
+def load(folder: Path, name: str, limit: int | None = None) -> RecordingSet:
+    """Read a set, or the first `limit` recordings of it; raise AudioError when it is absent or damaged."""
+    fields = _truth(folder / name)
+    spoken = tuple(
+        Spoken(
+            path=folder / name / table.text("file"),
+            text=table.text("text"),
+            speaker=table.text("speaker"),
+            seconds=table.number("seconds"),
+        )
+        for table in list(fields.tables("recordings"))[:limit]
+    )
+    if not spoken:
+        raise fields.wrong("recordings", "the list is empty")
+    return RecordingSet(name=name, what=fields.text("what"), recordings=spoken)
+
+
+def load_all(folder: Path, limit: int | None = None) -> tuple[RecordingSet, ...]:
+    """Read every set of one voice a recording; raise AudioError when there is none or one is damaged."""
+    names = [path.parent.name for path in sorted(folder.glob(f"*/{TRUTH_FILE}")) if path.parent.name != DIALOGUES]
+    if not names:
+        raise AudioError(folder, "there are no recordings with their words", _REMEDY)
+    return tuple(load(folder, name, limit) for name in names)
+
+
+def load_dialogues(folder: Path, limit: int | None = None) -> tuple[Dialogue, ...]:
+    """Read the dialogues, or the first `limit` of them; raise AudioError when they are absent or damaged."""
+    return tuple(
+        Dialogue(
+            path=folder / DIALOGUES / table.text("file"),
+            turns=tuple(
+                Turn(speaker=turn.text("speaker"), start=turn.number("start"), end=turn.number("end"))
+                for turn in table.tables("turns")
+            ),
+        )
+        for table in list(_truth(folder / DIALOGUES).tables("recordings"))[:limit]
+    )
+
+
+def _truth(folder: Path) -> Fields:
+    path = folder / TRUTH_FILE
+    if not path.is_file():
+        raise AudioError(path, "there are no recordings with their words", _REMEDY)
+    return Fields(_json(path), source=path, error=AudioError, remedy=_REMEDY)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AudioError(path, f"it is not JSON ({error})", _REMEDY) from error

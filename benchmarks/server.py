@@ -1,0 +1,39 @@
+"""The embedded server with the bundle of this machine, for as long as something is measured."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract import manifest
+from contract.errors import ServerUnavailableError
+from demo.ports import free_ports
+
+BUNDLE = Path("dist/engines/embedded/cpu")
+READY_SECONDS = 120
+
+
+def make_bundle() -> None:
+    """Export and build for the CPU unless that was done."""
+    if not (BUNDLE / manifest.MANIFEST_FILE).is_file():
+        subprocess.run([sys.executable, "-m", "export"], check=True)
+        subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu"], check=True)
+
+
+@contextmanager
+def served(repository: str = "dist/benchmarks/repository") -> Iterator[str]:
+    """Serve the bundle and give the gRPC endpoint; raise ServerUnavailableError when the server does not get ready."""
+    ports = free_ports()
+    flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
+    command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--repository", repository]
+    child = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://localhost:{ports['http']}"
+        probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", str(READY_SECONDS)]
+        if subprocess.run(probe, check=False, stdout=subprocess.DEVNULL).returncode:
+            raise ServerUnavailableError(url, "the server did not get ready", "Run `python -m runtime` to see why")
+        yield f"localhost:{ports['grpc']}"
+    finally:
+        child.terminate()
+        child.wait()

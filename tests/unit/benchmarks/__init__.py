@@ -1,0 +1,1 @@
+"""Tests of the benchmarks: what they look at, not how fast anything is."""

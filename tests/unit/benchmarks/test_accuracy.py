@@ -1,0 +1,131 @@
+"""The measurement of accuracy: what it counts, its intervals, and its page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks import accuracy, recordings
+from benchmarks.accuracy import Diarization, Rate, Results
+from benchmarks.recordings import Dialogue, RecordingSet, Spoken, Turn
+from contract.errors import AudioError
+from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.sounds import RATE_HZ, burst, silence
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Say loud, then soft, a second of silence between them."""
+    samples = np.concatenate([silence(0.5), burst(1.0), silence(1.0), burst(1.0, level=0.02), silence(0.5)])
+    soundfile.write(tmp_path / "both.flac", samples, RATE_HZ)
+    return tmp_path / "both.flac"
+
+
+def spoken(path: Path, text: str, speaker: str = "x") -> Spoken:
+    return Spoken(path=path, text=text, speaker=speaker, seconds=4.0)
+
+
+def test_transcribes_by_every_search_that_is_allowed(recording: Path) -> None:
+    assert accuracy.transcripts(FakeRecogniser(), recording) == {"greedy": "loud soft", "beam": "loud soft"}
+    both = accuracy.transcripts(FakeRecogniser(rescorers=("decoder", "lm")), recording)
+    assert list(both) == ["greedy", "beam", "beam + decoder", "beam + decoder + lm"]
+    # The rescorer of the tests prefers the longest hypothesis to what was heard.
+    assert both["beam"] == "loud soft"
+    assert len(both["beam + decoder"]) > len(both["beam"])
+
+
+def test_counts_wrong_words_of_every_recording(recording: Path) -> None:
+    chosen = RecordingSet(
+        name="a", what="", recordings=(spoken(recording, "loud soft"), spoken(recording, "very loud thing"))
+    )
+    errors = accuracy.errors_of(FakeRecogniser(), chosen)
+    assert {search: counts.tolist() for search, counts in errors.items()} == {"greedy": [0, 2], "beam": [0, 2]}
+
+
+def test_an_interval_holds_its_rate_and_narrows_with_more_recordings() -> None:
+    source = np.random.default_rng(1)
+    few, many = (accuracy.rate(source.binomial(10, 0.2, size=size), np.full(size, 10)) for size in (20, 2_000))
+    assert few.lower < few.rate < few.upper
+    assert many.lower < 0.2 < many.upper
+    # The width falls with the root of the number: ten times narrower for a hundred times as many.
+    assert (few.upper - few.lower) / (many.upper - many.lower) == pytest.approx(10.0, rel=0.5)
+
+
+def test_a_rate_without_any_difference_has_no_width() -> None:
+    assert accuracy.rate(np.array([1, 1, 1]), np.array([4, 4, 4])) == Rate(rate=0.25, lower=0.25, upper=0.25)
+
+
+def test_a_perfect_diarization_is_nearly_without_error(recording: Path) -> None:
+    right = Dialogue(
+        path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="b", start=2.9, end=3.1))
+    )
+    one_voice = Dialogue(
+        path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="a", start=2.9, end=3.1))
+    )
+    found, worse = (accuracy.diarize(FakeRecogniser(), [each]) for each in (right, one_voice))
+    assert (found.counts_right, worse.counts_right) == (1.0, 0.0)
+    assert found.error < worse.error
+
+
+def test_a_collar_takes_both_sides_of_every_edge() -> None:
+    turns = [("a", 0.0, 2.0), ("b", 2.0, 5.0)]
+    assert accuracy.without_edges(turns, [0.0, 2.0, 5.0], 0.25) == [("a", 0.25, 1.75), ("b", 2.25, 4.75)]
+    # A turn that crosses an edge falls into two, one within the collar is gone.
+    assert accuracy.without_edges([("a", 1.0, 3.0), ("b", 1.8, 2.2)], [2.0], 0.25) == [
+        ("a", 1.0, 1.75),
+        ("a", 2.25, 3.0),
+    ]
+    assert accuracy.without_edges(turns, [0.0, 2.0], 0.0) == turns
+
+
+def test_voices_that_are_told_apart_have_no_equal_error(tmp_path: Path) -> None:
+    group = []
+    for number, level in enumerate((0.5, 0.5, 0.02, 0.02)):
+        path = tmp_path / f"{number}.flac"
+        soundfile.write(path, burst(4.0, level=level), RATE_HZ)
+        group.append(spoken(path, "x", str(level)))
+    assert accuracy.equal_error(FakeRecogniser(), group) == 0.0
+    swapped = [spoken(one.path, "x", str(number % 2)) for number, one in enumerate(group)]
+    assert accuracy.equal_error(FakeRecogniser(), swapped) >= 0.5
+
+
+def test_the_page_holds_every_figure() -> None:
+    rate = Rate(rate=0.1234, lower=0.1, upper=0.15)
+    results = Results(
+        sets={"grammar": "meetings"},
+        words={point: {"grammar": {"greedy": rate, "beam": rate}} for point in ("standard", "enhanced")},
+        gains={"grammar": Rate(rate=0.02, lower=0.01, upper=0.03)},
+        equal_errors={"standard": 0.041, "enhanced": 0.032},
+        diarization={
+            "standard": Diarization(error=0.2, error_with_collar=0.1, counts_right=0.5),
+            "enhanced": Diarization(error=0.15, error_with_collar=0.09, counts_right=0.75),
+        },
+        recordings=3,
+        hours=0.5,
+    )
+    page = accuracy.page(results)
+    assert "| grammar | meetings | 12.3 ± 2.5 | 12.3 ± 2.5 |" in page
+    assert "| grammar | 2.0 ± 1.0 |" in page
+    assert "| equal error rate, 3 s, unseen voices | 4.1 % | 3.2 % |" in page
+    assert "| diarization error rate, dialogues of 2 to 4 unseen voices | 10.0 % | 9.0 % |" in page
+    assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in page
+
+
+def test_recordings_that_are_not_there_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="python -m training evaluation") as raised:
+        recordings.load_all(tmp_path)
+    assert raised.value.exit_code == 50
+
+
+def test_sets_and_dialogues_are_read(tmp_path: Path) -> None:
+    one = {"file": "000.flac", "text": "a b", "speaker": "x", "seconds": 2}
+    turn = {"speaker": "x", "start": 0.4, "end": 1.5, "text": "a b"}
+    for name, entry in (("grammar", one), ("dialogues", {"file": "000.flac", "turns": [turn]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "truth.json").write_text(json.dumps({"what": name, "recordings": [entry, entry]}))
+    (found,) = recordings.load_all(tmp_path, limit=1)
+    assert found.recordings == (Spoken(path=tmp_path / "grammar/000.flac", text="a b", speaker="x", seconds=2.0),)
+    first, _ = recordings.load_dialogues(tmp_path)
+    assert first.turns == (Turn(speaker="x", start=0.4, end=1.5),)
