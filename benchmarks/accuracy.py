@@ -13,18 +13,18 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import click
-import jiwer
 import numpy as np
 import simpleder
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks import recordings
+from benchmarks import command_line, recordings
 from benchmarks.recordings import Dialogue, RecordingSet, Spoken
 from benchmarks.server import make_bundle, served
 from contract import files
 from contract.catalogue import OPERATING_POINTS
-from contract.errors import ServerContractError, guard
+from contract.errors import ServerContractError
+from demo.scores import wrong_words
 from transcriber import ctc, pipeline, rescoring
 from transcriber.audio import Recording
 from transcriber.client import Connection, TritonRecogniser
@@ -113,7 +113,7 @@ def _command(folder: Path, limit: int | None, *, keep: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guard(lambda: _command.main(standalone_mode=False))
+    command_line.run(_command)
 
 
 def measure(endpoint: str, chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Results:
@@ -146,7 +146,9 @@ def errors_of(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, NDArray
         answers = pool.map(lambda one: transcripts(recogniser, one.path), chosen.recordings)
         texts = list(track(answers, f"{recogniser.operating_point} {chosen.name}", len(chosen.recordings)))
     return {
-        search: np.array([_wrong(one.text, each[search]) for one, each in zip(chosen.recordings, texts, strict=True)])
+        search: np.array(
+            [wrong_words(one.text, each[search]) for one, each in zip(chosen.recordings, texts, strict=True)]
+        )
         for search in texts[0]
     }
 
@@ -309,11 +311,6 @@ def _gains(
 
 def _text(hypothesis: Hypothesis, pieces: Sequence[str]) -> str:
     return "".join(pieces[token] for token in hypothesis.tokens).replace("\u2581", " ").strip()
-
-
-def _wrong(wanted: str, found: str) -> int:
-    counted = jiwer.process_words(wanted, found)
-    return counted.substitutions + counted.deletions + counted.insertions
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,14 +13,13 @@ import jiwer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import recordings
+from benchmarks import command_line, recordings
 from benchmarks.activations import FP16, FP16_LIMIT, FP32, Activation, ObservedGraph
 from benchmarks.graphs import Exported, OpenGraph, exported
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.recordings import RecordingSet, Spoken
 from contract import files
 from contract.catalogue import PRECISIONS
-from contract.errors import guard
 from transcriber.audio import Recording
 from transcriber.pipeline import Plan, chosen_search, transcribe
 from transcriber.recogniser import Recogniser
@@ -174,18 +172,7 @@ def range_table(ranges: Sequence[Range]) -> Iterator[str]:
 
 def main() -> None:
     """Run the command line."""
-    guard(_parse_and_run)
-
-
-def _parse_and_run() -> None:
-    try:
-        command.main(standalone_mode=False)
-    except click.ClickException as misuse:
-        misuse.show()
-        sys.exit(misuse.exit_code)
-    except click.Abort as interrupt:
-        # click's own ending would be exit code 1.
-        raise KeyboardInterrupt from interrupt
+    command_line.run(command)
 
 
 def _cells(activation: Activation | None, *, with_headroom: bool) -> str:

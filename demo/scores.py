@@ -45,13 +45,14 @@ def _permuted(wanted: list[str], said: list[str]) -> float:
     references = wanted + [""] * (size - len(wanted))
     total = sum(len(text.split()) for text in wanted)
     errors = (
-        sum(_errors(reference, text) for reference, text in zip(references, order, strict=True))
+        sum(wrong_words(reference, text) for reference, text in zip(references, order, strict=True))
         for order in itertools.permutations(padded)
     )
     return min(errors) / total
 
 
-def _errors(reference: str, text: str) -> int:
+def wrong_words(reference: str, text: str) -> int:
+    """Count the words substituted, deleted and inserted."""
     if not reference:
         return len(text.split())
     found = jiwer.process_words(reference, text)

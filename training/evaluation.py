@@ -94,11 +94,7 @@ def write(recipe: Recipe) -> None:
 
 def utterance(chosen: EvaluationSet, source: random.Random) -> tuple[tuple[Sentence, ...], Voice]:
     """Draw what is said, and by whom."""
-    if chosen.prose:
-        sentences: tuple[Sentence, ...] = (corpus.drawn(source, corpus.prose(), held_out=True),)
-    else:
-        sentences = tuple(corpus.drawn_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2))))
-    return sentences, source.choice(chosen.pool())
+    return tuple(synthesis.held_out_sentences(source, prose=chosen.prose)), source.choice(chosen.pool())
 
 
 def _write_set(recipe: Recipe, name: str, chosen: EvaluationSet) -> None:

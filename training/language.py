@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from export.checkpoints import reference
 from export.networks.language import Language
-from training import corpus, curves, reporting, synthesis, tokenizer
+from training import corpus, curves, reporting, schedule, synthesis, tokenizer
 from training.recipe import Recipe
 from training.recogniser import IGNORED, LARGEST_GRADIENT, next_tokens
 from training.tokenizer import Tokenizer
@@ -49,9 +49,8 @@ def train(recipe: Recipe) -> None:
         share = (time.monotonic() - began) / budget
         if share >= 1.0:
             break
-        rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1.0 + math.cos(math.pi * share))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = schedule.learning_rate(PEAK_LEARNING_RATE, WARM_UP_STEPS, step, share)
         loss = cross_entropy(network, tokens.to(device), lengths.to(device))
         optimiser.zero_grad()
         torch.autograd.backward(loss)

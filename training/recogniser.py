@@ -6,11 +6,10 @@ and new ones above them: what the small network has learnt need not be learnt ag
 """
 
 import json
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from torch.nn import functional
 
 from export.checkpoints import reference
 from export.networks.acoustic import Acoustic, AcousticConfig
-from export.networks.body import Block, Body
+from export.networks.body import Block, Body, subsampled
 from export.networks.decoder import Decoder
-from training import curves, dataset, perturb, reporting, tokenizer
+from training import curves, dataset, perturb, reporting, schedule, tokenizer
 from training.dataset import TRAINING_PARTS, Example
 from training.errors import MissingDataError, TrainingError
 from training.recipe import Point, Recipe
@@ -38,7 +37,7 @@ CTC_WEIGHT, DECODER_WEIGHT = 0.7, 0.3
 LABEL_SMOOTHING = 0.1
 AVERAGE_DECAY, AVERAGE_EVERY = 0.998, 4
 LARGEST_GRADIENT = 2.0
-# Full context for most batches; for the others a chunk and how much is seen before it, in encoder frames of 40 ms.
+# Full context for two batches of five; for the others a chunk and what is seen before it, in encoder frames of 40 ms.
 FULL_CONTEXT_SHARE = 0.4
 CHUNKS, LEFT_CONTEXTS = (8, 8, 8, 16, 24), (None, None, 64, 128)
 # What is measured of it: milliseconds of a chunk to its frames, with what a stream would keep of the past.
@@ -73,14 +72,13 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Bring the tensors to a device."""
-        return Batch(
+        return replace(
+            self,
             features=self.features.to(device),
             lengths=self.lengths.to(device),
             tokens=self.tokens.to(device),
             token_lengths=self.token_lengths.to(device),
             labels=self.labels.to(device),
-            chunk=self.chunk,
-            left=self.left,
         )
 
 
@@ -156,9 +154,10 @@ def make_batch(
     examples: Sequence[Example], pieces: Tokenizer, source: random.Random | None = None, fill: Tensor | None = None
 ) -> Batch:
     """Pad examples into one batch; with a source, perturb them and choose what is seen, `fill` behind the masks."""
-    heard = [(example.features.astype("float32"), example.labels) for example in examples]
     chunk = left = None
-    if source is not None and fill is not None:
+    if source is None or fill is None:
+        heard = [(example.features.astype("float32"), example.labels) for example in examples]
+    else:
         heard = [perturb.perturb(example.features, example.labels, source) for example in examples]
         for values, _ in heard:
             perturb.mask(values, fill.numpy(), source)
@@ -167,7 +166,7 @@ def make_batch(
     features, lengths = dataset.padded([values for values, _ in heard])
     texts = [pieces.encode(example.text) for example in examples]
     longest = max(map(len, texts))
-    frames = ((features.shape[1] - 1) // 2 - 1) // 2
+    frames = subsampled(features.shape[1])
     tokens = torch.full((len(texts), longest), tokenizer.BOUNDARY)
     labels = torch.full((len(texts), frames), IGNORED)
     for row, (text, (_, each)) in enumerate(zip(texts, heard, strict=True)):
@@ -186,9 +185,8 @@ def make_batch(
 
 
 def learning_rate(point: Point, step: int, progress: float) -> float:
-    """Warm up over steps, then fall with a cosine over the share of the time that has gone, to zero at its end."""
-    warm = min(1.0, (step + 1) / point.warm_up_steps)
-    return point.peak_learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    """Give the rate of a point at a step, when a share of its time has gone."""
+    return schedule.learning_rate(point.peak_learning_rate, point.warm_up_steps, step, progress)
 
 
 def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
@@ -246,8 +244,8 @@ def evaluate(recipe: Recipe, point: Point) -> None:
         figures[f"wer_{part}"] = word_error_rate([example.text for example in examples], texts)
         logger.info("%s, %s: word error rate %.2f %%", point.name, part, 100 * figures[f"wer_{part}"])
     examples = data.part("grammar")
+    features = [example.features for example in examples]
     for milliseconds, chunk in STREAMING_CHUNKS.items():
-        features = [example.features for example in examples]
         texts = greedy_texts(body, acoustic, pieces, features, chunk=chunk, left=STREAMING_LEFT)
         rate = word_error_rate([example.text for example in examples], texts)
         figures[f"wer_grammar_{milliseconds}_ms"] = rate
@@ -414,9 +412,9 @@ class Trainer:
 
 def share_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
     """Put the mean over all processes in place of each gradient."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if processes == 1:
         return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= processes

@@ -47,6 +47,12 @@ def word_error_rate(truth: Sequence[str], answers: Sequence[str]) -> float:
     return float(jiwer.wer(list(truth), list(answers)))
 
 
+def wrong_words(truth: str, answer: str) -> int:
+    """Count the words substituted, deleted and inserted."""
+    counted = jiwer.process_words(truth, answer)
+    return int(counted.substitutions + counted.deletions + counted.insertions)
+
+
 def _groups(order: Sequence[int], features: Sequence[NDArray[np.float16]]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index in order:

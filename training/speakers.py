@@ -1,7 +1,6 @@
 """The speaker network, trained to tell synthetic speakers apart, and the similarity that makes two stretches one."""
 
 import itertools
-import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from torch.nn import functional
 
 from export.checkpoints import reference
 from export.networks.diarization import Diarization
-from training import curves, dataset, reporting
+from training import curves, dataset, reporting, schedule
 from training.dataset import Example
 from training.recipe import Point, Recipe
 
@@ -195,9 +194,8 @@ def _fit(recipe: Recipe, point: Point, examples: Sequence[Example], speakers: Sp
         task = bar.add_task(f"{point.name} speakers", total=budget)
         while (elapsed := time.monotonic() - start) < budget:
             share = elapsed / budget
-            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * share))
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = schedule.learning_rate(PEAK_LEARNING_RATE, WARM_UP_STEPS, step, share)
             loss = _step(network, margin, speakers, numbers, source, MARGIN * min(1.0, share / MARGIN_SHARE))
             optimiser.zero_grad()
             torch.autograd.backward(loss)

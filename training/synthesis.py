@@ -174,11 +174,7 @@ def frame_labels(phonemes: Sequence[tuple[float, str]], frames: int, inventory: 
 
 
 def _training_utterance(source: random.Random) -> Utterance:
-    sentences: list[Sentence] = []
-    for _ in range(source.choice(SENTENCE_COUNTS)):
-        one = _training_sentence(source)
-        if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
-            sentences.append(one)
+    sentences = _some(source, lambda: _training_sentence(source))
     pool = voices.flite_voices() if source.random() < FLITE_SHARE else voices.training_voices()
     speakers = [source.choice(pool)] * len(sentences)
     if source.random() < TWO_SPEAKERS_SHARE:
@@ -187,14 +183,22 @@ def _training_utterance(source: random.Random) -> Utterance:
 
 
 def _library_utterance(candidates: Sequence[Sentence], source: random.Random) -> Utterance:
-    sentences: list[Sentence] = []
-    for _ in range(source.choice(SENTENCE_COUNTS)):
-        kind = source.random()
-        one = source.choice(candidates) if kind < LIBRARY_SHARE else _training_sentence(source)
-        if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
-            sentences.append(one)
+    def drawn() -> Sentence:
+        return source.choice(candidates) if source.random() < LIBRARY_SHARE else _training_sentence(source)
+
+    sentences = _some(source, drawn)
     voice = source.choice(voices.flite_voices()) if source.random() < FLITE_SHARE else voices.any_voice(source)
     return _utterance("library", source, sentences, [voice] * len(sentences), disturbed=True)
+
+
+def _some(source: random.Random, drawn: Callable[[], Sentence]) -> list[Sentence]:
+    """Draw one to four sentences, without those that would make an utterance too long."""
+    sentences: list[Sentence] = []
+    for _ in range(source.choice(SENTENCE_COUNTS)):
+        one = drawn()
+        if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
+            sentences.append(one)
+    return sentences
 
 
 def _training_sentence(source: random.Random) -> Sentence:
@@ -206,11 +210,15 @@ def _training_sentence(source: random.Random) -> Sentence:
     return corpus.drawn_from_grammar(source, held_out=False)
 
 
+def held_out_sentences(source: random.Random, *, prose: bool) -> list[Sentence]:
+    """Draw what no training holds: a sentence of prose, or one or two of the grammar."""
+    if prose:
+        return [corpus.drawn(source, corpus.prose(), held_out=True)]
+    return [corpus.drawn_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2)))]
+
+
 def _evaluation_utterance(part: str, source: random.Random) -> Utterance:
-    if part == "prose":
-        sentences = [corpus.drawn(source, corpus.prose(), held_out=True)]
-    else:
-        sentences = [corpus.drawn_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2)))]
+    sentences = held_out_sentences(source, prose=part == "prose")
     pool: tuple[Voice, ...] = voices.training_voices()
     if part == "voices":
         unseen = voices.held_out_voices()

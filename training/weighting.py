@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jiwer
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from training import dataset, reporting
 from training.dataset import Example
 from training.language import stacked
 from training.recipe import Point, Recipe
+from training.scores import wrong_words
 from training.synthesis import EVALUATION_PARTS
 from training.tokenizer import Tokenizer
 from transcriber import ctc
@@ -22,7 +22,6 @@ from transcriber.ctc import Emissions, Hypothesis
 
 DECODER_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
 LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
-MOST_HYPOTHESES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +78,7 @@ def search(recipe: Recipe, point: Point, examples: Sequence[Example]) -> list[Ca
         encoded, encoded_lengths = networks["body"](torch.from_numpy(features), torch.from_numpy(lengths))
         log_probs, tokens = networks["am_en"](encoded, encoded_lengths)
         emissions = Emissions(log_probs=log_probs[0].numpy(), tokens=tokens[0].numpy().astype(np.int32))
-        hypotheses = ctc.beam(emissions)[:MOST_HYPOTHESES]
+        hypotheses = ctc.beam(emissions)
         found.append(_scored(networks, pieces, example, (encoded, encoded_lengths), hypotheses))
     return found
 
@@ -98,7 +97,7 @@ def _scored(
     }
     if "lm" in networks:
         scores["lm"] = networks["lm"](tokens, lengths)[0].double().numpy()
-    wrong = [_wrong(example.text, pieces.decode(one.tokens)) for one in hypotheses]
+    wrong = [wrong_words(example.text, pieces.decode(one.tokens)) for one in hypotheses]
     return Candidates(words=len(example.text.split()), wrong=np.array(wrong), scores=scores)
 
 
@@ -113,8 +112,3 @@ def _all_wrong(found: Mapping[str, Mapping[str, Sequence[Candidates]]], decoder:
 
 def _weights(point: str, decoder: float, lm: float) -> dict[str, float]:
     return {"decoder": decoder, "lm": lm} if point == "enhanced" else {"decoder": decoder}
-
-
-def _wrong(wanted: str, found: str) -> int:
-    counted = jiwer.process_words(wanted, found)
-    return counted.substitutions + counted.deletions + counted.insertions
