@@ -1,13 +1,15 @@
 """The bundle manifest: what build puts beside its engines, and all that runtime knows of them.
 
-dist/engines/<platform>/<arch>/manifest.json
+dist/engines/<platform>/<arch>/manifest.json     names every other file of the bundle, with its SHA-256
                                <model>/<mode>/model.onnx|model.plan|model.rtx
+                               report.html, timing.cache and what else `files` lists
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from contract.agreement import Agreement
 from contract.arch import Arch
@@ -15,7 +17,7 @@ from contract.errors import BundleError
 from contract.fields import Fields
 from contract.graph import integers, open_json, parity, read_text, texts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 PASSED, NOT_RUN = "passed", "not run"
 _REMEDY = "Build the bundle again with `python -m build.engines`"
@@ -31,12 +33,65 @@ class BoundTensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shapes:
+    """The least, optimal and largest shape of one input in an optimisation profile, the batch included."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+Profile: TypeAlias = dict[str, Shapes]
+"""An optimisation profile: shapes by the name of the input."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Something measured on an output that no limit is set on, by a measure of contract.agreement."""
+
+    output: str
+    measure: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateCase:
+    """One input of the gate, such as a corner of the profile or a real recording, and what was measured on it."""
+
+    name: str
+    parity: tuple[Agreement, ...]
+    figures: tuple[Figure, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activation:
+    """The tensor inside a graph that comes closest to the largest number of FP16, and the node that makes it."""
+
+    value: float
+    tensor: str
+    node: str
+    operator: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
     """What the accuracy gate saw: `passed` with its worst agreements, or `not run` with the reason."""
 
     outcome: str
     reason: str
     parity: tuple[Agreement, ...]
+    cases: tuple[GateCase, ...] = ()
+    activation: Activation | None = None
+    """The largest value inside the model's FP16 graph; None where it was not looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleFile:
+    """A file of a bundle: its path below the bundle, with forward slashes, and its content."""
+
+    file: str
+    sha256: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +118,35 @@ class EngineRecord:
     parameters: dict[str, str]
     build_seconds: float
     gate: Gate
+    profiles: tuple[Profile, ...] = ()
+    """The optimisation profiles of the engine, in its own order."""
+    device_memory_bytes: int | None = None
+    """What an execution context of the engine takes on the device beside its weights; None where it is not known."""
+    built_on: dict[str, str] = field(default_factory=dict)
+    """The machine that built it: `gpu` and `driver`, or `processor`."""
+    files: tuple[BundleFile, ...] = ()
+    """What else was kept of the build, such as the engine inspector's output."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """Words that the engines of an operating point and their graphs in FP32 got wrong on the same recordings."""
+
+    operating_point: str
+    mode: str
+    words: int
+    wrong: int
+    wrong_in_fp32: int
+    allowed_points: float
+    """How many percentage points more than the graphs the engines may get wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """An Ed25519 signature over `BundleManifest.signed_bytes`, in base64, and the fingerprint of its public key."""
+
+    key: str
+    value: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +158,31 @@ class BundleManifest:
     toolchain: dict[str, str]
     """Name and exact version of every library that made the engines."""
     engines: tuple[EngineRecord, ...]
-    signature: str | None = None
+    files: tuple[BundleFile, ...] = ()
+    """What belongs to the bundle as a whole: the report, the timing cache."""
+    accuracy: tuple[Accuracy, ...] = ()
+    """Word error rates of the bundle's engines together."""
+    signature: Signature | None = None
 
     def to_json(self) -> str:
         """Write the manifest as text; from_json reads it back equal."""
-        table = asdict(self)
-        table["arch"] = self.arch.value
-        return json.dumps({"schema_version": SCHEMA_VERSION, **table}, indent=2) + "\n"
+        return json.dumps(self._table(), indent=2) + "\n"
+
+    def signed_bytes(self) -> bytes:
+        """Give what a signature is over: all but the signature itself, in one spelling."""
+        table = self._table()
+        del table["signature"]
+        return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
+
+    def every_file(self) -> Iterator[BundleFile]:
+        """List every file of the bundle but the manifest."""
+        for engine in self.engines:
+            yield BundleFile(file=engine.file, sha256=engine.sha256, size_bytes=engine.size_bytes)
+            yield from engine.files
+        yield from self.files
+
+    def _table(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "arch": self.arch.value}
 
     @classmethod
     def from_json(cls, text: str, source: object) -> "BundleManifest":
@@ -94,7 +196,9 @@ class BundleManifest:
             arch=Arch(arch),
             toolchain=texts(fields.table("toolchain")),
             engines=tuple(_engine(table) for table in fields.tables("engines")),
-            signature=fields.text("signature") if fields.has("signature") else None,
+            files=_files(fields),
+            accuracy=tuple(_accuracy(table) for table in fields.tables("accuracy")),
+            signature=_signature(fields.table("signature")) if fields.has("signature") else None,
         )
 
 
@@ -107,7 +211,6 @@ def load(bundle: Path) -> BundleManifest:
 
 
 def _engine(fields: Fields) -> EngineRecord:
-    gate = fields.table("gate")
     return EngineRecord(
         model=fields.text("model"),
         family=fields.text("family"),
@@ -126,8 +229,69 @@ def _engine(fields: Fields) -> EngineRecord:
         dims=integers(fields.table("dims")),
         parameters=texts(fields.table("parameters")),
         build_seconds=fields.number("build_seconds"),
-        gate=Gate(outcome=_outcome(gate), reason=gate.text("reason"), parity=parity(gate)),
+        gate=_gate(fields.table("gate")),
+        profiles=_profiles(fields),
+        device_memory_bytes=fields.integer("device_memory_bytes") if fields.has("device_memory_bytes") else None,
+        built_on=texts(fields.table("built_on")),
+        files=_files(fields),
     )
+
+
+def _gate(fields: Fields) -> Gate:
+    return Gate(
+        outcome=_outcome(fields),
+        reason=fields.text("reason"),
+        parity=parity(fields),
+        cases=tuple(_case(table) for table in fields.tables("cases")),
+        activation=_activation(fields.table("activation")) if fields.has("activation") else None,
+    )
+
+
+def _case(fields: Fields) -> GateCase:
+    figures = tuple(
+        Figure(output=table.text("output"), measure=table.text("measure"), value=table.number("value"))
+        for table in fields.tables("figures")
+    )
+    return GateCase(name=fields.text("name"), parity=parity(fields), figures=figures)
+
+
+def _activation(fields: Fields) -> Activation:
+    return Activation(
+        value=fields.number("value"),
+        tensor=fields.text("tensor"),
+        node=fields.text("node"),
+        operator=fields.text("operator"),
+    )
+
+
+def _profiles(fields: Fields) -> tuple[Profile, ...]:
+    return tuple({name: _shapes(table.table(name)) for name in table.names()} for table in fields.tables("profiles"))
+
+
+def _shapes(fields: Fields) -> Shapes:
+    return Shapes(min=fields.items("min", int), opt=fields.items("opt", int), max=fields.items("max", int))
+
+
+def _files(fields: Fields) -> tuple[BundleFile, ...]:
+    return tuple(
+        BundleFile(file=_inner_path(table), sha256=table.text("sha256"), size_bytes=table.integer("size_bytes"))
+        for table in fields.tables("files")
+    )
+
+
+def _accuracy(fields: Fields) -> Accuracy:
+    return Accuracy(
+        operating_point=fields.text("operating_point"),
+        mode=fields.text("mode"),
+        words=fields.integer("words"),
+        wrong=fields.integer("wrong"),
+        wrong_in_fp32=fields.integer("wrong_in_fp32"),
+        allowed_points=fields.number("allowed_points"),
+    )
+
+
+def _signature(fields: Fields) -> Signature:
+    return Signature(key=fields.text("key"), value=fields.text("value"))
 
 
 def _outcome(gate: Fields) -> str:

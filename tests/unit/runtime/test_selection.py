@@ -189,5 +189,5 @@ def test_find_reads_every_bundle_but_the_unfinished(tmp_path: Path) -> None:
 def test_find_refuses_a_manifest_it_cannot_read(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "26.08" / "sm86", synthetic.manifest(record()))
     (folder / "manifest.json").write_text('{"schema_version": 99}')
-    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 1"):
+    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 2"):
         bundles.find(tmp_path)
