@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build import gate
+from build import gate, report
 from build.compilers import Compiler
 from build.job import Job
 from contract import digest, files
@@ -55,6 +55,7 @@ def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
             toolchain=toolchain,
             engines=tuple(record for _, record in sorted(made.items())),
         )
+        manifest = report.add(manifest, _run(made, old), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
 
@@ -138,6 +139,14 @@ class _Renewal:
             build_seconds=round(seconds, 3),
             gate=gate.check(job, compiler, path),
         )
+
+
+def _run(made: dict[tuple[str, str], EngineRecord], old: dict[tuple[str, str], EngineRecord]) -> report.Run:
+    reused = {place for place, record in made.items() if record is old.get(place)}
+    return report.Run.here(
+        built=(report.place(record) for place, record in made.items() if place not in reused),
+        reused=(report.place(record) for place, record in made.items() if place in reused),
+    )
 
 
 def _outcome(result: Gate) -> str:

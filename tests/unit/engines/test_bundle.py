@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from build import gate
 from build.bundle import Target, make
-from contract import manifest
+from contract import digest, manifest
 from contract.arch import Arch
 from contract.errors import CompileError, GateError, GraphError
 from contract.platform import platform
@@ -58,6 +58,15 @@ def test_a_bundle_says_all_about_its_engines(graphs: Path, tmp_path: Path) -> No
     assert body.gate.reason == "4 inputs"
     assert [each.output for each in body.gate.parity] == ["encoder_out", "encoder_lengths"]
     assert manifest.BundleManifest.from_json(made.to_json(), "again") == made
+
+
+def test_a_bundle_reports_what_was_built_and_what_taken_over(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path), "body_standard")
+    _make(graphs, _target(tmp_path))
+    made, page = manifest.load(tmp_path / "cpu"), tmp_path / "cpu" / "report.html"
+    named = {each.file: each.sha256 for each in made.files}
+    assert named["report.html"] == digest.of_file(page)
+    assert "2 built, 1 taken over unchanged" in page.read_text()
 
 
 def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:
