@@ -3,7 +3,6 @@
 python -m build.report BUNDLE renders it again, from the manifest alone.
 """
 
-import json
 import math
 import platform
 import sys
@@ -14,20 +13,16 @@ from pathlib import Path
 
 import click
 
-from build import command_line
-from contract import digest, files
+from build import pages
+from contract import command_line, digest, files
 from contract.agreement import Agreement
 from contract.errors import SettingError
 from contract.manifest import PASSED, Accuracy, BundleFile, BundleManifest, EngineRecord, Gate, GateCase, load
 
 REPORT_FILE = "report.html"
-TEMPLATE_FILE = "report.html.jinja"
-_TIMES = "\N{MULTIPLICATION SIGN}"
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LARGEST_FP16 = 65504.0
 """The largest number that IEEE 754 binary16 holds."""
 BUILT, REUSED = "built", "reused"
-_MEBIBYTE = 1 << 20
 _MOST_TICKS = 5
 # Values of no size at all stand left of every logarithmic axis.
 _ZERO_PERCENT, _AXIS_START_PERCENT, _AXIS_END_PERCENT = 2.0, 7.0, 98.0
@@ -112,27 +107,10 @@ def add(manifest: BundleManifest, run: Run, bundle: Path) -> BundleManifest:
 
 def render(manifest: BundleManifest, run: Run | None = None) -> str:
     """Give the page; the same manifest and run, the same page. None: the page is made from a manifest alone."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - `--help` works without it
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "mebibytes": lambda size: f"{size / _MEBIBYTE:,.1f} MiB",
-        "dims": lambda dims: f" {_TIMES} ".join("n" if size < 0 else str(size) for size in dims) or "scalar",
-        "figure": figure,
-        "power": lambda exponent: "1" if exponent == 0 else "10" + str(exponent).translate(_SUPERSCRIPTS),
-        "anchor": lambda name: name.replace("/", "-"),
-        "percent": lambda share: f"{100 * share:.3g} %",
-        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-    }
     # No page can hold its own hash; left out everywhere, a page rendered again lists the same files.
     kept = tuple(each for each in manifest.every_file() if each.file != REPORT_FILE)
-    return environment.get_template(TEMPLATE_FILE).render(
+    return pages.render(
+        "report.html.jinja",
         manifest=manifest,
         run=run,
         outcomes=_outcomes(run),
@@ -180,16 +158,6 @@ def worst_share(gate: Gate) -> float | None:
     """Give the largest share of a limit that an engine uses up; None where nothing was measured."""
     shares = [share_of_limit(each) for each in (*gate.parity, *(each for case in gate.cases for each in case.parity))]
     return max(shares, key=lambda share: math.inf if math.isnan(share) else share, default=None)
-
-
-def figure(value: float) -> str:
-    """Write a measured number with two digits that count: 0, 0.25, 1.3e-05, 321."""
-    if value == 0.0 or not math.isfinite(value):
-        return "0" if value == 0.0 else {"nan": "not a number"}.get(str(value), "infinite")
-    exponent = math.floor(math.log10(abs(value)))
-    if exponent in range(-2, 1):
-        return f"{value:.{1 - exponent}f}"
-    return f"{value:,.0f}" if exponent in range(1, 7) else f"{value:.1e}"
 
 
 def _outcomes(run: Run | None) -> dict[str, str]:

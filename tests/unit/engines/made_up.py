@@ -81,13 +81,9 @@ def _engine(model: Model, arch: Arch, compiler: str, index: int) -> EngineRecord
         sha256=engine.sha256,
         size_bytes=engine.size_bytes,
         key=hashlib.sha256(f"{model.name} {arch.value}".encode()).hexdigest(),
-        key_parts={
-            "graph": hashlib.sha256(model.name.encode()).hexdigest(),
-            "arch": arch.value,
-            "options": {"tf32": False},
-        },
+        key_parts=_key_parts(model, arch, compiler),
         compiler=compiler,
-        precision="fp16",
+        precision="fp32" if arch is Arch.CPU else "fp16",
         max_batch=16,
         inputs=tuple(map(_bound, model.family.inputs)),
         outputs=tuple(map(_bound, model.family.outputs)),
@@ -111,6 +107,20 @@ def _engine(model: Model, arch: Arch, compiler: str, index: int) -> EngineRecord
         built_on={"gpu": "NVIDIA A10", "driver": "580.65.06"} if arch is not Arch.CPU else {"processor": "x86-64"},
         files=(_file(f"{folder}/layers.json"),),
     )
+
+
+def _key_parts(model: Model, arch: Arch, compiler: str) -> dict[str, Any]:
+    precision = "fp32" if arch is Arch.CPU else "fp16"
+    return {
+        "graph": hashlib.sha256(f"{model.name} {precision}".encode()).hexdigest(),
+        "reference": hashlib.sha256(f"{model.name} fp32".encode()).hexdigest(),
+        "arch": arch.value,
+        "compiler": compiler,
+        "toolchain": {compiler: "1.2.3"},
+        "options": {"tf32": False},
+        "precision": precision,
+        "profiles": [[1, 200], [8, 800], [16, 2000]],
+    }
 
 
 def _case(model: Model, name: str, step: int) -> GateCase:

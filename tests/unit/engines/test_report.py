@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from build import report
+from build import pages, report
 from build.report import LogScale, Run
 from contract import digest
 from contract.agreement import Agreement
@@ -193,7 +193,7 @@ def test_every_plot_has_a_title_and_every_table_its_headers() -> None:
     ],
 )
 def test_numbers_keep_two_digits(value: float, wanted: str) -> None:
-    assert report.figure(value) == wanted
+    assert pages.figure(value) == wanted
 
 
 @pytest.mark.parametrize(
