@@ -100,7 +100,17 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "room",
-    ["export", "build.engines", "build.report", "build.release", "runtime", "runtime.probe", "transcriber", "training"],
+    [
+        "export",
+        "build.engines",
+        "build.report",
+        "build.release",
+        "build.farm",
+        "runtime",
+        "runtime.probe",
+        "transcriber",
+        "training",
+    ],
 )
 def test_help_works_everywhere(room: str) -> None:
     """`--help` needs no GPU, no torch, no TensorRT."""
