@@ -15,7 +15,7 @@ from contract.platform import Platform, platform, platforms
 TEMPLATE = Path(__file__).parent.parent / "deploy" / "build-farm" / "jobs.yaml.jinja"
 CPU_IMAGE = "docker.io/library/python:3.12-bookworm"
 _SCRIPT = "/farm/checkout/ci/build-engines"
-_FOLDERS = ("--onnx", "/farm/onnx", "--out", "/farm/engines")
+_FOLDERS = ("--onnx", "/farm/onnx", "--out", "/farm/dist/engines")
 _MISUSE_EXIT_CODE = 2
 # The names that Kubernetes gives to objects: RFC 1123.
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")

@@ -151,7 +151,7 @@ def test_pods_have_no_rights_that_they_do_not_need() -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         writable = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
-        assert writable == ["/farm/engines", "/scratch"]
+        assert writable == ["/farm/dist", "/scratch"]
 
 
 def test_a_refusal_is_not_tried_again() -> None:
