@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from build import keys
+
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MEBIBYTE = 1 << 20
@@ -27,6 +29,7 @@ def render(template: str, **values: Any) -> str:
         "figure": figure,
         "power": lambda exponent: "1" if exponent == 0 else "10" + str(exponent).translate(_SUPERSCRIPTS),
         "anchor": lambda name: name.replace("/", "-"),
+        "sentence": keys.sentence,
         "percent": lambda share: f"{100 * share:.3g} %",
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }

@@ -77,7 +77,7 @@ def test_a_bundle_reports_what_was_built_and_what_taken_over(graphs: Path, tmp_p
     made, page = manifest.load(tmp_path / "cpu"), tmp_path / "cpu" / "report.html"
     named = {each.file: each.sha256 for each in made.files}
     assert named["report.html"] == digest.of_file(page)
-    assert "2 built, 1 taken over unchanged" in page.read_text()
+    assert "2 built, 1 taken over<" in page.read_text()
 
 
 def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:

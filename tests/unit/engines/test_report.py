@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from build import pages, report
+from build import keys, pages, report
 from build.report import LogScale, Run
 from contract import digest
 from contract.agreement import Agreement
 from contract.arch import Arch
-from contract.manifest import NOT_RUN, Activation, BundleManifest, Gate, GateCase, Signature
+from contract.manifest import NOT_RUN, Activation, BundleManifest, Change, Gate, GateCase, Signature
 from tests.unit.engines import made_up
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +91,7 @@ def test_the_page_says_all_of_the_manifest() -> None:
     assert "tensorrt 11.2.1.2" in text
     assert "gpu NVIDIA A10, driver 580.65.06" in text
     assert "2026-11-02 09:30 UTC on build-07 (Linux 6.1, x86_64)" in text
-    assert "1 built, 1 taken over unchanged" in text
+    assert "1 built, 1 taken over" in text
     assert "Every engine passed the gate. Each of the 9 agrees with its graph" in text
     for engine in made.engines:
         assert engine.key in text
@@ -123,6 +123,14 @@ def test_an_activation_beyond_fp16_has_no_headroom(value: float) -> None:
     text = report.render(_with_gate(gate))
     assert '<span class="bad">none</span>' in text
     assert 'class="dot beyond"' in text
+
+
+def test_what_changed_since_the_engine_before_is_said() -> None:
+    made = made_up.manifest()
+    change = Change(part="toolchain.tensorrt", before='"11.2.1.1"', after='"11.2.1.2"')
+    changed = dataclasses.replace(made.engines[0], changes=(change,))
+    text = _Page(report.render(dataclasses.replace(made, engines=(changed,)))).text
+    assert f"Since the engine that this one took the place of: {keys.sentence(change)}" in text
 
 
 def test_where_figures_are_absent_the_page_says_so() -> None:
