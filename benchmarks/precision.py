@@ -13,12 +13,12 @@ import jiwer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import command_line, recordings
+from benchmarks import recordings
 from benchmarks.activations import FP16, FP16_LIMIT, FP32, Activation, ObservedGraph
 from benchmarks.graphs import Exported, OpenGraph, exported
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.recordings import RecordingSet, Spoken
-from contract import files
+from contract import command_line, files
 from contract.catalogue import PRECISIONS
 from transcriber.audio import Recording
 from transcriber.pipeline import Plan, chosen_search, transcribe

@@ -8,10 +8,10 @@ import click
 from build.bundle import Target, make
 from build.compilers import COMPILERS, Compiler, compiler
 from build.job import Job
-from contract import graph
+from contract import command_line, graph
 from contract.arch import Arch
 from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
-from contract.errors import GraphError, SettingError, guard
+from contract.errors import GraphError, SettingError
 from contract.manifest import EngineRecord
 from contract.platform import platform
 
@@ -94,18 +94,7 @@ def run(target: Target, jobs: list[Job]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guard(_parse_and_run)
-
-
-def _parse_and_run() -> None:
-    try:
-        command.main(standalone_mode=False)
-    except click.ClickException as misuse:
-        misuse.show()
-        sys.exit(misuse.exit_code)
-    except click.Abort as interrupt:
-        # click's own ending would be exit code 1.
-        raise KeyboardInterrupt from interrupt
+    command_line.run(command)
 
 
 def _select(names: tuple[str, ...], operating_point: str | None) -> list[Model]:

@@ -5,6 +5,8 @@ VoxwrightError                      1
 ├── CatalogueError                 11   a model.toml or platforms.toml breaks its schema
 ├── ManifestError                  12   a bundle's manifest or an export record breaks its schema
 ├── OutputError                    13   a result cannot be written
+├── KeyFileError                   14   a key for signatures is absent, locked or of another kind
+├── SignatureError                 15   a signature is absent, of an unknown key or wrong
 ├── ExportError
 │   ├── CheckpointError            20   weights are absent, damaged or of another network
 │   └── ParityError                21   an exported graph differs from its torch network
@@ -78,6 +80,18 @@ class OutputError(VoxwrightError):
     """A result cannot be written."""
 
     exit_code = 13
+
+
+class KeyFileError(VoxwrightError):
+    """A key for signatures is absent, locked or of another kind."""
+
+    exit_code = 14
+
+
+class SignatureError(VoxwrightError):
+    """A signature is absent, of an unknown key or wrong."""
+
+    exit_code = 15
 
 
 class ExportError(VoxwrightError):

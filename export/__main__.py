@@ -1,12 +1,11 @@
 """python -m export: trained networks to ONNX, each held against torch before it is kept."""
 
-import sys
 from pathlib import Path
 
 import click
 
+from contract import command_line
 from contract.catalogue import OPERATING_POINTS, PRECISIONS, catalogue
-from contract.errors import guard
 from export.plan import WEIGHTS, Plan, plan
 
 
@@ -50,18 +49,7 @@ def run(wanted: Plan) -> None:
 
 def main() -> None:
     """Run the command line."""
-    guard(_parse_and_run)
-
-
-def _parse_and_run() -> None:
-    try:
-        command.main(standalone_mode=False)
-    except click.ClickException as misuse:
-        misuse.show()
-        sys.exit(misuse.exit_code)
-    except click.Abort as interrupt:
-        # click's own ending would be exit code 1.
-        raise KeyboardInterrupt from interrupt
+    command_line.run(command)
 
 
 if __name__ == "__main__":

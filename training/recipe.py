@@ -21,7 +21,8 @@ class Point:
     speakers_minutes: float
     peak_learning_rate: float
     warm_up_steps: int
-    # The point whose weights the first blocks begin with; "" begins with random ones.
+    # The point whose weights the first blocks begin with, and which is trained on within this one; "" begins with
+    # random ones and alone.
     begins_with: str = ""
 
 
@@ -41,9 +42,9 @@ POINTS = (
         body=BodyConfig(layers=9),
         decoder=DecoderConfig(layers=2),
         diarization=DiarizationConfig(),
-        recogniser_minutes=50.0,
+        recogniser_minutes=95.0,
         speakers_minutes=6.0,
-        peak_learning_rate=1.2e-3,
+        peak_learning_rate=6.0e-4,
         warm_up_steps=200,
         begins_with="standard",
     ),
@@ -74,7 +75,7 @@ class Recipe:
     language: LanguageConfig = LANGUAGE
     language_minutes: float = 6.0
     # Padded feature frames in the batch of one process.
-    batch_frames: int = 1800
+    batch_frames: int = 3000
     # What a killed run loses at most, in seconds.
     checkpoint_seconds: float = 60.0
     demo: Path = Path("demo")

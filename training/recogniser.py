@@ -2,7 +2,9 @@
 
 CTC alone stays on its plateau of blanks for long. A phoneme loss on a middle layer, from the synthesiser's own phoneme
 times, breaks it within minutes and is then faded out. The enhanced point begins with the blocks of the standard point
-and new ones above them: what the small network has learnt need not be learnt again at the price of the large one.
+and new ones above them: what the small network has learnt need not be learnt again at the price of the large one. From
+there on both go on together, the standard point being the first blocks of the enhanced one with a head and a decoder of
+its own: a step costs an eighth more than one of the large network alone, and is a step for both.
 """
 
 import json
@@ -83,38 +85,66 @@ class Batch:
 
 
 class Recogniser(nn.Module):
-    """The three networks of a point and the phoneme head, which is thrown away."""
+    """The three networks of a point, and what is thrown away or belongs to the point within it.
 
-    def __init__(self, point: Point, vocabulary: int, phonemes: int) -> None:
+    A point that begins with another holds it: the first blocks of its body are the other's body, and `inner_acoustic`
+    and `inner_decoder` the other's head and decoder. A point that begins with none has a phoneme head on a middle
+    block.
+    """
+
+    def __init__(self, point: Point, vocabulary: int, phonemes: int, inner: Point | None = None) -> None:
         super().__init__()
+        self.point, self.inner = point, inner
         self.body = Body(point.body)
         self.acoustic = Acoustic(AcousticConfig(size=point.body.size, vocabulary=vocabulary))
         self.decoder = Decoder(point.decoder)
-        self.phonemes = nn.Linear(point.body.size, phonemes)
-        self.tap = point.body.layers // 2
+        if inner is None:
+            self.phonemes = nn.Linear(point.body.size, phonemes)
+            self.tap = point.body.layers // 2
+        else:
+            self.inner_acoustic = Acoustic(AcousticConfig(size=inner.body.size, vocabulary=vocabulary))
+            self.inner_decoder = Decoder(inner.decoder)
+            self.tap = inner.body.layers - 1
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Give the mean loss of CTC and decoder per token and of phonemes per frame."""
+        """Give the mean loss of CTC and decoder per token, and of phonemes per frame or of the inner point's two."""
         encoded, tapped, lengths = self.body.encode(
             batch.features, batch.lengths, chunk=batch.chunk, left=batch.left, tap=self.tap
         )
-        ctc, decoder = self._token_losses(encoded, lengths, batch.tokens, batch.token_lengths)
-        phonemes = functional.cross_entropy(
-            self.phonemes(tapped).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
-        )
-        return {"ctc": ctc, "decoder": decoder, "phonemes": phonemes}
+        ctc, decoder = token_losses(self.acoustic, self.decoder, encoded, lengths, batch)
+        if self.inner is None:
+            phonemes = functional.cross_entropy(
+                self.phonemes(tapped).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
+            )
+            return {"ctc": ctc, "decoder": decoder, "phonemes": phonemes}
+        inner = token_losses(self.inner_acoustic, self.inner_decoder, tapped, lengths, batch)
+        return {"ctc": ctc, "decoder": decoder, "inner ctc": inner[0], "inner decoder": inner[1]}
 
-    def _token_losses(
-        self, encoded: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        log_probs = self.acoustic.log_probs(encoded).transpose(0, 1)
-        ctc = functional.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="sum", zero_infinity=True)
-        said = self.decoder.log_probs(encoded, lengths, tokens)
-        targets = next_tokens(tokens, token_lengths)
-        decoder = functional.cross_entropy(
-            said.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
-        )
-        return ctc / token_lengths.sum(), decoder
+    def networks(self) -> dict[str, tuple[Point, Body, Acoustic, Decoder]]:
+        """Give the networks of each point that is in here, by its name."""
+        found = {self.point.name: (self.point, self.body, self.acoustic, self.decoder)}
+        if self.inner is not None:
+            body = Body(self.inner.body)
+            known = self.body.state_dict()
+            body.load_state_dict({name: known[name] for name in body.state_dict()})
+            found[self.inner.name] = (self.inner, body, self.inner_acoustic, self.inner_decoder)
+        return found
+
+
+def token_losses(
+    acoustic: Acoustic, decoder: Decoder, encoded: Tensor, lengths: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """Give the mean CTC loss and the decoder's mean cross-entropy a token."""
+    log_probs = acoustic.log_probs(encoded).transpose(0, 1)
+    ctc = functional.ctc_loss(
+        log_probs, batch.tokens, lengths, batch.token_lengths, reduction="sum", zero_infinity=True
+    )
+    said = decoder.log_probs(encoded, lengths, batch.tokens)
+    targets = next_tokens(batch.tokens, batch.token_lengths)
+    cross_entropy = functional.cross_entropy(
+        said.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
+    )
+    return ctc / batch.token_lengths.sum(), cross_entropy
 
 
 def next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -137,6 +167,8 @@ def train(recipe: Recipe, point: Point) -> None:
     arguments = (recipe, point, store.resolve(), processes)
     spawn(_train_in_process, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
     evaluate(recipe, point)
+    if point.begins_with:
+        evaluate(recipe, recipe.point(point.begins_with))
     curves.plot(recipe)
 
 
@@ -146,7 +178,7 @@ def train_standard(recipe: Recipe) -> None:
 
 
 def train_enhanced(recipe: Recipe) -> None:
-    """Train the enhanced point, which begins with the standard one."""
+    """Train the enhanced point, which begins with the standard one, and the standard one within it."""
     train(recipe, recipe.point("enhanced"))
 
 
@@ -192,17 +224,23 @@ def learning_rate(point: Point, step: int, progress: float) -> float:
 def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
     """Take over every weight of a smaller point; blocks above its last one pass on what they are given.
 
-    So the answers are at first those of the smaller point. A norm after a norm changes nothing as long as its gains are
-    one: those of the last known block move to the last new one.
+    So the answers of both points are at first those of the smaller one. A norm after a norm changes nothing as long as
+    its gains are one: those of the last known block move to the last new one, and into the layers of the inner point
+    that hear the last known block.
     """
     own = network.state_dict()
+    inner = {f"inner_{name}": tensor for name, tensor in weights.items() if f"inner_{name}" in own}
+    weights = {**weights, **inner}
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     network.load_state_dict(fitting, strict=False)
     known = 1 + max(int(name.split(".")[2]) for name in fitting if name.startswith("body.blocks."))
     blocks: Any = network.body.blocks
     for block in blocks[known:]:
         _pass_on(block)
-    blocks[-1].norm, blocks[known - 1].norm = blocks[known - 1].norm, blocks[-1].norm
+    norm = blocks[known - 1].norm
+    for layer in (network.inner_acoustic.out, network.inner_decoder.bridge):
+        _absorb(layer, norm.weight, norm.bias)
+    blocks[-1].norm, blocks[known - 1].norm = norm, blocks[-1].norm
     heard = 1 + max(int(name.split(".")[2]) for name in fitting if name.startswith("decoder.blocks."))
     for index in range(heard, len(network.decoder.blocks)):
         above: Any = network.decoder.blocks[index]
@@ -211,6 +249,13 @@ def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
 
 def _pass_on(block: Block) -> None:
     _silence(block.before[2], block.attention.out, block.convolution.out, block.after[2])
+
+
+@torch.no_grad()
+def _absorb(layer: nn.Linear, gains: Tensor, offsets: Tensor) -> None:
+    # W (g * x + b) + c = (W * g) x + (W b + c)
+    layer.bias.add_(layer.weight @ offsets)
+    layer.weight.mul_(gains)
 
 
 def _silence(*layers: Any) -> None:
@@ -277,7 +322,8 @@ class Trainer:
         self.examples = [example for part in TRAINING_PARTS for example in data.part(part)]
         self.probe = data.part("grammar")[:PROBE_SIZE]
         self.pieces = Tokenizer(recipe.tokenizer)
-        self.network = Recogniser(point, len(self.pieces.pieces()), len(data.phonemes))
+        self.inner = recipe.point(point.begins_with) if point.begins_with else None
+        self.network = Recogniser(point, len(self.pieces.pieces()), len(data.phonemes), self.inner)
         mean, deviation = dataset.statistics(self.examples)
         self.network.body.feature_norm.mean.copy_(torch.from_numpy(mean))
         self.network.body.feature_norm.deviation.copy_(torch.from_numpy(deviation))
@@ -335,7 +381,9 @@ class Trainer:
     def _step(self, batch: Batch, progress: float) -> dict[str, float]:
         losses = self.network.losses(batch.to(self.device))
         total = CTC_WEIGHT * losses["ctc"] + DECODER_WEIGHT * losses["decoder"]
-        if not self.point.begins_with and progress < PHONEME_SHARE:
+        if self.inner is not None:
+            total = total + CTC_WEIGHT * losses["inner ctc"] + DECODER_WEIGHT * losses["inner decoder"]
+        elif progress < PHONEME_SHARE:
             total = total + PHONEME_WEIGHT * (1.0 - progress / PHONEME_SHARE) * losses["phonemes"]
         self.optimiser.zero_grad(set_to_none=False)
         torch.autograd.backward(total)
@@ -367,17 +415,17 @@ class Trainer:
         curves.add(self.recipe, self.point.name, where.seconds / 60, losses)
 
     def _probe(self) -> None:
-        network = self._averaged().eval()
         features = [example.features for example in self.probe]
-        texts = greedy_texts(network.body, network.acoustic, self.pieces, features)
-        rate = word_error_rate([example.text for example in self.probe], texts)
-        self.logger.info(
-            "%s: word error rate on %d held-out sentences %.1f %%", self.point.name, len(texts), 100 * rate
-        )
-        curves.add(self.recipe, self.point.name, self.progress.seconds / 60, {"word error rate": rate})
+        truth = [example.text for example in self.probe]
+        for name, (_, body, acoustic, _) in self._averaged().networks().items():
+            rate = word_error_rate(truth, greedy_texts(body.eval(), acoustic.eval(), self.pieces, features))
+            self.logger.info("%s: word error rate on %d held-out sentences %.1f %%", name, len(truth), 100 * rate)
+            if name == self.point.name:
+                curves.add(self.recipe, name, self.progress.seconds / 60, {"word error rate": rate})
 
     def _averaged(self) -> Recogniser:
-        network = Recogniser(self.point, len(self.pieces.pieces()), self.average["phonemes.bias"].numel())
+        phonemes = self.average["phonemes.bias"].numel() if self.inner is None else 0
+        network = Recogniser(self.point, len(self.pieces.pieces()), phonemes, self.inner)
         network.load_state_dict(self.average)
         return network
 
@@ -400,14 +448,11 @@ class Trainer:
 
     def _publish(self) -> None:
         self._probe()
-        network = self._averaged()
         tokens = {"tokens": json.dumps(self.pieces.pieces())}
-        for family, name, part, parameters in (
-            ("body", "body", network.body, {}),
-            ("am_en", "acoustic", network.acoustic, tokens),
-            ("decoder", "decoder", network.decoder, {}),
-        ):
-            reference.save(weight_path(self.recipe, self.point, family), name, part, parameters)
+        for point, body, acoustic, decoder in self._averaged().networks().values():
+            reference.save(weight_path(self.recipe, point, "body"), "body", body, {})
+            reference.save(weight_path(self.recipe, point, "am_en"), "acoustic", acoustic, tokens)
+            reference.save(weight_path(self.recipe, point, "decoder"), "decoder", decoder, {})
 
 
 def share_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:

@@ -34,7 +34,7 @@ def _begun(tmp_path: Path) -> tuple[Recogniser, Recogniser]:
     recipe = tiny.recipe(tmp_path)
     small, large = recipe.points
     large = dataclasses.replace(large, body=dataclasses.replace(large.body, layers=5))
-    networks = [Recogniser(point, tiny.VOCABULARY, 4).eval() for point in (small, large)]
+    networks = [Recogniser(small, tiny.VOCABULARY, 4).eval(), Recogniser(large, tiny.VOCABULARY, 0, small).eval()]
     with torch.no_grad():
         # A training moves the gains of norms far from one, and their shifts from zero.
         for name, parameter in networks[0].named_parameters():
@@ -61,6 +61,39 @@ def test_a_decoder_begins_with_the_answers_of_the_one_it_begins_with(tmp_path: P
         assert torch.equal(
             large.decoder.log_probs(heard, lengths, tokens), small.decoder.log_probs(heard, lengths, tokens)
         )
+
+
+def test_the_point_within_begins_with_the_answers_of_the_one_it_is(tmp_path: Path) -> None:
+    small, large = _begun(tmp_path)
+    _, body, acoustic, decoder = large.networks()["standard"]
+    tokens = torch.randint(3, tiny.VOCABULARY, (2, 7))
+    with torch.inference_mode():
+        heard, lengths = small.body(FEATURES, LENGTHS)
+        within, _ = body.eval()(FEATURES, LENGTHS)
+        pairs = (
+            (acoustic.log_probs(within), small.acoustic.log_probs(heard)),
+            (decoder.log_probs(within, lengths, tokens), small.decoder.log_probs(heard, lengths, tokens)),
+        )
+        assert not torch.allclose(within, heard, atol=1e-3)
+        for ours, theirs in pairs:
+            valid = slice(0, int(lengths.min()))
+            assert torch.allclose(ours[:, valid], theirs[:, valid], atol=1e-4)
+
+
+def test_both_points_within_one_are_heard_by_its_losses(tmp_path: Path) -> None:
+    small, large = _begun(tmp_path)
+    batch = recogniser.Batch(
+        features=FEATURES,
+        lengths=LENGTHS,
+        tokens=torch.randint(3, tiny.VOCABULARY, (2, 4)),
+        token_lengths=torch.tensor([4, 2]),
+        labels=torch.zeros((2, 32), dtype=torch.int64),
+    )
+    with torch.inference_mode():
+        alone, within = small.losses(batch), large.losses(batch)
+    for name in ("ctc", "decoder"):
+        assert within[f"inner {name}"].item() == pytest.approx(alone[name].item(), rel=1e-4)
+    assert set(within) == {"ctc", "decoder", "inner ctc", "inner decoder"}
 
 
 def test_new_blocks_learn(tmp_path: Path) -> None:
@@ -200,8 +233,10 @@ def test_the_larger_point_begins_with_the_averaged_weights_of_the_smaller(traine
     trainer = recogniser.Trainer(trained, trained.point("enhanced"), 0, 1)
     average = recogniser.read_checkpoint(trained, "standard")["average"]
     own = trainer.network.state_dict()
-    assert set(average) < set(own)
-    assert all(torch.equal(own[name], tensor) for name, tensor in average.items() if ".blocks.0.norm." not in name)
+    kept = {name: tensor for name, tensor in average.items() if not name.startswith("phonemes.")}
+    assert set(kept) < set(own)
+    assert all(torch.equal(own[name], tensor) for name, tensor in kept.items() if ".blocks.0.norm." not in name)
+    assert torch.equal(own["inner_decoder.out.weight"], average["decoder.out.weight"])
     assert torch.equal(own["body.blocks.1.norm.weight"], average["body.blocks.0.norm.weight"])
     assert torch.equal(trainer.average["body.blocks.1.after.2.weight"], torch.zeros(16, 16))
 

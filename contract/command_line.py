@@ -1,4 +1,4 @@
-"""How the benchmarks' commands end: misuse as click says it, refusals and interrupts as the other rooms do."""
+"""How a command made with click ends: misuse as click says it, refusals and interrupts as `guard` does."""
 
 import sys
 

@@ -1,0 +1,65 @@
+"""Holds the files of a bundle against its manifest: none changed, none missing, none beside them, none elsewhere."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from contract import digest
+from contract.errors import BundleError, SignatureError
+from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest
+from contract.signature import Verdict
+
+_REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole"
+# hashlib lets go of the interpreter's lock; more threads than this only make the disk seek.
+_MOST_THREADS = 8
+
+
+def check(bundle: Path, manifest: BundleManifest) -> None:
+    """Raise BundleError that names the first file which is not what the manifest says, and how many there are."""
+    found = list(findings(bundle, manifest))
+    if found:
+        file, cause = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise BundleError(bundle / file, f"{cause}{more}", _REBUILD)
+
+
+def check_signature(bundle: Path, verdict: Verdict) -> None:
+    """Raise SignatureError unless a bundle with this verdict may be used."""
+    if not verdict.is_acceptable:
+        remedy = (
+            "Sign it with `python -m build.sign`, trust the key that signed it, or take it from where it is genuine"
+        )
+        raise SignatureError(bundle, verdict.value, remedy)
+
+
+def findings(bundle: Path, manifest: BundleManifest) -> Iterator[tuple[str, str]]:
+    """List every file that is not as it should be, with what is wrong; every byte is read once, in parallel."""
+    wanted = {each.file: each for each in manifest.every_file()}
+    yield from _strangers(bundle, {*wanted, MANIFEST_FILE})
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        causes = pool.map(lambda each: _cause(bundle, each), wanted.values())
+        yield from ((file, cause) for file, cause in zip(wanted, causes, strict=True) if cause)
+
+
+def _strangers(bundle: Path, known: set[str]) -> Iterator[tuple[str, str]]:
+    for folder, folders, names in os.walk(bundle):
+        for name in sorted([*folders, *names]):
+            path = Path(folder, name)
+            file = path.relative_to(bundle).as_posix()
+            if path.is_symlink():
+                yield file, f"it is a link to {path.readlink()}, and a bundle holds files only"
+            elif name in names and file not in known:
+                yield file, "the manifest does not name it"
+
+
+def _cause(bundle: Path, wanted: BundleFile) -> str:
+    path = bundle / wanted.file
+    if path.is_symlink():
+        return ""  # said already
+    if not path.is_file():
+        return "it is missing"
+    size = path.stat().st_size
+    if size != wanted.size_bytes:
+        return f"it has {size} bytes, and the manifest says {wanted.size_bytes}"
+    return "" if digest.of_file(path) == wanted.sha256 else "its content is not what the manifest says"
