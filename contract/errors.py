@@ -16,7 +16,7 @@ VoxwrightError                      1
 │   ├── CompileError               32   a compiler refused a graph
 │   └── GateError                  33   an engine differs from its graph
 ├── ServeError
-│   ├── GpuError                   40   no, several or an unsupported GPU
+│   ├── GpuError                   40   no, several or an unsuitable GPU
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
 │   ├── BundleError                42   a bundle's files are absent or not what the manifest says
 │   ├── ServerUnavailableError     43   no tritonserver can be started here
@@ -143,7 +143,7 @@ class ServeError(VoxwrightError):
 
 
 class GpuError(ServeError):
-    """No, several or an unsupported GPU."""
+    """No, several or an unsuitable GPU: capability, memory or driver."""
 
     exit_code = 40
 
