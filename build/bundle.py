@@ -1,21 +1,27 @@
 """Makes a bundle: every engine compiled, gated and recorded, or taken over when nothing that decides it changed."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate
-from build.compilers import Compiler
+from build import gate, keys, report, store
+from build.compilers import Compiler, compiler
 from build.job import Job
-from contract import digest, files
+from contract import digest, files, verification
 from contract.agreement import closest
 from contract.arch import Arch
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
-from contract.manifest import MANIFEST_FILE, BundleManifest, EngineRecord, Gate, load
+from contract.manifest import MANIFEST_FILE, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
+UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
+Place = tuple[str, str]
+"""A model and a mode: where an engine stands in a bundle."""
 Say = Callable[[Job, EngineRecord, str], None]
 
 
@@ -27,34 +33,96 @@ class Target:
     platform: Platform
     arch: Arch
     compiler: Compiler
+    store: Path
     force: bool = False
+    processes: int = 1
+    """How many engines are made at once; on a GPU one, since timing tactics beside another build misleads it."""
 
 
-def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
-    """Make or renew a bundle in one step; `say` hears of every engine as it is done.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What is to be done for one engine of a bundle: all that decides it, and what the bundle holds in its place."""
 
-    Engines of models that no job is about stay as they are. Raises GraphError, CompileError or GateError, and then
-    leaves the old bundle untouched.
-    """
+    job: Job
+    parts: dict[str, Any]
+    known: EngineRecord | None
+
+    @property
+    def key(self) -> str:
+        """Give the engine's key."""
+        return digest.of_value(self.parts)
+
+    @property
+    def place(self) -> Place:
+        """Say where the engine stands in the bundle."""
+        return self.job.record.model, self.job.mode.name
+
+    def changes(self) -> tuple[Change, ...]:
+        """List what changed since the engine in the bundle was made."""
+        return keys.changes(self.known.key_parts, self.parts) if self.known else ()
+
+
+def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
+    """Say what a bundle would be made of, without making anything. Raises GraphError for a damaged graph."""
     for job in jobs:
         check_graph(job)
-    old = _old_engines(target.folder)
-    toolchain = target.compiler.toolchain()
-    with files.replacing(target.folder) as staging:
-        renewal = _Renewal(target=target, toolchain=toolchain, old=old, staging=staging, say=say)
-        made = {(job.record.model, job.mode.name): renewal.engine(job) for job in jobs}
-        for place, record in old.items():
-            # An engine of an older toolchain must not end up under a manifest that names the new one.
-            same_tools = record.key_parts.get("toolchain") == toolchain
-            if place not in made and same_tools and _is_whole(target.folder, record):
-                files.link_or_copy(target.folder / record.file, staging / record.file)
-                made[place] = record
-        manifest = BundleManifest(
-            platform=target.platform.name,
-            arch=target.arch,
-            toolchain=toolchain,
-            engines=tuple(record for _, record in sorted(made.items())),
+    old, toolchain = _old_engines(target.folder), target.compiler.toolchain()
+    return [
+        Step(
+            job=job,
+            parts=job.key_parts(target.compiler.NAME, toolchain, target.compiler.options()),
+            known=old.get((job.record.model, job.mode.name)),
         )
+        for job in jobs
+    ]
+
+
+def source(target: Target, step: Step) -> str | None:
+    """Say where an engine would be taken from; None for one that would be built."""
+    if target.force:
+        return None
+    if step.known is not None and step.known.key == step.key and _is_whole(target.folder, step.known):
+        return UNCHANGED
+    return FROM_STORE if store.find(target.store, step.key) else None
+
+
+def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
+    """Make or renew a bundle in one step; `say` hears of every engine as it is done.
+
+    Engines of models that no job is about stay as they are, and so does a bundle of which nothing changed: with its
+    report and its signature. Raises GraphError, CompileError or GateError, and then leaves the old bundle untouched;
+    what was built before the failure is in the store.
+    """
+    planned = steps(target, jobs)
+    # A folder that nobody may write to is better found before hours of building than after.
+    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    old, toolchain = _old_engines(target.folder), target.compiler.toolchain()
+    made: dict[Place, EngineRecord] = {}
+    outcomes: dict[Place, str] = {}
+    for step, (record, outcome) in zip(planned, _obtained(target, toolchain, planned), strict=True):
+        made[step.place], outcomes[step.place] = record, outcome
+        say(step.job, record, outcome)
+    for place, record in old.items():
+        # An engine of an older toolchain must not end up under a manifest that names the new one.
+        same_tools = record.key_parts.get("toolchain") == toolchain
+        if place not in made and same_tools and _is_whole(target.folder, record):
+            made[place] = record
+    if made == old and _is_bundle(target.folder):
+        return load(target.folder)
+    manifest = BundleManifest(
+        platform=target.platform.name,
+        arch=target.arch,
+        toolchain=toolchain,
+        engines=tuple(record for _, record in sorted(made.items())),
+    )
+    return _write(target, manifest, [place for place, outcome in outcomes.items() if outcome == BUILT])
+
+
+def _write(target: Target, manifest: BundleManifest, built: Sequence[Place]) -> BundleManifest:
+    with files.replacing(target.folder) as staging:
+        for record in manifest.engines:
+            store.link(store.holding(target.store, record) or target.folder, record, staging)
+        manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
 
@@ -86,68 +154,124 @@ def _old_engines(folder: Path) -> dict[tuple[str, str], EngineRecord]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Renewal:
-    """A bundle in the making: what it is, what the old one holds, where the new one grows."""
+class _Order:
+    """What a process needs to make an engine; it finds the compiler by its name, since no module can be sent to it."""
 
-    target: Target
+    step: Step
+    platform: str
     toolchain: dict[str, str]
-    old: dict[tuple[str, str], EngineRecord]
-    staging: Path
-    say: Say
+    compiler: str
+    bundle: Path
+    store: Path
+    force: bool
 
-    def engine(self, job: Job) -> EngineRecord:
-        """Take over the engine of a job, or make it."""
-        compiler, folder = self.target.compiler, self.target.folder
-        parts = job.key_parts(compiler.NAME, self.toolchain, compiler.options())
-        known = self.old.get((job.record.model, job.mode.name))
-        unchanged = known is not None and known.key == digest.of_value(parts) and not self.target.force
-        if known is not None and unchanged and _is_whole(folder, known):
-            files.link_or_copy(folder / known.file, self.staging / known.file)
-            self.say(job, known, "unchanged")
-            return known
-        record = self._made(job, parts)
-        self.say(job, record, _outcome(record.gate))
-        return record
 
-    def _made(self, job: Job, parts: dict[str, Any]) -> EngineRecord:
-        compiler = self.target.compiler
-        file = f"{job.record.model}/{job.mode.name}/{compiler.FILE}"
-        path = self.staging / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        inputs, outputs = compiler.compile(job, path)
-        seconds = time.monotonic() - started
-        _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
-        return EngineRecord(
-            model=job.record.model,
-            family=job.record.family,
-            operating_point=job.record.operating_point,
-            mode=job.mode.name,
-            file=file,
-            sha256=digest.of_file(path),
-            size_bytes=path.stat().st_size,
-            key=digest.of_value(parts),
-            key_parts=parts,
-            compiler=compiler.NAME,
-            precision=job.precision,
-            max_batch=job.mode.batch.max,
-            inputs=inputs,
-            outputs=outputs,
-            dims=job.record.dims,
-            parameters=job.record.parameters,
-            build_seconds=round(seconds, 3),
-            gate=gate.check(job, compiler, path),
+def _obtained(target: Target, toolchain: dict[str, str], planned: Sequence[Step]) -> Iterator[tuple[EngineRecord, str]]:
+    orders = [
+        _Order(
+            step=step,
+            platform=target.platform.name,
+            toolchain=toolchain,
+            compiler=target.compiler.NAME,
+            bundle=target.folder,
+            store=target.store,
+            force=target.force,
         )
+        for step in planned
+    ]
+    with ExitStack() as stack:
+        if target.processes == 1 or len(orders) == 1:
+            yield from map(_obtain, orders)
+            return
+        context = get_context("spawn")
+        pool = stack.enter_context(ProcessPoolExecutor(target.processes, mp_context=context))
+        # The first failure is reported at once: what has not begun by then never begins.
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        yield from pool.map(_obtain, orders)
 
 
-def _outcome(result: Gate) -> str:
+def _obtain(order: _Order) -> tuple[EngineRecord, str]:
+    """Give an engine's record, the engine being in the store from then on, and where it came from."""
+    step, known = order.step, order.step.known
+    with store.locked(order.store, step.key):
+        entry = None if order.force else store.find(order.store, step.key)
+        if known is not None and known.key == step.key and not order.force and _is_whole(order.bundle, known):
+            if entry is None:
+                store.adopt(order.store, order.bundle, _alone(order, known))
+            return known, UNCHANGED
+        if entry:
+            return replace(entry.record, changes=step.changes()), FROM_STORE
+        with files.replacing(store.entry_folder(order.store, step.key)) as staging:
+            record = replace(_made(order, staging), changes=step.changes())
+            store.add(staging, _alone(order, record))
+    return record, BUILT
+
+
+def _alone(order: _Order, record: EngineRecord) -> BundleManifest:
+    arch = Arch(order.step.parts["arch"])
+    return BundleManifest(platform=order.platform, arch=arch, toolchain=order.toolchain, engines=(record,))
+
+
+def _made(order: _Order, staging: Path) -> EngineRecord:
+    job, parts = order.step.job, order.step.parts
+    chosen = compiler(order.compiler, job.arch)
+    file = f"{job.record.model}/{job.mode.name}/{chosen.FILE}"
+    path = staging / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    inputs, outputs = chosen.compile(job, path)
+    seconds = time.monotonic() - started
+    _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
+    return EngineRecord(
+        model=job.record.model,
+        family=job.record.family,
+        operating_point=job.record.operating_point,
+        mode=job.mode.name,
+        file=file,
+        sha256=digest.of_file(path),
+        size_bytes=path.stat().st_size,
+        key=digest.of_value(parts),
+        key_parts=parts,
+        compiler=chosen.NAME,
+        precision=job.precision,
+        max_batch=job.mode.batch.max,
+        inputs=inputs,
+        outputs=outputs,
+        dims=job.record.dims,
+        parameters=job.record.parameters,
+        build_seconds=round(seconds, 3),
+        gate=gate.check(job, chosen, path),
+    )
+
+
+def _run(manifest: BundleManifest, built: Sequence[Place]) -> report.Run:
+    places = [(record, (record.model, record.mode) in built) for record in manifest.engines]
+    return report.Run.here(
+        built=(report.place(record) for record, is_new in places if is_new),
+        reused=(report.place(record) for record, is_new in places if not is_new),
+    )
+
+
+def gate_summary(result: Gate) -> str:
+    """Say in a few words what the gate saw: how it ended, and the output that came closest to its limit."""
     worst = closest(result.parity)
     return f"gate {result.outcome}: {worst}" if worst else f"compiled; gate {result.outcome}"
 
 
 def _is_whole(folder: Path, record: EngineRecord) -> bool:
-    path = folder / record.file
-    return path.is_file() and digest.of_file(path) == record.sha256
+    return all(
+        (folder / each.file).is_file() and digest.of_file(folder / each.file) == each.sha256
+        for each in store.engine_files(record)
+    )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        manifest = load(folder)
+        verification.check(folder, manifest)
+    except (BundleError, ManifestError):
+        return False
+    return True
 
 
 def _check_tensors(job: Job, found: dict[str, str]) -> None:

@@ -14,7 +14,8 @@ VoxwrightError                      1
 │   ├── GraphError                 30   an exported graph is absent or damaged
 │   ├── CompilerUnavailableError   31   this machine cannot make the engine that was asked for
 │   ├── CompileError               32   a compiler refused a graph
-│   └── GateError                  33   an engine differs from its graph
+│   ├── GateError                  33   an engine differs from its graph
+│   └── ReleaseError               34   bundles do not make a release together
 ├── ServeError
 │   ├── GpuError                   40   no, several or an unsuitable GPU
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
@@ -136,6 +137,12 @@ class GateError(BuildError):
     """An engine differs from its graph by more than the catalogue allows."""
 
     exit_code = 33
+
+
+class ReleaseError(BuildError):
+    """Bundles do not make a release together."""
+
+    exit_code = 34
 
 
 class ServeError(VoxwrightError):

@@ -74,6 +74,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder: its name is gone in one step, its content after that."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PARTIAL, dir=folder.parent))
+    folder.rename(aside / folder.name)
+    shutil.rmtree(aside)
+
+
 def _name(error: OSError, target: Path) -> None:
     # A write to a full disk fails without saying where; whoever reads the refusal needs to know.
     if error.filename is None:

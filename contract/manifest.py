@@ -95,6 +95,15 @@ class BundleFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A part of a key that changed, `toolchain.onnxruntime`, and its values as JSON; "" for none."""
+
+    part: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRecord:
     """One engine of a bundle."""
 
@@ -126,6 +135,8 @@ class EngineRecord:
     """The machine that built it: `gpu` and `driver`, or `processor`."""
     files: tuple[BundleFile, ...] = ()
     """What else was kept of the build, such as the engine inspector's output."""
+    changes: tuple[Change, ...] = ()
+    """How `key_parts` differ from those of the engine that this one took the place of; none for a first one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +245,12 @@ def _engine(fields: Fields) -> EngineRecord:
         device_memory_bytes=fields.integer("device_memory_bytes") if fields.has("device_memory_bytes") else None,
         built_on=texts(fields.table("built_on")),
         files=_files(fields),
+        changes=tuple(_change(table) for table in fields.tables("changes")),
     )
+
+
+def _change(fields: Fields) -> Change:
+    return Change(part=fields.text("part"), before=fields.text("before"), after=fields.text("after"))
 
 
 def _gate(fields: Fields) -> Gate:

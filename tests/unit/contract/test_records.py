@@ -18,6 +18,7 @@ from contract.manifest import (
     BoundTensor,
     BundleFile,
     BundleManifest,
+    Change,
     EngineRecord,
     Figure,
     Gate,
@@ -61,6 +62,7 @@ ENGINE = EngineRecord(
     device_memory_bytes=1024,
     built_on={"gpu": "NVIDIA A10", "driver": "580.65"},
     files=(BundleFile(file="body_standard/batch/layers.json", sha256="98" * 32, size_bytes=3),),
+    changes=(Change(part="toolchain.tensorrt", before='"10.9"', after='"11.2"'),),
 )
 SIGNATURE = Signature(key="0a" * 8, value="c2lnbmVk")
 BUNDLE = BundleManifest(

@@ -1,10 +1,13 @@
 """Bundles: what is built, taken over, refused, and what a failure leaves."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from build import gate
+from build import bundle, gate, store
 from build.bundle import Target, make
-from contract import manifest
+from contract import digest, manifest, verification
 from contract.arch import Arch
 from contract.errors import CompileError, GateError, GraphError
 from contract.platform import platform
@@ -22,11 +25,19 @@ from tests.integration.networks import network
 from tests.unit.engines.exported import cpu, export, jobs
 
 ROOT = Path(__file__).parents[3]
+KILLS = 20
 MODELS = ("am_en_standard", "body_standard", "diar_standard")
 
 
 def _target(folder: Path, *, force: bool = False) -> Target:
-    return Target(folder=folder / "cpu", platform=platform("embedded"), arch=Arch.CPU, compiler=cpu(), force=force)
+    return Target(
+        folder=folder / "cpu",
+        platform=platform("embedded"),
+        arch=Arch.CPU,
+        compiler=cpu(),
+        store=folder / "store",
+        force=force,
+    )
 
 
 def _make(onnx_folder: Path, target: Target, *names: str) -> dict[str, str]:
@@ -58,6 +69,15 @@ def test_a_bundle_says_all_about_its_engines(graphs: Path, tmp_path: Path) -> No
     assert body.gate.reason == "4 inputs"
     assert [each.output for each in body.gate.parity] == ["encoder_out", "encoder_lengths"]
     assert manifest.BundleManifest.from_json(made.to_json(), "again") == made
+
+
+def test_a_bundle_reports_what_was_built_and_what_taken_over(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path), "body_standard")
+    _make(graphs, _target(tmp_path))
+    made, page = manifest.load(tmp_path / "cpu"), tmp_path / "cpu" / "report.html"
+    named = {each.file: each.sha256 for each in made.files}
+    assert named["report.html"] == digest.of_file(page)
+    assert "2 built, 1 taken over unchanged" in page.read_text()
 
 
 def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:
@@ -127,7 +147,11 @@ def test_what_is_no_graph_is_the_compilers_refusal(graphs: Path, tmp_path: Path)
     export(graphs, "diar_standard", b"not an ONNX graph")
     with pytest.raises(CompileError, match="diar_standard batch: ONNX Runtime refuses the graph"):
         _make(graphs, _target(tmp_path))
-    assert list(tmp_path.iterdir()) == [graphs]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx", "store"]
+    # What was built before it is not lost.
+    kept = sorted(entry.record.model for entry in store.entries(tmp_path / "store"))
+    assert kept == ["am_en_standard", "body_standard"]
+    assert list((tmp_path / "store").rglob("*.partial")) == []
 
 
 def test_types_that_are_not_the_catalogues_are_refused(graphs: Path, tmp_path: Path) -> None:
@@ -169,18 +193,29 @@ def test_a_failed_gate_leaves_the_old_bundle(graphs: Path, tmp_path: Path, monke
     with pytest.raises(GateError):
         _make(graphs, _target(tmp_path, force=True))
     assert (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu", "onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu", "onnx", "store"]
+    assert list((tmp_path / "store").rglob("*.partial")) == []
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2])
-def test_a_killed_build_leaves_the_old_bundle_whole(graphs: Path, tmp_path: Path, seconds: float) -> None:
-    target = _target(tmp_path / "embedded")
+def test_a_build_killed_at_any_moment_leaves_the_old_bundle_whole(graphs: Path, tmp_path: Path) -> None:
+    target = replace(_target(tmp_path / "embedded"), store=tmp_path.parent / f"{tmp_path.name}-store")
     _make(graphs, target)
-    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--force"]
-    child = subprocess.Popen([*command, "--onnx", graphs, "--out", tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL)
-    time.sleep(seconds)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--force", "--onnx", str(graphs)]
+    command += ["--out", str(tmp_path), "--store", str(target.store)]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
+    whole_run = time.monotonic() - began
+    _make(graphs, target)
+    source = random.Random(7)
+    for _ in range(KILLS):
+        before = manifest.load(target.folder)
+        child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(source.uniform(0.3, 1.05) * whole_run)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        after = manifest.load(target.folder)
+        verification.check(target.folder, after)
+        assert [record.key for record in after.engines] == [record.key for record in before.engines]
     assert _make(graphs, target) == dict.fromkeys(MODELS, "unchanged")
 
 
@@ -193,3 +228,70 @@ def test_an_unwritable_folder_is_one_sentence(graphs: Path, tmp_path: Path) -> N
     assert result.stderr == (
         f"error: {blocked}/embedded: cannot be written (Not a directory). Choose a folder that you may write to.\n"
     )
+
+
+def test_a_second_bundle_takes_its_engines_from_the_store(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    other = replace(_target(tmp_path), folder=tmp_path / "other")
+    assert _make(graphs, other) == dict.fromkeys(MODELS, bundle.FROM_STORE)
+    verification.check(other.folder, manifest.load(other.folder))
+
+
+def test_a_bundle_without_its_store_is_taken_over(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    moved = replace(_target(tmp_path), store=tmp_path / "empty")
+    assert _make(graphs, moved) == dict.fromkeys(MODELS, bundle.UNCHANGED)
+    assert len(list(store.entries(moved.store))) == len(MODELS)
+
+
+def test_a_damaged_entry_of_the_store_is_built_again(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    entry = next(each for each in store.entries(tmp_path / "store") if each.record.model == "diar_standard")
+    engine = entry.folder / entry.record.file
+    engine.unlink()
+    engine.write_bytes(b"damaged")
+    other = replace(_target(tmp_path), folder=tmp_path / "other")
+    assert _make(graphs, other) == {**dict.fromkeys(MODELS, bundle.FROM_STORE), "diar_standard": bundle.BUILT}
+
+
+def test_a_bundle_of_which_nothing_changed_is_not_touched(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    path = tmp_path / "cpu" / manifest.MANIFEST_FILE
+    before = path.stat()
+    _make(graphs, _target(tmp_path))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_record_says_what_changed_since_the_last_build(graphs: Path, tmp_path: Path) -> None:
+    _make(graphs, _target(tmp_path))
+    assert all(record.changes == () for record in manifest.load(tmp_path / "cpu").engines)
+    changed = onnx.load_from_string(network("diar_standard"))
+    changed.producer_name = "another exporter"
+    export(graphs, "diar_standard", changed.SerializeToString())
+    _make(graphs, _target(tmp_path))
+    records = {record.model: record for record in manifest.load(tmp_path / "cpu").engines}
+    assert [change.part for change in records["diar_standard"].changes] == ["graph", "reference"]
+    assert records["body_standard"].changes == ()
+
+
+def test_engines_are_made_side_by_side(graphs: Path, tmp_path: Path) -> None:
+    assert list(_make(graphs, replace(_target(tmp_path), processes=2))) == list(MODELS)
+    verification.check(tmp_path / "cpu", manifest.load(tmp_path / "cpu"))
+
+
+def test_two_builds_share_the_store(graphs: Path, tmp_path: Path) -> None:
+    """Whoever comes second finds the engine done: each is built once."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--json", "--onnx", str(graphs)]
+    command += ["--store", str(tmp_path / "store"), "--out"]
+
+    def build(folder: Path) -> list[str]:
+        result = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, check=True)
+        (made,) = json.loads(result.stdout)["bundles"]
+        return [engine["outcome"] for engine in made["engines"]]
+
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(build, folders))
+    assert [sorted(pair) for pair in zip(*outcomes, strict=True)] == [[bundle.BUILT, bundle.FROM_STORE]] * len(MODELS)
+    for folder in folders:
+        verification.check(folder / "embedded" / "cpu", manifest.load(folder / "embedded" / "cpu"))

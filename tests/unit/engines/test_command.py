@@ -1,12 +1,19 @@
 """The command line: every refusal is one sentence with its exit code."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
+from build import keys
+from contract.manifest import load
 from tests.fakes.driver import A100, fake_driver, needs_bindings, python
+from tests.integration.networks import network
+from tests.unit.engines.exported import export
 
 ROOT = Path(__file__).parents[3]
 NAMES = "am_en_enhanced, am_en_standard, body_enhanced, body_standard, decoder_enhanced, decoder_standard, "
@@ -131,3 +138,111 @@ def test_misuse_is_exit_code_2() -> None:
     result = _build("--arch", "cpu", "--unknown")
     assert result.returncode == 2
     assert "No such option" in result.stderr
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> Path:
+    for model in ("am_en_standard", "diar_standard"):
+        export(tmp_path / "onnx", model)
+    return tmp_path / "onnx"
+
+
+def _run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_dry_run_says_what_and_why_and_builds_nothing(graphs: Path, tmp_path: Path) -> None:
+    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    first = _run("build.engines", *arguments, "--dry-run")
+    assert (first.returncode, first.stderr.splitlines()) == (
+        0,
+        [
+            "build cpu am_en_standard batch     would be built: the bundle has none",
+            "build cpu diar_standard batch      would be built: the bundle has none",
+        ],
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx"]
+    assert _run("build.engines", *arguments).returncode == 0
+    assert _run("build.engines", *arguments, "--dry-run").stderr.splitlines()[0].endswith(" unchanged")
+    forced = _run("build.engines", *arguments, "--dry-run", "--force").stderr.splitlines()[0]
+    assert forced.endswith(" would be built: --force")
+
+
+def test_json_says_what_became_of_every_engine(graphs: Path, tmp_path: Path) -> None:
+    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines", "--json")
+    (made,) = json.loads(_run("build.engines", *arguments).stdout)["bundles"]
+    assert (made["arch"], made["platform"], made["refusal"]) == ("cpu", "embedded", None)
+    assert [(each["model"], each["outcome"]) for each in made["engines"]] == [
+        ("am_en_standard", "built"),
+        ("diar_standard", "built"),
+    ]
+    records = load(tmp_path / "engines" / "embedded" / "cpu").engines
+    assert [each["key"] for each in made["engines"]] == [record.key for record in records]
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_all_architectures_end_in_a_table_of_what_this_host_can(graphs: Path, tmp_path: Path) -> None:
+    result = _run("build.engines", "--arch", "all", "--onnx", graphs, "--out", tmp_path / "engines")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("  ", 1) for line in result.stderr.splitlines()[-7:]]
+    assert [row[0].strip() for row in rows] == ["arch", "cpu", "sm75", "sm80", "sm86", "sm89", "sm90"]
+    assert "2 built" in rows[1][1]
+    assert all("refused  --arch sm" in row[1] and "no GPU was found here" in row[1] for row in rows[2:])
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_all_architectures_on_a_host_that_can_make_none_is_a_refusal(graphs: Path, tmp_path: Path) -> None:
+    arguments = ("--arch", "all", "--compiler", "tensorrt", "--onnx", graphs, "--out", tmp_path / "engines")
+    result = _run("build.engines", *arguments)
+    assert result.returncode == 31
+    assert result.stderr.splitlines()[-1] == (
+        "error: --arch all: this host can make engines for none of them. "
+        "Run it in the container of a platform on a host with a GPU, or leave --compiler and --platform out."
+    )
+
+
+def test_a_damaged_graph_fails_all_architectures_too(graphs: Path, tmp_path: Path) -> None:
+    (graphs / "diar_standard" / "fp32.onnx").write_bytes(b"")
+    result = _run("build.engines", "--arch", "all", "--onnx", graphs, "--out", tmp_path / "engines")
+    assert result.returncode == 30
+    assert result.stderr.splitlines()[-1].startswith(f"error: {graphs / 'diar_standard' / 'fp32.onnx'}: it is damaged")
+
+
+def test_explain_prints_every_part_of_a_key_and_what_changed(graphs: Path, tmp_path: Path) -> None:
+    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    _run("build.engines", *arguments)
+    bundle = tmp_path / "engines" / "embedded" / "cpu"
+    record = load(bundle).engines[1]
+    said = _run("build.explain", bundle, "diar_standard").stdout.splitlines()
+    assert said[0] == f"key {record.key}"
+    assert [line.split()[0] for line in said[1:]] == list(dict(keys.flat(record.key_parts)))
+    first = _run("build.explain", bundle, "diar_standard", "--why").stdout
+    assert first == "diar_standard batch is the first engine here of this model, mode and bundle\n"
+    changed = onnx.load_from_string(network("diar_standard"))
+    changed.producer_name = "another exporter"
+    export(graphs, "diar_standard", changed.SerializeToString())
+    _run("build.engines", *arguments)
+    why = _run("build.explain", bundle, "diar_standard", "--why").stdout.splitlines()
+    assert [line.split(" was ")[0] for line in why] == ["graph", "reference"]
+    refused = _run("build.explain", bundle, "lm_enhanced")
+    assert (refused.returncode, refused.stderr) == (
+        10,
+        f"error: lm_enhanced batch: {bundle} holds no such engine. "
+        "Choose one of: am_en_standard batch, diar_standard batch.\n",
+    )
+
+
+def test_the_store_is_listed_and_pruned(graphs: Path, tmp_path: Path) -> None:
+    _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    shutil.rmtree(tmp_path / "engines")
+    _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines", "--model", "diar_standard")
+    listed = _run("build.store", "--store", tmp_path / "store").stdout.splitlines()
+    assert sorted(line.split(maxsplit=1)[1] for line in listed) == [
+        "am_en_standard     batch     cpu   in no bundle",
+        "diar_standard      batch     cpu   in a bundle",
+    ]
+    pruned = _run("build.store", "--store", tmp_path / "store", "--prune")
+    assert [line.split()[1] for line in pruned.stdout.splitlines()] == ["am_en_standard"]
+    left = _run("build.store", "--store", tmp_path / "store").stdout.splitlines()
+    assert [line.split()[1] for line in left] == ["diar_standard"]

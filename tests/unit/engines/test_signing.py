@@ -16,7 +16,14 @@ ROOT = Path(__file__).parents[3]
 
 
 def built(folder: Path, *, force: bool = False) -> Path:
-    target = Target(folder=folder / "cpu", platform=platform("embedded"), arch=Arch.CPU, compiler=cpu(), force=force)
+    target = Target(
+        folder=folder / "cpu",
+        platform=platform("embedded"),
+        arch=Arch.CPU,
+        compiler=cpu(),
+        store=folder / "store",
+        force=force,
+    )
     make(target, jobs(folder / "onnx"), lambda *_: None)
     return target.folder
 
