@@ -18,13 +18,13 @@ DIMS = {"bands": 80, "encoder_size": 8, "vocabulary": 32, "top": 4, "embedding_s
 SMALL = {"batch": 2, "frames": 60, "encoder_frames": 12, "hypothesis_count": 3, "hypothesis_tokens": 5}
 
 
-def export(folder: Path, model: str, content: bytes | None = None) -> None:
-    """Write what export would have written for a model; `content` replaces its network."""
+def export(folder: Path, model: str, content: bytes | None = None, half: bytes | None = None) -> None:
+    """Write what export would have written for a model; `content` replaces its network, `half` the one in FP16."""
     family, point = model.rsplit("_", 1)
     graph = content or network(model)
     folder.joinpath(model).mkdir(parents=True, exist_ok=True)
-    for precision in ("fp32", "fp16"):
-        folder.joinpath(model, f"{precision}.onnx").write_bytes(graph)
+    for precision, written in (("fp32", graph), ("fp16", half or graph)):
+        folder.joinpath(model, f"{precision}.onnx").write_bytes(written)
     sample = probes.inputs(catalogue()[family], {**DIMS, **SMALL}, np.random.default_rng(2))
     arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
     np.savez(folder / model / SAMPLES_FILE, **arrays)
