@@ -18,9 +18,10 @@ import simpleder
 from numpy.typing import NDArray
 from rich.progress import track
 
-from benchmarks import command_line, recordings
+from benchmarks import recordings
 from benchmarks.recordings import Dialogue, RecordingSet, Spoken
 from benchmarks.server import make_bundle, served
+from build import command_line
 from contract import files
 from contract.catalogue import OPERATING_POINTS
 from contract.errors import ServerContractError

@@ -14,10 +14,11 @@ import jiwer
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import command_line, recordings
+from benchmarks import recordings
 from benchmarks.graphs import Exported, OpenGraph, exported
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.recordings import RecordingSet, Spoken
+from build import command_line
 from build.activations import FP16, FP32, ObservedGraph
 from contract import files
 from contract.catalogue import PRECISIONS

@@ -98,7 +98,9 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
     assert b"voxwright-transcribe = transcriber.__main__:main" in entry_points
 
 
-@pytest.mark.parametrize("room", ["export", "build.engines", "runtime", "runtime.probe", "transcriber", "training"])
+@pytest.mark.parametrize(
+    "room", ["export", "build.engines", "build.check", "runtime", "runtime.probe", "transcriber", "training"]
+)
 def test_help_works_everywhere(room: str) -> None:
     """`--help` needs no GPU, no torch, no TensorRT."""
     heavy = "dict.fromkeys(('torch', 'onnx', 'onnxruntime', 'polygraphy', 'tensorrt', 'tensorrt_rtx', 'cuda'))"

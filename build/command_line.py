@@ -1,4 +1,4 @@
-"""How the benchmarks' commands end: misuse as click says it, refusals and interrupts as the other rooms do."""
+"""How a command ends: misuse as click says it, refusals and interrupts as everywhere else."""
 
 import sys
 
