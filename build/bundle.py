@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from build import gate
+from build import gate, words
 from build.compilers import Compiler
 from build.job import Job
 from contract import digest, files
@@ -38,7 +38,8 @@ def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
     """
     for job in jobs:
         check_graph(job)
-    old = _old_engines(target.folder)
+    before = _old_bundle(target.folder)
+    old = {(record.model, record.mode): record for record in before.engines} if before else {}
     toolchain = target.compiler.toolchain()
     with files.replacing(target.folder) as staging:
         renewal = _Renewal(target=target, toolchain=toolchain, old=old, staging=staging, say=say)
@@ -49,11 +50,14 @@ def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
             if place not in made and same_tools and _is_whole(target.folder, record):
                 files.link_or_copy(target.folder / record.file, staging / record.file)
                 made[place] = record
+        known = words.Before(accuracy=before.accuracy if before else (), anew=renewal.anew)
+        accuracy = words.measure(staging, made, jobs[0].folder.parent, target.compiler, known)
         manifest = BundleManifest(
             platform=target.platform.name,
             arch=target.arch,
             toolchain=toolchain,
             engines=tuple(record for _, record in sorted(made.items())),
+            accuracy=accuracy,
         )
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
@@ -77,12 +81,12 @@ def check_graph(job: Job) -> None:
             raise GraphError(path, "it is damaged: its content is not what the export record says", remedy)
 
 
-def _old_engines(folder: Path) -> dict[tuple[str, str], EngineRecord]:
+def _old_bundle(folder: Path) -> BundleManifest | None:
     try:
-        return {(record.model, record.mode): record for record in load(folder).engines}
+        return load(folder)
     except (BundleError, ManifestError):
         # Nothing there, or nothing of use: everything is built anew.
-        return {}
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +98,8 @@ class _Renewal:
     old: dict[tuple[str, str], EngineRecord]
     staging: Path
     say: Say
+    anew: set[tuple[str, str]] = field(default_factory=set)
+    """Model and mode of what was not taken over."""
 
     def engine(self, job: Job) -> EngineRecord:
         """Take over the engine of a job, or make it."""
@@ -106,6 +112,7 @@ class _Renewal:
             self.say(job, known, "unchanged")
             return known
         record = self._made(job, parts)
+        self.anew.add((record.model, record.mode))
         self.say(job, record, _outcome(record.gate))
         return record
 

@@ -12,7 +12,7 @@ from contract import graph
 from contract.arch import Arch
 from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
 from contract.errors import GraphError, SettingError, guard
-from contract.manifest import EngineRecord
+from contract.manifest import Accuracy, EngineRecord
 from contract.platform import platform
 
 _MEBIBYTE = 1 << 20
@@ -89,6 +89,8 @@ def run(target: Target, jobs: list[Job]) -> None:
     """Make the bundle and say what became of every engine."""
     manifest = make(target, jobs, _say)
     total = sum(record.size_bytes for record in manifest.engines) / _MEBIBYTE
+    for each in manifest.accuracy:
+        print(f"words {target.arch.value} {f'{each.model} {each.mode}':<24} {_words(each)}", file=sys.stderr)
     print(f"bundle {target.folder}: {len(manifest.engines)} engines, {total:.1f} MiB", file=sys.stderr)
 
 
@@ -116,6 +118,13 @@ def _select(names: tuple[str, ...], operating_point: str | None) -> list[Model]:
         if name not in known:
             raise SettingError(f"--model {name}", "no engine is made for that name", f"Choose from {', '.join(known)}")
     return [model for name, model in known.items() if not names or name in names]
+
+
+def _words(found: Accuracy) -> str:
+    if not found.words:
+        return found.reason
+    counts = f"{found.wrong} of {found.words} wrong, {found.wrong_in_fp32} in FP32"
+    return f"{counts}: {found.points:+.2f} points, allowed {found.allowed_points:g}; {found.reason}"
 
 
 def _say(job: Job, record: EngineRecord, outcome: str) -> None:

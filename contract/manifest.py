@@ -147,6 +147,8 @@ class Accuracy:
     wrong_in_fp32: int
     allowed_points: float
     """How many percentage points more than the graphs the engines may get wrong."""
+    model: str = ""
+    """The ensemble that heard, such as ensemble_en_standard."""
     reason: str = ""
     """On what it was measured; where `words` is zero, why it was not."""
 
@@ -303,6 +305,7 @@ def _accuracy(fields: Fields) -> Accuracy:
         wrong=fields.integer("wrong"),
         wrong_in_fp32=fields.integer("wrong_in_fp32"),
         allowed_points=fields.number("allowed_points"),
+        model=fields.text("model"),
         reason=fields.text("reason"),
     )
 

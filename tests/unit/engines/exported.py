@@ -1,5 +1,6 @@
 """Exported models made in a moment: the few-node networks of the integration tests with a record beside them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from build.job import Job
 from contract import digest, files, probes
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.graph import RECORD_FILE, SAMPLES_FILE, GraphFile, GraphRecord
+from contract.graph import RECORD_FILE, SAMPLES_FILE, WORDS_FILE, GraphFile, GraphRecord
 from tests.integration.networks import network
 
 DIMS = {"bands": 80, "encoder_size": 8, "vocabulary": 32, "top": 4, "embedding_size": 6}
+# The acoustic head of the integration tests takes the largest of its eight inputs for the token.
+PIECES = ("<blank>", "<unk>", "</s>", "▁one", "▁two", "▁three", "s", "▁four")
 SMALL = {"batch": 2, "frames": 60, "encoder_frames": 12, "hypothesis_count": 3, "hypothesis_tokens": 5}
 
 
@@ -37,10 +40,28 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
         weights="a test",
         libraries={},
         dims=DIMS,
-        parameters={"tokens": "[]"},
+        parameters={"tokens": json.dumps(PIECES)},
         graphs={precision: _file(folder / model / f"{precision}.onnx") for precision in ("fp32", "fp16")},
     )
     files.write(folder / model / RECORD_FILE, record.to_json())
+
+
+def speak(folder: Path, model: str, *texts: str, said: tuple[str, ...] | None = None) -> None:
+    """Write what export would have written of recordings: features that these networks hear as the texts.
+
+    `said` is what was truly said, where that is something else.
+    """
+    arrays: dict[str, Any] = {}
+    for number, (text, truth) in enumerate(zip(texts, said or texts, strict=True)):
+        tokens = [each for word in text.split() for each in (PIECES.index(f"▁{word}"), 0)]
+        features = np.zeros((1, 200, 80), dtype=np.float16)
+        features[0, np.arange(4 * len(tokens)), np.repeat(tokens, 4)] = 1.0
+        arrays |= {
+            f"features.{number}": features,
+            f"feature_lengths.{number}": np.array([4 * len(tokens)], dtype=np.int32),
+            f"texts.{number}": np.array([truth]),
+        }
+    np.savez(folder / model / WORDS_FILE, **arrays)
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:
