@@ -9,14 +9,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate, keys, report, store
+from build import gate, keys, report, store, words
 from build.compilers import Compiler, compiler
 from build.job import Job
 from contract import digest, files, verification
 from contract.agreement import closest
 from contract.arch import Arch
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
-from contract.manifest import MANIFEST_FILE, BundleManifest, Change, EngineRecord, Gate, load
+from contract.manifest import MANIFEST_FILE, Accuracy, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
 UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
@@ -115,13 +115,18 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
         toolchain=toolchain,
         engines=tuple(record for _, record in sorted(made.items())),
     )
-    return _write(target, manifest, [place for place, outcome in outcomes.items() if outcome == BUILT])
+    return _write(target, manifest, outcomes, jobs[0].folder.parent)
 
 
-def _write(target: Target, manifest: BundleManifest, built: Sequence[Place]) -> BundleManifest:
+def _write(target: Target, manifest: BundleManifest, outcomes: dict[Place, str], onnx: Path) -> BundleManifest:
     with files.replacing(target.folder) as staging:
         for record in manifest.engines:
             store.link(store.holding(target.store, record) or target.folder, record, staging)
+        anew = {place for place, outcome in outcomes.items() if outcome != UNCHANGED}
+        known = words.Before(accuracy=_old_accuracy(target.folder), anew=anew)
+        engines = {(record.model, record.mode): record for record in manifest.engines}
+        manifest = replace(manifest, accuracy=words.measure(staging, engines, onnx, target.compiler, known))
+        built = [place for place, outcome in outcomes.items() if outcome == BUILT]
         manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
@@ -145,12 +150,22 @@ def check_graph(job: Job) -> None:
             raise GraphError(path, "it is damaged: its content is not what the export record says", remedy)
 
 
-def _old_engines(folder: Path) -> dict[tuple[str, str], EngineRecord]:
+def _old_bundle(folder: Path) -> BundleManifest | None:
     try:
-        return {(record.model, record.mode): record for record in load(folder).engines}
+        return load(folder)
     except (BundleError, ManifestError):
         # Nothing there, or nothing of use: everything is built anew.
-        return {}
+        return None
+
+
+def _old_engines(folder: Path) -> dict[Place, EngineRecord]:
+    old = _old_bundle(folder)
+    return {(record.model, record.mode): record for record in old.engines} if old else {}
+
+
+def _old_accuracy(folder: Path) -> tuple[Accuracy, ...]:
+    old = _old_bundle(folder)
+    return old.accuracy if old else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,8 +282,7 @@ def _is_whole(folder: Path, record: EngineRecord) -> bool:
 
 def _is_bundle(folder: Path) -> bool:
     try:
-        manifest = load(folder)
-        verification.check(folder, manifest)
+        verification.check(folder, load(folder))
     except (BundleError, ManifestError):
         return False
     return True

@@ -18,7 +18,7 @@ from contract import command_line, graph
 from contract.arch import Arch
 from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
 from contract.errors import BuildError, CompilerUnavailableError, GraphError, SettingError
-from contract.manifest import EngineRecord
+from contract.manifest import Accuracy, EngineRecord
 from contract.platform import platform
 
 ALL = "all"
@@ -152,6 +152,8 @@ def build(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
 
     manifest = bundle.make(target, jobs, say)
     total = sum(record.size_bytes for record in manifest.engines) / _MEBIBYTE
+    for each in manifest.accuracy:
+        print(f"words {target.arch.value} {f'{each.model} {each.mode}':<24} {_words(each)}", file=sys.stderr)
     print(f"bundle {target.folder}: {len(manifest.engines)} engines, {total:.1f} MiB", file=sys.stderr)
     return found
 
@@ -230,6 +232,13 @@ def _why(target: Target, step: Step) -> str:
     if changed:
         return "; ".join(map(keys.sentence, changed))
     return "--force" if target.force else "the one in the bundle is damaged"
+
+
+def _words(found: Accuracy) -> str:
+    if not found.words:
+        return found.reason
+    counts = f"{found.wrong} of {found.words} wrong, {found.wrong_in_fp32} in FP32"
+    return f"{counts}: {found.points:+.2f} points, allowed {found.allowed_points:g}; {found.reason}"
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ class Job:
             "precision": self.precision,
             "profile": {name: [list(shape) for shape in shapes] for name, shapes in self.profile().items()},
             "tolerances": {tensor.name: repr(tensor.tolerance) for tensor in self.family.outputs},
+            "figures": {tensor.name: list(tensor.figures) for tensor in self.family.outputs},
             "parameters": digest.of_value(self.record.parameters),
         }
 

@@ -14,7 +14,8 @@ OPERATING_POINTS = ("standard", "enhanced")
 MODES = ("batch", "realtime")
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
-MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing")
+INT8 = "int8"
+MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
 SCHEMA_VERSION = 1
 _FAMILY_FIELDS = (
     *("schema_version", "network", "operating_points"),
@@ -39,10 +40,15 @@ class Tolerance:
     measure: str
     fp32: float
     fp16: float
+    int8: float | None = None
+    """None where quantising the network makes no sense."""
 
     def at(self, precision: str) -> float:
-        """Give the limit at a precision."""
-        return self.fp32 if precision == "fp32" else self.fp16
+        """Give the limit at a precision; raise ValueError for one that has none."""
+        limit = {"fp32": self.fp32, "fp16": self.fp16, INT8: self.int8}.get(precision)
+        if limit is None:
+            raise ValueError(f"no tolerance is stated for {precision}")
+        return limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,8 @@ class Tensor:
     shape: tuple[int | str, ...]
     probe: Probe | None = None
     tolerance: Tolerance | None = None
+    figures: tuple[str, ...] = ()
+    """Further measures of contract.agreement that the gate keeps of an output; no limit is set on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +99,18 @@ class Family:
     modes: dict[str, Mode] = field(default_factory=dict)
     triton: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
+    word_points: dict[str, float] = field(default_factory=dict)
+    """Of an ensemble that hears words: how much its word error rate may rise by precision, in percentage points."""
 
     @property
     def is_ensemble(self) -> bool:
         """Say whether the server composes it of other models, so that it has no engine."""
         return bool(self.steps)
+
+    @property
+    def quantisable(self) -> bool:
+        """Say whether every output states a tolerance for INT8."""
+        return all(tensor.tolerance and tensor.tolerance.int8 is not None for tensor in self.outputs)
 
     def models(self) -> tuple[str, ...]:
         """Name its models, one an operating point: `body_standard`."""
@@ -182,10 +197,19 @@ def read_family(path: Path) -> Family:
 
 
 def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
-    fields.only("schema_version", "operating_points", "steps", "outputs")
+    fields.only("schema_version", "operating_points", "steps", "outputs", "word_points")
     # The types and shapes are those of the steps: stated once, there. _compose fills them in.
     outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
-    return Family(name=name, operating_points=points, steps=fields.items("steps", str), outputs=outputs)
+    steps = fields.items("steps", str)
+    return Family(name=name, operating_points=points, steps=steps, outputs=outputs, word_points=_word_points(fields))
+
+
+def _word_points(fields: Fields) -> dict[str, float]:
+    if not fields.has("word_points"):
+        return {}
+    limits = fields.table("word_points")
+    limits.only(*PRECISIONS, INT8)
+    return {precision: limits.number(precision) for precision in (*PRECISIONS, INT8)}
 
 
 def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
@@ -221,7 +245,7 @@ def _check_tensors(fields: Fields) -> None:
 
 
 def _tensor(fields: Fields, *, probed: bool) -> Tensor:
-    fields.only("name", "type", "shape", "probe" if probed else "tolerance")
+    fields.only("name", "type", "shape", *(("probe",) if probed else ("tolerance", "figures")))
     kind = fields.text("type")
     if kind not in TYPES:
         raise fields.wrong("type", f"{kind!r} is none of {', '.join(TYPES)}")
@@ -231,7 +255,20 @@ def _tensor(fields: Fields, *, probed: bool) -> Tensor:
         shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
         probe=_probe(fields.table("probe")) if probed else None,
         tolerance=None if probed else _tolerance(fields.table("tolerance")),
+        figures=_figures(fields) if fields.has("figures") else (),
     )
+
+
+def _figures(fields: Fields) -> tuple[str, ...]:
+    names = fields.items("figures", str)
+    for name in names:
+        _check_measure(fields, "figures", name)
+    return names
+
+
+def _check_measure(fields: Fields, key: str, name: str) -> None:
+    if name not in MEASURES:
+        raise fields.wrong(key, f"{name!r} is none of {', '.join(MEASURES)}")
 
 
 def _axis(fields: Fields, axis: object) -> int | str:
@@ -256,11 +293,11 @@ def _probe(fields: Fields) -> Probe:
 
 
 def _tolerance(fields: Fields) -> Tolerance:
-    fields.only("measure", "fp32", "fp16")
+    fields.only("measure", *PRECISIONS, INT8)
     measure = fields.text("measure")
-    if measure not in MEASURES:
-        raise fields.wrong("measure", f"{measure!r} is none of {', '.join(MEASURES)}")
-    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"))
+    _check_measure(fields, "measure", measure)
+    int8 = fields.number(INT8) if fields.has(INT8) else None
+    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"), int8=int8)
 
 
 def _mode(name: str, fields: Fields) -> Mode:
@@ -299,4 +336,5 @@ def _compose(family: Family, families: dict[str, Family]) -> Family:
         outputs=tuple(made[tensor.name] for tensor in family.outputs),
         modes=steps[0].modes,
         steps=family.steps,
+        word_points=family.word_points,
     )

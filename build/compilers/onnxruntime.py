@@ -18,6 +18,7 @@ PLATFORM = "embedded"
 RUNS_HERE = True
 # The highest level would also choose layouts for this very processor; this one is right on every x86-64.
 _LEVEL = "ORT_ENABLE_EXTENDED"
+AS_WRITTEN = "ORT_DISABLE_ALL"
 _QUIET = 3
 _REMEDY = "Run `python -m export --force` again, and report the graph if it stays"
 _TYPES = {"tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(int32)": "INT32"}
@@ -69,32 +70,36 @@ def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's v
         if shutil.disk_usage(target.parent).free < job.graph.stat().st_size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise CompileError(job.name, f"ONNX Runtime refuses the graph ({_one_line(error)})", _REMEDY) from error
-    session = _session(target)
-    return tuple(map(_bound, session.get_inputs())), tuple(map(_bound, session.get_outputs()))
+    made = session(target)
+    return tuple(map(_bound, made.get_inputs())), tuple(map(_bound, made.get_outputs()))
 
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run an optimised graph on several inputs; outputs by name."""
-    return _run(_session(engine), inputs)
+    opened = session(engine)
+    return [run_session(opened, feed) for feed in inputs]
 
 
 def run_as_written(graph: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run a graph node by node as export wrote it: the reference that the gate holds every engine against."""
-    return _run(_session(graph, "ORT_DISABLE_ALL"), inputs)
+    opened = session(graph, AS_WRITTEN)
+    return [run_session(opened, feed) for feed in inputs]
 
 
-def _run(session: Any, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = [output.name for output in session.get_outputs()]
-    return [dict(zip(names, session.run(names, feed), strict=True)) for feed in inputs]
+def run_session(opened: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Run an open graph; outputs by name."""
+    names = [output.name for output in opened.get_outputs()]
+    return dict(zip(names, opened.run(names, inputs), strict=True))
 
 
-def _session(path: Path, level: str = "ORT_ENABLE_ALL") -> Any:
+def session(model: Path | bytes, level: str = "ORT_ENABLE_ALL") -> Any:
+    """Open a graph on the CPU at an optimisation level of ONNX Runtime."""
     import onnxruntime  # noqa: PLC0415
 
     session_options = onnxruntime.SessionOptions()
     session_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     session_options.log_severity_level = _QUIET
-    return onnxruntime.InferenceSession(path, session_options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, session_options, providers=["CPUExecutionProvider"])
 
 
 def _bound(value: Any) -> BoundTensor:

@@ -52,6 +52,10 @@ def options() -> dict[str, Any]:
 
 def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's verb
     """Write an engine for the job's architecture; the tensors are those of the network it was made of."""
+    # ONNX takes a moment to import, and --help needs none of it.
+    from build import inspection  # noqa: PLC0415
+
+    inspection.check(job)
     polygraphy.bind(NAME)
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX  # noqa: PLC0415
 

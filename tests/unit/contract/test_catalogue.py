@@ -126,8 +126,16 @@ def test_read_family(tmp_path: Path) -> None:
         (
             '"relative"',
             '"vague"',
-            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing",
+            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
+            "best_differing",
         ),
+        (
+            "fp16 = 2e-2 }",
+            'fp16 = 2e-2 }\nfigures = ["vague"]',
+            "outputs[0].figures: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
+            "best_differing",
+        ),
+        ("fp16 = 2e-2 }", "fp16 = 2e-2, int4 = 1 }", "outputs[0].tolerance.int4: this field is unknown"),
         ("[modes.batch]", "[modes.night]", "modes.night: a mode is one of batch, realtime"),
         ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80 and max 16 do not rise"),
         ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800 and max 2000 do not rise"),
@@ -225,3 +233,23 @@ def test_mistakes_in_ensembles_are_named(tmp_path: Path, ensemble: str, cause: s
     with pytest.raises(CatalogueError) as refusal:
         catalogue(tmp_path)
     assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+
+
+def test_figures_and_int8_are_stated_or_left_out(tmp_path: Path) -> None:
+    plain = read_family(write(tmp_path, "plain", FAMILY))
+    assert (plain.outputs[0].figures, plain.quantisable) == ((), False)
+    with pytest.raises(ValueError, match="no tolerance is stated for int8"):
+        plain.outputs[0].tolerance.at("int8")  # type: ignore[union-attr]
+    text = FAMILY.replace("fp16 = 2e-2 }", 'fp16 = 2e-2, int8 = 0.25 }\nfigures = ["absolute"]')
+    stated = read_family(write(tmp_path, "stated", text))
+    assert (stated.outputs[0].figures, stated.quantisable) == (("absolute",), True)
+    assert stated.outputs[0].tolerance == Tolerance(measure="relative", fp32=1e-3, fp16=2e-2, int8=0.25)
+
+
+def test_an_ensemble_says_what_its_words_may_lose(tmp_path: Path) -> None:
+    write(tmp_path, "one", FAMILY)
+    write(tmp_path, "two", ENSEMBLE + "word_points = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
+    write(tmp_path, "three", ENSEMBLE)
+    found = catalogue(tmp_path)
+    assert found["two"].word_points == {"fp32": 0.0, "fp16": 1.5, "int8": 2.5}
+    assert found["three"].word_points == {}
