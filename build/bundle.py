@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from build import gate, words
+from build import gate, quantisation, words
 from build.compilers import Compiler
 from build.job import Job
 from contract import digest, files
@@ -65,7 +65,7 @@ def make(target: Target, jobs: list[Job], say: Say) -> BundleManifest:
 
 def check_graph(job: Job) -> None:
     """Raise GraphError unless the job's graphs are there and are what their record says."""
-    for precision in dict.fromkeys(("fp32", job.precision)):
+    for precision in dict.fromkeys(("fp32", job.exported)):
         if precision not in job.record.graphs:
             raise GraphError(
                 job.folder,
@@ -104,7 +104,8 @@ class _Renewal:
     def engine(self, job: Job) -> EngineRecord:
         """Take over the engine of a job, or make it."""
         compiler, folder = self.target.compiler, self.target.folder
-        parts = job.key_parts(compiler.NAME, self.toolchain, compiler.options())
+        options = compiler.options() | quantisation.options(job, compiler.NAME)
+        parts = job.key_parts(compiler.NAME, self.toolchain, options)
         known = self.old.get((job.record.model, job.mode.name))
         unchanged = known is not None and known.key == digest.of_value(parts) and not self.target.force
         if known is not None and unchanged and _is_whole(folder, known):
@@ -122,7 +123,8 @@ class _Renewal:
         path = self.staging / file
         path.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        inputs, outputs = compiler.compile(job, path)
+        with quantisation.prepared(job, compiler.NAME) as ready:
+            inputs, outputs = compiler.compile(ready, path)
         seconds = time.monotonic() - started
         _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
         return EngineRecord(

@@ -8,10 +8,11 @@ import click
 from build.bundle import Target, make
 from build.compilers import COMPILERS, Compiler, compiler
 from build.job import Job
+from build.quantisation import check_precision
 from contract import graph
 from contract.arch import Arch
-from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
-from contract.errors import GraphError, SettingError, guard
+from contract.catalogue import INT8, MODES, OPERATING_POINTS, Model, catalogue, models
+from contract.errors import CompilerUnavailableError, GraphError, SettingError, guard
 from contract.manifest import Accuracy, EngineRecord
 from contract.platform import platform
 
@@ -29,6 +30,9 @@ _MEBIBYTE = 1 << 20
 @click.option("--model", "names", multiple=True, help="A model such as body_standard; may be repeated. [default: all]")
 @click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Only the models of this point.")
 @click.option("--mode", type=click.Choice(MODES), help="Only this mode. [default: all that the catalogue lists]")
+@click.option(
+    "--precision", type=click.Choice([INT8]), help="Quantise what gains by it. [default: the precision of the compiler]"
+)
 @click.option("--force", is_flag=True, help="Build again what is unchanged.")
 @click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
 def command(
@@ -40,6 +44,7 @@ def command(
     names: tuple[str, ...],
     operating_point: str | None,
     mode: str | None,
+    precision: str | None,
     *,
     force: bool,
     verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
@@ -49,7 +54,7 @@ def command(
     chosen = compiler(compiler_name, arch)
     place = platform(platform_name or chosen.PLATFORM)
     chosen.check(arch, place)
-    jobs = plan(onnx, arch, chosen, names, operating_point, mode)
+    jobs = plan(onnx, arch, chosen, names, operating_point, mode, precision)
     folder = out / place.name / arch.value
     run(Target(folder=folder, platform=place, arch=arch, compiler=chosen, force=force), jobs)
 
@@ -61,8 +66,14 @@ def plan(
     names: tuple[str, ...] = (),
     operating_point: str | None = None,
     mode: str | None = None,
+    precision: str | None = None,
 ) -> list[Job]:
-    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists."""
+    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists.
+
+    At a `precision` that is not the compiler's own, the models that state no tolerance for it keep the compiler's; to
+    name one of them is an error.
+    """
+    check_precision(precision, chosen, arch)
     wanted = [
         model for model in _select(names, operating_point) if names or (onnx / model.name / graph.RECORD_FILE).is_file()
     ]
@@ -73,7 +84,7 @@ def plan(
             folder=onnx / model.name,
             mode=each,
             arch=arch,
-            precision=chosen.precision(),
+            precision=_precision(model, precision, chosen, named=model.name in names),
         )
         for model in wanted
         for each in model.family.modes.values()
@@ -125,6 +136,18 @@ def _words(found: Accuracy) -> str:
         return found.reason
     counts = f"{found.wrong} of {found.words} wrong, {found.wrong_in_fp32} in FP32"
     return f"{counts}: {found.points:+.2f} points, allowed {found.allowed_points:g}; {found.reason}"
+
+
+def _precision(model: Model, wanted: str | None, chosen: Compiler, *, named: bool) -> str:
+    if wanted is None or model.family.quantisable:
+        return wanted or chosen.precision()
+    if named:
+        raise CompilerUnavailableError(
+            f"--precision {wanted}",
+            f"quantising {model.name} makes no sense: the catalogue states no {wanted} tolerance for it",
+            f"Leave {model.name} out, or build it without --precision",
+        )
+    return chosen.precision()
 
 
 def _say(job: Job, record: EngineRecord, outcome: str) -> None:
