@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate, keys, report, store, words
+from build import gate, keys, quantisation, report, store, words
 from build.compilers import Compiler, compiler
 from build.job import Job
 from contract import digest, files, verification
@@ -70,11 +70,15 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
     return [
         Step(
             job=job,
-            parts=job.key_parts(target.compiler.NAME, toolchain, target.compiler.options()),
+            parts=job.key_parts(target.compiler.NAME, toolchain, _options(target.compiler, job)),
             known=old.get((job.record.model, job.mode.name)),
         )
         for job in jobs
     ]
+
+
+def _options(chosen: Compiler, job: Job) -> dict[str, Any]:
+    return chosen.options() | quantisation.options(job, chosen.NAME)
 
 
 def source(target: Target, step: Step) -> str | None:
@@ -134,7 +138,7 @@ def _write(target: Target, manifest: BundleManifest, outcomes: dict[Place, str],
 
 def check_graph(job: Job) -> None:
     """Raise GraphError unless the job's graphs are there and are what their record says."""
-    for precision in dict.fromkeys(("fp32", job.precision)):
+    for precision in dict.fromkeys(("fp32", job.exported)):
         if precision not in job.record.graphs:
             raise GraphError(
                 job.folder,
@@ -234,7 +238,8 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
     path = staging / file
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    inputs, outputs = chosen.compile(job, path)
+    with quantisation.prepared(job, chosen.NAME) as ready:
+        inputs, outputs = chosen.compile(ready, path)
     seconds = time.monotonic() - started
     _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
     return EngineRecord(

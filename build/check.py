@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from build.engines import plan
 from build.job import Job
 from contract import command_line
 from contract.arch import Arch
+from contract.catalogue import INT8
 from contract.errors import BuildError, CompileError
 from contract.manifest import EngineRecord
 from contract.platform import platform
@@ -32,6 +34,7 @@ class Outcome:
     model: str
     mode: str
     arch: str
+    precision: str
     compiles: bool
     unchanged: bool
     """Whether it had been compiled before, so that nothing was done."""
@@ -52,6 +55,10 @@ class Outcome:
     help="May be repeated. [default: all]",
 )  # fmt: skip
 @click.option("--model", "names", multiple=True, help="A model such as body_standard; may be repeated. [default: all]")
+@click.option(
+    "--precision", type=click.Choice([INT8]),
+    help="Check what quantising makes of the graphs, for all but sm75; nothing of it is kept. [default: fp16]",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Compile again what is unchanged.")
 @click.option("--json", "as_json", is_flag=True, help="Write the outcomes as JSON instead of the table.")
 @click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
@@ -60,19 +67,24 @@ def command(
     out: Path,
     arches: tuple[str, ...],
     names: tuple[str, ...],
+    precision: str | None,
     *,
     force: bool,
     as_json: bool,
     verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
 ) -> None:
     """Compile every exported graph for every architecture with TensorRT-RTX; exit 0 only when all compile."""
-    chosen = [Arch(name) for name in arches] or list(ARCHES)
-    outcomes = [outcome for arch in chosen for outcome in check(onnx, out, arch, names, force=force)]
+    chosen = [Arch(name) for name in arches] or [arch for arch in ARCHES if not precision or arch is not Arch.SM75]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if precision else out
+        outcomes = [each for arch in chosen for each in check(onnx, folder, arch, names, precision, force=force)]
     print(to_json(outcomes) if as_json else "\n".join(table(outcomes)))
     refuse_failures(outcomes)
 
 
-def check(onnx: Path, out: Path, arch: Arch, names: tuple[str, ...], *, force: bool = False) -> Iterator[Outcome]:
+def check(
+    onnx: Path, out: Path, arch: Arch, names: tuple[str, ...], precision: str | None = None, *, force: bool = False
+) -> Iterator[Outcome]:
     """Compile every graph for an architecture; one that fails keeps no other from being tried."""
     rtx = compiler(COMPILER, arch)
     place = platform(rtx.PLATFORM)
@@ -85,7 +97,7 @@ def check(onnx: Path, out: Path, arch: Arch, names: tuple[str, ...], *, force: b
         store=out.parent / store.NAME,
         force=force,
     )
-    for job in plan(onnx, arch, rtx, names):
+    for job in plan(onnx, arch, rtx, names, precision=precision):
         outcome = compile_one(target, job)
         sign = "compiles" if outcome.compiles else "FAILS"
         print(f"check {arch.value} {job.name:<24} {sign}", file=sys.stderr, flush=True)
@@ -105,6 +117,7 @@ def compile_one(target: Target, job: Job) -> Outcome:
         model=job.record.model,
         mode=job.mode.name,
         arch=job.arch.value,
+        precision=job.precision,
         compiles=not cause,
         unchanged=any(outcome == UNCHANGED for _, outcome in made),
         seconds=round(time.monotonic() - started, 3),

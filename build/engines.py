@@ -13,10 +13,11 @@ from build import bundle, keys, results, store
 from build.bundle import Step, Target
 from build.compilers import COMPILERS, Compiler, compiler
 from build.job import Job
+from build.quantisation import check_precision
 from build.results import BundleResult, EngineResult
 from contract import command_line, graph
 from contract.arch import Arch
-from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
+from contract.catalogue import INT8, MODES, OPERATING_POINTS, Model, catalogue, models
 from contract.errors import BuildError, CompilerUnavailableError, GraphError, SettingError
 from contract.manifest import Accuracy, EngineRecord
 from contract.platform import platform
@@ -37,6 +38,7 @@ class Request:
     models: tuple[str, ...] = ()
     operating_point: str | None = None
     mode: str | None = None
+    precision: str | None = None
     processes: int = 1
     force: bool = False
     dry_run: bool = False
@@ -55,6 +57,9 @@ class Request:
 @click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Only the models of this point.")
 @click.option("--mode", type=click.Choice(MODES), help="Only this mode. [default: all that the catalogue lists]")
 @click.option("--jobs", "processes", type=click.IntRange(min=1), default=1, show_default=True, help="Engines at once.")
+@click.option(
+    "--precision", type=click.Choice([INT8]), help="Quantise what gains by it. [default: the precision of the compiler]"
+)
 @click.option("--force", is_flag=True, help="Build again what is unchanged.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and why, and build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Say what became of every engine as JSON on standard output.")
@@ -101,7 +106,9 @@ def fail(found: Sequence[BundleResult]) -> None:
 def run(request: Request, arch: Arch) -> BundleResult:
     """Make the bundle of an architecture, or say what it would be made of."""
     target = target_of(request, arch)
-    jobs = plan(request.onnx, arch, target.compiler, request.models, request.operating_point, request.mode)
+    jobs = plan(
+        request.onnx, arch, target.compiler, request.models, request.operating_point, request.mode, request.precision
+    )
     engines = preview(target, jobs) if request.dry_run else build(target, jobs)
     return BundleResult(arch=arch, platform=target.platform.name, folder=target.folder, engines=tuple(engines))
 
@@ -165,8 +172,14 @@ def plan(
     names: tuple[str, ...] = (),
     operating_point: str | None = None,
     mode: str | None = None,
+    precision: str | None = None,
 ) -> list[Job]:
-    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists."""
+    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists.
+
+    At a `precision` that is not the compiler's own, the models that state no tolerance for it keep the compiler's; to
+    name one of them is an error.
+    """
+    check_precision(precision, chosen, arch)
     wanted = [
         model for model in _select(names, operating_point) if names or (onnx / model.name / graph.RECORD_FILE).is_file()
     ]
@@ -177,7 +190,7 @@ def plan(
             folder=onnx / model.name,
             mode=each,
             arch=arch,
-            precision=chosen.precision(),
+            precision=_precision(model, precision, chosen, named=model.name in names),
         )
         for model in wanted
         for each in model.family.modes.values()
@@ -239,6 +252,18 @@ def _words(found: Accuracy) -> str:
         return found.reason
     counts = f"{found.wrong} of {found.words} wrong, {found.wrong_in_fp32} in FP32"
     return f"{counts}: {found.points:+.2f} points, allowed {found.allowed_points:g}; {found.reason}"
+
+
+def _precision(model: Model, wanted: str | None, chosen: Compiler, *, named: bool) -> str:
+    if wanted is None or model.family.quantisable:
+        return wanted or chosen.precision()
+    if named:
+        raise CompilerUnavailableError(
+            f"--precision {wanted}",
+            f"quantising {model.name} makes no sense: the catalogue states no {wanted} tolerance for it",
+            f"Leave {model.name} out, or build it without --precision",
+        )
+    return chosen.precision()
 
 
 if __name__ == "__main__":

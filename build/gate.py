@@ -50,12 +50,12 @@ def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
         return Gate(outcome=NOT_RUN, reason=reason, parity=(), cases=graph_cases, activation=activation)
     inputs = gate_inputs(job)
     feeds = list(inputs.values())
-    actual, expected = compiler.run(engine, feeds), reference.run_as_written(job.reference, feeds)
+    actual, expected = _run(job, compiler, engine, feeds), reference.run_as_written(job.reference, feeds)
     cases = tuple(
         measured(job, name, job.precision, ours, theirs)
         for name, ours, theirs in zip(inputs, actual, expected, strict=True)
     )
-    _refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
+    refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
     parity = worst(each for case in cases for each in case.parity)
     reason = f"{len(cases)} inputs"
     return Gate(outcome=PASSED, reason=reason, parity=parity, cases=cases + graph_cases, activation=activation)
@@ -86,7 +86,16 @@ def check_half(job: Job, observed: Observed) -> None:
     if activation and math.isinf(activation.value):
         cause = f"its FP16 graph exceeds {FP16_LIMIT:.0f} at {activation.node} ({activation.operator})"
         raise GateError(_subject(job), cause, "Compute that node in FP32, or scale what comes to it, and export again")
-    _refuse_beyond_tolerance(job, "its FP16 graph differs from the one in FP32", observed.cases)
+    refuse_beyond_tolerance(job, "its FP16 graph differs from the one in FP32", observed.cases)
+
+
+def refuse_beyond_tolerance(job: Job, what: str, cases: Iterable[GateCase]) -> None:
+    """Raise GateError that names the worst place of all where an output is beyond its tolerance."""
+    found = [(agreement, case.name) for case in cases for agreement in case.parity]
+    agreement, name = max(found, key=lambda each: (each[0].excess, _order(each[0])))
+    if not agreement.holds:
+        remedy = "Look at that output, or state a wider tolerance in the catalogue"
+        raise GateError(_subject(job), f"{what}: {agreement} ({name})", remedy)
 
 
 def observe(job: Job) -> Observed | None:
@@ -134,9 +143,12 @@ def half_inputs(job: Job) -> dict[str, Arrays]:
     """Give the inputs that an FP16 graph is observed on, by the name of their case."""
     corners = probes.corners(job.mode)
     alone = {**corners[-1], "batch": job.mode.batch.min}
-    real = real_inputs(job)
-    single = {name: feed for name, feed in real.items() if len(next(iter(feed.values()))) == 1}
-    return random_inputs(job, [corners[0], alone]) | (single or real)
+    return random_inputs(job, [corners[0], alone]) | single_inputs(real_inputs(job))
+
+
+def single_inputs(inputs: dict[str, Arrays]) -> dict[str, Arrays]:
+    """Choose the inputs of one item; all where there are none."""
+    return {name: feed for name, feed in inputs.items() if len(next(iter(feed.values()))) == 1} or inputs
 
 
 def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arrays]:
@@ -160,12 +172,14 @@ def real_inputs(job: Job) -> dict[str, Arrays]:
         }
 
 
-def _refuse_beyond_tolerance(job: Job, what: str, cases: Iterable[GateCase]) -> None:
-    found = [(agreement, case.name) for case in cases for agreement in case.parity]
-    agreement, name = max(found, key=lambda each: (each[0].excess, _order(each[0])))
-    if not agreement.holds:
-        remedy = "Look at that output, or state a wider tolerance in the catalogue"
-        raise GateError(_subject(job), f"{what}: {agreement} ({name})", remedy)
+def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> list[Arrays]:
+    try:
+        return compiler.run(engine, feeds)
+    except Exception as error:
+        # The libraries' exceptions share no base but Exception; an engine that fails on valid inputs is a wrong one.
+        said = " ".join(str(error).split())
+        remedy = "Build it again with --force, and report the graph if it stays"
+        raise GateError(_subject(job), f"the engine does not run on inputs of its profile ({said})", remedy) from error
 
 
 def _order(agreement: Agreement) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from contract import digest
 from contract.arch import Arch
-from contract.catalogue import Extent, Family, Mode, Tensor
+from contract.catalogue import INT8, Extent, Family, Mode, Tensor
 from contract.graph import GraphRecord
 from contract.manifest import BoundTensor
 
@@ -25,6 +25,8 @@ class Job:
     mode: Mode
     arch: Arch
     precision: str
+    quantised: Path | None = None
+    """The INT8 graph while it is being compiled: build makes it, of the graph in FP32."""
 
     @property
     def name(self) -> str:
@@ -34,7 +36,12 @@ class Job:
     @property
     def graph(self) -> Path:
         """Give the ONNX file to compile."""
-        return self.folder / self.record.graphs[self.precision].file
+        return self.quantised or self.folder / self.record.graphs[self.exported].file
+
+    @property
+    def exported(self) -> str:
+        """Name the precision of the exported graph that the engine is made of."""
+        return "fp32" if self.precision == INT8 else self.precision
 
     @property
     def reference(self) -> Path:
@@ -48,7 +55,7 @@ class Job:
     def key_parts(self, compiler: str, toolchain: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
         """List all that decides the engine; the same parts, the same engine."""
         return {
-            "graph": self.record.graphs[self.precision].sha256,
+            "graph": self.record.graphs[self.exported].sha256,
             "reference": self.record.graphs["fp32"].sha256,
             "arch": self.arch.value,
             "mode": self.mode.name,

@@ -1,6 +1,7 @@
 """ONNX Runtime: optimises a graph offline for any x86-64, for the embedded server and Triton's onnxruntime backend."""
 
 import errno
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ PLATFORM = "embedded"
 RUNS_HERE = True
 # The highest level would also choose layouts for this very processor; this one is right on every x86-64.
 _LEVEL = "ORT_ENABLE_EXTENDED"
+QUANTISED = ("MatMul", "Gemm")
 AS_WRITTEN = "ORT_DISABLE_ALL"
 _QUIET = 3
 _REMEDY = "Run `python -m export --force` again, and report the graph if it stays"
@@ -84,6 +86,47 @@ def run_as_written(graph: Path, inputs: list[dict[str, Any]]) -> list[dict[str, 
     """Run a graph node by node as export wrote it: the reference that the gate holds every engine against."""
     opened = session(graph, AS_WRITTEN)
     return [run_session(opened, feed) for feed in inputs]
+
+
+def quantise(
+    graph: Path, target: Path, nodes: list[str], inputs: list[dict[str, Any]], *, symmetric: bool, seven_bits: bool
+) -> None:
+    """Write a graph in FP32 with some of its products in INT8 between quantise and dequantise nodes.
+
+    Weights are held by channel; activations by their range on the inputs, `symmetric` around zero in signed
+    bytes or in unsigned ones with a zero point.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415
+
+    # It advises by way of warnings, about steps that are not wanted here.
+    logging.disable(logging.WARNING)
+    try:
+        quantize_static(
+            graph,
+            target,
+            _Calibration(inputs),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            reduce_range=seven_bits,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class _Calibration:
+    """Hands inputs out one by one: onnxruntime.quantization.CalibrationDataReader by its form."""
+
+    def __init__(self, inputs: list[dict[str, Any]]) -> None:
+        self._left = iter(inputs)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Give the next inputs, None after the last."""
+        return next(self._left, None)
 
 
 def run_session(opened: Any, inputs: dict[str, Any]) -> dict[str, Any]:

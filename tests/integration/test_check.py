@@ -59,3 +59,13 @@ def test_no_graphs(tmp_path: Path) -> None:
     result = _check(tmp_path)
     assert result.returncode == 30
     assert "no graph was exported there" in result.stderr
+
+
+def test_int8_is_refused_for_turing(tmp_path: Path) -> None:
+    export(tmp_path / "onnx", "am_en_standard")
+    result = _check(tmp_path, "--arch", "sm75", "--precision", "int8")
+    assert (result.returncode, result.stdout) == (31, "")
+    assert result.stderr == (
+        "error: --precision int8: what is not quantised is multiplied in FP32, which TensorRT-RTX cannot do on Turing. "
+        "Leave it out for sm75.\n"
+    )

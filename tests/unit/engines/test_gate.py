@@ -39,13 +39,13 @@ diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embe
 
 
 def perturbed(content: bytes, share: float) -> onnx.ModelProto:
-    """Change every weight of a graph by a share of itself, at random."""
+    """Change every weight of a graph by a share of itself, at random; constants of a few numbers are no weights."""
     model = onnx.load_from_string(content)
     generator = np.random.default_rng(3)
     constants = [each.t for node in model.graph.node for each in node.attribute if each.HasField("t")]
     for tensor in (*model.graph.initializer, *constants):
         values = numpy_helper.to_array(tensor)
-        if np.issubdtype(values.dtype, np.floating):
+        if np.issubdtype(values.dtype, np.floating) and values.size > 16:
             changed = values * (1.0 + share * generator.standard_normal(values.shape))
             tensor.CopyFrom(numpy_helper.from_array(changed.astype(values.dtype), tensor.name))
     return model
@@ -88,6 +88,18 @@ def test_weights_off_by_a_hundredth_fail(tmp_path: Path) -> None:
     engine = tmp_path / "perturbed.onnx"
     onnx.save(perturbed(network("decoder_standard"), 0.01), engine)
     with pytest.raises(GateError, match=r"^decoder_standard batch for cpu: the engine differs from its graph: scores"):
+        _checked(job, engine)
+
+
+def test_an_engine_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "body_standard")
+    model = onnx.load_from_string(network("body_standard"))
+    # Adds what has as many bands as features have, not as many as the encoder.
+    model.graph.node[0].output[0] = "sliced"
+    model.graph.node.append(onnx.helper.make_node("Add", ["sliced", "features"], ["encoder_out"], name="planted"))
+    engine = tmp_path / "broken.onnx"
+    onnx.save(model, engine)
+    with pytest.raises(GateError, match=r"^body_standard batch for cpu: the engine does not run on .*planted"):
         _checked(job, engine)
 
 
