@@ -12,6 +12,7 @@ from build.compilers import compiler
 from build.compilers.onnxruntime import run_session, session
 from build.engines import plan
 from build.job import Job
+from build.options import Options
 from contract.arch import Arch
 from contract.catalogue import INT8
 
@@ -62,5 +63,5 @@ def _engine(job: Job) -> Any:
     cpu = compiler(None, Arch.CPU)
     with tempfile.TemporaryDirectory() as folder, quantisation.prepared(job, cpu.NAME) as ready:
         target = Path(folder) / cpu.FILE
-        cpu.compile(ready, target)
+        cpu.compile(ready, target, Options())
         return session(target)

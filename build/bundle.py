@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 from build import gate, keys, quantisation, report, store, words
 from build.compilers import Compiler, compiler
 from build.job import Job
+from build.options import Options
 from contract import digest, files, verification
 from contract.agreement import closest
 from contract.arch import Arch
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
-from contract.manifest import MANIFEST_FILE, Accuracy, BundleManifest, Change, EngineRecord, Gate, load
+from contract.manifest import MANIFEST_FILE, Accuracy, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
 UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
@@ -34,6 +35,7 @@ class Target:
     arch: Arch
     compiler: Compiler
     store: Path
+    options: Options = field(default_factory=Options)
     force: bool = False
     processes: int = 1
     """How many engines are made at once; on a GPU one, since timing tactics beside another build misleads it."""
@@ -70,15 +72,15 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
     return [
         Step(
             job=job,
-            parts=job.key_parts(target.compiler.NAME, toolchain, _options(target.compiler, job)),
+            parts=job.key_parts(target.compiler.NAME, toolchain, _options(target, job)),
             known=old.get((job.record.model, job.mode.name)),
         )
         for job in jobs
     ]
 
 
-def _options(chosen: Compiler, job: Job) -> dict[str, Any]:
-    return chosen.options() | quantisation.options(job, chosen.NAME)
+def _options(target: Target, job: Job) -> dict[str, Any]:
+    return target.compiler.options(target.options) | quantisation.options(job, target.compiler.NAME)
 
 
 def source(target: Target, step: Step) -> str | None:
@@ -97,6 +99,7 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
     report and its signature. Raises GraphError, CompileError or GateError, and then leaves the old bundle untouched;
     what was built before the failure is in the store.
     """
+    target.compiler.prepare(target.options)
     planned = steps(target, jobs)
     # A folder that nobody may write to is better found before hours of building than after.
     target.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +183,7 @@ class _Order:
     platform: str
     toolchain: dict[str, str]
     compiler: str
+    options: Options
     bundle: Path
     store: Path
     force: bool
@@ -192,6 +196,7 @@ def _obtained(target: Target, toolchain: dict[str, str], planned: Sequence[Step]
             platform=target.platform.name,
             toolchain=toolchain,
             compiler=target.compiler.NAME,
+            options=target.options,
             bundle=target.folder,
             store=target.store,
             force=target.force,
@@ -239,9 +244,9 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with quantisation.prepared(job, chosen.NAME) as ready:
-        inputs, outputs = chosen.compile(ready, path)
+        compiled = chosen.compile(ready, path, order.options)
     seconds = time.monotonic() - started
-    _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
+    _check_tensors(job, {tensor.name: tensor.type for tensor in (*compiled.inputs, *compiled.outputs)})
     return EngineRecord(
         model=job.record.model,
         family=job.record.family,
@@ -255,13 +260,22 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
         compiler=chosen.NAME,
         precision=job.precision,
         max_batch=job.mode.batch.max,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=compiled.inputs,
+        outputs=compiled.outputs,
         dims=job.record.dims,
         parameters=job.record.parameters,
         build_seconds=round(seconds, 3),
         gate=gate.check(job, chosen, path),
+        profiles=compiled.profiles,
+        device_memory_bytes=compiled.device_memory_bytes,
+        built_on=chosen.host(),
+        files=tuple(_bundle_file(staging, each) for each in compiled.files),
     )
+
+
+def _bundle_file(folder: Path, path: Path) -> BundleFile:
+    file = path.relative_to(folder).as_posix()
+    return BundleFile(file=file, sha256=digest.of_file(path), size_bytes=path.stat().st_size)
 
 
 def _run(manifest: BundleManifest, built: Sequence[Place]) -> report.Run:

@@ -15,6 +15,7 @@ from build.bundle import UNCHANGED, Target, make
 from build.compilers import compiler
 from build.engines import plan
 from build.job import Job
+from build.options import Options
 from contract import command_line
 from contract.arch import Arch
 from contract.catalogue import INT8
@@ -88,7 +89,7 @@ def check(
     """Compile every graph for an architecture; one that fails keeps no other from being tried."""
     rtx = compiler(COMPILER, arch)
     place = platform(rtx.PLATFORM)
-    rtx.check(arch, place)
+    rtx.check(arch, place, Options())
     target = Target(
         folder=out / place.name / arch.value,
         platform=place,

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from build import bundle, keys, results, store
+from build import bundle, keys, preflight, results, store
 from build.bundle import Step, Target
 from build.compilers import COMPILERS, Compiler, compiler
 from build.job import Job
+from build.options import GIBIBYTE, Options
 from build.quantisation import check_precision
 from build.results import BundleResult, EngineResult
-from contract import command_line, graph
+from contract import command_line, compatibility, graph
 from contract.arch import Arch
 from contract.catalogue import INT8, MODES, OPERATING_POINTS, Model, catalogue, models
 from contract.errors import BuildError, CompilerUnavailableError, GraphError, SettingError
@@ -40,6 +41,10 @@ class Request:
     mode: str | None = None
     precision: str | None = None
     processes: int = 1
+    compatibility: str = compatibility.NONE
+    version_compatible: bool = False
+    workspace_gib: float = 4.0
+    optimization_level: int = 3
     force: bool = False
     dry_run: bool = False
 
@@ -59,6 +64,28 @@ class Request:
 @click.option("--jobs", "processes", type=click.IntRange(min=1), default=1, show_default=True, help="Engines at once.")
 @click.option(
     "--precision", type=click.Choice([INT8]), help="Quantise what gains by it. [default: the precision of the compiler]"
+)
+@click.option(
+    "--compatibility",
+    type=click.Choice(compatibility.LEVELS),
+    default=compatibility.NONE,
+    show_default=True,
+    help="Which other GPUs a plan is for: TensorRT gives up some speed for it.",
+)
+@click.option("--version-compatible", is_flag=True, help="Make plans that later TensorRT versions load, if asked to.")
+@click.option(
+    "--workspace-gib",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="The most device memory that one operation of a plan may take for itself.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    default=3,
+    show_default=True,
+    help="How long TensorRT searches for fast kernels.",
 )
 @click.option("--force", is_flag=True, help="Build again what is unchanged.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and why, and build nothing.")
@@ -117,13 +144,22 @@ def target_of(request: Request, arch: Arch) -> Target:
     """Say where an architecture's bundle goes and what makes it; raise CompilerUnavailableError where nothing can."""
     chosen = compiler(request.compiler, arch)
     place = platform(request.platform or chosen.PLATFORM)
-    chosen.check(arch, place)
+    kept = request.store or request.out.parent / store.NAME
+    options = Options(
+        workspace_bytes=int(request.workspace_gib * GIBIBYTE),
+        optimization_level=request.optimization_level,
+        compatibility=request.compatibility,
+        version_compatible=request.version_compatible,
+        timing=kept / "timing",
+    )
+    chosen.check(arch, place, options)
     return Target(
         folder=request.out / place.name / arch.value,
         platform=place,
         arch=arch,
         compiler=chosen,
-        store=request.store or request.out.parent / store.NAME,
+        store=kept,
+        options=options,
         force=request.force,
         processes=request.processes,
     )
@@ -152,6 +188,10 @@ def preview(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
 def build(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
     """Make the bundle and say what became of every engine."""
     found: list[EngineResult] = []
+    preflight.check_disk(jobs, target.store)
+    if target.compiler.NAME == "tensorrt":
+        preflight.check_memory(jobs, target.options)
+        print(f"build {target.arch.value} on {preflight.gpu()}", file=sys.stderr, flush=True)
 
     def say(job: Job, record: EngineRecord, outcome: str) -> None:
         found.append(_result(record, outcome))

@@ -1,7 +1,8 @@
 """Reads model_repository/*/model.toml, the one truth about every model, into frozen values."""
 
+import itertools
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from contract.fields import Fields
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
 OPERATING_POINTS = ("standard", "enhanced")
 MODES = ("batch", "realtime")
+BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
 INT8 = "int8"
@@ -80,11 +82,24 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """The optimisation profile of a mode: the batch axis and every axis whose size changes."""
+    """What a mode asks of an engine: the batch axis and every axis whose size changes."""
 
     name: str
     batch: Extent
     axes: dict[str, Extent]
+    splits: tuple[dict[str, Extent], ...] = ()
+    """The axes that each optimisation profile narrows, where the catalogue lists several."""
+
+    def profiles(self) -> tuple["Mode", ...]:
+        """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""
+        return tuple(
+            replace(self, batch=split.get(BATCH, self.batch), axes={**self.axes, **_without_batch(split)}, splits=())
+            for split in self.splits or ({},)
+        )
+
+    def extents(self) -> dict[str, Extent]:
+        """Give every axis, the batch included, by name."""
+        return {BATCH: self.batch, **self.axes}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -301,17 +316,49 @@ def _tolerance(fields: Fields) -> Tolerance:
 
 
 def _mode(name: str, fields: Fields) -> Mode:
-    fields.only("batch", "axes")
+    fields.only(BATCH, "axes", "profiles")
     axes = fields.table("axes")
-    return Mode(
+    mode = Mode(
         name=name,
-        batch=_extent(fields.table("batch")),
+        batch=_extent(fields.table(BATCH)),
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
     )
+    if not fields.has("profiles"):
+        return mode
+    splits = tuple(_split(table, mode.extents()) for table in fields.tables("profiles"))
+    _check_coverage(fields, mode, splits)
+    return replace(mode, splits=splits)
 
 
-def _extent(fields: Fields) -> Extent:
-    fields.only("min", "opt", "max", "buckets")
+def _split(fields: Fields, whole: dict[str, Extent]) -> dict[str, Extent]:
+    fields.only(*whole)
+    found = {axis: _extent(fields.table(axis), "min", "opt", "max") for axis in fields.names()}
+    for axis, part in found.items():
+        if part.min < whole[axis].min or part.max > whole[axis].max:
+            raise fields.wrong(axis, f"a profile lies between {whole[axis].min} and {whole[axis].max}")
+    return found
+
+
+def _check_coverage(fields: Fields, mode: Mode, splits: tuple[dict[str, Extent], ...]) -> None:
+    # A size that a client may send and no profile holds would be refused by the server, request by request.
+    if not splits:
+        raise fields.wrong("profiles", "one at least is wanted; without the field the mode is one profile")
+    whole = mode.extents()
+    narrowed = [axis for axis in whole if any(axis in split for split in splits)]
+    sizes = [sorted({whole[axis].min, *whole[axis].buckets, whole[axis].max}) for axis in narrowed]
+    for point in itertools.product(*sizes):
+        at = dict(zip(narrowed, point, strict=True))
+        if not any(all(part.min <= at[axis] <= part.max for axis, part in split.items()) for split in splits):
+            where = ", ".join(f"{axis} {size}" for axis, size in at.items())
+            raise fields.wrong("profiles", f"none of them holds {where}")
+
+
+def _without_batch(split: dict[str, Extent]) -> dict[str, Extent]:
+    return {axis: extent for axis, extent in split.items() if axis != BATCH}
+
+
+def _extent(fields: Fields, *known: str) -> Extent:
+    fields.only(*(known or ("min", "opt", "max", "buckets")))
     buckets = fields.items("buckets", int) if fields.has("buckets") else ()
     extent = Extent(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
     if not 0 < extent.min <= extent.opt <= extent.max:

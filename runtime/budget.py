@@ -43,13 +43,16 @@ class Budget:
 
 
 def estimate(selection: Selection) -> Budget:
-    """Add up what a selection takes: engines, an execution context an instance, the states of every stream."""
+    """Add up what a selection takes: engines, an execution context an instance and profile, the states of streams."""
     counted = [(choice, instances(choice.model.family.triton)) for choice in selection.chosen]
     states = {choice.model.name: _states(choice) for choice in selection.chosen}
     no_context = {choice.model.name for choice in selection.chosen if choice.record.device_memory_bytes is None}
     return Budget(
         engine_bytes=sum(choice.record.size_bytes * count for choice, count in counted),
-        context_bytes=sum((choice.record.device_memory_bytes or 0) * count for choice, count in counted),
+        context_bytes=sum(
+            (choice.record.device_memory_bytes or 0) * max(1, len(choice.record.profiles)) * count
+            for choice, count in counted
+        ),
         state_bytes=sum(size or 0 for size in states.values()),
         unknown=tuple(sorted(no_context | {name for name, size in states.items() if size is None})),
     )

@@ -108,7 +108,7 @@ def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
         "input": _tensors(model.family.inputs, record.inputs, batched=record.max_batch > 0),
         "output": _tensors(model.family.outputs, record.outputs, batched=record.max_batch > 0),
         **model.family.triton,
-        "instance_group": _instances(model.family, target.arch),
+        "instance_group": _instances(model.family, record, target.arch),
     }
     capability = target.arch.capability
     if capability is not None:
@@ -180,8 +180,11 @@ def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _instances(family: Family, arch: Arch) -> list[Config]:
+def _instances(family: Family, record: EngineRecord, arch: Arch) -> list[Config]:
     default: Config = {"count": 1, "kind": "KIND_CPU" if arch is Arch.CPU else "KIND_GPU"}
+    if len(record.profiles) > 1:
+        # Unless told of the others, Triton serves the first profile alone and refuses what only they hold.
+        default["profile"] = [str(index) for index in range(len(record.profiles))]
     return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
 
 

@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from build.job import Job, Tensors
+from build import preflight
+from build.compilers import Compiled
+from build.job import Job
+from build.options import Options
 from contract.arch import Arch
 from contract.errors import CompileError, CompilerUnavailableError
 from contract.manifest import BoundTensor
@@ -26,8 +29,8 @@ _REMEDY = "Run `python -m export --force` again, and report the graph if it stay
 _TYPES = {"tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(int32)": "INT32"}
 
 
-def check(arch: Arch, platform: Platform) -> None:
-    """Refuse architectures other than the CPU and platforms whose server has no such backend."""
+def check(arch: Arch, platform: Platform, wanted: Options) -> None:
+    """Refuse architectures other than the CPU, platforms whose server has no such backend, and TensorRT's choices."""
     if arch is not Arch.CPU:
         raise CompilerUnavailableError(
             f"--compiler {NAME}", f"it makes engines for the CPU, not for {arch.value}", "Leave --compiler out"
@@ -38,6 +41,7 @@ def check(arch: Arch, platform: Platform) -> None:
             "its server runs no CPU engines",
             f"Use --platform {PLATFORM}",
         )
+    wanted.refuse_unless_default(NAME)
 
 
 def precision() -> str:
@@ -52,12 +56,21 @@ def toolchain() -> dict[str, str]:
     return {"onnxruntime": onnxruntime.__version__}
 
 
-def options() -> dict[str, Any]:
+def host() -> dict[str, str]:
+    """Name the processor."""
+    return {"processor": preflight.processor()}
+
+
+def prepare(wanted: Options) -> None:
+    """Nothing is needed."""
+
+
+def options(wanted: Options) -> dict[str, Any]:  # noqa: ARG001 - the protocol's form
     """Give the optimisation level."""
     return {"graph_optimization_level": _LEVEL}
 
 
-def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's verb
+def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001, ARG001 - the protocol's verb and form
     """Write the optimised graph and read its tensors back from it."""
     import onnxruntime  # noqa: PLC0415
 
@@ -73,7 +86,7 @@ def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's v
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise CompileError(job.name, f"ONNX Runtime refuses the graph ({_one_line(error)})", _REMEDY) from error
     made = session(target)
-    return tuple(map(_bound, made.get_inputs())), tuple(map(_bound, made.get_outputs()))
+    return Compiled(inputs=tuple(map(_bound, made.get_inputs())), outputs=tuple(map(_bound, made.get_outputs())))
 
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

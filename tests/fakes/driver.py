@@ -14,6 +14,7 @@ import pytest
 FAKES = Path(__file__).parent
 ROOT = FAKES.parents[1]
 LIBRARIES = {"libcuda.so.1": "libcuda.c", "libnvidia-ml.so.1": "libnvidia_ml.c"}
+RUNTIME = ("libcudart.so", "libcudart.c")
 
 
 def card(name: str, capability: str, mebibytes: int, mig: int = -1) -> dict[str, str]:
@@ -43,10 +44,23 @@ needs_bindings = pytest.mark.skipif(
 def fake_driver(folder: Path, driver: str = "580.65.06", **macros: str) -> Path:
     """Compile a driver; give the folder to put on LD_LIBRARY_PATH. NVML is a number to fail with, 0, or "absent"."""
     values = {"INIT": "0", "CUDA": "13000", "GPUS": "1", "NVML": "0", "DRIVER": f'"{driver}"', **T4, **macros}
+    values.setdefault("FREE", values["MEBIBYTES"])
     flags = tuple(f"-D{name}={value}" for name, value in values.items())
     for library, source in LIBRARIES.items():
         if library == "libcuda.so.1" or values["NVML"] != "absent":
             (folder / library).write_bytes(_compiled(source, flags))
+    return folder
+
+
+def build_host(folder: Path, tensorrt: str, **macros: str) -> Path:
+    """Make a host that builds engines: a driver, a CUDA runtime and a TensorRT of a version; give its folder."""
+    fake_driver(folder, **macros)
+    name, source = RUNTIME
+    (folder / name).write_bytes(_compiled(source, ()))
+    package = folder / "packages" / "tensorrt"
+    package.mkdir(parents=True)
+    script = "import sys\nfrom tests.fakes.tensorrt import install\n"
+    (package / "__init__.py").write_text(f"{script}install(sys.modules[__name__], {tensorrt!r})\n")
     return folder
 
 
@@ -63,7 +77,8 @@ def python(
     library: Path | None, *arguments: str, cwd: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with a made-up driver, from the root or elsewhere."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LD_LIBRARY_PATH": str(library or "")}
+    packages = [str(ROOT), *([str(library / "packages")] if library else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages), "LD_LIBRARY_PATH": str(library or "")}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     return subprocess.run(
         [sys.executable, *arguments], env=environment | variables, capture_output=True, text=True, cwd=cwd, check=False

@@ -66,10 +66,31 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) {
     return device < GPUS ? SUCCESS : INVALID_VALUE;
 }
 
+/* A context is any address but zero. */
+static void *current;
+
+CUresult cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = &current;
+    return device < GPUS ? SUCCESS : INVALID_VALUE;
+}
+
+CUresult cuDevicePrimaryCtxRelease_v2(int device) { return device < GPUS ? SUCCESS : INVALID_VALUE; }
+CUresult cuCtxPushCurrent_v2(void *context) { return current = context, SUCCESS; }
+CUresult cuCtxPopCurrent_v2(void **context) { return *context = current, current = NULL, SUCCESS; }
+
+CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
+    *free = (size_t)FREE << 20;
+    *total = (size_t)MEBIBYTES << 20;
+    return current ? SUCCESS : INVALID_VALUE;
+}
+
 CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags, int *found) {
     (void)version, (void)flags;
-    const char *name = strcmp(symbol, "cuDeviceTotalMem") ? symbol : "cuDeviceTotalMem_v2";
-    *function = dlsym(dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD), name);
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    char name[128];
+    snprintf(name, sizeof name, "%s_v2", symbol);
+    *function = dlsym(library, name);
+    if (!*function) *function = dlsym(library, symbol);
     if (found) *found = *function ? 0 : 1;
     return *function ? SUCCESS : NOT_FOUND;
 }

@@ -123,3 +123,9 @@ def test_a_map_is_a_list_of_pairs() -> None:
 @pytest.mark.parametrize("text", ["", 'all of " \\ \n \r \t \0 \x1f \x7f', "▁größe 日本 🎙", "\\n is no line break"])
 def test_strings_survive(text: str) -> None:
     assert read_back({"name": text}).name == text
+
+
+def test_several_profiles_are_in_tritons_schema() -> None:
+    group = {"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}
+    parsed = read_back({"name": "body_standard", "instance_group": [group]})
+    assert list(parsed.instance_group[0].profile) == ["0", "1"]

@@ -16,6 +16,7 @@ from build.compilers import compiler, tensorrt_rtx
 from build.compilers.onnxruntime import run_session, session
 from build.engines import plan
 from build.job import Job
+from build.options import Options
 from contract import manifest
 from contract.arch import Arch
 from contract.catalogue import INT8
@@ -173,13 +174,13 @@ def test_targets_without_int8(name: str, arch: Arch, sentence: str) -> None:
 def test_a_quantised_graph_compiles_for_a_gpu(tmp_path: Path) -> None:
     job = replace(_job(tmp_path), arch=Arch.SM80)
     with quantisation.prepared(job, tensorrt_rtx.NAME) as ready:
-        inputs, outputs = tensorrt_rtx.compile(ready, tmp_path / "model.rtx")
+        made = tensorrt_rtx.compile(ready, tmp_path / "model.rtx", Options())
         assert (tmp_path / "model.rtx").stat().st_size > 10_000
-        assert [each.name for each in (*inputs, *outputs)] == [
+        assert [each.name for each in (*made.inputs, *made.outputs)] == [
             each.name for each in (*job.family.inputs, *job.family.outputs)
         ]
         with pytest.raises(CompileError, match="multiplies matrices in FP32"):
-            tensorrt_rtx.compile(replace(ready, arch=Arch.SM75), tmp_path / "model.rtx")
+            tensorrt_rtx.compile(replace(ready, arch=Arch.SM75), tmp_path / "model.rtx", Options())
 
 
 def test_both_precisions_are_timed_in_turns(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from onnx import numpy_helper
 
 from build import words
 from build.bundle import Target, make
-from build.compilers import onnxruntime
-from build.job import Job, Tensors
+from build.compilers import Compiled, onnxruntime
+from build.job import Job
+from build.options import Options
 from contract import manifest
 from contract.arch import Arch
 from contract.errors import GateError
@@ -76,8 +77,8 @@ def test_engines_that_lose_words_make_no_bundle(graphs: Path, monkeypatch: pytes
     speak(graphs, "body_standard", *TEXTS)
     compiled = onnxruntime.compile
 
-    def compile_wrongly(job: Job, target: Path) -> Tensors:
-        found = compiled(job, target)
+    def compile_wrongly(job: Job, target: Path, wanted: Options) -> Compiled:
+        found = compiled(job, target, wanted)
         if job.record.family == "body":
             _deafened(target)
         return found

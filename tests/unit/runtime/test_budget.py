@@ -8,6 +8,7 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import catalogue
+from contract.manifest import Shapes
 from contract.platform import platform
 from runtime.budget import Budget, estimate
 from runtime.bundles import Bundle
@@ -39,6 +40,15 @@ def test_one_instance_each() -> None:
 def test_each_instance_has_its_own_weights(groups: list[dict[str, Any]]) -> None:
     found = estimate(selection(instance_group=groups))
     assert (found.engine_bytes, found.context_bytes) == (3 * 1000 + 3000, 3 * 70 + 210)
+
+
+def test_each_profile_has_its_own_context() -> None:
+    found = selection()
+    body = next(choice for choice in found.chosen if choice.model.family.name == "body")
+    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
+    two = dataclasses.replace(body, record=dataclasses.replace(body.record, profiles=(profile, profile)))
+    chosen = tuple(two if choice is body else choice for choice in found.chosen)
+    assert estimate(dataclasses.replace(found, chosen=chosen)).context_bytes == 280 + 70
 
 
 def test_an_engine_that_does_not_tell_its_context() -> None:

@@ -14,9 +14,9 @@ import contract.verification
 from contract.arch import Arch
 from contract.catalogue import catalogue
 from contract.errors import BundleError, CatalogueError, OutputError, SettingError
-from contract.manifest import BoundTensor, BundleManifest
+from contract.manifest import BoundTensor, BundleManifest, Shapes
 from contract.platform import platform
-from runtime import repository
+from runtime import pbtxt, repository
 from runtime.bundles import Bundle
 from runtime.selection import Choice, Selection, Target, select
 from tests.unit.runtime import synthetic
@@ -261,6 +261,19 @@ def test_the_catalogue_sets_instances(tmp_path: Path) -> None:
     chosen = with_triton(selection(bundle(tmp_path)), "body_standard", instance_group=[{"count": 2}])
     config = repository.configurations(chosen, threads=1)["body_standard"]
     assert config["instance_group"] == [{"count": 2, "kind": "KIND_CPU"}]
+
+
+def test_every_profile_of_an_engine_is_served(tmp_path: Path) -> None:
+    chosen = selection(bundle(tmp_path, A10), A10)
+    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
+    for profiles, group in (((profile,), {}), ((profile, profile), {"profile": ["0", "1"]})):
+        choices = [
+            dataclasses.replace(choice, record=dataclasses.replace(choice.record, profiles=profiles))
+            for choice in chosen.chosen
+        ]
+        configs = repository.configurations(dataclasses.replace(chosen, chosen=tuple(choices)), threads=1)
+        assert configs["body_standard"]["instance_group"] == [{"count": 1, "kind": "KIND_GPU", **group}]
+        assert pbtxt.render(configs["body_standard"]).count("profile") == len(group)
 
 
 def test_the_catalogue_may_not_say_a_fact_twice(tmp_path: Path) -> None:
