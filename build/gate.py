@@ -17,7 +17,7 @@ from build.compilers import onnxruntime as reference
 from build.job import Job
 from contract import probes
 from contract.agreement import Agreement, compare, difference, worst
-from contract.errors import GateError
+from contract.errors import BuildError, GateError
 from contract.graph import SAMPLES_FILE
 from contract.manifest import FP16_LIMIT, NOT_RUN, PASSED, Activation, Figure, Gate, GateCase
 
@@ -175,6 +175,8 @@ def real_inputs(job: Job) -> dict[str, Arrays]:
 def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> list[Arrays]:
     try:
         return compiler.run(engine, feeds)
+    except BuildError:
+        raise
     except Exception as error:
         # The libraries' exceptions share no base but Exception; an engine that fails on valid inputs is a wrong one.
         said = " ".join(str(error).split())
