@@ -42,7 +42,7 @@ POINTS = (
         body=BodyConfig(layers=9),
         decoder=DecoderConfig(layers=2),
         diarization=DiarizationConfig(),
-        recogniser_minutes=95.0,
+        recogniser_minutes=63.0,
         speakers_minutes=6.0,
         peak_learning_rate=6.0e-4,
         warm_up_steps=200,
