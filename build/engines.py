@@ -190,7 +190,7 @@ def build(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
     found: list[EngineResult] = []
     preflight.check_disk(jobs, target.store)
     if target.compiler.NAME == "tensorrt":
-        preflight.check_memory(jobs, target.options)
+        preflight.check_memory(_to_build(target, jobs), target.options)
         print(f"build {target.arch.value} on {preflight.gpu()}", file=sys.stderr, flush=True)
 
     def say(job: Job, record: EngineRecord, outcome: str) -> None:
@@ -245,6 +245,10 @@ def plan(
 def main() -> None:
     """Run the command line."""
     command_line.run(command)
+
+
+def _to_build(target: Target, jobs: Sequence[Job]) -> list[Job]:
+    return [step.job for step in bundle.steps(target, jobs) if bundle.source(target, step) is None]
 
 
 def _select(names: tuple[str, ...], operating_point: str | None) -> list[Model]:

@@ -92,8 +92,10 @@ def check_disk(jobs: Iterable[Job], folder: Path) -> None:
 
 
 def check_memory(jobs: Iterable[Job], options: Options) -> None:
-    """Raise CompilerUnavailableError unless the GPU has room for the largest of the jobs."""
-    largest = max((_graph_bytes(job) for job in jobs), default=0)
+    """Raise CompilerUnavailableError unless the GPU has room for the largest of the jobs; none needs no room."""
+    largest = max((_graph_bytes(job) for job in jobs), default=None)
+    if largest is None:
+        return
     wanted = options.workspace_bytes + _MEMORY_PER_GRAPH * largest + _CUDA_CONTEXT_BYTES
     found, driver = gpu(), _driver()
     if found is None or driver is None:

@@ -10,7 +10,7 @@ import pytest
 
 from contract import manifest
 from contract.manifest import Shapes
-from tests.fakes.driver import A10, build_host, needs_bindings, python
+from tests.fakes.driver import A10, build_host, fake_driver, needs_bindings, python
 from tests.fakes.tensorrt import NAMES, STAND_INS
 from tests.integration.networks import network
 from tests.unit.engines.exported import export
@@ -240,6 +240,10 @@ def test_a_busy_gpu_is_refused(tmp_path: Path) -> None:
         "workspace. Stop what else runs on it, or lower --workspace-gib."
     )
     assert host.build("--workspace-gib", "1").returncode == 0
+    # A GPU that serves by now is no obstacle when there is nothing to build.
+    fake_driver(host.libraries, **{**A10, "FREE": "512"})
+    assert host.build("--workspace-gib", "1").stderr.count("unchanged") == len(MODELS)
+    assert host.refuses("--workspace-gib", "1", "--force", code=31).startswith("GPU NVIDIA A10: it has 0.5 GiB of 22.1")
 
 
 def test_an_axis_that_the_graph_fixes_is_refused(tmp_path: Path) -> None:
