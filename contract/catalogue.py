@@ -97,6 +97,11 @@ class Family:
         """Say whether the server composes it of other models, so that it has no engine."""
         return bool(self.steps)
 
+    @property
+    def language(self) -> str | None:
+        """Give the language that its name ends in, en of am_en; None for what serves every language."""
+        return self.name.rpartition("_")[2] if "_" in self.name else None
+
     def models(self) -> tuple[str, ...]:
         """Name its models, one an operating point: `body_standard`."""
         return tuple(model_name(self.name, point) for point in self.operating_points)
