@@ -10,6 +10,7 @@ from contract.arch import Arch
 from contract.catalogue import catalogue, models
 from contract.platform import platform
 from runtime import pbtxt, repository
+from runtime.bundles import Bundle
 from runtime.selection import Target, select
 from tests.unit.runtime import synthetic
 
@@ -31,7 +32,7 @@ def configs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made = synthetic.full_manifest(target.arch, target.platform.name)
     folder = synthetic.write(tmp_path_factory.mktemp("bundle"), made)
     assembled = tmp_path_factory.mktemp("serving") / "repository"
-    repository.assemble(select([(folder, made)], catalogue(), target), assembled, threads=2)
+    repository.assemble(select([Bundle(folder=folder, manifest=made)], catalogue(), target), assembled, threads=2)
     files = sorted(assembled.glob("*/config.pbtxt"))
     parsed = {file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()) for file in files}
     return target, parsed

@@ -176,6 +176,30 @@ def test_every_plot_has_a_title_and_every_table_its_headers() -> None:
     assert text.count('<div class="scroll"') == text.count("<table")
 
 
+def _luminance(colour: str) -> float:
+    """Give the relative luminance of WCAG 2."""
+    channels = [
+        int((colour if len(colour) == 6 else "".join(digit * 2 for digit in colour))[index : index + 2], 16) / 255
+        for index in (0, 2, 4)
+    ]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_from_its_ground_in_light_dark_and_print() -> None:
+    """WCAG 2 asks for a contrast of 4.5 between text and ground."""
+    style = (ROOT / "build" / "pages" / "style.css").read_text()
+    palettes = [
+        dict(re.findall(r"--(\w+): #(\w+);", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    assert len(palettes) == 3
+    for palette in palettes:
+        for ground in ("paper", "panel"):
+            for text in ("ink", "soft", "accent", "good", "open", "bad"):
+                dark, light = sorted(_luminance(palette[name]) for name in (ground, text))
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, text)
+
+
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
