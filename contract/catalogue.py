@@ -100,7 +100,7 @@ class Family:
     @property
     def language(self) -> str | None:
         """Give the language that its name ends in, en of am_en; None for what serves every language."""
-        return self.name.rpartition("_")[2] if "_" in self.name else None
+        return language_of(self.name)
 
     def models(self) -> tuple[str, ...]:
         """Name its models, one an operating point: `body_standard`."""
@@ -120,6 +120,11 @@ class Model:
     name: str
     family: Family
     operating_point: str
+
+
+def language_of(family: str) -> str | None:
+    """Give the language that a family's name ends in."""
+    return family.rpartition("_")[2] or None if "_" in family else None
 
 
 def model_name(family: str, operating_point: str) -> str:

@@ -3,8 +3,8 @@
 import base64
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import click
 
 from contract import command_line, files, signature
 from contract.catalogue import OPERATING_POINTS, Family, catalogue
-from contract.errors import LicenceError, SettingError
+from contract.errors import LicenceError, SettingError, VoxwrightError
 from contract.manifest import Signature
+from runtime.preflight import Finding
 from runtime.terms import PLACE, Licence
 
 PRODUCT = "voxwright"
@@ -27,12 +28,42 @@ _SKEW = timedelta(days=1)
 _RENEW = "Ask the vendor for a new licence, and put it in this one's place"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Licensing:
+    """What came of asking for a licence; with neither a licence nor a refusal none is needed."""
+
+    licence: Licence | None = None
+    refusal: VoxwrightError | None = None
+    warnings: tuple[Finding, ...] = ()
+
+    def describe(self, families: Mapping[str, Family]) -> str:
+        """Say in one line what is licensed."""
+        if self.licence is not None:
+            return describe(self.licence, families)
+        return "refused" if self.refusal else f"no licence is needed: there is no vendor's key at {VENDOR_KEY}"
+
+
 def now() -> datetime:
     """Give the time of this machine's clock."""
     return datetime.now(UTC)
 
 
-def obtain(path: Path, vendor_key: Path, clock: Clock = now) -> Licence | None:
+def settle(
+    path: Path, vendor_key: Path, operating_point: str | None, families: Mapping[str, Family], clock: Clock = now
+) -> Licensing:
+    """Find out what is licensed, and whether that is enough for what was asked for."""
+    at = clock()
+    try:
+        licence = obtain(path, vendor_key, at)
+        if licence is None:
+            return Licensing()
+        check_use(licence, path, operating_point, families)
+    except VoxwrightError as error:
+        return Licensing(refusal=error)
+    return Licensing(licence=licence, warnings=tuple(_advise(licence, path, at)))
+
+
+def obtain(path: Path, vendor_key: Path, at: datetime) -> Licence | None:
     """Read a licence and believe it; None where this installation has no vendor's key, so that it needs no licence.
 
     Raise LicenceError for a licence that is absent, unreadable, not the vendor's, changed, of another product or of
@@ -43,7 +74,7 @@ def obtain(path: Path, vendor_key: Path, clock: Clock = now) -> Licence | None:
         return None
     licence = read(path)
     check_signature(licence, path, vendor_key)
-    check_terms(licence, path, clock())
+    check_terms(licence, path, at)
     return licence
 
 
@@ -108,14 +139,6 @@ def describe(licence: Licence, families: Mapping[str, Family]) -> str:
     return f"licensed to {licence.licensee} until {_shown(licence.expires)}: {granted}{rest}"
 
 
-def warning(licence: Licence, at: datetime) -> str | None:
-    """Say that a licence ends within 30 days; None while there is more time."""
-    left = licence.expires - at
-    if left > _WARNING_PERIOD:
-        return None
-    return f"the licence expires on {_shown(licence.expires)}, in {_days(left)}. {_RENEW}."
-
-
 def issue(licence: Licence, key: Path, path: Path) -> Licence:
     """Sign a licence and write it; raise KeyFileError for a key that is no Ed25519 private key."""
     opened = signature.private_key(key)
@@ -138,6 +161,13 @@ def summary(licence: Licence, at: datetime) -> str:
         "signed by key": licence.signature.key if licence.signature else "none",
     }
     return "".join(f"{name:<16}  {text}\n" for name, text in rows.items())
+
+
+def _advise(licence: Licence, path: Path, at: datetime) -> Iterator[Finding]:
+    left = licence.expires - at
+    if left <= _WARNING_PERIOD:
+        found = f"it expires on {_shown(licence.expires)}, in {_days(left)}"
+        yield Finding(subject=str(path), found=found, wanted="a licence for longer", remedy=_RENEW)
 
 
 def _unlicensed(kind: str, wanted: Iterable[str], granted: Iterable[str]) -> str:

@@ -1,4 +1,5 @@
-"""Networks of a few nodes with the catalogue's tensors: wrong about speech, exact about shapes, types and items."""
+"""Networks of a few nodes with the catalogue's tensors: wrong about speech, exact about shapes, types and
+items, and their outputs are log-probabilities and unit vectors as the probe expects."""
 
 import onnx
 import onnx.parser
@@ -21,10 +22,11 @@ _SOURCES = {
         <int64[1] four = {4}>
         {
             wide = Cast <to = 1> (encoder_out)
-            top_log_probs, places = TopK (wide, four)
+            log_probs = LogSoftmax (wide)
+            top_log_probs, places = TopK (log_probs, four)
             top_tokens = Cast <to = 6> (places)
         }""",
-    # A score is the sum of a hypothesis's tokens plus the item's length; a token above 31 is out of bounds.
+    # Minus the sum of a hypothesis's tokens, minus the item's length; a token above 31 is out of bounds.
     "decoder": """
         decoder (float16[b, e, 8] encoder_out, int32[b] encoder_lengths, int32[b, n, l] hypotheses,
                  int32[b, n] hypothesis_lengths) => (float[b, n] scores)
@@ -35,7 +37,8 @@ _SOURCES = {
             sums = ReduceSum <keepdims = 0> (values, last)
             lengths = Cast <to = 1> (encoder_lengths)
             upright = Reshape (lengths, column)
-            scores = Add (sums, upright)
+            together = Add (sums, upright)
+            scores = Neg (together)
         }""",
     "lm": """
         lm (int32[b, n, l] hypotheses, int32[b, n] hypothesis_lengths) => (float[b, n] scores)
@@ -43,7 +46,8 @@ _SOURCES = {
         {
             table = Constant <value = float[32] {TABLE}> ()
             values = Gather (table, hypotheses)
-            scores = ReduceSum <keepdims = 0> (values, last)
+            sums = ReduceSum <keepdims = 0> (values, last)
+            scores = Neg (sums)
         }""",
     "diar": """
         diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
@@ -51,7 +55,8 @@ _SOURCES = {
         {
             bands = Slice (features, from, to, axes)
             wide = Cast <to = 1> (bands)
-            embedding = ReduceMean <axes = [1], keepdims = 0> (wide)
+            mean = ReduceMean <axes = [1], keepdims = 0> (wide)
+            embedding = LpNormalization <axis = -1, p = 2> (mean)
         }""",
 }
 

@@ -60,7 +60,7 @@ def path(keys: Path, tmp_path: Path) -> Path:
 
 
 def obtain(path: Path, keys: Path, at: datetime = MIDDLE) -> Licence:
-    found = licence.obtain(path, keys, lambda: at)
+    found = licence.obtain(path, keys, at)
     assert found is not None
     return found
 
@@ -95,12 +95,12 @@ def test_the_layout_of_the_file_is_not_signed(path: Path, keys: Path) -> None:
 def test_without_a_vendors_key_no_licence_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = tmp_path / "etc" / "vendor.pem"
     monkeypatch.setattr(licence, "VENDOR_KEY", absent)
-    assert licence.obtain(tmp_path / "license.json", absent, lambda: MIDDLE) is None
+    assert licence.obtain(tmp_path / "license.json", absent, MIDDLE) is None
 
 
 def test_a_vendors_key_that_was_named_must_be_there(path: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=r"vendr\.pem: it cannot be read \(No such file or directory\)"):
-        licence.obtain(path, tmp_path / "vendr.pem", lambda: MIDDLE)
+        licence.obtain(path, tmp_path / "vendr.pem", MIDDLE)
 
 
 def test_cryptography_is_missing(path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +229,28 @@ def test_not_yet_valid(path: Path, keys: Path) -> None:
         (timedelta(hours=5), "in 0 days"),
     ],
 )
-def test_a_licence_that_ends_soon(left: timedelta, said: str | None) -> None:
-    expected = said and f"the licence expires on 2027-11-25 00:00 UTC, {said}. {RENEW}."
-    assert licence.warning(TERMS, END - left) == expected
+def test_a_licence_that_ends_soon(path: Path, keys: Path, left: timedelta, said: str | None) -> None:
+    settled = licence.settle(path, keys, None, catalogue(), lambda: END - left)
+    expected = [f"{path}: it expires on 2027-11-25 00:00 UTC, {said}, and a licence for longer is wanted. {RENEW}."]
+    assert [str(warning) for warning in settled.warnings] == (expected if said else [])
+
+
+def test_a_start_settles_it_once(path: Path, keys: Path) -> None:
+    settled = licence.settle(path, keys, "standard", catalogue(), lambda: MIDDLE)
+    assert (settled.refusal, settled.warnings) == (None, ())
+    assert settled.describe(catalogue()).startswith("licensed to Größe & Söhne until ")
+    refused = licence.settle(path, keys, "enhanced", catalogue(), lambda: MIDDLE)
+    assert refused.licence is None
+    assert isinstance(refused.refusal, LicenceError)
+    assert refused.describe(catalogue()) == "refused"
+    assert isinstance(licence.settle(path, path, None, catalogue()).refusal, KeyFileError)
+
+
+def test_no_licence_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(licence, "VENDOR_KEY", Path("/nowhere/vendor.pem"))
+    settled = licence.settle(tmp_path / "license.json", Path("/nowhere/vendor.pem"), "enhanced", catalogue())
+    assert settled == licence.Licensing()
+    assert settled.describe(catalogue()) == "no licence is needed: there is no vendor's key at /nowhere/vendor.pem"
 
 
 POINT_REMEDY = "Ask with SM_OPERATING_POINT for one that is, or the vendor for a licence for this one"
