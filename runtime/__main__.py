@@ -11,7 +11,7 @@ import click
 from contract.catalogue import catalogue
 from contract.platform import Platform
 from runtime import checks, embedded, launch, log, options, repository, shared_memory
-from runtime.decision import Decision, observe
+from runtime.decision import NOT_LOOKED_FOR, Decision, observe
 from runtime.selection import Selection, explain
 from runtime.server import Server
 from runtime.settings import Settings
@@ -61,8 +61,13 @@ def announce(decision: Decision) -> None:
         arch = decision.target.arch.value
         for gpu in decision.sighting.gpus:
             log.say(f"GPU {gpu.name}: serving arch {arch}")
-        if not decision.sighting.gpus:
-            log.say(f"no GPU ({decision.sighting.absence}): serving arch {arch}")
+        absence = decision.sighting.absence
+        if absence:
+            log.say(
+                f"serving arch {arch}, as asked"
+                if absence == NOT_LOOKED_FOR
+                else f"no GPU ({absence}): serving arch {arch}"
+            )
     for warning in decision.warnings:
         log.warn(str(warning))
 

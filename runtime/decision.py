@@ -19,6 +19,7 @@ from runtime.preflight import Finding
 from runtime.selection import Selection, Target
 from runtime.settings import Settings
 
+NOT_LOOKED_FOR = "not looked for, since a platform of the CPU was asked for"
 _UNLICENSED = Licensing()
 
 
@@ -66,7 +67,7 @@ def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
     """Look at this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
     on_cpu = chosen.platform is not None and chosen.platform.cuda is None
     # A platform of the CPU needs no driver: a broken one must not stop it.
-    sighting = Sighting(absence="not looked for") if on_cpu else gpu.detect(environment)
+    sighting = Sighting(absence=NOT_LOOKED_FOR) if on_cpu else gpu.detect(environment)
     families = catalogue()
     licensing = licence.settle(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
     found: tuple[Bundle, ...] = ()

@@ -142,7 +142,7 @@ def test_observe_reads_the_bundles(tmp_path: Path) -> None:
     written(tmp_path, bundle(Arch.CPU, "embedded"))
     decision = observe(settings("--engines", str(tmp_path), "--platform", "embedded"), {})
     assert decision.refusals == ()
-    assert decision.sighting == Sighting(absence="not looked for")
+    assert decision.sighting == Sighting(absence="not looked for, since a platform of the CPU was asked for")
 
 
 def test_bundles_that_cannot_be_read_are_a_refusal_of_the_decision(tmp_path: Path) -> None:
