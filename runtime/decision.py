@@ -65,11 +65,11 @@ class Decision:
 
 def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
     """Look at this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
+    families = catalogue()
+    licensing = licence.settle(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
     on_cpu = chosen.platform is not None and chosen.platform.cuda is None
     # A platform of the CPU needs no driver: a broken one must not stop it.
     sighting = Sighting(absence=NOT_LOOKED_FOR) if on_cpu else gpu.detect(environment)
-    families = catalogue()
-    licensing = licence.settle(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
     found: tuple[Bundle, ...] = ()
     unreadable = None
     try:

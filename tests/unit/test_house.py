@@ -109,6 +109,7 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
         "build.farm",
         "runtime",
         "runtime.doctor",
+        "runtime.licence",
         "runtime.probe",
         "transcriber",
         "training",
