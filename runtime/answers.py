@@ -122,7 +122,8 @@ def _contract(tensor: Tensor, array: Array, asked: Arrays) -> Iterator[tuple[boo
     items = next(iter(asked.values())).shape[0]
     yield array.type == tensor.type, f"is {array.type}, not {tensor.type}"
     rank = 1 + (len(tensor.shape) or 1)
-    yield len(array.shape) == rank and array.shape[0] == items, f"has shape {list(array.shape)} for {items} items"
+    fits = len(array.shape) == rank and array.shape[0] == items and all(size > 0 for size in array.shape)
+    yield fits, f"has shape {list(array.shape)} for {items} items"
     yield all(math.isfinite(value) for value in array.values), "is not finite"
     if tensor.type != "INT32":
         first, *others = array.items()

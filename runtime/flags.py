@@ -39,7 +39,6 @@ _TAKEN = {
     "--exit-on-error": _OURS,
     "--exit-timeout-secs": _OURS,
     "--backend-directory": _OURS,
-    "--allow-client-shm": _OURS,
 }
 
 

@@ -74,10 +74,10 @@ def infer(url: str, model: str, timeout_s: float) -> None:
     except urllib.error.HTTPError as error:
         with error:
             raise ProbeError(subject, f"it fails: {_reason(error)}", _RESTART) from error
-    except _NO_HTTP as error:
+    except (OSError, http.client.HTTPException) as error:
         cause = f"it does not answer within {timeout_s:g} s ({getattr(error, 'reason', error)!s})"
         raise ProbeError(subject, cause, _RESTART) from error
-    except (KeyError, TypeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, struct.error) as error:
         raise ProbeError(subject, "its answer is not one of Triton's", _RESTART) from error
     problem = answers.problem(family, asked, answer)
     if problem is not None:

@@ -120,6 +120,7 @@ BODY = {**READY, "/v2/models/body_standard": (200, json.dumps(METADATA).encode()
         (500, b'{"error":"the stub is dead"}', "it fails: the stub is dead"),
         (503, b"<html>", "it fails: HTTP 503"),
         (200, b"{}", "its answer is not one of Triton's"),
+        (200, b"\x00", "its answer is not one of Triton's"),
     ],
 )
 def test_a_model_that_does_not_answer(status: int, body: bytes, cause: str) -> None:
