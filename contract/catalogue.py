@@ -127,6 +127,11 @@ class Family:
         """Say whether every output states a tolerance for INT8."""
         return all(tensor.tolerance and tensor.tolerance.int8 is not None for tensor in self.outputs)
 
+    @property
+    def language(self) -> str | None:
+        """Give the language that its name ends in, en of am_en; None for what serves every language."""
+        return language_of(self.name)
+
     def models(self) -> tuple[str, ...]:
         """Name its models, one an operating point: `body_standard`."""
         return tuple(model_name(self.name, point) for point in self.operating_points)
@@ -145,6 +150,11 @@ class Model:
     name: str
     family: Family
     operating_point: str
+
+
+def language_of(family: str) -> str | None:
+    """Give the language that a family's name ends in."""
+    return family.rpartition("_")[2] or None if "_" in family else None
 
 
 def model_name(family: str, operating_point: str) -> str:

@@ -21,7 +21,9 @@ VoxwrightError                      1
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
 │   ├── BundleError                42   a bundle's files are absent or not what the manifest says
 │   ├── ServerUnavailableError     43   no tritonserver can be started here
-│   └── PortInUseError             44   a port is taken
+│   ├── PortInUseError             44   a port is taken
+│   ├── LicenceError               46   a licence is absent, not genuine or does not grant this
+│   └── ProbeError                 47   a served model gives an answer that cannot be right
 └── TranscriptionError
     ├── AudioError                 50   a recording cannot be read
     ├── ServerUnreachableError     51   nothing answers at the endpoint, or it is not ready
@@ -177,6 +179,18 @@ class PortInUseError(ServeError):
     """A port is taken."""
 
     exit_code = 44
+
+
+class LicenceError(ServeError):
+    """A licence is absent, not genuine or does not grant this."""
+
+    exit_code = 46
+
+
+class ProbeError(ServeError):
+    """A served model gives an answer that cannot be right."""
+
+    exit_code = 47
 
 
 class TranscriptionError(VoxwrightError):

@@ -9,7 +9,7 @@ from contract.catalogue import Family, Mode, Tensor
 
 DTYPES = {"FP16": "float16", "FP32": "float32", "INT32": "int32"}
 # Tokens 0 to 2 are blank, unknown and boundary: no hypothesis holds them.
-_FIRST_WORD_TOKEN = 3
+FIRST_WORD_TOKEN = 3
 
 
 def corners(mode: Mode) -> list[dict[str, int]]:
@@ -42,6 +42,6 @@ def _values(tensor: Tensor, sizes: dict[str, int], generator: Any) -> Any:
         lengths[0] = longest
         return lengths.astype(dtype)
     if probe.token_below is not None:
-        return generator.integers(_FIRST_WORD_TOKEN, sizes[probe.token_below], wanted).astype(dtype)
+        return generator.integers(FIRST_WORD_TOKEN, sizes[probe.token_below], wanted).astype(dtype)
     mean, deviation = probe.normal or (0.0, 1.0)
     return generator.normal(mean, deviation, wanted).astype(dtype)

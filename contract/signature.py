@@ -6,7 +6,6 @@ runtime must not come to two verdicts.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,7 +63,7 @@ def verifies(key: "Ed25519PublicKey", value: str, data: bytes) -> bool:
 
     try:
         key.verify(base64.b64decode(value, validate=True), data)
-    except (InvalidSignature, binascii.Error):
+    except (InvalidSignature, ValueError):
         return False
     return True
 

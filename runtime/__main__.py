@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import click
 
-from contract.errors import guard
+from contract.catalogue import catalogue
 from contract.platform import Platform
-from runtime import checks, embedded, launch, options, repository, shared_memory
+from runtime import checks, embedded, launch, log, options, repository, shared_memory
 from runtime.decision import NOT_LOOKED_FOR, Decision, observe
 from runtime.selection import Selection, explain
 from runtime.server import Server
@@ -19,7 +19,9 @@ from runtime.settings import Settings
 
 def parse(arguments: Sequence[str]) -> Settings:
     """Read the command line and the environment; raise SettingError, or SystemExit for --help and misuse."""
-    return options.read(options.parse(command(), arguments))
+    values = options.parse(command(), arguments)
+    log.configure(values["log_format"])
+    return options.read(values)
 
 
 def command() -> click.Command:
@@ -40,7 +42,7 @@ def run(chosen: Settings) -> None:
     repository.assemble(selection, chosen.repository, chosen.threads)
     if not chosen.assemble_only:
         server = find_server(selection.target.platform, chosen.repository)
-        launch.start(server, launch.arguments(server, chosen.repository, chosen.ports, chosen.triton_flags))
+        launch.start(server, launch.arguments(server, chosen))
 
 
 def find_server(platform: Platform, assembled: Path) -> Server:
@@ -53,38 +55,35 @@ def find_server(platform: Platform, assembled: Path) -> Server:
 
 def announce(decision: Decision) -> None:
     """Say for what engines are looked for, and what is amiss without stopping a start."""
+    if decision.licensing.refusal is None:
+        log.say(decision.licensing.describe(catalogue()))
     if decision.target is not None:
         arch = decision.target.arch.value
         for gpu in decision.sighting.gpus:
-            say(f"GPU {gpu.name}: serving arch {arch}")
+            log.say(f"GPU {gpu.name}: serving arch {arch}")
         absence = decision.sighting.absence
         if absence:
-            say(
+            log.say(
                 f"serving arch {arch}, as asked"
                 if absence == NOT_LOOKED_FOR
                 else f"no GPU ({absence}): serving arch {arch}"
             )
     for warning in decision.warnings:
-        say(f"warning: {warning}")
+        log.warn(str(warning))
 
 
 def report(selection: Selection) -> None:
     """Say what will be served and what will not."""
     for point, missing in selection.left_out.items():
-        say(f"operating point {point} is left out: no engine for {', '.join(missing)}")
+        log.say(f"operating point {point} is left out: no engine for {', '.join(missing)}")
     if selection.rejected:
-        say(f"not used: {explain(selection.rejected)}")
-    say(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")
-
-
-def say(line: str) -> None:
-    """Tell the operator something; stdout stays tritonserver's."""
-    print(f"voxwright: {line}", file=sys.stderr, flush=True)
+        log.say(f"not used: {explain(selection.rejected)}")
+    log.say(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")
 
 
 def main() -> NoReturn:
     """Run the command line."""
-    guard(lambda: run(parse(sys.argv[1:])))
+    log.guard(lambda: run(parse(sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -9,22 +9,25 @@ from contract.errors import SignatureError, VoxwrightError
 from contract.platform import Platform, platforms
 from contract.signature import Verdict
 from contract.verification import signature_refusal
-from runtime import bundles, gpu, host, preflight, selection
+from runtime import bundles, gpu, host, licence, preflight, selection
 from runtime.budget import Budget, estimate
 from runtime.bundles import Bundle
 from runtime.gpu import Sighting
 from runtime.host import Host
+from runtime.licence import Licensing
 from runtime.preflight import Finding
 from runtime.selection import Selection, Target
 from runtime.settings import Settings
 
 NOT_LOOKED_FOR = "not looked for, since a platform of the CPU was asked for"
+_UNLICENSED = Licensing()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """What `python -m runtime` acts on and `python -m runtime.doctor` prints."""
 
+    licensing: Licensing
     sighting: Sighting
     host: Host
     platform: Platform
@@ -43,8 +46,9 @@ class Decision:
 
     @property
     def refusals(self) -> tuple[VoxwrightError, ...]:
-        """Give what stops the start, in the order of its steps: the machine, the bundles, the engines in them."""
+        """Give what stops the start, in the order of its steps: licence, machine, bundles, the engines in them."""
         made = (
+            self.licensing.refusal,
             preflight.refusal(self.findings, self.platform),
             self.unreadable,
             self.unsigned or (selection.refusal(self.selection) if self.selection else None),
@@ -61,6 +65,8 @@ class Decision:
 
 def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
     """Look at this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
+    families = catalogue()
+    licensing = licence.settle(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
     on_cpu = chosen.platform is not None and chosen.platform.cuda is None
     # A platform of the CPU needs no driver: a broken one must not stop it.
     sighting = Sighting(absence=NOT_LOOKED_FOR) if on_cpu else gpu.detect(environment)
@@ -70,7 +76,7 @@ def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
         found = bundles.find(chosen.engines, chosen.trusted_keys)
     except VoxwrightError as error:
         unreadable = error
-    return decide(chosen, sighting, host.describe(), found, catalogue(), unreadable)
+    return decide(chosen, sighting, host.describe(), found, families, unreadable, licensing)
 
 
 def decide(
@@ -80,16 +86,18 @@ def decide(
     found: Sequence[Bundle],
     families: Mapping[str, Family],
     unreadable: VoxwrightError | None = None,
+    licensing: Licensing = _UNLICENSED,
 ) -> Decision:
     """Decide, as a pure function of what was asked for and what was seen."""
     platform = chosen.platform or default_platform(on_gpu=bool(sighting.gpus or sighting.out_of_reach))
-    target = aim(chosen, sighting, platform)
+    target = aim(chosen, sighting, platform, licensing)
     considered = selection.consider(found, families, target) if target and unreadable is None else None
     budget = estimate(considered) if considered and considered.chosen else None
     findings = preflight.examine(sighting, platform)
     if budget is not None and len(sighting.gpus) == 1:
         findings += preflight.examine_budget(budget, sighting.gpus[0])
     return Decision(
+        licensing=licensing,
         sighting=sighting,
         host=host,
         platform=platform,
@@ -100,11 +108,11 @@ def decide(
         unsigned=_unsigned(found, families, considered) if considered else None,
         budget=budget,
         findings=tuple(findings),
-        warnings=tuple(preflight.advise(sighting, platform, host, considered)),
+        warnings=(*licensing.warnings, *preflight.advise(sighting, platform, host, considered)),
     )
 
 
-def aim(chosen: Settings, sighting: Sighting, platform: Platform) -> Target | None:
+def aim(chosen: Settings, sighting: Sighting, platform: Platform, licensing: Licensing) -> Target | None:
     """Settle for which architecture engines are wanted: that of the one GPU, or the CPU where the platform is its."""
     capabilities = [found.capability for found in sighting.gpus]
     arch = next((known for known in Arch if known.capability and [known.capability] == capabilities), None)
@@ -112,7 +120,13 @@ def aim(chosen: Settings, sighting: Sighting, platform: Platform) -> Target | No
         arch = Arch.CPU
     if arch is None:
         return None
-    return Target(arch=arch, platform=platform, mode=chosen.mode, operating_point=chosen.operating_point)
+    return Target(
+        arch=arch,
+        platform=platform,
+        mode=chosen.mode,
+        operating_point=chosen.operating_point,
+        licence=licensing.licence,
+    )
 
 
 def default_platform(*, on_gpu: bool) -> Platform:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from contract.catalogue import catalogue
 from contract.errors import VoxwrightError, guard
 from contract.manifest import EngineRecord
 from contract.platform import dotted, requirements
@@ -87,6 +88,7 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
     chosen, decision = diagnosis.chosen, diagnosis.decision
     return {
         **conclusion(diagnosis.refusals),
+        "licence": decision.licensing.describe(catalogue()),
         "gpus": [asdict(gpu) for gpu in decision.sighting.gpus],
         "no_gpu": decision.sighting.absence,
         "driver": asdict(decision.sighting.driver) if decision.sighting.driver else None,
@@ -157,6 +159,7 @@ def _outcome(check: checks.Check) -> Outcome:
 def _machine(diagnosis: Diagnosis) -> Iterator[Row]:
     chosen, decision = diagnosis.chosen, diagnosis.decision
     sighting, host, platform = decision.sighting, decision.host, decision.platform
+    yield "licence", decision.licensing.describe(catalogue())
     for gpu in sighting.gpus:
         mig = f"MIG {gpu.mig}"
         yield "GPU", f"{gpu.name}, compute capability {dotted(gpu.capability)}, {size(gpu.memory_bytes)}, {mig}"

@@ -1,6 +1,7 @@
 """Starts tritonserver in this process's place."""
 
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -10,11 +11,11 @@ from typing import NoReturn
 
 from contract.errors import PortInUseError, ServerUnavailableError, SettingError
 from contract.platform import Platform
+from runtime import flags
 from runtime.server import Server
-from runtime.settings import Ports
+from runtime.settings import Ports, Settings
 
-# Kubernetes kills a container 30 s after it asked it to end: be done before.
-_EXIT_TIMEOUT_S = 25
+_SECRET_BYTES = 32
 
 
 def installed(platform: Platform, environment: Mapping[str, str]) -> Server:
@@ -44,19 +45,20 @@ def check_ports(ports: Ports) -> None:
                 raise PortInUseError(f"port {port}", "another process listens on it", remedy) from error
 
 
-def arguments(server: Server, repository: Path, ports: Ports, extra: Sequence[str]) -> list[str]:
+def arguments(server: Server, chosen: Settings) -> list[str]:
     """Give tritonserver's command line, one list item an argument."""
+    # Without a key of the operator's nobody is to know it: the interfaces are closed.
+    admin_key = chosen.admin_key or secrets.token_urlsafe(_SECRET_BYTES)
     return [
         str(server.executable),
-        f"--model-repository={repository}",
-        "--model-control-mode=none",
-        "--disable-auto-complete-config",
-        "--strict-readiness=true",
-        "--exit-on-error=true",
-        f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
-        *(f"{flag}={port}" for flag, port in ports.flags().items()),
+        f"--model-repository={chosen.repository}",
+        *flags.FIXED,
+        *flags.restricted(admin_key),
+        *(f"{flag}={port}" for flag, port in chosen.ports.flags().items()),
+        # Triton has no JSON. Lines between JSON should at least bear their whole date.
+        *(["--log-format=ISO8601"] if chosen.log_format == "json" else []),
         *server.flags,
-        *extra,
+        *chosen.triton_flags,
     ]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from contract.platform import platforms
-from runtime import settings
+from runtime import log, settings
+from runtime.licence import LICENCE_FILE, VENDOR_KEY
 from runtime.settings import Settings
 
 _PORT = click.IntRange(1, 65535)
@@ -67,6 +68,19 @@ def _settings() -> list[click.Parameter]:
             help="An Ed25519 public key, PEM; repeatable, in the variable with a colon between.  "
             "[default: no signature is asked for]",
         ),
+        _option("--licence", type=click.Path(), default=str(LICENCE_FILE), help="What the vendor licensed."),
+        _option(
+            "--vendor-key",
+            type=click.Path(),
+            default=str(VENDOR_KEY),
+            help="The vendor's Ed25519 public key, PEM; where there is none no licence is needed.",
+        ),
+        _option(
+            "--admin-key",
+            type=click.Path(),
+            help="File of a secret that opens Triton's interfaces for administration.  [default: nothing opens them]",
+        ),
+        _option("--log-format", type=click.Choice(log.FORMATS), default="text", help="Form of the lines of a start."),
         click.Option(["--assemble-only"], is_flag=True, help="Stop before the server starts."),
         click.Option(["--verbose"], is_flag=True, expose_value=False, help="Add a traceback to a refusal."),
         click.Argument(["triton_flags"], nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITON FLAGS]"),

@@ -1,73 +1,159 @@
-"""`python -m runtime.probe`: wait until the server is ready, with nothing but the standard library."""
+"""python -m runtime.probe: is the server live, ready and right? With nothing but the standard library and click."""
 
-import argparse
 import http.client
 import json
-import sys
+import os
+import struct
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import click
+
+from contract import command_line
+from contract.catalogue import catalogue
+from contract.catalogue import models as every_model
+from contract.errors import ProbeError, ServerUnreachableError
+from runtime import answers
+
+LIVE, READY = ("live",), ("live", "ready")
 _PAUSE_S = 0.25
 _ANSWER_S = 2.0
+_NO_HTTP = (OSError, http.client.HTTPException, ValueError)
+_LOOK = "See the server's log; `python -m runtime.doctor` says what a start would meet"
+_RESTART = "Restart the server; if that does not mend it, build the engines again with `python -m build.engines`"
 
 
-def wait(url: str, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> str | None:
+def wait(
+    url: str, timeout_s: float, states: tuple[str, ...] = READY, clock: Callable[[], float] = time.monotonic
+) -> str | None:
     """Ask until the server is live and ready; give None, or what was wrong at the last try."""
     end = clock() + timeout_s
-    while (problem := check(url)) is not None and clock() < end:
+    while (problem := check(url, states)) is not None and clock() < end:
         time.sleep(_PAUSE_S)
     return problem
 
 
-def check(url: str) -> str | None:
+def check(url: str, states: tuple[str, ...] = READY) -> str | None:
     """Ask once; give None when the server is live and every model is ready, otherwise what is wrong."""
-    for state in ("live", "ready"):
+    for state in states:
         try:
             _get(f"{url}/v2/health/{state}")
         except urllib.error.HTTPError as error:
             error.close()
             return f"the server is not {state} (HTTP {error.code})"
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except _NO_HTTP as error:
             return f"nothing answers that speaks HTTP ({getattr(error, 'reason', error)!s})"
     return None
 
 
 def models(url: str) -> dict[str, str]:
-    """List the server's models with their state, such as READY."""
-    request = urllib.request.Request(f"{url}/v2/repository/index", data=b"{}", method="POST")  # noqa: S310 - checked
-    with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310 - checked in parse
-        return {entry["name"]: entry.get("state", "UNKNOWN") for entry in json.load(answer)}
+    """List the server's models, each READY or UNAVAILABLE; raise ServerUnreachableError where it does not tell.
+
+    By the statistics: the index of the repository is one of the interfaces that are closed.
+    """
+    try:
+        listed = json.loads(_get(f"{url}/v2/models/stats"))["model_stats"]
+        names = sorted({entry["name"] for entry in listed})
+        return {name: "READY" if _is_ready(url, name) else "UNAVAILABLE" for name in names}
+    except (*_NO_HTTP, KeyError, TypeError) as error:
+        raise ServerUnreachableError(url, f"it does not list its models ({error})", _LOOK) from error
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m runtime.probe", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--url", default="http://localhost:8000", help="the server's HTTP address (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait at most (%(default)s)")
-    options = parser.parse_args(arguments)
-    options.url = options.url.rstrip("/")
-    if not options.url.startswith(("http://", "https://")):
-        parser.error(f"--url: {options.url!r} does not start with http://")
-    return options
-
-
-def run(options: argparse.Namespace) -> int:
-    """Wait and say how it went; give the exit code."""
-    problem = wait(options.url, options.timeout)
+def infer(url: str, model: str, timeout_s: float) -> None:
+    """Ask a model of the catalogue what has a known answer; raise ProbeError for any other answer, or none in time."""
+    subject, family = f"model {model}", every_model(catalogue())[model].family
+    try:
+        asked = answers.question(family, json.loads(_get(f"{url}/v2/models/{model}", timeout_s=timeout_s)))
+        body, headers = answers.encode(asked)
+        request = urllib.request.Request(f"{url}/v2/models/{model}/infer", body, headers, method="POST")  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout_s) as told:  # noqa: S310 - the scheme is checked
+            answer = answers.decode(told.read(), int(told.headers[answers.HEADER_LENGTH]))
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ProbeError(subject, f"it fails: {_reason(error)}", _RESTART) from error
+    except (OSError, http.client.HTTPException) as error:
+        cause = f"it does not answer within {timeout_s:g} s ({getattr(error, 'reason', error)!s})"
+        raise ProbeError(subject, cause, _RESTART) from error
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise ProbeError(subject, "its answer is not one of Triton's", _RESTART) from error
+    problem = answers.problem(family, asked, answer)
     if problem is not None:
-        print(f"{options.url}: not ready after {options.timeout:g} s: {problem}", file=sys.stderr)
-        return 1
-    states = models(options.url)
-    print(f"{options.url}: ready, {len(states)} models: {', '.join(sorted(states))}")
-    return 0
+        raise ProbeError(subject, f"its answer cannot be right: {problem}", _RESTART)
 
 
-def _get(url: str) -> None:
-    with urllib.request.urlopen(url, timeout=_ANSWER_S):  # noqa: S310 - the scheme is checked in parse
-        pass
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--url",
+    default=lambda: f"http://localhost:{os.environ.get('VOXWRIGHT_HTTP_PORT') or 8000}",
+    help="The server's HTTP address.  [default: this machine, at VOXWRIGHT_HTTP_PORT or 8000]",
+)
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait at most.")
+@click.option("--live", is_flag=True, help="Ask only whether it lives, as while models still load.")
+@click.option("--inference", is_flag=True, help="Ask every model as well, and check its answer.")
+@click.option("--answer-timeout", type=float, default=10.0, show_default=True, help="Seconds that one answer may take.")
+@click.option("--verbose", is_flag=True, expose_value=False, help="Add the traceback to a refusal.")
+def command(url: str, timeout: float, *, live: bool, inference: bool, answer_timeout: float) -> None:
+    """Wait until the server is ready, and say which models it serves."""
+    print(run(_checked(url), timeout, live=live, inference=inference, answer_timeout_s=answer_timeout))
+
+
+def run(url: str, timeout_s: float, *, live: bool, inference: bool, answer_timeout_s: float) -> str:
+    """Probe, and say how it is; raise ServerUnreachableError or ProbeError where it is not well."""
+    states = LIVE if live else READY
+    problem = wait(url, timeout_s, states)
+    if problem is not None:
+        raise ServerUnreachableError(url, f"not {states[-1]} after {timeout_s:g} s: {problem}", _LOOK)
+    if live:
+        return f"{url}: live"
+    served = models(url)
+    told = f"{url}: ready, {len(served)} models: {', '.join(served)}"
+    if not inference:
+        return told
+    known = [name for name in served if name in every_model(catalogue())]
+    for name in known:
+        infer(url, name, answer_timeout_s)
+    strange = [name for name in served if name not in known]
+    rest = f"; not in this release's catalogue, so not asked: {', '.join(strange)}" if strange else ""
+    return f"{told}; {len(known)} gave the known answer{rest}"
+
+
+def _checked(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{url!r} does not start with http://", param_hint="--url")
+    return url.rstrip("/")
+
+
+def _is_ready(url: str, model: str) -> bool:
+    try:
+        _get(f"{url}/v2/models/{model}/ready")
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    return True
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        told: Mapping[str, Any] = json.loads(text)
+        return str(told["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {error.code}"
+
+
+def _get(url: str, timeout_s: float = _ANSWER_S) -> bytes:
+    with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - the scheme is checked
+        content: bytes = answer.read()
+        return content
+
+
+def main() -> None:
+    """Run the command line."""
+    command_line.run(command)
 
 
 if __name__ == "__main__":
-    sys.exit(run(parse(sys.argv[1:])))
+    main()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from contract import compatibility
 from contract.arch import Arch
-from contract.catalogue import OPERATING_POINTS, Family, Model, models
+from contract.catalogue import OPERATING_POINTS, Family, Model, language_of, models
 from contract.errors import NoEngineError
 from contract.manifest import PASSED, EngineRecord
 from contract.platform import Platform
 from runtime.bundles import Bundle
+from runtime.terms import Licence
 
 Fit = tuple[bool, int]
 """How closely an engine fits, the best first: built for another architecture or not, and the place of its level."""
@@ -25,6 +26,19 @@ class Target:
     mode: str
     operating_point: str | None
     """None wants every operating point that is complete."""
+    licence: Licence | None = None
+    """What may be served at all; None where no licence is needed."""
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """List the operating points that are wanted: the one that was asked for, or all that are licensed."""
+        if self.operating_point is not None:
+            return (self.operating_point,)
+        return tuple(point for point in OPERATING_POINTS if self.objection(point, None) is None)
+
+    def objection(self, operating_point: str, language: str | None) -> str | None:
+        """Say why the licence forbids a model; None where it does not."""
+        return self.licence.objection(operating_point, language) if self.licence else None
 
     def __str__(self) -> str:
         return f"arch {self.arch.value} on platform {self.platform.name}"
@@ -98,8 +112,9 @@ def consider(bundles: Sequence[Bundle], families: Mapping[str, Family], target: 
     the one that fits most closely is taken: built for this architecture before admitted by a level, then a narrower
     level before a wider one, then the first.
     """
+    families = target.licence.limit(families) if target.licence else families
     usable, rejected = _sift(bundles, families, target)
-    wanted = (target.operating_point,) if target.operating_point else OPERATING_POINTS
+    wanted = target.points
     needed = {point: _needed(families, point) for point in OPERATING_POINTS}
     served = {point: _best(usable, needed[point], target) for point in wanted}
     complete = {point: found for point, found in served.items() if found is not None}
@@ -194,6 +209,8 @@ def _rules(bundle: Bundle, record: EngineRecord, target: Target) -> Iterator[tup
     )
     yield record.mode == target.mode, f"it is built for {record.mode}, not for {target.mode}"
     yield record.gate.outcome == PASSED, f"its accuracy was not checked: {record.gate.reason or record.gate.outcome}"
+    forbidden = target.objection(record.operating_point, language_of(record.family))
+    yield forbidden is None, forbidden or ""
 
 
 def _scattered(selection: Selection) -> list[Rejection]:

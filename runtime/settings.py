@@ -1,16 +1,19 @@
 """What an operator chose: options and environment variables, read once into a frozen value."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract import platform as known
 from contract.catalogue import check_operating_point
 from contract.errors import SettingError
 from contract.platform import Platform
-from runtime import host
+from runtime import flags, host
+from runtime.licence import LICENCE_FILE, VENDOR_KEY
 
 _PLAIN_PATH = re.compile(r"[\w./+=@:-]+", re.ASCII)
+_SECRET_LENGTH = 16
+_SECRET = re.compile(rf"[\w.~-]{{{_SECRET_LENGTH},}}", re.ASCII)
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -43,6 +46,11 @@ class Settings:
     """CPU threads that one model instance may use."""
     trusted_keys: tuple[Path, ...] = ()
     """Public keys, one of which must have signed a bundle; none, and no signature is asked for."""
+    licence: Path = LICENCE_FILE
+    vendor_key: Path = VENDOR_KEY
+    admin_key: str | None = field(default=None, repr=False)
+    """The secret that opens the interfaces of flags.ADMIN_APIS; None, and nothing opens them."""
+    log_format: str = "text"
     assemble_only: bool = False
     triton_flags: tuple[str, ...] = ()
 
@@ -59,6 +67,10 @@ def read(
     metrics_port: int,
     threads: int | None,
     trusted_key: tuple[str, ...],
+    licence: str,
+    vendor_key: str,
+    admin_key: str | None,
+    log_format: str,
     assemble_only: bool,
     triton_flags: tuple[str, ...],
 ) -> Settings:
@@ -73,8 +85,12 @@ def read(
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
         threads=threads or host.available_cores(),
         trusted_keys=tuple(Path(key) for key in trusted_key),
+        licence=Path(licence),
+        vendor_key=Path(vendor_key),
+        admin_key=secret(Path(admin_key), "--admin-key") if admin_key else None,
+        log_format=log_format,
         assemble_only=assemble_only,
-        triton_flags=triton_flags,
+        triton_flags=flags.check(triton_flags),
     )
 
 
@@ -92,6 +108,20 @@ def truth(text: str, setting: str) -> bool:
     if word not in (*_TRUE, *_FALSE):
         raise SettingError(setting, f"{text!r} is neither true nor false", "Use true for batch, false for real time")
     return word in _TRUE
+
+
+def secret(path: Path, setting: str) -> str:
+    """Read a secret from a file; raise SettingError for one that is easily guessed or that no header can carry."""
+    remedy = "Make one with `openssl rand -hex 32`, and mount it as a file"
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        cause = f"it cannot be read ({getattr(error, 'strerror', None) or 'it is not plain text'})"
+        raise SettingError(f"{setting} {path}", cause, remedy) from error
+    if not _SECRET.fullmatch(text):
+        cause = f"a secret of {_SECRET_LENGTH} or more letters, digits and any of . _ ~ - is wanted in it"
+        raise SettingError(f"{setting} {path}", cause, remedy)
+    return text
 
 
 def _plain(repository: str) -> Path:

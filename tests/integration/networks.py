@@ -1,4 +1,5 @@
-"""Networks of a few nodes with the catalogue's tensors: wrong about speech, exact about shapes, types and items."""
+"""Networks of a few nodes with the catalogue's tensors: wrong about speech, exact about shapes, types and
+items, and their outputs are log-probabilities and unit vectors as the probe expects."""
 
 import onnx
 import onnx.parser
@@ -21,10 +22,11 @@ _SOURCES = {
         <int64[1] four = {4}>
         {
             wide = Cast <to = 1> (encoder_out)
-            top_log_probs, places = TopK (wide, four)
+            log_probs = LogSoftmax (wide)
+            top_log_probs, places = TopK (log_probs, four)
             top_tokens = Cast <to = 6> (places)
         }""",
-    # A score is the sum of a hypothesis's tokens plus the item's length; a token above 31 is out of bounds.
+    # Minus the sum of a hypothesis's tokens, minus the item's length; a token above 31 is out of bounds.
     "decoder": """
         decoder (float16[b, e, 8] encoder_out, int32[b] encoder_lengths, int32[b, n, l] hypotheses,
                  int32[b, n] hypothesis_lengths) => (float[b, n] scores)
@@ -35,7 +37,8 @@ _SOURCES = {
             sums = ReduceSum <keepdims = 0> (values, last)
             lengths = Cast <to = 1> (encoder_lengths)
             upright = Reshape (lengths, column)
-            scores = Add (sums, upright)
+            together = Add (sums, upright)
+            scores = Neg (together)
         }""",
     "lm": """
         lm (int32[b, n, l] hypotheses, int32[b, n] hypothesis_lengths) => (float[b, n] scores)
@@ -43,7 +46,8 @@ _SOURCES = {
         {
             table = Constant <value = float[32] {TABLE}> ()
             values = Gather (table, hypotheses)
-            scores = ReduceSum <keepdims = 0> (values, last)
+            sums = ReduceSum <keepdims = 0> (values, last)
+            scores = Neg (sums)
         }""",
     "diar": """
         diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
@@ -51,15 +55,51 @@ _SOURCES = {
         {
             bands = Slice (features, from, to, axes)
             wide = Cast <to = 1> (bands)
-            embedding = ReduceMean <axes = [1], keepdims = 0> (wide)
+            mean = ReduceMean <axes = [1], keepdims = 0> (wide)
+            embedding = LpNormalization <axis = -1, p = 2> (mean)
         }""",
 }
+
+# The body, after as many products of matrices as a request has frames: a request decides how long it takes.
+_SLOW_BODY = """
+        body (float16[b, f, 80] features, int32[b] feature_lengths)
+            => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
+        <int64[2] from = {0, 0}, int64[2] to = {100000, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
+         int32[1] four = {4}, int64[2] size = {320, 320}>
+        {
+            encoder_out = Slice(features, from, to, axes, steps)
+            longest = ReduceMax <keepdims = 0> (feature_lengths)
+            count = Cast <to = 7> (longest)
+            go = Constant <value = bool {1}> ()
+            first = ConstantOfShape <value = float[1] {0.001}> (size)
+            last = Loop <body = product (int64 index, bool on, float[320, 320] before)
+                => (bool again, float[320, 320] after)
+                {
+                    again = Identity (on)
+                    product = MatMul (before, before)
+                    after = Tanh (product)
+                }> (count, go, first)
+            sum = ReduceSum <keepdims = 0> (last)
+            nothing = Floor (sum)
+            added = Cast <to = 6> (nothing)
+            quarters = Div(feature_lengths, four)
+            encoder_lengths = Add (quarters, added)
+        }"""
+
+
+def slow_body() -> bytes:
+    """Make the ONNX file of a body whose requests take a millisecond or so a frame."""
+    return _made(_SLOW_BODY)
 
 
 def network(model: str) -> bytes:
     """Make the ONNX file of a model such as `am_en_standard`."""
     table = ", ".join(str(float(value)) for value in range(32))
     source = _SOURCES[model.rpartition("_")[0]].replace("TABLE", table)
+    return _made(source)
+
+
+def _made(source: str) -> bytes:
     made = onnx.parser.parse_model(_HEADER + source)
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())

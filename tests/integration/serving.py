@@ -39,10 +39,10 @@ class Running:
         return self.process.wait(EXIT_S)
 
 
-def write_bundle(folder: Path, *points: str) -> Path:
-    """Write a bundle of small networks for arch cpu, of all operating points or of some."""
+def write_bundle(folder: Path, *points: str, **special: bytes) -> Path:
+    """Write a bundle of small networks for arch cpu, of all operating points or of some; some may be given."""
     wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
-    contents = {model.name: network(model.name) for model in wanted}
+    contents = {model.name: special.get(model.name) or network(model.name) for model in wanted}
     records = (synthetic.record(model, contents[model.name]) for model in wanted)
     return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
 

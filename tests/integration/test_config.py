@@ -1,5 +1,6 @@
 """Every rendered configuration, read back with Triton's own schema."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from contract.platform import platform
 from runtime import pbtxt, repository
 from runtime.bundles import Bundle
 from runtime.selection import Target, select
-from tests.unit.runtime import synthetic
+from tests.unit.runtime import golden_files, synthetic
 
 TARGETS = {
     "cpu": Target(arch=Arch.CPU, platform=platform("embedded"), mode="batch", operating_point=None),
@@ -129,3 +130,26 @@ def test_several_profiles_are_in_tritons_schema() -> None:
     group = {"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}
     parsed = read_back({"name": "body_standard", "instance_group": [group]})
     assert list(parsed.instance_group[0].profile) == ["0", "1"]
+
+
+GOLDEN = sorted(golden_files.GOLDEN.rglob("*.pbtxt"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
+def test_golden_files_are_triton_s_own_language(path: Path) -> None:
+    """They parse with Triton's schema, and hold what the catalogue says of the model."""
+    config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    family = MODELS[path.stem].family
+    mode, arch = path.parts[-3:-1]
+    assert config.name == path.stem
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in family.inputs]
+    assert [tensor.name for tensor in config.output] == [tensor.name for tensor in family.outputs]
+    assert config.max_batch_size == family.modes[mode].batch.max
+    if not family.is_ensemble:
+        assert config.backend == ("onnxruntime" if arch == "cpu" else "tensorrt")
+
+
+def test_there_are_golden_files_for_every_mode_of_the_catalogue() -> None:
+    modes = {mode for model in MODELS.values() for mode in model.family.modes}
+    assert {path.parts[-3] for path in GOLDEN} == modes
+    assert len(GOLDEN) == 2 * sum(len(model.family.modes) for model in MODELS.values())

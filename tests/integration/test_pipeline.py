@@ -135,6 +135,11 @@ def test_both_points_are_ready(server: Running) -> None:
         assert f"| {name} " in table
 
 
+def test_every_network_gives_the_probe_its_known_answer(server: Running) -> None:
+    said = probe.run(server.url, serving.READY_S, live=False, inference=True, answer_timeout_s=60)
+    assert said.endswith(f"; {len(SERVED)} gave the known answer")
+
+
 def test_the_ensemble_has_the_names_and_types_of_the_contract(client: triton.InferenceServerClient) -> None:
     metadata = client.get_model_metadata("ensemble_en_standard")
     assert {(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in metadata.inputs} == {

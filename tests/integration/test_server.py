@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
@@ -23,6 +24,7 @@ from tests.unit.runtime import synthetic
 
 pytestmark = pytest.mark.integration
 MODELS = models(catalogue())
+NO_LICENCE = "no licence is needed: there is no vendor's key at /etc/voxwright/vendor.pem"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
 GENERATOR = np.random.default_rng(7)
 
@@ -91,14 +93,23 @@ def test_every_model_is_ready(server: Running) -> None:
     assert dict(table) == dict.fromkeys(MODELS, "READY")
 
 
-def test_the_probe_says_so(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    assert probe.run(probe.parse(["--url", server.url, "--timeout", "5"])) == 0
-    assert capsys.readouterr().out == f"{server.url}: ready, 11 models: {', '.join(MODELS)}\n"
+def test_the_probe_says_so(server: Running) -> None:
+    said = f"{server.url}: ready, 11 models: {', '.join(MODELS)}"
+    assert asked(server, "--live") == f"{server.url}: live\n"
+    assert asked(server) == f"{said}\n"
+    assert asked(server, "--inference") == f"{said}; 11 gave the known answer\n"
+
+
+def asked(server: Running, *options: str) -> str:
+    called = CliRunner().invoke(probe.command, ["--url", server.url, "--timeout", "5", *options])
+    assert called.exception is None, called.exception
+    return called.output
 
 
 def test_the_log_says_what_is_served(server: Running) -> None:
-    head = server.log.read_text().splitlines()[:2]
+    head = server.log.read_text().splitlines()[:3]
     assert head == [
+        f"voxwright: {NO_LICENCE}",
         "voxwright: serving arch cpu, as asked",
         f"voxwright: serving standard and enhanced: {', '.join(MODELS)}",
     ]
@@ -133,12 +144,14 @@ def test_the_ensemble_computes(client: triton.InferenceServerClient) -> None:
     arrays = speech(frames=41, batch=3)
     result = infer(client, "ensemble_en_enhanced", arrays)
     expected = arrays["features"][:, ::4, :8]
-    order = np.argsort(-expected.astype(np.float32), axis=-1, kind="stable")[..., :4]
+    wide = expected.astype(np.float32)
+    order = np.argsort(-wide, axis=-1, kind="stable")[..., :4]
+    log_probs = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
     np.testing.assert_array_equal(result.as_numpy("encoder_out"), expected)
     np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), [[10], [10], [10]])
     np.testing.assert_array_equal(result.as_numpy("top_tokens"), order)
-    np.testing.assert_array_equal(
-        result.as_numpy("top_log_probs"), np.take_along_axis(expected.astype(np.float32), order, -1)
+    np.testing.assert_allclose(
+        result.as_numpy("top_log_probs"), np.take_along_axis(log_probs, order, -1), rtol=1e-5, atol=1e-6
     )
     types = [str(result.as_numpy(name).dtype) for name in ("encoder_out", "top_log_probs", "top_tokens")]
     assert types == ["float16", "float32", "int32"]
@@ -158,7 +171,7 @@ def test_scores(client: triton.InferenceServerClient) -> None:
         "hypotheses": np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.int32),
         "hypothesis_lengths": np.array([[3, 3]], dtype=np.int32),
     }
-    np.testing.assert_array_equal(infer(client, "decoder_standard", arrays).as_numpy("scores"), [[106.0, 115.0]])
+    np.testing.assert_array_equal(infer(client, "decoder_standard", arrays).as_numpy("scores"), [[-106.0, -115.0]])
 
 
 def test_requests_share_a_batch_and_get_their_own_results(client: triton.InferenceServerClient) -> None:
@@ -178,7 +191,7 @@ def test_one_bad_request_fails_alone(client: triton.InferenceServerClient) -> No
     answers = infer_together(client, "lm_enhanced", requests)
     for index, answer in enumerate(answers):
         if index != 3:
-            np.testing.assert_array_equal(answer.as_numpy("scores"), [[index + 1.0]])
+            np.testing.assert_array_equal(answer.as_numpy("scores"), [[-index - 1.0]])
     assert isinstance(answers[3], InferenceServerException)
     assert "model lm_enhanced: " in answers[3].message()
     assert "indices element out of data bounds, idx=99" in answers[3].message()
@@ -290,7 +303,7 @@ def test_a_bundle_of_one_operating_point(tmp_path: Path) -> None:
         serving.command(tmp_path / "engines", tmp_path / "repository", "--assemble-only"),
         env=serving.environment(), cwd=serving.ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    left_out, served = result.stderr.splitlines()[1:]
+    left_out, served = result.stderr.splitlines()[2:]
     assert left_out == (
         "voxwright: operating point enhanced is left out: no engine for am_en_enhanced, body_enhanced, "
         "decoder_enhanced, diar_enhanced, lm_enhanced"

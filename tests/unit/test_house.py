@@ -114,6 +114,7 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
         "build.verify",
         "runtime",
         "runtime.doctor",
+        "runtime.licence",
         "runtime.probe",
         "transcriber",
         "training",

@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,26 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.errors import BundleError, GpuError, ManifestError, NoEngineError, SignatureError, VoxwrightError
+from contract.errors import (
+    BundleError,
+    GpuError,
+    LicenceError,
+    ManifestError,
+    NoEngineError,
+    SignatureError,
+    VoxwrightError,
+)
 from contract.platform import platform
 from contract.signature import Verdict
 from runtime.bundles import Bundle
 from runtime.decision import Decision, decide, observe
 from runtime.gpu import Driver, Gpu, Sighting
 from runtime.host import Host
+from runtime.licence import Licensing
 from runtime.options import command, parse, read
+from runtime.preflight import Finding
 from runtime.settings import Settings
+from runtime.terms import Licence
 from tests.fakes.driver import A10, B200, RTX3070, V100, fake_driver, needs_bindings, python
 from tests.unit.runtime import synthetic
 
@@ -295,3 +307,47 @@ def test_a_start_from_a_damaged_bundle(tmp_path: Path, damage: Any, error: type[
 
 def test_platforms_by_name() -> None:
     assert decided(SEEN, arguments=("--platform", "23.12")).platform is platform("23.12")
+
+
+LICENCE = Licence(
+    product="voxwright",
+    licensee="Example Ltd",
+    not_before=datetime(2026, 11, 25, tzinfo=UTC),
+    expires=datetime(2027, 11, 25, tzinfo=UTC),
+    operating_points=("standard",),
+    languages=("en",),
+)
+
+
+def test_only_what_is_licensed_is_served() -> None:
+    chosen, cpu = settings("--platform", "embedded"), bundle(Arch.CPU, "embedded")
+    selection = decide(chosen, NONE, HOST, [cpu], catalogue(), None, Licensing(licence=LICENCE)).agreed()
+    assert selection.operating_points == ("standard",)
+    assert "ensemble_en_standard" in selection.models()
+    # Nothing is missing: the other point is not even looked for.
+    assert selection.left_out == {}
+    assert {it.record.operating_point for it in selection.rejected} == {"enhanced"}
+    assert {it.reason for it in selection.rejected} == {"operating point enhanced is not licensed"}
+
+
+def test_a_language_that_is_not_licensed_is_not_missed() -> None:
+    families = {**catalogue(), "am_de": dataclasses.replace(catalogue()["am_en"], name="am_de")}
+    chosen, cpu = settings("--platform", "embedded"), bundle(Arch.CPU, "embedded")
+    # The bundle has no German, without which no operating point is complete.
+    with pytest.raises(NoEngineError, match="standard lacks am_de_standard"):
+        decide(chosen, NONE, HOST, [cpu], families).agreed()
+    decision = decide(chosen, NONE, HOST, [cpu], families, None, Licensing(licence=LICENCE))
+    assert decision.agreed().operating_points == ("standard",)
+
+
+def test_a_licence_that_is_refused_comes_first() -> None:
+    refusal = LicenceError("/license.json", "it expired", "Renew it")
+    decision = decide(settings(), SEEN, HOST, [], catalogue(), None, Licensing(refusal=refusal))
+    assert decision.refusals[0] is refusal
+    assert len(decision.refusals) == 2
+
+
+def test_a_licence_that_ends_soon_is_a_warning() -> None:
+    finding = Finding(subject="/license.json", found="it ends", wanted="more", remedy="Ask")
+    decision = decide(settings(), NONE, HOST, [], catalogue(), None, Licensing(warnings=(finding,)))
+    assert decision.warnings == (finding,)

@@ -1,8 +1,10 @@
 """The command line of tritonserver, its ports, and where each server comes from."""
 
+import dataclasses
 import errno
 import importlib.util
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -14,30 +16,98 @@ import pytest
 
 from contract.errors import PortInUseError, ServerUnavailableError, SettingError
 from contract.platform import platform
-from runtime import embedded, launch, shared_memory
+from runtime import embedded, flags, launch, shared_memory
 from runtime.server import Server
-from runtime.settings import Ports
+from runtime.settings import Ports, Settings
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SERVER = Server(executable=Path("/opt/tritonserver"), flags=("--backend-directory=b",), environment={})
 
 
 def test_arguments() -> None:
-    ports = Ports(http=1, grpc=2, metrics=3)
-    assert launch.arguments(SERVER, Path("a folder/repository"), ports, ["--log-verbose=1"]) == [
+    assert launch.arguments(SERVER, chosen(admin_key="k" * 16, triton_flags=("--log-verbose=1",))) == [
         "/opt/tritonserver",
-        "--model-repository=a folder/repository",
+        "--model-repository=a/repository",
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
         "--exit-timeout-secs=25",
+        "--http-restricted-api=shared-memory,model-repository,trace,logging:admin-key=kkkkkkkkkkkkkkkk",
+        "--grpc-restricted-protocol=shared-memory,model-repository,trace,logging:admin-key=kkkkkkkkkkkkkkkk",
         "--http-port=1",
         "--grpc-port=2",
         "--metrics-port=3",
         "--backend-directory=b",
         "--log-verbose=1",
     ]
+
+
+def chosen(**changes: Any) -> Settings:
+    ports = Ports(http=1, grpc=2, metrics=3)
+    made = Settings(
+        engines=Path("engines"),
+        repository=Path("a/repository"),
+        platform=None,
+        operating_point=None,
+        mode="batch",
+        ports=ports,
+        threads=1,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_without_an_admin_key_nobody_knows_it() -> None:
+    first, second = ([flag for flag in launch.arguments(SERVER, chosen()) if "restricted" in flag] for _ in range(2))
+    for flag in (*first, *second):
+        assert re.fullmatch(r"--(http-restricted-api|grpc-restricted-protocol)=[a-z,-]+:admin-key=[\w-]{43}", flag)
+    assert len({flag.partition(":")[2] for flag in first}) == 1
+    assert not set(first) & set(second)
+
+
+def test_json_gives_tritons_lines_a_whole_date() -> None:
+    arguments = launch.arguments(SERVER, chosen(log_format="json", triton_flags=("--log-format=default",)))
+    # The last one counts: an operator's choice comes after ours.
+    assert arguments[-3:] == ["--log-format=ISO8601", "--backend-directory=b", "--log-format=default"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "told", "remedy"),
+    [
+        ("--model-repository=/other", "", "Leave it out; choose the folder with --repository, before the --"),
+        ("--model-repository", "", "Leave it out; choose the folder with --repository, before the --"),
+        ("--model-store=/other", "", "Leave it out; choose the folder with --repository, before the --"),
+        (
+            "--model-repo=/other",
+            ", which tritonserver reads as --model-repository",
+            "Leave it out; choose the folder with --repository, before the --",
+        ),
+        ("--model-control-mode=explicit", "", "Leave it out; a start always sets it itself"),
+        ("--strict-model-config=false", "", "Leave it out; a start always sets it itself"),
+        ("--strict-readiness=false", "", "Leave it out; a start always sets it itself"),
+        ("--exit-timeout-secs=0", "", "Leave it out; a start always sets it itself"),
+        ("--http-port=9000", "", "Give it before the --"),
+    ],
+)
+def test_a_flag_that_contradicts_ours(flag: str, told: str, remedy: str) -> None:
+    with pytest.raises(SettingError) as refusal:
+        flags.check(["--log-verbose=1", flag])
+    name = flag.partition("=")[0]
+    assert str(refusal.value) == f"tritonserver flag {name}{told}: it contradicts what a start sets. {remedy}."
+
+
+def test_every_flag_that_is_set_once_is_guarded() -> None:
+    repeatable = ("--http-restricted-api", "--grpc-restricted-protocol", "--backend-config", "--log-format")
+    for flag in launch.arguments(SERVER, chosen())[1:]:
+        if flag.partition("=")[0] not in repeatable:
+            with pytest.raises(SettingError):
+                flags.check([flag])
+
+
+def test_flags_that_contradict_nothing() -> None:
+    extra = ("--log-verbose=1", "--http-address", "127.0.0.1", "--model-load-thread-count=2", "--log-info=false", "--")
+    more = ("--http-restricted-api=statistics:key=value", "--backend-config=python,key=value", "--rate-limit=off")
+    assert flags.check([*extra, *more]) == (*extra, *more)
 
 
 def test_start_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,34 +2,43 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from contract.errors import ProbeError
 from runtime import probe
 from tests.unit.runtime.test_launch import free_port
 
-INDEX = [{"name": "body_standard", "version": "1", "state": "READY"}, {"name": "odd", "version": "1"}]
+ROOT = Path(__file__).parents[3]
+STATISTICS = {"model_stats": [{"name": "odd"}, {"name": "body_standard"}, {"name": "body_standard"}]}
+LOOK = "See the server's log; `python -m runtime.doctor` says what a start would meet"
+RESTART = "Restart the server; if that does not mend it, build the engines again with `python -m build.engines`"
 
 
 @contextmanager
-def answering(*, live: int = 200, ready: int = 200) -> Iterator[str]:
-    """Serve fixed states; give the address."""
+def answering(paths: dict[str, tuple[int, bytes]], *, live: int = 200, ready: int = 200) -> Iterator[str]:
+    """Serve fixed answers by path; give the address."""
+    states = {"/v2/health/live": (live, b""), "/v2/health/ready": (ready, b"")}
+    known = {**states, "/v2/models/stats": (200, json.dumps(STATISTICS).encode()), **paths}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(live if self.path == "/v2/health/live" else ready)
-
-        def do_POST(self) -> None:
-            self._answer(200, json.dumps(INDEX).encode())
-
-        def _answer(self, status: int, body: bytes = b"") -> None:
+            status, body = known.get(self.path, (404, b""))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             pass
@@ -43,48 +52,105 @@ def answering(*, live: int = 200, ready: int = 200) -> Iterator[str]:
         server.server_close()
 
 
-def run(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = probe.run(probe.parse(["--url", url, "--timeout", "0"]))
-    shown = capsys.readouterr()
-    return code, shown.out, shown.err
+def run(url: str, *options: str) -> str:
+    called = CliRunner().invoke(probe.command, ["--url", url, "--timeout", "0", *options])
+    return str(called.exception) if called.exception else called.output
 
 
-def test_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    with answering() as url:
-        assert run(f"{url}/", capsys) == (0, f"{url}: ready, 2 models: body_standard, odd\n", "")
+READY = {"/v2/models/body_standard/ready": (200, b""), "/v2/models/odd/ready": (200, b"")}
+
+
+def test_ready() -> None:
+    with answering(READY) as url:
+        assert run(f"{url}/") == f"{url}: ready, 2 models: body_standard, odd\n"
+
+
+def test_live_alone() -> None:
+    with answering({}, ready=400) as url:
+        assert run(url, "--live") == f"{url}: live\n"
 
 
 @pytest.mark.parametrize(
-    ("states", "problem"), [({"live": 503}, "live (HTTP 503)"), ({"ready": 400}, "ready (HTTP 400)")]
+    ("states", "option", "state", "problem"),
+    [
+        ({"live": 503}, "--live", "live", "the server is not live (HTTP 503)"),
+        ({"live": 503}, "--inference", "ready", "the server is not live (HTTP 503)"),
+        ({"ready": 400}, "--inference", "ready", "the server is not ready (HTTP 400)"),
+    ],
 )
-def test_not_ready(states: dict[str, int], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(**states) as url:
-        assert run(url, capsys) == (1, "", f"{url}: not ready after 0 s: the server is not {problem}\n")
+def test_not_ready(states: dict[str, int], option: str, state: str, problem: str) -> None:
+    with answering({}, **states) as url:
+        assert run(url, option) == f"{url}: not {state} after 0 s: {problem}. {LOOK}."
 
 
-def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_there() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    expected = f"{url}: not ready after 0 s: nothing answers that speaks HTTP ([Errno 111] Connection refused)\n"
-    assert run(url, capsys) == (1, "", expected)
+    problem = "nothing answers that speaks HTTP ([Errno 111] Connection refused)"
+    assert run(url) == f"{url}: not ready after 0 s: {problem}. {LOOK}."
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [("http://127.0.0.1:1", 51, "error: http://127.0.0.1:1: not ready"), ("localhost:8000", 2, "Error: Invalid value")],
+)
+def test_exit_codes(url: str, code: int, said: str) -> None:
+    command = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", "0"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert said in result.stderr
+
+
+def test_the_address_follows_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("VOXWRIGHT_HTTP_PORT", str(port))
+    said = str(CliRunner().invoke(probe.command, ["--timeout", "0"]).exception)
+    assert said.startswith(f"http://localhost:{port}: not ready after 0 s: ")
+
+
+METADATA = {
+    "inputs": [{"name": "features", "shape": [-1, -1, 80]}, {"name": "feature_lengths", "shape": [-1, 1]}],
+    "outputs": [],
+}
+BODY = {**READY, "/v2/models/body_standard": (200, json.dumps(METADATA).encode())}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "cause"),
+    [
+        (500, b'{"error":"the stub is dead"}', "it fails: the stub is dead"),
+        (503, b"<html>", "it fails: HTTP 503"),
+        (200, b"{}", "its answer is not one of Triton's"),
+        (200, b"\x00", "its answer is not one of Triton's"),
+    ],
+)
+def test_a_model_that_does_not_answer(status: int, body: bytes, cause: str) -> None:
+    with answering({**BODY, "/v2/models/body_standard/infer": (status, body)}) as url:
+        assert run(url, "--inference") == f"model body_standard: {cause}. {RESTART}."
+
+
+def test_a_model_that_hangs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ProbeError) as refusal:
+        # The connection is taken by the kernel, and nobody ever answers.
+        probe.infer(f"http://127.0.0.1:{listener.getsockname()[1]}", "body_standard", 0.2)
+    assert str(refusal.value) == f"model body_standard: it does not answer within 0.2 s (timed out). {RESTART}."
+    assert refusal.value.exit_code == 47
+
+
+def test_a_server_that_does_not_list_its_models() -> None:
+    with answering({"/v2/models/stats": (200, b"[]")}) as url:
+        assert run(url).startswith(f"{url}: it does not list its models (")
 
 
 def test_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["nothing answers", "the server is not ready", None])
-    monkeypatch.setattr(probe, "check", lambda _: next(answers))
+    monkeypatch.setattr(probe, "check", lambda *_: next(answers))
     monkeypatch.setattr(probe, "_PAUSE_S", 0.0)
     assert probe.wait("http://host", 60.0) is None
 
 
 def test_models() -> None:
-    with answering() as url:
-        assert probe.models(url) == {"body_standard": "READY", "odd": "UNKNOWN"}
-
-
-def test_an_address_without_a_scheme(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        probe.parse(["--url", "localhost:8000"])
-    assert left.value.code == 2
-    assert "--url: 'localhost:8000' does not start with http://" in capsys.readouterr().err
+    with answering({"/v2/models/body_standard/ready": (200, b"")}) as url:
+        assert probe.models(url) == {"body_standard": "READY", "odd": "UNAVAILABLE"}
 
 
 @pytest.mark.parametrize("url", ["http://localhost:abc", "http://[::1", "http://localhost:99999"])

@@ -31,6 +31,10 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ports=Ports(http=8000, grpc=8001, metrics=8002),
         threads=3,
         trusted_keys=(),
+        licence=Path("/license.json"),
+        vendor_key=Path("/etc/voxwright/vendor.pem"),
+        admin_key=None,
+        log_format="text",
         assemble_only=False,
         triton_flags=(),
     )
@@ -52,12 +56,51 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("VOXWRIGHT_GRPC_PORT", "9001", "ports", Ports(http=8000, grpc=9001, metrics=8002)),
         ("VOXWRIGHT_METRICS_PORT", "9002", "ports", Ports(http=8000, grpc=8001, metrics=9002)),
         ("VOXWRIGHT_THREADS", "7", "threads", 7),
+        ("VOXWRIGHT_LICENCE", "mine.json", "licence", Path("mine.json")),
+        ("VOXWRIGHT_VENDOR_KEY", "theirs.pem", "vendor_key", Path("theirs.pem")),
+        ("VOXWRIGHT_LOG_FORMAT", "json", "log_format", "json"),
+        ("VOXWRIGHT_ADMIN_KEY", "", "admin_key", None),
         ("VOXWRIGHT_TRUSTED_KEY", "a.pem:b.pem", "trusted_keys", (Path("a.pem"), Path("b.pem"))),
     ],
 )
 def test_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, field: str, value: Any) -> None:
     monkeypatch.setenv(variable, text)
     assert getattr(parse([]), field) == value
+
+
+def test_an_admin_key_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("0123456789abcdef-._~\n")
+    monkeypatch.setenv("VOXWRIGHT_ADMIN_KEY", str(path))
+    found = parse([])
+    assert found.admin_key == "0123456789abcdef-._~"
+    assert "0123456789" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (None, "it cannot be read (No such file or directory)"),
+        (b"\xff" * 20, "it cannot be read (it is not plain text)"),
+        (b"", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
+        (b"too short", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
+        (b"with a blank and a = sign", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
+    ],
+)
+def test_an_unusable_admin_key(tmp_path: Path, content: bytes | None, cause: str) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingError) as refusal:
+        parse(["--admin-key", str(path)])
+    assert str(refusal.value) == (
+        f"--admin-key {path}: {cause}. Make one with `openssl rand -hex 32`, and mount it as a file."
+    )
+
+
+def test_a_flag_of_tritonserver_that_contradicts_ours() -> None:
+    with pytest.raises(SettingError, match="--model-repository: it contradicts what a start sets"):
+        parse(["--", "--model-repository=/other"])
 
 
 def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

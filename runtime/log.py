@@ -1,0 +1,89 @@
+"""What the runtime says to the operator on stderr, one line a fact: as text, or as JSON for a log collector."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from contract import errors
+from contract.errors import VoxwrightError
+
+FORMATS = ("text", "json")
+_NAME = "voxwright"
+_REFUSAL = ("subject", "cause", "remedy", "exit_code")
+
+
+def configure(form: str) -> None:
+    """Choose the form of every line from here on: one of FORMATS."""
+    handler = _Stderr()
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    logger = logging.getLogger(_NAME)
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def say(line: str) -> None:
+    """Tell a fact."""
+    _logger().info(line)
+
+
+def warn(line: str) -> None:
+    """Tell what is amiss without stopping a start."""
+    _logger().warning(line)
+
+
+def guard(command: Callable[[], object]) -> NoReturn:
+    """Run a command line to its end as contract.errors.guard does; a refusal has the form that was chosen."""
+    errors.guard(lambda: _run(command))
+
+
+def _run(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except VoxwrightError as error:
+        if not _is_json():
+            raise
+        told = {name: getattr(error, name) for name in _REFUSAL}
+        _logger().error(str(error), extra={"refusal": told}, exc_info="--verbose" in sys.argv)
+        sys.exit(error.exit_code)
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger(_NAME)
+    if not logger.handlers:
+        configure("text")
+    return logger
+
+
+def _is_json() -> bool:
+    return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger(_NAME).handlers)
+
+
+class _Stderr(logging.Handler):
+    # stdout stays tritonserver's. Flushed at once: tritonserver takes this process's place.
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = "warning: " if record.levelno == logging.WARNING else ""
+        return f"{_NAME}: {level}{record.getMessage()}"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "refusal", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -1,0 +1,295 @@
+"""The real server in operation: closed interfaces, a licence, an orderly end, a crash, ten kills under load."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from runtime import answers, licence, probe
+from runtime.answers import Array
+from runtime.terms import Licence
+from tests.integration import serving
+from tests.integration.asking import Arrays, tensors
+from tests.integration.networks import slow_body
+from tests.integration.serving import Running
+
+pytestmark = pytest.mark.integration
+ADMIN_KEY = "0123456789abcdef0123456789abcdef"
+STANDARD = ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"]
+# A request of so many frames outlasts every step of a test that must happen meanwhile.
+LONG, SHORT = 4000, 8
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    serving.write_bundle(folder / "embedded" / "cpu", body_standard=slow_body())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def closed(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server with everything an operator may set: licence, admin key, JSON."""
+    folder = tmp_path_factory.mktemp("closed")
+    (folder / "admin.key").write_text(f"{ADMIN_KEY}\n")
+    variables = {
+        **licensed(folder, "standard"),
+        "VOXWRIGHT_ADMIN_KEY": str(folder / "admin.key"),
+        "VOXWRIGHT_LOG_FORMAT": "json",
+        "VOXWRIGHT_THREADS": "1",
+    }
+    with serving.started(engines, folder, **variables) as running:
+        serving.wait_ready(running)
+        yield running
+
+
+def licensed(folder: Path, *points: str) -> dict[str, str]:
+    """Issue a licence that ends in ten days; give the variables that name it."""
+    key, today = Ed25519PrivateKey.generate(), datetime.now(UTC).replace(microsecond=0)
+    (folder / "private.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "vendor.pem").write_bytes(public)
+    terms = Licence(
+        product="voxwright",
+        licensee="Example Ltd",
+        not_before=today,
+        expires=today + timedelta(days=10, hours=1),
+        operating_points=points,
+        languages=("en",),
+    )
+    licence.issue(terms, folder / "private.pem", folder / "license.json")
+    return {"VOXWRIGHT_LICENCE": f"{folder}/license.json", "VOXWRIGHT_VENDOR_KEY": f"{folder}/vendor.pem"}
+
+
+def speech(frames: int) -> Arrays:
+    return {
+        "features": np.ones((1, frames, 80), dtype=np.float16),
+        "feature_lengths": np.array([[frames]], dtype=np.int32),
+    }
+
+
+def over_grpc(server: Running, frames: int, timeout_s: float = PATIENCE_S) -> int:
+    """Ask the slow body; give the length it says."""
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        result = client.infer("body_standard", tensors(speech(frames)), client_timeout=timeout_s)
+        return int(result.as_numpy("encoder_lengths")[0, 0])
+
+
+def over_http(server: Running, frames: int, timeout_s: float = PATIENCE_S) -> int:
+    """Ask the same over HTTP."""
+    asked = {
+        "features": Array(type="FP16", shape=(1, frames, 80), values=(1.0,) * frames * 80),
+        "feature_lengths": Array(type="INT32", shape=(1, 1), values=(frames,)),
+    }
+    body, headers = answers.encode(asked)
+    with opened(server, "/v2/models/body_standard/infer", body, headers, timeout_s) as told:
+        answer = answers.decode(told.read(), int(told.headers[answers.HEADER_LENGTH]))
+    return int(answer["encoder_lengths"].values[0])
+
+
+def opened(server: Running, path: str, body: bytes | None, headers: dict[str, str], timeout_s: float) -> Any:
+    request = urllib.request.Request(f"{server.url}{path}", body, headers)  # noqa: S310 - a server of these tests
+    return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+
+
+def lines(server: Running) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_a_licence_limits_what_is_served(closed: Running) -> None:
+    assert list(probe.models(closed.url)) == STANDARD
+    told, *rest = lines(closed)
+    assert re.fullmatch(
+        r"licensed to Example Ltd until \d{4}-\d\d-\d\d \d\d:\d\d UTC: standard in en; "
+        r"not licensed, so not served: operating point enhanced",
+        told["message"],
+    )
+    assert ["in 10 days, and a licence for longer is wanted" in line["message"] for line in rest].count(True) == 1
+    assert [line["level"] for line in rest if "a licence for longer" in line["message"]] == ["warning"]
+    assert any(
+        "am_en_enhanced/batch" in line["message"]
+        and line["message"].endswith("operating point enhanced is not licensed")
+        for line in rest
+    )
+
+
+def test_a_point_that_is_not_licensed_is_refused(engines: Path, tmp_path: Path) -> None:
+    variables = serving.environment(**licensed(tmp_path, "standard"), SM_OPERATING_POINT="enhanced")
+    command = serving.command(engines, tmp_path / "repository")
+    result = subprocess.run(
+        command, env=variables, cwd=serving.ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 46
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {tmp_path}/license.json: operating point enhanced is not licensed, only standard. "
+        "Ask with SM_OPERATING_POINT for one that is, or the vendor for a licence for this one."
+    )
+
+
+def test_tritons_lines_bear_their_whole_date(closed: Running) -> None:
+    others = [line for line in closed.log.read_text().splitlines() if not line.startswith("{")]
+    assert any(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ I ", line) for line in others)
+
+
+ADMIN = {
+    "/v2/repository/index": b"{}",
+    "/v2/repository/models/body_standard/unload": b"{}",
+    "/v2/systemsharedmemory/status": None,
+    "/v2/systemsharedmemory/region/r/register": b'{"key": "/r", "byte_size": 8}',
+    "/v2/trace/setting": None,
+    "/v2/logging": None,
+}
+
+
+def http_status(server: Running, path: str, body: bytes | None, **headers: str) -> tuple[int, str]:
+    try:
+        with opened(server, path, body, headers, PATIENCE_S) as answer:
+            return int(answer.status), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("path", ADMIN)
+@pytest.mark.parametrize("headers", [{}, {"admin-key": "wrong"}], ids=["without a key", "with a wrong key"])
+def test_an_interface_for_administration_is_closed(closed: Running, path: str, headers: dict[str, str]) -> None:
+    status, told = http_status(closed, path, ADMIN[path], **headers)
+    assert (status, json.loads(told)) == (403, {"error": "This API is restricted, expecting header 'admin-key'"})
+
+
+def test_the_admin_key_opens_them(closed: Running) -> None:
+    status, told = http_status(closed, "/v2/repository/index", b"{}", **{"admin-key": ADMIN_KEY})
+    assert status == 200
+    assert [entry["name"] for entry in json.loads(told)] == STANDARD
+    # And still no model can be changed: there is no model control.
+    status, told = http_status(closed, "/v2/repository/models/body_standard/unload", b"{}", **{"admin-key": ADMIN_KEY})
+    assert status != 200
+    assert "explicit model load / unload is not allowed" in told
+    assert probe.check(closed.url) is None
+
+
+Call = Callable[..., object]
+GRPC: dict[str, Callable[[triton.InferenceServerClient], Call]] = {
+    "model-repository": lambda client: client.get_model_repository_index,
+    "shared-memory": lambda client: client.get_system_shared_memory_status,
+    "trace": lambda client: client.get_trace_settings,
+    "logging": lambda client: client.get_log_settings,
+}
+
+
+@pytest.mark.parametrize("api", GRPC)
+def test_grpc_is_closed_as_well(closed: Running, api: str) -> None:
+    with triton.InferenceServerClient(f"127.0.0.1:{closed.grpc}") as client:
+        for headers in (None, {"triton-grpc-protocol-admin-key": "wrong"}):
+            with pytest.raises(InferenceServerException, match="expecting header 'triton-grpc-protocol-admin-key'"):
+                GRPC[api](client)(headers=headers)
+        GRPC[api](client)(headers={"triton-grpc-protocol-admin-key": ADMIN_KEY})
+
+
+def test_what_clients_need_stays_open(closed: Running) -> None:
+    assert over_grpc(closed, SHORT) == over_http(closed, SHORT) == SHORT // 4
+    with triton.InferenceServerClient(f"127.0.0.1:{closed.grpc}") as client:
+        assert client.is_server_ready()
+        assert client.get_model_metadata("body_standard").name == "body_standard"
+        assert client.get_model_config("body_standard").config.name == "body_standard"
+        assert client.get_inference_statistics("body_standard").model_stats[0].name == "body_standard"
+
+
+@pytest.mark.parametrize("ask", [over_grpc, over_http])
+def test_a_request_in_flight_is_answered_before_the_end(engines: Path, tmp_path: Path, ask: Callable[..., int]) -> None:
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard", VOXWRIGHT_THREADS="1") as server:
+        serving.wait_ready(server)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            answer: Future[int] = pool.submit(ask, server, LONG)
+            time.sleep(1.0)
+            server.process.send_signal(signal.SIGTERM)
+            refused_over_http(server)
+            # While HTTP drains, Triton 2.51 goes on to answer over gRPC.
+            if ask is over_grpc:
+                with pytest.raises(InferenceServerException):
+                    over_grpc(server, SHORT)
+            # It was on its way all the while: nothing above could have come after its answer.
+            assert not answer.done()
+            assert answer.result(PATIENCE_S) == LONG // 4
+        assert server.process.wait(PATIENCE_S) == 0
+
+
+def refused_over_http(server: Running) -> None:
+    """Wait until a new connection is refused."""
+    end = time.monotonic() + PATIENCE_S
+    while probe.check(server.url) is None:
+        assert time.monotonic() < end, "new connections are taken after SIGTERM"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_crash_is_this_process_s_own_end(engines: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as server:
+        serving.wait_ready(server)
+        os.kill(server.process.pid, number)
+        assert server.process.wait(PATIENCE_S) == -number
+        end_stubs(server)
+
+
+def end_stubs(server: Running) -> None:
+    try:
+        os.killpg(server.process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+KILLS, CLIENTS, DEADLINE_S = 10, 4, 5.0
+
+
+def test_kills_under_load(engines: Path, tmp_path: Path) -> None:
+    """Ten times: start, load, kill. Every start works, and no client waits past its deadline."""
+    for kill in range(KILLS):
+        with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard", VOXWRIGHT_THREADS="1") as server:
+            serving.wait_ready(server)
+            over_since: list[float] = []
+            answered = threading.Semaphore(0)
+            clients = [
+                threading.Thread(target=load, args=(server, answered, over_since), daemon=True) for _ in range(CLIENTS)
+            ]
+            for client in clients:
+                client.start()
+            # Every one is at work, so that the kill meets requests in flight.
+            assert all(answered.acquire(timeout=PATIENCE_S) for _ in range(2 * CLIENTS))
+            # By turns the server alone, whose stubs then live on for a while, and all of it.
+            (os.kill if kill % 2 else os.killpg)(server.process.pid, signal.SIGKILL)
+            for client in clients:
+                client.join(2 * DEADLINE_S)
+            assert not any(client.is_alive() for client in clients)
+            assert max(over_since) <= DEADLINE_S + 1
+            assert server.process.wait(PATIENCE_S) == -signal.SIGKILL
+            end_stubs(server)
+
+
+def load(server: Running, answered: threading.Semaphore, over_since: list[float]) -> None:
+    """Ask one request after the other until one fails; note how long that one took."""
+    while True:
+        start = time.monotonic()
+        try:
+            assert over_grpc(server, SHORT, timeout_s=DEADLINE_S) == SHORT // 4
+        except InferenceServerException:
+            over_since.append(time.monotonic() - start)
+            return
+        answered.release()
