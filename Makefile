@@ -29,7 +29,7 @@ $(VENV)/installed: requirements.lock
 # contract and runtime with nothing but what an operator's image has.
 $(SLIM)/installed: requirements.lock
 	$(PYTHON) -m venv --clear $(SLIM)
-	$(SLIM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock click cuda-bindings cryptography pytest
+	$(SLIM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock click cuda-bindings cryptography nvidia-ml-py pytest
 	touch $@
 
 demo: $(VENV)/installed

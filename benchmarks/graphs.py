@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import onnxruntime
 from numpy.typing import NDArray
 
+from build.compilers.onnxruntime import run_session, session
 from contract import digest, graph
 from contract.catalogue import OPERATING_POINTS, PRECISIONS, catalogue, model_name
 from contract.errors import GraphError
@@ -19,7 +19,6 @@ HEAD = f"am_{LANGUAGE}"
 # What a transcript cannot do without, and what makes it better.
 _NEEDED = ("body", HEAD)
 _FAMILIES = (*_NEEDED, "decoder", "lm", "diar")
-_QUIET = 3
 
 
 class Network(Protocol):
@@ -34,11 +33,11 @@ class OpenGraph:
     """A graph as ONNX Runtime runs it on this CPU, optimised."""
 
     def __init__(self, path: Path) -> None:
-        self._session = session(path, "ORT_ENABLE_ALL")
+        self._session = session(path)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run on arrays with a batch axis."""
-        return run(self._session, inputs)
+        return run_session(self._session, inputs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,20 +76,6 @@ def exported(folder: Path) -> list[Exported]:
         cause = f"no operating point has a body and a head in {' and '.join(PRECISIONS)} there"
         raise GraphError(folder, cause, "Run `python -m export` first, or name its folder with --onnx")
     return points
-
-
-def session(model: Path | bytes, level: str) -> onnxruntime.InferenceSession:
-    """Open a graph on the CPU at an optimisation level of ONNX Runtime."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    options.log_severity_level = _QUIET
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def run(opened: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
-    """Run a session; outputs by name."""
-    names = [output.name for output in opened.get_outputs()]
-    return dict(zip(names, opened.run(names, inputs), strict=True))
 
 
 def _exported(folder: Path, point: str) -> Exported:

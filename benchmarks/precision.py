@@ -1,6 +1,7 @@
 """python -m benchmarks.precision: what FP16 does to transcripts, and how far the networks are from its limit."""
 
 import json
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +15,13 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import recordings
-from benchmarks.activations import FP16, FP16_LIMIT, FP32, Activation, ObservedGraph
 from benchmarks.graphs import Exported, OpenGraph, exported
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.recordings import RecordingSet, Spoken
+from build.activations import FP16, FP32, ObservedGraph
 from contract import command_line, files
 from contract.catalogue import PRECISIONS
+from contract.manifest import FP16_LIMIT, Activation
 from transcriber.audio import Recording
 from transcriber.pipeline import Plan, chosen_search, transcribe
 from transcriber.recogniser import Recogniser
@@ -63,7 +65,7 @@ class Range:
     def to_dict(self) -> dict[str, Any]:
         """Give all for a file."""
         found = {"fp16": self.fp16, "fp32_islands": self.islands}
-        return {"model": self.model, **{name: each.to_dict() if each else None for name, each in found.items()}}
+        return {"model": self.model, **{name: _activation(each) if each else None for name, each in found.items()}}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -173,6 +175,13 @@ def range_table(ranges: Sequence[Range]) -> Iterator[str]:
 def main() -> None:
     """Run the command line."""
     command_line.run(command)
+
+
+def _activation(activation: Activation) -> dict[str, Any]:
+    # JSON has no infinity: null stands for it.
+    figures = {"value": activation.value, "headroom": activation.headroom}
+    finite = {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
+    return {**asdict(activation), **finite}
 
 
 def _cells(activation: Activation | None, *, with_headroom: bool) -> str:

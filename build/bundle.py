@@ -4,19 +4,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate, keys, report, store
+from build import gate, keys, quantisation, report, store, words
 from build.compilers import Compiler, compiler
 from build.job import Job
+from build.options import Options
 from contract import digest, files, verification
 from contract.agreement import closest
 from contract.arch import Arch
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
-from contract.manifest import MANIFEST_FILE, BundleManifest, Change, EngineRecord, Gate, load
+from contract.manifest import MANIFEST_FILE, Accuracy, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
 UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
@@ -34,6 +35,7 @@ class Target:
     arch: Arch
     compiler: Compiler
     store: Path
+    options: Options = field(default_factory=Options)
     force: bool = False
     processes: int = 1
     """How many engines are made at once; on a GPU one, since timing tactics beside another build misleads it."""
@@ -70,11 +72,15 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
     return [
         Step(
             job=job,
-            parts=job.key_parts(target.compiler.NAME, toolchain, target.compiler.options()),
+            parts=job.key_parts(target.compiler.NAME, toolchain, _options(target, job)),
             known=old.get((job.record.model, job.mode.name)),
         )
         for job in jobs
     ]
+
+
+def _options(target: Target, job: Job) -> dict[str, Any]:
+    return target.compiler.options(target.options) | quantisation.options(job, target.compiler.NAME)
 
 
 def source(target: Target, step: Step) -> str | None:
@@ -93,6 +99,7 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
     report and its signature. Raises GraphError, CompileError or GateError, and then leaves the old bundle untouched;
     what was built before the failure is in the store.
     """
+    target.compiler.prepare(target.options)
     planned = steps(target, jobs)
     # A folder that nobody may write to is better found before hours of building than after.
     target.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +122,18 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
         toolchain=toolchain,
         engines=tuple(record for _, record in sorted(made.items())),
     )
-    return _write(target, manifest, [place for place, outcome in outcomes.items() if outcome == BUILT])
+    return _write(target, manifest, outcomes, jobs[0].folder.parent)
 
 
-def _write(target: Target, manifest: BundleManifest, built: Sequence[Place]) -> BundleManifest:
+def _write(target: Target, manifest: BundleManifest, outcomes: dict[Place, str], onnx: Path) -> BundleManifest:
     with files.replacing(target.folder) as staging:
         for record in manifest.engines:
             store.link(store.holding(target.store, record) or target.folder, record, staging)
+        anew = {place for place, outcome in outcomes.items() if outcome != UNCHANGED}
+        known = words.Before(accuracy=_old_accuracy(target.folder), anew=anew)
+        engines = {(record.model, record.mode): record for record in manifest.engines}
+        manifest = replace(manifest, accuracy=words.measure(staging, engines, onnx, target.compiler, known))
+        built = [place for place, outcome in outcomes.items() if outcome == BUILT]
         manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
@@ -129,7 +141,7 @@ def _write(target: Target, manifest: BundleManifest, built: Sequence[Place]) -> 
 
 def check_graph(job: Job) -> None:
     """Raise GraphError unless the job's graphs are there and are what their record says."""
-    for precision in dict.fromkeys(("fp32", job.precision)):
+    for precision in dict.fromkeys(("fp32", job.exported)):
         if precision not in job.record.graphs:
             raise GraphError(
                 job.folder,
@@ -145,12 +157,22 @@ def check_graph(job: Job) -> None:
             raise GraphError(path, "it is damaged: its content is not what the export record says", remedy)
 
 
-def _old_engines(folder: Path) -> dict[tuple[str, str], EngineRecord]:
+def _old_bundle(folder: Path) -> BundleManifest | None:
     try:
-        return {(record.model, record.mode): record for record in load(folder).engines}
+        return load(folder)
     except (BundleError, ManifestError):
         # Nothing there, or nothing of use: everything is built anew.
-        return {}
+        return None
+
+
+def _old_engines(folder: Path) -> dict[Place, EngineRecord]:
+    old = _old_bundle(folder)
+    return {(record.model, record.mode): record for record in old.engines} if old else {}
+
+
+def _old_accuracy(folder: Path) -> tuple[Accuracy, ...]:
+    old = _old_bundle(folder)
+    return old.accuracy if old else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +183,7 @@ class _Order:
     platform: str
     toolchain: dict[str, str]
     compiler: str
+    options: Options
     bundle: Path
     store: Path
     force: bool
@@ -173,6 +196,7 @@ def _obtained(target: Target, toolchain: dict[str, str], planned: Sequence[Step]
             platform=target.platform.name,
             toolchain=toolchain,
             compiler=target.compiler.NAME,
+            options=target.options,
             bundle=target.folder,
             store=target.store,
             force=target.force,
@@ -219,9 +243,10 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
     path = staging / file
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    inputs, outputs = chosen.compile(job, path)
+    with quantisation.prepared(job, chosen.NAME) as ready:
+        compiled = chosen.compile(ready, path, order.options)
     seconds = time.monotonic() - started
-    _check_tensors(job, {tensor.name: tensor.type for tensor in (*inputs, *outputs)})
+    _check_tensors(job, {tensor.name: tensor.type for tensor in (*compiled.inputs, *compiled.outputs)})
     return EngineRecord(
         model=job.record.model,
         family=job.record.family,
@@ -235,13 +260,22 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
         compiler=chosen.NAME,
         precision=job.precision,
         max_batch=job.mode.batch.max,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=compiled.inputs,
+        outputs=compiled.outputs,
         dims=job.record.dims,
         parameters=job.record.parameters,
         build_seconds=round(seconds, 3),
         gate=gate.check(job, chosen, path),
+        profiles=compiled.profiles,
+        device_memory_bytes=compiled.device_memory_bytes,
+        built_on=chosen.host(),
+        files=tuple(_bundle_file(staging, each) for each in compiled.files),
     )
+
+
+def _bundle_file(folder: Path, path: Path) -> BundleFile:
+    file = path.relative_to(folder).as_posix()
+    return BundleFile(file=file, sha256=digest.of_file(path), size_bytes=path.stat().st_size)
 
 
 def _run(manifest: BundleManifest, built: Sequence[Place]) -> report.Run:
@@ -267,8 +301,7 @@ def _is_whole(folder: Path, record: EngineRecord) -> bool:
 
 def _is_bundle(folder: Path) -> bool:
     try:
-        manifest = load(folder)
-        verification.check(folder, manifest)
+        verification.check(folder, load(folder))
     except (BundleError, ManifestError):
         return False
     return True

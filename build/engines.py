@@ -9,16 +9,18 @@ from typing import Any
 
 import click
 
-from build import bundle, keys, results, store
+from build import bundle, keys, preflight, results, store
 from build.bundle import Step, Target
 from build.compilers import COMPILERS, Compiler, compiler
 from build.job import Job
+from build.options import GIBIBYTE, Options
+from build.quantisation import check_precision
 from build.results import BundleResult, EngineResult
-from contract import command_line, graph
+from contract import command_line, compatibility, graph
 from contract.arch import Arch
-from contract.catalogue import MODES, OPERATING_POINTS, Model, catalogue, models
+from contract.catalogue import INT8, MODES, OPERATING_POINTS, Model, catalogue, models
 from contract.errors import BuildError, CompilerUnavailableError, GraphError, SettingError
-from contract.manifest import EngineRecord
+from contract.manifest import Accuracy, EngineRecord
 from contract.platform import platform
 
 ALL = "all"
@@ -37,7 +39,12 @@ class Request:
     models: tuple[str, ...] = ()
     operating_point: str | None = None
     mode: str | None = None
+    precision: str | None = None
     processes: int = 1
+    compatibility: str = compatibility.NONE
+    version_compatible: bool = False
+    workspace_gib: float = 4.0
+    optimization_level: int = 3
     force: bool = False
     dry_run: bool = False
 
@@ -55,6 +62,31 @@ class Request:
 @click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Only the models of this point.")
 @click.option("--mode", type=click.Choice(MODES), help="Only this mode. [default: all that the catalogue lists]")
 @click.option("--jobs", "processes", type=click.IntRange(min=1), default=1, show_default=True, help="Engines at once.")
+@click.option(
+    "--precision", type=click.Choice([INT8]), help="Quantise what gains by it. [default: the precision of the compiler]"
+)
+@click.option(
+    "--compatibility",
+    type=click.Choice(compatibility.LEVELS),
+    default=compatibility.NONE,
+    show_default=True,
+    help="Which other GPUs a plan is for: TensorRT gives up some speed for it.",
+)
+@click.option("--version-compatible", is_flag=True, help="Make plans that later TensorRT versions load, if asked to.")
+@click.option(
+    "--workspace-gib",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="The most device memory that one operation of a plan may take for itself.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    default=3,
+    show_default=True,
+    help="How long TensorRT searches for fast kernels.",
+)
 @click.option("--force", is_flag=True, help="Build again what is unchanged.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built and why, and build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Say what became of every engine as JSON on standard output.")
@@ -101,7 +133,9 @@ def fail(found: Sequence[BundleResult]) -> None:
 def run(request: Request, arch: Arch) -> BundleResult:
     """Make the bundle of an architecture, or say what it would be made of."""
     target = target_of(request, arch)
-    jobs = plan(request.onnx, arch, target.compiler, request.models, request.operating_point, request.mode)
+    jobs = plan(
+        request.onnx, arch, target.compiler, request.models, request.operating_point, request.mode, request.precision
+    )
     engines = preview(target, jobs) if request.dry_run else build(target, jobs)
     return BundleResult(arch=arch, platform=target.platform.name, folder=target.folder, engines=tuple(engines))
 
@@ -110,13 +144,22 @@ def target_of(request: Request, arch: Arch) -> Target:
     """Say where an architecture's bundle goes and what makes it; raise CompilerUnavailableError where nothing can."""
     chosen = compiler(request.compiler, arch)
     place = platform(request.platform or chosen.PLATFORM)
-    chosen.check(arch, place)
+    kept = request.store or request.out.parent / store.NAME
+    options = Options(
+        workspace_bytes=int(request.workspace_gib * GIBIBYTE),
+        optimization_level=request.optimization_level,
+        compatibility=request.compatibility,
+        version_compatible=request.version_compatible,
+        timing=kept / "timing",
+    )
+    chosen.check(arch, place, options)
     return Target(
         folder=request.out / place.name / arch.value,
         platform=place,
         arch=arch,
         compiler=chosen,
-        store=request.store or request.out.parent / store.NAME,
+        store=kept,
+        options=options,
         force=request.force,
         processes=request.processes,
     )
@@ -145,6 +188,10 @@ def preview(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
 def build(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
     """Make the bundle and say what became of every engine."""
     found: list[EngineResult] = []
+    preflight.check_disk(jobs, target.store)
+    if target.compiler.NAME == "tensorrt":
+        preflight.check_memory(jobs, target.options)
+        print(f"build {target.arch.value} on {preflight.gpu()}", file=sys.stderr, flush=True)
 
     def say(job: Job, record: EngineRecord, outcome: str) -> None:
         found.append(_result(record, outcome))
@@ -152,6 +199,8 @@ def build(target: Target, jobs: Sequence[Job]) -> list[EngineResult]:
 
     manifest = bundle.make(target, jobs, say)
     total = sum(record.size_bytes for record in manifest.engines) / _MEBIBYTE
+    for each in manifest.accuracy:
+        print(f"words {target.arch.value} {f'{each.model} {each.mode}':<24} {_words(each)}", file=sys.stderr)
     print(f"bundle {target.folder}: {len(manifest.engines)} engines, {total:.1f} MiB", file=sys.stderr)
     return found
 
@@ -163,8 +212,14 @@ def plan(
     names: tuple[str, ...] = (),
     operating_point: str | None = None,
     mode: str | None = None,
+    precision: str | None = None,
 ) -> list[Job]:
-    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists."""
+    """List the engines to make: the exported models, or the named ones, in every mode that the catalogue lists.
+
+    At a `precision` that is not the compiler's own, the models that state no tolerance for it keep the compiler's; to
+    name one of them is an error.
+    """
+    check_precision(precision, chosen, arch)
     wanted = [
         model for model in _select(names, operating_point) if names or (onnx / model.name / graph.RECORD_FILE).is_file()
     ]
@@ -175,7 +230,7 @@ def plan(
             folder=onnx / model.name,
             mode=each,
             arch=arch,
-            precision=chosen.precision(),
+            precision=_precision(model, precision, chosen, named=model.name in names),
         )
         for model in wanted
         for each in model.family.modes.values()
@@ -230,6 +285,25 @@ def _why(target: Target, step: Step) -> str:
     if changed:
         return "; ".join(map(keys.sentence, changed))
     return "--force" if target.force else "the one in the bundle is damaged"
+
+
+def _words(found: Accuracy) -> str:
+    if not found.words:
+        return found.reason
+    counts = f"{found.wrong} of {found.words} wrong, {found.wrong_in_fp32} in FP32"
+    return f"{counts}: {found.points:+.2f} points, allowed {found.allowed_points:g}; {found.reason}"
+
+
+def _precision(model: Model, wanted: str | None, chosen: Compiler, *, named: bool) -> str:
+    if wanted is None or model.family.quantisable:
+        return wanted or chosen.precision()
+    if named:
+        raise CompilerUnavailableError(
+            f"--precision {wanted}",
+            f"quantising {model.name} makes no sense: the catalogue states no {wanted} tolerance for it",
+            f"Leave {model.name} out, or build it without --precision",
+        )
+    return chosen.precision()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,14 @@
-"""The accuracy gate: every engine that can run here is held against its graph in FP32 before it may ship."""
+"""The accuracy gate: every engine that can run here is held against its graph in FP32 before it may ship.
 
+The FP16 graph of every network is looked at on the CPU as well, so that an overflow is found before a GPU is.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -9,49 +16,153 @@ from build.compilers import Compiler
 from build.compilers import onnxruntime as reference
 from build.job import Job
 from contract import probes
-from contract.agreement import compare, worst
-from contract.errors import GateError
+from contract.agreement import Agreement, compare, difference, worst
+from contract.errors import BuildError, GateError
 from contract.graph import SAMPLES_FILE
-from contract.manifest import NOT_RUN, PASSED, Gate
+from contract.manifest import FP16_LIMIT, NOT_RUN, PASSED, Activation, Figure, Gate, GateCase
 
+Arrays: TypeAlias = dict[str, Any]
+FP16 = "fp16"
 _SEED = 11
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What was seen of an FP16 graph on the CPU."""
+
+    cases: tuple[GateCase, ...]
+    activation: Activation | None
 
 
 def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
     """Hold an engine against ONNX Runtime in FP32 at every corner of its profile and on real inputs.
 
-    Raises GateError that names the worst place of every output beyond tolerance.
+    Raises GateError that names the worst place of all where an output is beyond its tolerance. An engine made of an
+    FP16 graph also needs that graph to pass `check_half`, whether or not the engine can run here.
     """
+    observed = observe(job)
+    if job.precision == FP16 and observed:
+        check_half(job, observed)
+    activation = observed.activation if observed else None
+    graph_cases = observed.cases if job.precision == FP16 and observed else ()
     if not compiler.RUNS_HERE:
-        return Gate(outcome=NOT_RUN, reason=f"{compiler.NAME} engines run on an {job.arch.value} GPU only", parity=())
-    cases = gate_inputs(job)
-    feeds = list(cases.values())
-    actual, expected = compiler.run(engine, feeds), reference.run_as_written(job.reference, feeds)
-    found = [
-        (compare(tensor, ours[tensor.name], theirs[tensor.name], job.precision), case)
-        for case, ours, theirs in zip(cases, actual, expected, strict=True)
-        for tensor in job.family.outputs
-    ]
-    failed = [f"{agreement} ({case})" for agreement, case in found if not agreement.holds]
-    if failed:
+        reason = f"{compiler.NAME} engines run on an {job.arch.value} GPU only"
+        return Gate(outcome=NOT_RUN, reason=reason, parity=(), cases=graph_cases, activation=activation)
+    inputs = gate_inputs(job)
+    feeds = list(inputs.values())
+    actual, expected = _run(job, compiler, engine, feeds), reference.run_as_written(job.reference, feeds)
+    cases = tuple(
+        measured(job, name, job.precision, ours, theirs)
+        for name, ours, theirs in zip(inputs, actual, expected, strict=True)
+    )
+    refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
+    parity = worst(each for case in cases for each in case.parity)
+    reason = f"{len(cases)} inputs"
+    return Gate(outcome=PASSED, reason=reason, parity=parity, cases=cases + graph_cases, activation=activation)
+
+
+def measured(job: Job, name: str, precision: str, actual: Arrays, expected: Arrays) -> GateCase:
+    """Measure every output of one input: by the catalogue's tolerance at a precision, and by its further figures."""
+    return GateCase(
+        name=name,
+        parity=tuple(
+            compare(tensor, actual[tensor.name], expected[tensor.name], precision) for tensor in job.family.outputs
+        ),
+        figures=tuple(
+            Figure(
+                output=tensor.name,
+                measure=measure,
+                value=difference(measure, actual[tensor.name], expected[tensor.name]),
+            )
+            for tensor in job.family.outputs
+            for measure in tensor.figures
+        ),
+    )
+
+
+def check_half(job: Job, observed: Observed) -> None:
+    """Raise GateError for an FP16 graph that overflows, or that differs from the one in FP32 beyond tolerance."""
+    activation = observed.activation
+    if activation and math.isinf(activation.value):
+        cause = f"its FP16 graph exceeds {FP16_LIMIT:.0f} at {activation.node} ({activation.operator})"
+        raise GateError(_subject(job), cause, "Compute that node in FP32, or scale what comes to it, and export again")
+    refuse_beyond_tolerance(job, "its FP16 graph differs from the one in FP32", observed.cases)
+
+
+def refuse_beyond_tolerance(job: Job, what: str, cases: Iterable[GateCase]) -> None:
+    """Raise GateError that names the worst place of all where an output is beyond its tolerance."""
+    found = [(agreement, case.name) for case in cases for agreement in case.parity]
+    agreement, name = max(found, key=lambda each: (each[0].excess, _order(each[0])))
+    if not agreement.holds:
         remedy = "Look at that output, or state a wider tolerance in the catalogue"
-        raise GateError(f"{job.name} for {job.arch.value}", f"the engine differs from its graph: {failed[0]}", remedy)
-    return Gate(outcome=PASSED, reason=f"{len(cases)} inputs", parity=worst(each for each, _ in found))
+        raise GateError(_subject(job), f"{what}: {agreement} ({name})", remedy)
 
 
-def gate_inputs(job: Job) -> dict[str, dict[str, Any]]:
+def observe(job: Job) -> Observed | None:
+    """Run a model's FP16 graph on the CPU as it is written, against the one in FP32; None where there is none.
+
+    It costs many times what an engine does, so that it is run at the least corner, at the longest one with a batch of
+    one item, and on real inputs of one item: what overflows depends on values and on lengths, never on the batch.
+    """
+    if FP16 not in job.record.graphs:
+        return None
+    graphs = {precision: job.record.graphs[precision].sha256 for precision in ("fp32", FP16)}
+    return _observe(_Observation(key=(str(job.folder), *graphs.values(), job.mode.name), job=job))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Observation:
+    """A job as far as it decides what is observed: the same graphs for several architectures are looked at once."""
+
+    key: tuple[str, ...]
+    job: Job = field(compare=False)
+
+
+@cache
+def _observe(observation: _Observation) -> Observed:
+    # ONNX takes a moment to import, and --help needs none of it.
+    from build import activations  # noqa: PLC0415
+
+    job = observation.job
+    graph = activations.ObservedGraph(job.folder / job.record.graphs[FP16].file)
+    inputs = half_inputs(job)
+    expected = reference.run_as_written(job.reference, list(inputs.values()))
+    cases = tuple(
+        measured(job, f"FP16 graph, {name}", FP16, graph.run(feed), theirs)
+        for (name, feed), theirs in zip(inputs.items(), expected, strict=True)
+    )
+    return Observed(cases=cases, activation=graph.largest(activations.FP16))
+
+
+def gate_inputs(job: Job) -> dict[str, Arrays]:
     """Give every input of the gate by the name of its case: made-up ones at every corner, then the real ones."""
+    return random_inputs(job, probes.corners(job.mode)) | real_inputs(job)
+
+
+def half_inputs(job: Job) -> dict[str, Arrays]:
+    """Give the inputs that an FP16 graph is observed on, by the name of their case."""
+    corners = probes.corners(job.mode)
+    alone = {**corners[-1], "batch": job.mode.batch.min}
+    return random_inputs(job, [corners[0], alone]) | single_inputs(real_inputs(job))
+
+
+def single_inputs(inputs: dict[str, Arrays]) -> dict[str, Arrays]:
+    """Choose the inputs of one item; all where there are none."""
+    return {name: feed for name, feed in inputs.items() if len(next(iter(feed.values()))) == 1} or inputs
+
+
+def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arrays]:
+    """Make inputs up at corners of a profile, the same at every call."""
     generator = np.random.default_rng(_SEED)
-    cases = {
+    return {
         "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): probes.inputs(
             job.family, {**job.record.dims, **corner}, generator
         )
-        for corner in probes.corners(job.mode)
+        for corner in corners
     }
-    return cases | real_inputs(job)
 
 
-def real_inputs(job: Job) -> dict[str, dict[str, Any]]:
+def real_inputs(job: Job) -> dict[str, Arrays]:
     """Load the real inputs that export left beside the graph."""
     with np.load(job.folder / SAMPLES_FILE) as arrays:
         numbers = sorted({int(key.rpartition(".")[2]) for key in arrays.files})
@@ -59,3 +170,24 @@ def real_inputs(job: Job) -> dict[str, dict[str, Any]]:
             f"real sample {number}": {tensor.name: arrays[f"{tensor.name}.{number}"] for tensor in job.family.inputs}
             for number in numbers
         }
+
+
+def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> list[Arrays]:
+    try:
+        return compiler.run(engine, feeds)
+    except BuildError:
+        raise
+    except Exception as error:
+        # The libraries' exceptions share no base but Exception; an engine that fails on valid inputs is a wrong one.
+        said = " ".join(str(error).split())
+        remedy = "Build it again with --force, and report the graph if it stays"
+        raise GateError(_subject(job), f"the engine does not run on inputs of its profile ({said})", remedy) from error
+
+
+def _order(agreement: Agreement) -> float:
+    # NaN has no order of its own, and is worse than any number.
+    return math.inf if math.isnan(agreement.value) else agreement.value
+
+
+def _subject(job: Job) -> str:
+    return f"{job.name} for {job.arch.value}"

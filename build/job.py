@@ -1,4 +1,4 @@
-"""One engine to be made: a graph, the profile of a mode, an architecture."""
+"""One engine to be made: a graph, the profiles of a mode, an architecture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,9 @@ from typing import Any
 
 from contract import digest
 from contract.arch import Arch
-from contract.catalogue import Extent, Family, Mode, Tensor
+from contract.catalogue import BATCH, INT8, Extent, Family, Mode, Tensor
 from contract.graph import GraphRecord
-from contract.manifest import BoundTensor
-
-# The inputs and the outputs of an engine, as its compiler reads them back.
-Tensors = tuple[tuple[BoundTensor, ...], tuple[BoundTensor, ...]]
+from contract.manifest import Profile, Shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +22,8 @@ class Job:
     mode: Mode
     arch: Arch
     precision: str
+    quantised: Path | None = None
+    """The INT8 graph while it is being compiled: build makes it, of the graph in FP32."""
 
     @property
     def name(self) -> str:
@@ -34,21 +33,29 @@ class Job:
     @property
     def graph(self) -> Path:
         """Give the ONNX file to compile."""
-        return self.folder / self.record.graphs[self.precision].file
+        return self.quantised or self.folder / self.record.graphs[self.exported].file
+
+    @property
+    def exported(self) -> str:
+        """Name the precision of the exported graph that the engine is made of."""
+        return "fp32" if self.precision == INT8 else self.precision
 
     @property
     def reference(self) -> Path:
         """Give the ONNX file in FP32 that the engine is held against."""
         return self.folder / self.record.graphs["fp32"].file
 
-    def profile(self) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-        """Give the least, optimal and largest shape of every input, the batch included."""
-        return {tensor.name: self._shapes(tensor) for tensor in self.family.inputs}
+    def profiles(self) -> tuple[Profile, ...]:
+        """Give the least, optimal and largest shape of every input, the batch included, in each profile of the mode."""
+        return tuple(
+            {tensor.name: self._shapes(tensor, profile) for tensor in self.family.inputs}
+            for profile in self.mode.profiles()
+        )
 
     def key_parts(self, compiler: str, toolchain: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
         """List all that decides the engine; the same parts, the same engine."""
         return {
-            "graph": self.record.graphs[self.precision].sha256,
+            "graph": self.record.graphs[self.exported].sha256,
             "reference": self.record.graphs["fp32"].sha256,
             "arch": self.arch.value,
             "mode": self.mode.name,
@@ -56,22 +63,28 @@ class Job:
             "toolchain": toolchain,
             "options": options,
             "precision": self.precision,
-            "profile": {name: [list(shape) for shape in shapes] for name, shapes in self.profile().items()},
+            "profiles": [_lists(profile) for profile in self.profiles()],
             "tolerances": {tensor.name: repr(tensor.tolerance) for tensor in self.family.outputs},
+            "figures": {tensor.name: list(tensor.figures) for tensor in self.family.outputs},
             "parameters": digest.of_value(self.record.parameters),
         }
 
-    def _shapes(self, tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        axes = ("batch", *tensor.shape)
-        least = tuple(self._extent(axis).min for axis in axes)
-        optimum = tuple(self._extent(axis).opt for axis in axes)
-        most = tuple(self._extent(axis).max for axis in axes)
-        return least, optimum, most
+    def _shapes(self, tensor: Tensor, profile: Mode) -> Shapes:
+        axes = [profile.extents().get(str(axis)) or self._fixed(axis) for axis in (BATCH, *tensor.shape)]
+        return Shapes(
+            min=tuple(axis.min for axis in axes),
+            opt=tuple(axis.opt for axis in axes),
+            max=tuple(axis.max for axis in axes),
+        )
 
-    def _extent(self, axis: int | str) -> Extent:
-        if axis == "batch":
-            return self.mode.batch
-        if isinstance(axis, str) and axis in self.mode.axes:
-            return self.mode.axes[axis]
+    def _fixed(self, axis: int | str) -> Extent:
         size = axis if isinstance(axis, int) else self.record.dims[axis]
         return Extent(min=size, opt=size, max=size)
+
+
+def _lists(profile: Profile) -> dict[str, dict[str, list[int]]]:
+    # As JSON gives them back: a key must not depend on whether its parts were read from a manifest.
+    return {
+        name: {"min": list(shapes.min), "opt": list(shapes.opt), "max": list(shapes.max)}
+        for name, shapes in profile.items()
+    }

@@ -29,6 +29,13 @@ class Agreement:
         """Say whether the value is within the limit; NaN never is."""
         return self.value <= self.limit
 
+    @property
+    def excess(self) -> float:
+        """Say how many times its limit the value is: infinite for NaN, and for anything where nothing is allowed."""
+        if self.value == 0.0:
+            return 0.0
+        return math.inf if math.isnan(self.value) or self.limit == 0.0 else self.value / self.limit
+
     def __str__(self) -> str:
         return f"{self.output} differs by {self.value:.1e} ({self.measure}, allowed {self.limit:.0e})"
 
@@ -45,7 +52,7 @@ def worst(agreements: Iterable[Agreement]) -> tuple[Agreement, ...]:
 
 def closest(agreements: Iterable[Agreement]) -> Agreement | None:
     """Find the one that comes closest to its limit, for a line of summary; None when there is none."""
-    return max(agreements, key=lambda each: each.value / each.limit if each.limit else 0.0, default=None)
+    return max(agreements, key=lambda each: each.excess, default=None)
 
 
 def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agreement:
@@ -53,8 +60,13 @@ def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agree
     if tensor.tolerance is None:
         raise ValueError(f"{tensor.name} is no output")
     measure = tensor.tolerance.measure
-    value = _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
+    value = difference(measure, actual, expected)
     return Agreement(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
+
+
+def difference(measure: str, actual: Any, expected: Any) -> float:
+    """Measure how far an array is from its reference; infinitely for another shape."""
+    return _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
 
 
 def _severity(agreement: Agreement) -> float:
@@ -96,6 +108,12 @@ def _first_differing(actual: Any, expected: Any) -> float:
     return _differing(actual[..., 0], expected[..., 0])
 
 
+def _best_differing(actual: Any, expected: Any) -> float:
+    """Give the share of rows whose highest score is not where the reference has its own; equal scores are one place."""
+    ours, theirs = actual == actual.max(-1, keepdims=True), expected == expected.max(-1, keepdims=True)
+    return float((~(ours & theirs).any(-1)).mean()) if actual.size else 0.0
+
+
 def _largest(values: Any) -> float:
     # A NaN has to surface: max() of the builtins could lose it, the array's own keeps it.
     return float(values.max()) if values.size else 0.0
@@ -107,4 +125,5 @@ _MEASURES = {
     "cosine": _cosine,
     "differing": _differing,
     "first_differing": _first_differing,
+    "best_differing": _best_differing,
 }

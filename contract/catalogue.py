@@ -1,7 +1,8 @@
 """Reads model_repository/*/model.toml, the one truth about every model, into frozen values."""
 
+import itertools
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from contract.fields import Fields
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
 OPERATING_POINTS = ("standard", "enhanced")
 MODES = ("batch", "realtime")
+BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
-MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing")
+INT8 = "int8"
+MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
 SCHEMA_VERSION = 1
 _FAMILY_FIELDS = (
     *("schema_version", "network", "operating_points"),
@@ -39,10 +42,15 @@ class Tolerance:
     measure: str
     fp32: float
     fp16: float
+    int8: float | None = None
+    """None where quantising the network makes no sense."""
 
     def at(self, precision: str) -> float:
-        """Give the limit at a precision."""
-        return self.fp32 if precision == "fp32" else self.fp16
+        """Give the limit at a precision; raise ValueError for one that has none."""
+        limit = {"fp32": self.fp32, "fp16": self.fp16, INT8: self.int8}.get(precision)
+        if limit is None:
+            raise ValueError(f"no tolerance is stated for {precision}")
+        return limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +62,8 @@ class Tensor:
     shape: tuple[int | str, ...]
     probe: Probe | None = None
     tolerance: Tolerance | None = None
+    figures: tuple[str, ...] = ()
+    """Further measures of contract.agreement that the gate keeps of an output; no limit is set on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,11 +82,24 @@ class Extent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """The optimisation profile of a mode: the batch axis and every axis whose size changes."""
+    """What a mode asks of an engine: the batch axis and every axis whose size changes."""
 
     name: str
     batch: Extent
     axes: dict[str, Extent]
+    splits: tuple[dict[str, Extent], ...] = ()
+    """The axes that each optimisation profile narrows, where the catalogue lists several."""
+
+    def profiles(self) -> tuple["Mode", ...]:
+        """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""
+        return tuple(
+            replace(self, batch=split.get(BATCH, self.batch), axes={**self.axes, **_without_batch(split)}, splits=())
+            for split in self.splits or ({},)
+        )
+
+    def extents(self) -> dict[str, Extent]:
+        """Give every axis, the batch included, by name."""
+        return {BATCH: self.batch, **self.axes}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +114,18 @@ class Family:
     modes: dict[str, Mode] = field(default_factory=dict)
     triton: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
+    word_points: dict[str, float] = field(default_factory=dict)
+    """Of an ensemble that hears words: how much its word error rate may rise by precision, in percentage points."""
 
     @property
     def is_ensemble(self) -> bool:
         """Say whether the server composes it of other models, so that it has no engine."""
         return bool(self.steps)
+
+    @property
+    def quantisable(self) -> bool:
+        """Say whether every output states a tolerance for INT8."""
+        return all(tensor.tolerance and tensor.tolerance.int8 is not None for tensor in self.outputs)
 
     def models(self) -> tuple[str, ...]:
         """Name its models, one an operating point: `body_standard`."""
@@ -182,10 +212,19 @@ def read_family(path: Path) -> Family:
 
 
 def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
-    fields.only("schema_version", "operating_points", "steps", "outputs")
+    fields.only("schema_version", "operating_points", "steps", "outputs", "word_points")
     # The types and shapes are those of the steps: stated once, there. _compose fills them in.
     outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
-    return Family(name=name, operating_points=points, steps=fields.items("steps", str), outputs=outputs)
+    steps = fields.items("steps", str)
+    return Family(name=name, operating_points=points, steps=steps, outputs=outputs, word_points=_word_points(fields))
+
+
+def _word_points(fields: Fields) -> dict[str, float]:
+    if not fields.has("word_points"):
+        return {}
+    limits = fields.table("word_points")
+    limits.only(*PRECISIONS, INT8)
+    return {precision: limits.number(precision) for precision in (*PRECISIONS, INT8)}
 
 
 def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
@@ -221,7 +260,7 @@ def _check_tensors(fields: Fields) -> None:
 
 
 def _tensor(fields: Fields, *, probed: bool) -> Tensor:
-    fields.only("name", "type", "shape", "probe" if probed else "tolerance")
+    fields.only("name", "type", "shape", *(("probe",) if probed else ("tolerance", "figures")))
     kind = fields.text("type")
     if kind not in TYPES:
         raise fields.wrong("type", f"{kind!r} is none of {', '.join(TYPES)}")
@@ -231,7 +270,20 @@ def _tensor(fields: Fields, *, probed: bool) -> Tensor:
         shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
         probe=_probe(fields.table("probe")) if probed else None,
         tolerance=None if probed else _tolerance(fields.table("tolerance")),
+        figures=_figures(fields) if fields.has("figures") else (),
     )
+
+
+def _figures(fields: Fields) -> tuple[str, ...]:
+    names = fields.items("figures", str)
+    for name in names:
+        _check_measure(fields, "figures", name)
+    return names
+
+
+def _check_measure(fields: Fields, key: str, name: str) -> None:
+    if name not in MEASURES:
+        raise fields.wrong(key, f"{name!r} is none of {', '.join(MEASURES)}")
 
 
 def _axis(fields: Fields, axis: object) -> int | str:
@@ -256,25 +308,57 @@ def _probe(fields: Fields) -> Probe:
 
 
 def _tolerance(fields: Fields) -> Tolerance:
-    fields.only("measure", "fp32", "fp16")
+    fields.only("measure", *PRECISIONS, INT8)
     measure = fields.text("measure")
-    if measure not in MEASURES:
-        raise fields.wrong("measure", f"{measure!r} is none of {', '.join(MEASURES)}")
-    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"))
+    _check_measure(fields, "measure", measure)
+    int8 = fields.number(INT8) if fields.has(INT8) else None
+    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"), int8=int8)
 
 
 def _mode(name: str, fields: Fields) -> Mode:
-    fields.only("batch", "axes")
+    fields.only(BATCH, "axes", "profiles")
     axes = fields.table("axes")
-    return Mode(
+    mode = Mode(
         name=name,
-        batch=_extent(fields.table("batch")),
+        batch=_extent(fields.table(BATCH)),
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
     )
+    if not fields.has("profiles"):
+        return mode
+    splits = tuple(_split(table, mode.extents()) for table in fields.tables("profiles"))
+    _check_coverage(fields, mode, splits)
+    return replace(mode, splits=splits)
 
 
-def _extent(fields: Fields) -> Extent:
-    fields.only("min", "opt", "max", "buckets")
+def _split(fields: Fields, whole: dict[str, Extent]) -> dict[str, Extent]:
+    fields.only(*whole)
+    found = {axis: _extent(fields.table(axis), "min", "opt", "max") for axis in fields.names()}
+    for axis, part in found.items():
+        if part.min < whole[axis].min or part.max > whole[axis].max:
+            raise fields.wrong(axis, f"a profile lies between {whole[axis].min} and {whole[axis].max}")
+    return found
+
+
+def _check_coverage(fields: Fields, mode: Mode, splits: tuple[dict[str, Extent], ...]) -> None:
+    # A size that a client may send and no profile holds would be refused by the server, request by request.
+    if not splits:
+        raise fields.wrong("profiles", "one at least is wanted; without the field the mode is one profile")
+    whole = mode.extents()
+    narrowed = [axis for axis in whole if any(axis in split for split in splits)]
+    sizes = [sorted({whole[axis].min, *whole[axis].buckets, whole[axis].max}) for axis in narrowed]
+    for point in itertools.product(*sizes):
+        at = dict(zip(narrowed, point, strict=True))
+        if not any(all(part.min <= at[axis] <= part.max for axis, part in split.items()) for split in splits):
+            where = ", ".join(f"{axis} {size}" for axis, size in at.items())
+            raise fields.wrong("profiles", f"none of them holds {where}")
+
+
+def _without_batch(split: dict[str, Extent]) -> dict[str, Extent]:
+    return {axis: extent for axis, extent in split.items() if axis != BATCH}
+
+
+def _extent(fields: Fields, *known: str) -> Extent:
+    fields.only(*(known or ("min", "opt", "max", "buckets")))
     buckets = fields.items("buckets", int) if fields.has("buckets") else ()
     extent = Extent(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
     if not 0 < extent.min <= extent.opt <= extent.max:
@@ -299,4 +383,5 @@ def _compose(family: Family, families: dict[str, Family]) -> Family:
         outputs=tuple(made[tensor.name] for tensor in family.outputs),
         modes=steps[0].modes,
         steps=family.steps,
+        word_points=family.word_points,
     )

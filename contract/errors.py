@@ -17,7 +17,7 @@ VoxwrightError                      1
 │   ├── GateError                  33   an engine differs from its graph
 │   └── ReleaseError               34   bundles do not make a release together
 ├── ServeError
-│   ├── GpuError                   40   no, several or an unsupported GPU
+│   ├── GpuError                   40   no, several or an unsuitable GPU
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
 │   ├── BundleError                42   a bundle's files are absent or not what the manifest says
 │   ├── ServerUnavailableError     43   no tritonserver can be started here
@@ -150,7 +150,7 @@ class ServeError(VoxwrightError):
 
 
 class GpuError(ServeError):
-    """No, several or an unsupported GPU."""
+    """No, several or an unsuitable GPU: capability, memory or driver."""
 
     exit_code = 40
 

@@ -3,6 +3,8 @@
 dist/onnx/<model>/record.json   this record
                   fp32.onnx fp16.onnx
                   samples.npz   real inputs, `<input>.<number>`, for the gate
+                  words.npz     real inputs of one item and what is said in them, `texts.<number>`, for the word error
+                                rate: beside models that hear, and only where it is known what is said
 """
 
 import json
@@ -17,6 +19,8 @@ from contract.fields import Fields
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 SAMPLES_FILE = "samples.npz"
+WORDS_FILE = "words.npz"
+TEXTS = "texts"
 _REMEDY = "Run `python -m export` again"
 
 

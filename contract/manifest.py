@@ -6,6 +6,7 @@ dist/engines/<platform>/<arch>/manifest.json     names every other file of the b
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from contract.graph import integers, open_json, parity, read_text, texts
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 PASSED, NOT_RUN = "passed", "not run"
+FP16_LIMIT = 65_504.0
 _REMEDY = "Build the bundle again with `python -m build.engines`"
 
 
@@ -68,9 +70,15 @@ class Activation:
     """The tensor inside a graph that comes closest to the largest number of FP16, and the node that makes it."""
 
     value: float
+    """Its largest absolute value: infinite for an overflow and for NaN."""
     tensor: str
     node: str
     operator: str
+
+    @property
+    def headroom(self) -> float:
+        """Say how many times the value fits into FP16."""
+        return FP16_LIMIT / self.value if self.value else math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +158,15 @@ class Accuracy:
     wrong_in_fp32: int
     allowed_points: float
     """How many percentage points more than the graphs the engines may get wrong."""
+    model: str = ""
+    """The ensemble that heard, such as ensemble_en_standard."""
+    reason: str = ""
+    """On what it was measured; where `words` is zero, why it was not."""
+
+    @property
+    def points(self) -> float:
+        """Give the rise of the word error rate over the graphs in FP32, in percentage points."""
+        return 100.0 * (self.wrong - self.wrong_in_fp32) / self.words if self.words else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +210,8 @@ class BundleManifest:
         yield from self.files
 
     def _table(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), "arch": self.arch.value}
+        table: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **asdict(self), "arch": self.arch.value})
+        return table
 
     @classmethod
     def from_json(cls, text: str, source: object) -> "BundleManifest":
@@ -265,7 +283,7 @@ def _gate(fields: Fields) -> Gate:
 
 def _case(fields: Fields) -> GateCase:
     figures = tuple(
-        Figure(output=table.text("output"), measure=table.text("measure"), value=table.number("value"))
+        Figure(output=table.text("output"), measure=table.text("measure"), value=_value(table))
         for table in fields.tables("figures")
     )
     return GateCase(name=fields.text("name"), parity=parity(fields), figures=figures)
@@ -273,7 +291,7 @@ def _case(fields: Fields) -> GateCase:
 
 def _activation(fields: Fields) -> Activation:
     return Activation(
-        value=fields.number("value"),
+        value=_value(fields),
         tensor=fields.text("tensor"),
         node=fields.text("node"),
         operator=fields.text("operator"),
@@ -303,11 +321,26 @@ def _accuracy(fields: Fields) -> Accuracy:
         wrong=fields.integer("wrong"),
         wrong_in_fp32=fields.integer("wrong_in_fp32"),
         allowed_points=fields.number("allowed_points"),
+        model=fields.text("model"),
+        reason=fields.text("reason"),
     )
 
 
 def _signature(fields: Fields) -> Signature:
     return Signature(key=fields.text("key"), value=fields.text("value"))
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no infinity: null stands for it.
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _value(fields: Fields) -> float:
+    return fields.number("value") if fields.has("value") else math.inf
 
 
 def _outcome(gate: Fields) -> str:

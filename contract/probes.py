@@ -1,4 +1,4 @@
-"""Made-up inputs for a model, by the rules of the catalogue, and the corners of its profile.
+"""Made-up inputs for a model, by the rules of the catalogue, and the corners of its profiles.
 
 The random generator is handed in (NumPy's), so that this room needs no NumPy itself.
 """
@@ -13,9 +13,12 @@ _FIRST_WORD_TOKEN = 3
 
 
 def corners(mode: Mode) -> list[dict[str, int]]:
-    """List the sizes at which an engine is checked: all axes, batch included, at their least, optimum and most."""
-    extents = {"batch": mode.batch, **mode.axes}
-    found = [{axis: getattr(extent, bound) for axis, extent in extents.items()} for bound in ("min", "opt", "max")]
+    """List the sizes at which an engine is checked: of every profile, all axes at their least, optimum and most."""
+    found = [
+        {axis: getattr(extent, bound) for axis, extent in profile.extents().items()}
+        for profile in mode.profiles()
+        for bound in ("min", "opt", "max")
+    ]
     return [sizes for index, sizes in enumerate(found) if sizes not in found[:index]]
 
 

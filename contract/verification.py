@@ -26,11 +26,17 @@ def check(bundle: Path, manifest: BundleManifest) -> None:
 
 def check_signature(bundle: Path, verdict: Verdict) -> None:
     """Raise SignatureError unless a bundle with this verdict may be used."""
-    if not verdict.is_acceptable:
-        remedy = (
-            "Sign it with `python -m build.sign`, trust the key that signed it, or take it from where it is genuine"
-        )
-        raise SignatureError(bundle, verdict.value, remedy)
+    refusal = signature_refusal(bundle, verdict)
+    if refusal is not None:
+        raise refusal
+
+
+def signature_refusal(bundle: Path, verdict: Verdict) -> SignatureError | None:
+    """Say why a bundle with this verdict may not be used; None where it may."""
+    if verdict.is_acceptable:
+        return None
+    remedy = "Sign it with `python -m build.sign`, trust the key that signed it, or take it from where it is genuine"
+    return SignatureError(bundle, verdict.value, remedy)
 
 
 def findings(bundle: Path, manifest: BundleManifest) -> Iterator[tuple[str, str]]:
@@ -62,4 +68,7 @@ def _cause(bundle: Path, wanted: BundleFile) -> str:
     size = path.stat().st_size
     if size != wanted.size_bytes:
         return f"it has {size} bytes, and the manifest says {wanted.size_bytes}"
-    return "" if digest.of_file(path) == wanted.sha256 else "its content is not what the manifest says"
+    try:
+        return "" if digest.of_file(path) == wanted.sha256 else "its content is not what the manifest says"
+    except PermissionError:
+        return "this user may not read it"

@@ -16,13 +16,13 @@ from contract import digest, files
 from contract.agreement import closest
 from contract.catalogue import CATALOGUE_FOLDER, Model, models
 from contract.errors import CheckpointError, GraphError, ManifestError
-from contract.graph import RECORD_FILE, SAMPLES_FILE, GraphFile, GraphRecord, load
+from contract.graph import RECORD_FILE, SAMPLES_FILE, WORDS_FILE, GraphFile, GraphRecord, load
 from export import parity
 from export.checkpoints import SOURCES
 from export.checkpoints.checkpoint import Checkpoint
 from export.job import Job
 from export.plan import Plan
-from export.samples import SPEECH_FILE, Sample, samples
+from export.samples import SPEECH_FILE, Sample, samples, words
 from export.tracing import OPSET, trace
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -55,6 +55,9 @@ class Exporter:
             before = {str(each.family.network): self.checkpoint(each).network for each in self._before(model)}
             real = list(samples(model.family, self.plan.families.values(), before))
             _save_samples(staging / SAMPLES_FILE, real)
+            known = list(words(model.family.modes["batch"].axes["frames"])) if self._begins_words(model) else []
+            if known:
+                _save_samples(staging / WORDS_FILE, known)
             jobs = [Job(model=model, checkpoint=checkpoint, precision=precision) for precision in self.plan.precisions]
             graphs = {job.precision: _graph(job, real, staging, progress) for job in jobs}
             record = GraphRecord(
@@ -70,6 +73,11 @@ class Exporter:
                 graphs=graphs,
             )
             files.write(staging / RECORD_FILE, record.to_json())
+
+    def _begins_words(self, model: Model) -> bool:
+        """Say whether words are heard by what begins with this model."""
+        heard = [family for family in self.plan.families.values() if family.word_points]
+        return any(family.steps[0] == model.family.name for family in heard)
 
     def _before(self, model: Model) -> list[Model]:
         """List the models that make this one's real inputs: none for one that hears features itself."""

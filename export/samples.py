@@ -1,5 +1,10 @@
-"""Real inputs for every model: a few stretches of speech, carried through the networks that stand before it."""
+"""Real inputs for every model: a few stretches of speech, carried through the networks that stand before it.
 
+The file of speech holds log-mel features of any number of stretches, `segment_*`, which every graph is compared on. It
+may hold more, `turn_*`, with the words of each in its metadata (`turns`, a JSON list): build counts wrong words there.
+"""
+
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from contract.catalogue import Extent, Family
+from contract.graph import TEXTS
 
 SPEECH_FILE = Path(__file__).parent.parent / "demo" / "features.safetensors"
 Sample = dict[str, NDArray[Any]]
@@ -19,7 +25,20 @@ BLANK_TOKEN = 0
 
 def speech() -> list[NDArray[np.float16]]:
     """Load log-mel features of real speech, each FP16 [frames, 80], from short to long."""
-    return [features for _, features in sorted(load_file(SPEECH_FILE).items())]
+    return list(_named("segment_").values())
+
+
+def spoken() -> list[tuple[NDArray[np.float16], str]]:
+    """Load log-mel features whose words are known, each FP16 [frames, 80], with these words; none where none are."""
+    features = _named("turn_")
+    with safe_open(SPEECH_FILE, framework="np") as file:
+        texts = json.loads((file.metadata() or {}).get("turns", "[]"))
+    return list(zip(features.values(), texts, strict=True)) if texts else []
+
+
+def _named(prefix: str) -> dict[str, NDArray[np.float16]]:
+    with safe_open(SPEECH_FILE, framework="np") as file:
+        return {name: file.get_tensor(name) for name in sorted(file.keys()) if name.startswith(prefix)}
 
 
 def padded(features: list[NDArray[np.float16]], frames: Extent) -> Sample:
@@ -48,6 +67,13 @@ def samples(family: Family, families: Iterable[Family], before: Mapping[str, nn.
     stretches = speech()
     for group in (stretches, *([stretch] for stretch in stretches)):
         yield {tensor.name: _value(tensor.name, padded(group, frames), family, before) for tensor in family.inputs}
+
+
+def words(frames: Extent) -> Iterator[Sample]:
+    """Give each stretch whose words are known alone in its bucket, with `texts`: the words of every item."""
+    for features, text in spoken():
+        if len(features) <= frames.max:
+            yield {**padded([features], frames), TEXTS: np.array([text])}
 
 
 def _hears(family: Family) -> bool:

@@ -1,15 +1,18 @@
 """Makes a Triton model repository of a selection: config.pbtxt and a verified engine file a model."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contract import digest, files
+from contract import digest, files, verification
 from contract.arch import Arch
 from contract.catalogue import Family, Model, Tensor, model_name
-from contract.errors import BundleError, CatalogueError, SettingError
+from contract.errors import BundleError, CatalogueError, SettingError, as_output_error
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
+from runtime.bundles import Bundle
 from runtime.selection import Choice, Selection, Target
 
 CONFIG_FILE = "config.pbtxt"
@@ -26,7 +29,8 @@ Config = dict[str, Any]
 def assemble(selection: Selection, repository: Path, threads: int) -> None:
     """Write the repository in one step: whoever looks finds the old one or the whole new one.
 
-    Raise BundleError for a file that is absent, damaged or of other tensors than the catalogue's.
+    Raise BundleError for any file of a bundle that is absent, damaged or a stranger to its manifest, and for tensors
+    other than the catalogue's.
     """
     _check_target(repository)
     configs = configurations(selection, threads)
@@ -34,8 +38,34 @@ def assemble(selection: Selection, repository: Path, threads: int) -> None:
         for name, config in configs.items():
             files.write(staging / name / CONFIG_FILE, pbtxt.render(config))
             (staging / name / str(_VERSION)).mkdir()
-        for choice in selection.chosen:
-            _place(choice, staging / choice.model.name / str(_VERSION) / engine_file(selection.target))
+        placed = {
+            staging / choice.model.name / str(_VERSION) / engine_file(selection.target): choice
+            for choice in selection.chosen
+        }
+        for target, choice in placed.items():
+            _place(choice, target)
+        for bundle in sources(selection):
+            verification.check(bundle.folder, bundle.manifest)
+        for target, choice in placed.items():
+            _confirm(choice, target)
+
+
+def check(selection: Selection, repository: Path, threads: int) -> None:
+    """Find out whether the repository can be assembled, without writing anything.
+
+    Raise SettingError for a folder of something else, OutputError for one that this user may not write to, and
+    BundleError or CatalogueError for an engine that cannot be configured.
+    """
+    _check_target(repository)
+    parent = next(folder for folder in repository.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise as_output_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(repository)))
+    configurations(selection, threads)
+
+
+def sources(selection: Selection) -> list[Bundle]:
+    """List the bundles that something is served from."""
+    return list({choice.bundle.folder: choice.bundle for choice in selection.chosen}.values())
 
 
 def configurations(selection: Selection, threads: int) -> dict[str, Config]:
@@ -78,7 +108,7 @@ def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
         "input": _tensors(model.family.inputs, record.inputs, batched=record.max_batch > 0),
         "output": _tensors(model.family.outputs, record.outputs, batched=record.max_batch > 0),
         **model.family.triton,
-        "instance_group": _instances(model.family, target.arch),
+        "instance_group": _instances(model.family, record, target.arch),
     }
     capability = target.arch.capability
     if capability is not None:
@@ -150,8 +180,11 @@ def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _instances(family: Family, arch: Arch) -> list[Config]:
+def _instances(family: Family, record: EngineRecord, arch: Arch) -> list[Config]:
     default: Config = {"count": 1, "kind": "KIND_CPU" if arch is Arch.CPU else "KIND_GPU"}
+    if len(record.profiles) > 1:
+        # Unless told of the others, Triton serves the first profile alone and refuses what only they hold.
+        default["profile"] = [str(index) for index in range(len(record.profiles))]
     return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
 
 
@@ -192,23 +225,23 @@ def _check_tensor(choice: Choice, tensor: Tensor, bound: BoundTensor) -> None:
 
 
 def _disagreement(choice: Choice, cause: str) -> BundleError:
-    return BundleError(choice.bundle / MANIFEST_FILE, f"{choice.model.name}: {cause}", _REBUILD)
+    return BundleError(choice.bundle.folder / MANIFEST_FILE, f"{choice.model.name}: {cause}", _REBUILD)
 
 
 def _place(choice: Choice, target: Path) -> None:
-    source, record = choice.bundle / choice.record.file, choice.record
+    source = choice.bundle.folder / choice.record.file
+    # What is no plain file is left to the verification, which refuses it in words of its own.
+    if source.is_symlink() or not source.is_file():
+        return
     try:
-        size_bytes = source.stat().st_size
-        if size_bytes != record.size_bytes:
-            cause = f"it has {size_bytes} bytes, and the manifest says {record.size_bytes}"
-            raise BundleError(source, cause, _REBUILD)
-        # Resolved, because a hard link to a relative symbolic link would point nowhere.
-        files.link_or_copy(source.resolve(), target)
-        found = digest.of_file(target)
-    except FileNotFoundError as error:
-        raise BundleError(source, "it is missing", _REBUILD) from error
+        files.link_or_copy(source, target)
     except PermissionError as error:
         raise BundleError(source, "it cannot be read", "Give this user the right to read it") from error
-    if found != record.sha256:
-        cause = f"its SHA-256 is {found[:12]}..., and the manifest says {record.sha256[:12]}...: it was changed"
-        raise BundleError(source, cause, _REBUILD)
+
+
+def _confirm(choice: Choice, target: Path) -> None:
+    # A hard link is the very file that was verified in its bundle, unless somebody exchanged that meanwhile; a copy is
+    # another file.
+    source = choice.bundle.folder / choice.record.file
+    if not target.samefile(source) and digest.of_file(target) != choice.record.sha256:
+        raise BundleError(source, "it changed while it was copied", "Start again, with nobody writing to the bundle")

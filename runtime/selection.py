@@ -4,12 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract import compatibility
 from contract.arch import Arch
 from contract.catalogue import OPERATING_POINTS, Family, Model, models
 from contract.errors import NoEngineError
-from contract.manifest import PASSED, BundleManifest, EngineRecord
+from contract.manifest import PASSED, EngineRecord
 from contract.platform import Platform
 from runtime.bundles import Bundle
+
+Fit = tuple[bool, int]
+"""How closely an engine fits, the best first: built for another architecture or not, and the place of its level."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,21 +36,28 @@ class Choice:
 
     model: Model
     record: EngineRecord
-    bundle: Path
+    bundle: Bundle
+
+    @property
+    def level(self) -> str:
+        """Give the engine's hardware-compatibility level."""
+        return compatibility.level(self.record.key_parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejection:
     """An engine that will not be served, and why."""
 
-    engine: str
+    record: EngineRecord
     bundle: Path
     reason: str
+    runs_here: bool = False
+    """Whether the engine fits, and only the company it is in does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """The whole decision."""
+    """The whole decision; no operating point where nothing can be served."""
 
     target: Target
     operating_points: tuple[str, ...]
@@ -54,11 +65,17 @@ class Selection:
     ensembles: tuple[Model, ...]
     rejected: tuple[Rejection, ...]
     left_out: dict[str, tuple[str, ...]]
-    """Operating points that were not asked for by name and are incomplete, with the models they lack."""
+    """Operating points that are wanted and incomplete, with the models they lack."""
+    mode_is_known: bool
+    """Whether any model of the catalogue has the mode."""
 
     def models(self) -> tuple[str, ...]:
         """Name everything the server will report READY."""
         return tuple(sorted([choice.model.name for choice in self.chosen] + [model.name for model in self.ensembles]))
+
+    def compatible(self) -> tuple[Choice, ...]:
+        """List the chosen engines that were built for another architecture, and run here by their level."""
+        return tuple(choice for choice in self.chosen if choice.bundle.manifest.arch is not self.target.arch)
 
 
 def select(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target) -> Selection:
@@ -67,62 +84,108 @@ def select(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Ta
     Raise NoEngineError, with the reason for every engine there is, when the point that was asked for is incomplete, or
     when none was asked for and none is complete. Half an operating point is never served.
     """
-    usable, rejected = _sift(bundles, dict(families), target)
+    selection = consider(bundles, families, target)
+    error = refusal(selection)
+    if error is not None:
+        raise error
+    return selection
+
+
+def consider(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target) -> Selection:
+    """Decide as select does, and give the decision even where it is to serve nothing.
+
+    An operating point comes from one bundle: nothing else says that its networks belong together. Of several bundles
+    the one that fits most closely is taken: built for this architecture before admitted by a level, then a narrower
+    level before a wider one, then the first.
+    """
+    usable, rejected = _sift(bundles, families, target)
     wanted = (target.operating_point,) if target.operating_point else OPERATING_POINTS
-    missing = {point: _missing(dict(families), point, usable) for point in wanted}
-    complete = tuple(point for point, names in missing.items() if not names)
-    incomplete = {point: names for point, names in missing.items() if names}
-    if not complete:
-        raise _refusal(
-            target, incomplete, rejected, known_mode=any(target.mode in each.modes for each in families.values())
+    needed = {point: _needed(families, point) for point in OPERATING_POINTS}
+    served = {point: _best(usable, needed[point], target) for point in wanted}
+    complete = {point: found for point, found in served.items() if found is not None}
+    dropped = [
+        Rejection(
+            record=choice.record,
+            bundle=choice.bundle.folder,
+            reason=_why_not(choice, bundle, needed, complete, target),
+            runs_here=True,
         )
-    served = {choice.model.name: choice for choice in usable.values() if choice.model.operating_point in complete}
-    dropped = [_drop(choice, target, incomplete) for name, choice in usable.items() if name not in served]
+        for bundle in usable
+        for name, choice in bundle.items()
+        if complete.get(choice.model.operating_point) is not bundle
+    ]
+    chosen = {name: complete[point][name] for point in complete for name in needed[point]}
     return Selection(
         target=target,
-        operating_points=complete,
-        chosen=tuple(served[name] for name in sorted(served)),
-        ensembles=tuple(model for point in complete for model in _ensembles(dict(families), point)),
+        operating_points=tuple(complete),
+        chosen=tuple(chosen[name] for name in sorted(chosen)),
+        ensembles=tuple(model for point in complete for model in _ensembles(families, point)),
         rejected=(*rejected, *dropped),
-        left_out=incomplete,
+        left_out={point: _lacks(usable, needed[point]) for point in wanted if point not in complete},
+        mode_is_known=any(target.mode in family.modes for family in families.values()),
     )
+
+
+def refusal(selection: Selection) -> NoEngineError | None:
+    """Say why nothing can be served; None where something can."""
+    if selection.operating_points:
+        return None
+    target = selection.target
+    lacks = "; ".join(f"{point} lacks {', '.join(names)}" for point, names in selection.left_out.items())
+    unused = [it for it in selection.rejected if not it.runs_here] + _scattered(selection)
+    reasons = f". Not used: {explain(unused)}" if unused else ""
+    arch, platform = target.arch.value, target.platform.name
+    build = f"Build them with `python -m build.engines --arch {arch} --platform {platform}`"
+    no_mode = f"No model of the catalogue has a {target.mode} mode: serve the batch mode, with SM_BATCH_MODE=true"
+    remedy = build if selection.mode_is_known else no_mode
+    return NoEngineError(f"{target.mode} engines for {target}", f"{lacks}{reasons}", remedy)
 
 
 def explain(rejected: Iterable[Rejection]) -> str:
     """Say in one line why engines were rejected, those with the same reason together."""
     together: dict[tuple[Path, str], list[str]] = {}
-    for rejection in rejected:
-        together.setdefault((rejection.bundle, rejection.reason), []).append(rejection.engine)
+    for it in rejected:
+        together.setdefault((it.bundle, it.reason), []).append(f"{it.record.model}/{it.record.mode}")
     return "; ".join(f"{bundle} ({', '.join(names)}): {reason}" for (bundle, reason), names in together.items())
 
 
+Usable = dict[str, Choice]
+"""The engines of one bundle that may run here, by model."""
+
+
 def _sift(
-    bundles: Sequence[Bundle], families: dict[str, Family], target: Target
-) -> tuple[dict[str, Choice], list[Rejection]]:
-    known, usable, rejected = models(families), dict[str, Choice](), list[Rejection]()
-    for path, manifest in bundles:
-        for record in manifest.engines:
-            reason = _unfit(manifest, record, target)
+    bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target
+) -> tuple[list[Usable], list[Rejection]]:
+    known, usable, rejected = models(dict(families)), list[Usable](), list[Rejection]()
+    for bundle in bundles:
+        found = Usable()
+        for record in bundle.manifest.engines:
+            reason = _unfit(bundle, record, target)
             if reason is None and (record.model not in known or known[record.model].family.is_ensemble):
                 reason = "the catalogue has no such model"
-            if reason is None and record.model in usable:
-                reason = f"{usable[record.model].bundle} has one already"
+            if reason is None and record.model in found:
+                reason = "the bundle has another one"
             if reason is None:
-                usable[record.model] = Choice(model=known[record.model], record=record, bundle=path)
+                found[record.model] = Choice(model=known[record.model], record=record, bundle=bundle)
             else:
-                rejected.append(Rejection(engine=f"{record.model}/{record.mode}", bundle=path, reason=reason))
+                rejected.append(Rejection(record=record, bundle=bundle.folder, reason=reason))
+        usable.append(found)
     return usable, rejected
 
 
-def _unfit(manifest: BundleManifest, record: EngineRecord, target: Target) -> str | None:
-    return next((reason for fits, reason in _rules(manifest, record, target) if not fits), None)
+def _unfit(bundle: Bundle, record: EngineRecord, target: Target) -> str | None:
+    return next((reason for fits, reason in _rules(bundle, record, target) if not fits), None)
 
 
-def _rules(manifest: BundleManifest, record: EngineRecord, target: Target) -> Iterator[tuple[bool, str]]:
-    platform, built_with = target.platform, manifest.toolchain.get("tensorrt", "an unknown version")
+def _rules(bundle: Bundle, record: EngineRecord, target: Target) -> Iterator[tuple[bool, str]]:
+    platform, manifest = target.platform, bundle.manifest
+    built_with = manifest.toolchain.get("tensorrt", "an unknown version")
+    # First of all: what a manifest says counts for nothing where nobody answers for it.
+    yield bundle.verdict.is_acceptable, bundle.verdict.value
     yield record.compiler != "tensorrt_rtx", "Triton has no backend for TensorRT-RTX engines"
     yield manifest.platform == platform.name, f"it is built for platform {manifest.platform}, not for {platform.name}"
-    yield manifest.arch is target.arch, f"it is built for {manifest.arch.value}, not for {target.arch.value}"
+    level = compatibility.level(record.key_parts)
+    yield compatibility.admits(level, manifest.arch, target.arch), _other_arch(manifest.arch, target.arch, level)
     yield record.compiler == platform.backend, f"{platform.backend} serves no engine of {record.compiler}"
     # Plans carry no promise across builds: the very same one, down to the last number.
     yield (
@@ -133,33 +196,60 @@ def _rules(manifest: BundleManifest, record: EngineRecord, target: Target) -> It
     yield record.gate.outcome == PASSED, f"its accuracy was not checked: {record.gate.reason or record.gate.outcome}"
 
 
-def _missing(families: dict[str, Family], point: str, usable: Mapping[str, Choice]) -> tuple[str, ...]:
-    wanted = models(families, point)
-    if not wanted:
+def _scattered(selection: Selection) -> list[Rejection]:
+    # What a point lacks in one bundle needs no second mention; where it lies about in several, each is named.
+    wanted = selection.left_out
+    parts = [it for it in selection.rejected if it.runs_here and it.record.operating_point in wanted]
+    return parts if len({it.bundle for it in parts}) > 1 else []
+
+
+def _other_arch(built: Arch, wanted: Arch, level: str) -> str:
+    if level == compatibility.NONE:
+        return f"it is built for {built.value}, not for {wanted.value}"
+    return f"it is built for {built.value}, and its compatibility {level} does not admit {wanted.value}"
+
+
+def _needed(families: Mapping[str, Family], point: str) -> tuple[str, ...]:
+    return tuple(name for name, model in models(dict(families), point).items() if not model.family.is_ensemble)
+
+
+def _best(usable: Sequence[Usable], needed: Sequence[str], target: Target) -> Usable | None:
+    complete = [found for found in usable if needed and all(name in found for name in needed)]
+    # min takes the first of equals.
+    return min(complete, key=lambda found: max(_fit(found[name], target) for name in needed), default=None)
+
+
+def _fit(choice: Choice, target: Target) -> Fit:
+    levels = compatibility.LEVELS
+    place = levels.index(choice.level) if choice.level in levels else len(levels)
+    return choice.bundle.manifest.arch is not target.arch, place
+
+
+def _lacks(usable: Sequence[Usable], needed: Sequence[str]) -> tuple[str, ...]:
+    if not needed:
         return ("every model: the catalogue has none",)
-    return tuple(name for name, model in wanted.items() if not model.family.is_ensemble and name not in usable)
+    lacks = [tuple(name for name in needed if name not in found) for found in ({}, *usable)]
+    return min(lacks, key=len)
 
 
-def _ensembles(families: dict[str, Family], point: str) -> list[Model]:
-    return [model for model in models(families, point).values() if model.family.is_ensemble]
+def _ensembles(families: Mapping[str, Family], point: str) -> list[Model]:
+    return [model for model in models(dict(families), point).values() if model.family.is_ensemble]
 
 
-def _drop(choice: Choice, target: Target, incomplete: Mapping[str, tuple[str, ...]]) -> Rejection:
+def _why_not(
+    choice: Choice,
+    bundle: Usable,
+    needed: Mapping[str, tuple[str, ...]],
+    complete: Mapping[str, Usable],
+    target: Target,
+) -> str:
     point = choice.model.operating_point
-    reason = (
-        f"operating point {point} lacks {', '.join(incomplete[point])}"
-        if point in incomplete
-        else f"operating point {target.operating_point} was asked for"
-    )
-    return Rejection(engine=f"{choice.record.model}/{choice.record.mode}", bundle=choice.bundle, reason=reason)
-
-
-def _refusal(
-    target: Target, incomplete: Mapping[str, tuple[str, ...]], rejected: Sequence[Rejection], *, known_mode: bool
-) -> NoEngineError:
-    lacks = "; ".join(f"{point} lacks {', '.join(names)}" for point, names in incomplete.items())
-    reasons = f". Not used: {explain(rejected)}" if rejected else ""
-    arch, platform = target.arch.value, target.platform.name
-    build = f"Build them with `python -m build.engines --arch {arch} --platform {platform}`"
-    no_mode = f"No model of the catalogue has a {target.mode} mode: serve the batch mode, with SM_BATCH_MODE=true"
-    return NoEngineError(f"{target.mode} engines for {target}", f"{lacks}{reasons}", build if known_mode else no_mode)
+    if target.operating_point not in (None, point):
+        return f"operating point {target.operating_point} was asked for"
+    missing = [name for name in needed[point] if name not in bundle]
+    if missing:
+        return f"operating point {point} lacks {', '.join(missing)}"
+    other = complete[point]
+    theirs, ours = (max(_fit(found[name], target) for name in needed[point]) for found in (other, bundle))
+    better = "fits this GPU more closely" if theirs < ours else "comes first"
+    return f"operating point {point} is served from {other[needed[point][0]].bundle.folder}, which {better}"

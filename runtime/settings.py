@@ -1,6 +1,5 @@
 """What an operator chose: options and environment variables, read once into a frozen value."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from contract import platform as known
 from contract.catalogue import check_operating_point
 from contract.errors import SettingError
 from contract.platform import Platform
+from runtime import host
 
 _PLAIN_PATH = re.compile(r"[\w./+=@:-]+", re.ASCII)
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -41,6 +41,8 @@ class Settings:
     ports: Ports
     threads: int
     """CPU threads that one model instance may use."""
+    trusted_keys: tuple[Path, ...] = ()
+    """Public keys, one of which must have signed a bundle; none, and no signature is asked for."""
     assemble_only: bool = False
     triton_flags: tuple[str, ...] = ()
 
@@ -56,6 +58,7 @@ def read(
     grpc_port: int,
     metrics_port: int,
     threads: int | None,
+    trusted_key: tuple[str, ...],
     assemble_only: bool,
     triton_flags: tuple[str, ...],
 ) -> Settings:
@@ -68,7 +71,8 @@ def read(
         operating_point=check_operating_point(point, "SM_OPERATING_POINT") if point else None,
         mode="batch" if truth(batch_mode, "SM_BATCH_MODE") else "realtime",
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
-        threads=threads or available_cores(),
+        threads=threads or host.available_cores(),
+        trusted_keys=tuple(Path(key) for key in trusted_key),
         assemble_only=assemble_only,
         triton_flags=triton_flags,
     )
@@ -88,11 +92,6 @@ def truth(text: str, setting: str) -> bool:
     if word not in (*_TRUE, *_FALSE):
         raise SettingError(setting, f"{text!r} is neither true nor false", "Use true for batch, false for real time")
     return word in _TRUE
-
-
-def available_cores() -> int:
-    """Count the CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _plain(repository: str) -> Path:

@@ -118,15 +118,20 @@ def read(folder: Path) -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
 
 
 def write_samples(recipe: Recipe) -> None:
-    """Write the features of four stretches of the dialogue of about 2, 4, 7 and 11 seconds, with their texts."""
+    """Write the features of four stretches of the dialogue of about 2, 4, 7 and 11 seconds, and of every turn.
+
+    The texts of both are in the metadata: `texts` and `turns`.
+    """
     samples, turns = read(recipe.demo)
     features, texts = {}, []
     for index, seconds in enumerate(SAMPLE_SECONDS):
         chosen = _stretch(turns, seconds)
         features[f"segment_{index}"] = log_mel(_cut(samples, chosen))
         texts.append(" ".join(turn.text for turn in chosen))
+    features |= {f"turn_{index:02}": log_mel(_cut(samples, [turn])) for index, turn in enumerate(turns)}
     path = recipe.demo / "features.safetensors"
-    save_file(features, path, {"texts": json.dumps(texts)})
+    said = [turn.text for turn in turns]
+    save_file(features, path, {"texts": json.dumps(texts), "turns": json.dumps(said)})
     path.chmod(0o644)
 
 

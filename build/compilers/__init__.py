@@ -2,14 +2,30 @@
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from build.job import Job, Tensors
+from build.job import Job
+from build.options import Options
 from contract.arch import Arch
 from contract.errors import SettingError
+from contract.manifest import BoundTensor, Profile
 from contract.platform import Platform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiled:
+    """What a compiler says of an engine that it wrote."""
+
+    inputs: tuple[BoundTensor, ...]
+    outputs: tuple[BoundTensor, ...]
+    profiles: tuple[Profile, ...] = ()
+    """The optimisation profiles, in the engine's order; none where the engine takes any shape."""
+    device_memory_bytes: int | None = None
+    files: tuple[Path, ...] = ()
+    """What else it wrote into the engine's folder."""
 
 
 class Compiler(Protocol):
@@ -26,8 +42,8 @@ class Compiler(Protocol):
     RUNS_HERE: bool
     """Whether this host can run what it makes, so that the gate can."""
 
-    def check(self, arch: Arch, platform: Platform) -> None:
-        """Raise CompilerUnavailableError when this host cannot make engines for the architecture."""
+    def check(self, arch: Arch, platform: Platform, wanted: Options) -> None:
+        """Raise CompilerUnavailableError or SettingError when such engines cannot be made on this host."""
 
     def precision(self) -> str:
         """Name the graph that it compiles: fp32 or fp16."""
@@ -35,11 +51,17 @@ class Compiler(Protocol):
     def toolchain(self) -> dict[str, str]:
         """Give name and exact version of every library that decides an engine."""
 
-    def options(self) -> dict[str, Any]:
+    def host(self) -> dict[str, str]:
+        """Name the machine for an engine's record: `gpu` and `driver`, or `processor`."""
+
+    def prepare(self, wanted: Options) -> None:
+        """Do what must be done before the first engine's key is known; a look at the keys alone goes without."""
+
+    def options(self, wanted: Options) -> dict[str, Any]:
         """Give the builder options that decide an engine, for its key."""
 
-    def compile(self, job: Job, target: Path) -> Tensors:
-        """Write an engine and give its inputs and outputs; raise CompileError with the compiler's own words."""
+    def compile(self, job: Job, target: Path, wanted: Options) -> Compiled:
+        """Write an engine and say what it is; raise CompileError with the compiler's own words."""
 
     def run(self, engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run an engine on several inputs; outputs by name."""

@@ -6,8 +6,10 @@ No Triton backend loads these engines; runtime refuses them.
 from pathlib import Path
 from typing import Any
 
-from build.compilers import polygraphy
-from build.job import Job, Tensors
+from build import preflight
+from build.compilers import Compiled, polygraphy
+from build.job import Job
+from build.options import Options
 from contract.arch import Arch
 from contract.errors import CompilerUnavailableError
 from contract.platform import Platform
@@ -20,8 +22,9 @@ RUNS_HERE = False
 ARCHES = (Arch.SM75, Arch.SM80, Arch.SM86, Arch.SM89)
 
 
-def check(arch: Arch, platform: Platform) -> None:
-    """Refuse architectures that TensorRT-RTX has no code for."""
+def check(arch: Arch, platform: Platform, wanted: Options) -> None:
+    """Refuse architectures that TensorRT-RTX has no code for, and choices that a compile check does not have."""
+    wanted.refuse_unless_default(NAME)
     if arch not in ARCHES:
         names = ", ".join(known.value for known in ARCHES)
         remedy = f"Use {names}, or leave --compiler out"
@@ -45,13 +48,26 @@ def toolchain() -> dict[str, str]:
     return {"tensorrt_rtx": tensorrt_rtx.__version__, "polygraphy": __version__}
 
 
-def options() -> dict[str, Any]:
+def host() -> dict[str, str]:
+    """Name the processor: no GPU takes part."""
+    return {"processor": preflight.processor()}
+
+
+def prepare(wanted: Options) -> None:
+    """Nothing is needed."""
+
+
+def options(wanted: Options) -> dict[str, Any]:  # noqa: ARG001 - the protocol's form
     """No builder option is set."""
     return {}
 
 
-def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's verb
+def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001, ARG001 - the protocol's verb and form
     """Write an engine for the job's architecture; the tensors are those of the network it was made of."""
+    # ONNX takes a moment to import, and --help needs none of it.
+    from build import inspection  # noqa: PLC0415
+
+    inspection.check(job)
     polygraphy.bind(NAME)
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX  # noqa: PLC0415
 
@@ -60,7 +76,8 @@ def compile(job: Job, target: Path) -> Tensors:  # noqa: A001 - the protocol's v
     def config(profiles: Any) -> Any:
         return CreateConfigRTX(profiles=profiles, compute_capabilities=capabilities)
 
-    return polygraphy.network_tensors(polygraphy.compile_network(job, config, target))
+    inputs, outputs = polygraphy.network_tensors(polygraphy.compile_network(job, config, target))
+    return Compiled(inputs=inputs, outputs=outputs, profiles=job.profiles())
 
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG001 - the protocol's form

@@ -1,24 +1,56 @@
-/* A driver that knows GPUS identical GPUs, for tests on machines without one. Compiled with -D for each capital word. */
+/* A driver that knows GPUS identical GPUs, for tests on machines without one. Compiled with -D for each capital word.
+   As the real one does, it shows what CUDA_VISIBLE_DEVICES lists, up to the first entry that names nothing. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef int CUresult;
-enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_FOUND = 500, COMPUTE_CAPABILITY_MAJOR = 75, COMPUTE_CAPABILITY_MINOR = 76 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, NO_DEVICE = 100, NOT_FOUND = 500 };
+enum { COMPUTE_CAPABILITY_MAJOR = 75, COMPUTE_CAPABILITY_MINOR = 76 };
 
-CUresult cuInit(unsigned flags) { return flags ? INVALID_VALUE : INIT; }
+static int visible[GPUS + 1], count;
+
+/* GPUs are listed by their number or by any beginning of GPU-<number>-fake; where MIG is on, by MIG-<number>-fake alone. */
+static int find(const char *entry) {
+    char *end, name[32];
+    long index = strtol(entry, &end, 10);
+    if (end != entry && *end == 0) return MIG != 1 && index >= 0 && index < GPUS ? (int)index : -1;
+    for (int gpu = 0; gpu < GPUS; gpu++) {
+        snprintf(name, sizeof name, "%s-%d-fake", MIG == 1 ? "MIG" : "GPU", gpu);
+        if (strlen(entry) > 3 && strncmp(name, entry, strlen(entry)) == 0) return gpu;
+    }
+    return -1;
+}
+
+CUresult cuInit(unsigned flags) {
+    char list[256] = "", *rest = list, *entry;
+    const char *set = getenv("CUDA_VISIBLE_DEVICES");
+    if (flags || INIT) return flags ? INVALID_VALUE : INIT;
+    for (count = 0; !set && count < GPUS; count++) visible[count] = count;
+    if (set) strncpy(list, set, sizeof list - 1);
+    while (set && count < GPUS && (entry = strsep(&rest, ",")) && find(entry) >= 0) visible[count++] = find(entry);
+    return count ? SUCCESS : NO_DEVICE;
+}
+
 CUresult cuDriverGetVersion(int *version) { return *version = CUDA, SUCCESS; }
-CUresult cuDeviceGetCount(int *count) { return *count = GPUS, SUCCESS; }
+CUresult cuDeviceGetCount(int *found) { return *found = count, SUCCESS; }
 
 CUresult cuDeviceGet(int *device, int ordinal) {
-    if (ordinal >= GPUS) return INVALID_VALUE;
-    *device = ordinal;
+    if (ordinal >= count) return INVALID_VALUE;
+    *device = visible[ordinal];
     return SUCCESS;
 }
 
 CUresult cuDeviceGetName(char *name, int length, int device) {
     strncpy(name, NAME, (size_t)length);
+    return device < GPUS ? SUCCESS : INVALID_VALUE;
+}
+
+CUresult cuDeviceGetPCIBusId(char *id, int length, int device) {
+    snprintf(id, (size_t)length, "0000:%02x:00.0", device);
     return device < GPUS ? SUCCESS : INVALID_VALUE;
 }
 
@@ -30,14 +62,35 @@ CUresult cuDeviceGetAttribute(int *value, int attribute, int device) {
 }
 
 CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) {
-    *bytes = (size_t)GIBIBYTES << 30;
+    *bytes = (size_t)MEBIBYTES << 20;
     return device < GPUS ? SUCCESS : INVALID_VALUE;
+}
+
+/* A context is any address but zero. */
+static void *current;
+
+CUresult cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = &current;
+    return device < GPUS ? SUCCESS : INVALID_VALUE;
+}
+
+CUresult cuDevicePrimaryCtxRelease_v2(int device) { return device < GPUS ? SUCCESS : INVALID_VALUE; }
+CUresult cuCtxPushCurrent_v2(void *context) { return current = context, SUCCESS; }
+CUresult cuCtxPopCurrent_v2(void **context) { return *context = current, current = NULL, SUCCESS; }
+
+CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
+    *free = (size_t)FREE << 20;
+    *total = (size_t)MEBIBYTES << 20;
+    return current ? SUCCESS : INVALID_VALUE;
 }
 
 CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags, int *found) {
     (void)version, (void)flags;
-    const char *name = strcmp(symbol, "cuDeviceTotalMem") ? symbol : "cuDeviceTotalMem_v2";
-    *function = dlsym(dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD), name);
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    char name[128];
+    snprintf(name, sizeof name, "%s_v2", symbol);
+    *function = dlsym(library, name);
+    if (!*function) *function = dlsym(library, symbol);
     if (found) *found = *function ? 0 : 1;
     return *function ? SUCCESS : NOT_FOUND;
 }

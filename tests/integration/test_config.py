@@ -10,6 +10,7 @@ from contract.arch import Arch
 from contract.catalogue import catalogue, models
 from contract.platform import platform
 from runtime import pbtxt, repository
+from runtime.bundles import Bundle
 from runtime.selection import Target, select
 from tests.unit.runtime import synthetic
 
@@ -31,7 +32,7 @@ def configs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made = synthetic.full_manifest(target.arch, target.platform.name)
     folder = synthetic.write(tmp_path_factory.mktemp("bundle"), made)
     assembled = tmp_path_factory.mktemp("serving") / "repository"
-    repository.assemble(select([(folder, made)], catalogue(), target), assembled, threads=2)
+    repository.assemble(select([Bundle(folder=folder, manifest=made)], catalogue(), target), assembled, threads=2)
     files = sorted(assembled.glob("*/config.pbtxt"))
     parsed = {file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()) for file in files}
     return target, parsed
@@ -122,3 +123,9 @@ def test_a_map_is_a_list_of_pairs() -> None:
 @pytest.mark.parametrize("text", ["", 'all of " \\ \n \r \t \0 \x1f \x7f', "▁größe 日本 🎙", "\\n is no line break"])
 def test_strings_survive(text: str) -> None:
     assert read_back({"name": text}).name == text
+
+
+def test_several_profiles_are_in_tritons_schema() -> None:
+    group = {"count": 1, "kind": "KIND_GPU", "profile": ["0", "1"]}
+    parsed = read_back({"name": "body_standard", "instance_group": [group]})
+    assert list(parsed.instance_group[0].profile) == ["0", "1"]

@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tritonclient import grpc as triton
 
+from build import gate
+from build.compilers import compiler, onnxruntime
+from build.engines import plan
 from contract import manifest
 from contract.arch import Arch
 from contract.catalogue import catalogue, models
+from contract.errors import GateError
 from demo.scores import score
 from export.samples import bucket, speech
 from runtime import probe
 from tests.integration import serving
 from tests.integration.asking import Arrays, infer
 from tests.integration.serving import Running
+from tests.unit.engines.test_gate import perturbed
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -82,6 +88,22 @@ def test_every_engine_passed_its_gate(engines: Path) -> None:
     for record in bundle.engines:
         assert record.gate.outcome == manifest.PASSED
         assert all(agreement.holds for agreement in record.gate.parity)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_engine_whose_weights_are_off_by_a_hundredth_fails(name: str, graphs: Path, tmp_path: Path) -> None:
+    """Every network in its real size, on the inputs of its gate of one item: the corners of many take minutes."""
+    (job,) = plan(graphs, Arch.CPU, compiler(None, Arch.CPU), (name,))
+    engine = tmp_path / "perturbed.onnx"
+    onnx.save(perturbed(job.reference.read_bytes(), 0.01), engine)
+    inputs = gate.half_inputs(job)
+    actual, expected = (onnxruntime.run(path, list(inputs.values())) for path in (engine, job.reference))
+    cases = [
+        gate.measured(job, case, job.precision, ours, theirs)
+        for case, ours, theirs in zip(inputs, actual, expected, strict=True)
+    ]
+    with pytest.raises(GateError, match=f"^{name} batch for cpu: the engine differs from its graph: "):
+        gate.refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
 
 
 @pytest.mark.parametrize("arch", COMPILED, ids=lambda arch: arch.value)

@@ -240,7 +240,7 @@ def test_a_damaged_engine_is_refused_before_the_start(tmp_path: Path) -> None:
     ports = serving.free_ports(3)
     result = refused(tmp_path / "engines", tmp_path, *flags(*ports))
     assert result.returncode == 42
-    assert f"error: {engine}: its SHA-256 is" in result.stderr
+    assert f"error: {engine}: its content is not what the manifest says. " in result.stderr
 
 
 def flags(http: int, grpc: int, metrics: int) -> list[str]:
@@ -272,10 +272,10 @@ def test_real_time_is_refused(engines: Path, tmp_path: Path) -> None:
 def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
     bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 2}))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 3}))
     result = refused(tmp_path / "engines", tmp_path)
     assert result.returncode == 12
-    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 2, and this release reads 1." in result.stderr
+    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 3, and this release reads 2." in result.stderr
 
 
 def test_no_bundle_is_refused(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
     assert "runtime/backends/onnxruntime/model.py" in names
     assert "contract/platforms.toml" in names
     assert b"voxwright-serve = runtime.__main__:main" in entry_points
+    assert b"voxwright-doctor = runtime.doctor:main" in entry_points
     assert b"voxwright-transcribe = transcriber.__main__:main" in entry_points
 
 
@@ -103,10 +104,16 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
     [
         "export",
         "build.engines",
+        "build.check",
+        "build.explain",
         "build.report",
         "build.release",
         "build.farm",
+        "build.sign",
+        "build.store",
+        "build.verify",
         "runtime",
+        "runtime.doctor",
         "runtime.probe",
         "transcriber",
         "training",
@@ -114,9 +121,8 @@ def test_the_wheel_holds_the_online_rooms_and_nothing_else(tmp_path: Path) -> No
 )
 def test_help_works_everywhere(room: str) -> None:
     """`--help` needs no GPU, no torch, no TensorRT."""
-    heavy = (
-        "dict.fromkeys(('torch', 'onnx', 'onnxruntime', 'polygraphy', 'tensorrt', 'tensorrt_rtx', 'cuda', 'jinja2'))"
-    )
+    names = ("torch", "onnx", "onnxruntime", "polygraphy", "tensorrt", "tensorrt_rtx", "cuda", "pynvml", "jinja2")
+    heavy = f"dict.fromkeys({names})"
     script = f"import sys, runpy; sys.modules |= {heavy}; sys.argv = ['x', '--help']\n"
     script += f"runpy.run_module('{room}', run_name='__main__', alter_sys=True)"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

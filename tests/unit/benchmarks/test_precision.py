@@ -11,12 +11,13 @@ import soundfile
 from click.testing import CliRunner
 
 from benchmarks import precision
-from benchmarks.activations import FP16, FP32, Activation, ObservedGraph
 from benchmarks.graphs import Arrays, Exported, Network, OpenGraph, exported
 from benchmarks.precision import Range, Words
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.recordings import RecordingSet, Spoken
+from build.activations import FP16, FP32, ObservedGraph
 from contract.errors import AudioError, GraphError
+from contract.manifest import Activation
 from tests.integration.networks import network
 from tests.unit.engines.exported import export
 from tests.unit.transcriber.fakes import FakeRecogniser
@@ -74,7 +75,7 @@ def test_an_overflow_in_the_middle_of_a_row_is_seen(tmp_path: Path) -> None:
     found = graph.largest(FP16)
     assert found is not None
     assert (found.tensor, found.value, found.headroom) == ("square", np.inf, 0.0)
-    assert found.to_dict()["value"] is None
+    assert Range(model="g", fp16=found, islands=None).to_dict()["fp16"]["value"] is None
 
 
 def test_not_a_number_counts_as_an_overflow(tmp_path: Path) -> None:

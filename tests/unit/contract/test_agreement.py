@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from contract.agreement import Agreement, closest, compare, worst
-from contract.catalogue import Tensor, Tolerance
+from contract.agreement import Agreement, closest, compare, difference, worst
+from contract.catalogue import MEASURES, Tensor, Tolerance
 
 
 def tensor(measure: str) -> Tensor:
@@ -18,7 +18,7 @@ def array() -> Any:
     return pytest.importorskip("numpy").array
 
 
-@pytest.mark.parametrize("measure", ["absolute", "relative", "cosine", "differing", "first_differing"])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_equal_arrays_agree(array: Any, measure: str) -> None:
     values = array([[0.6, 0.8], [1.0, 0.0]])
     found = compare(tensor(measure), values, values, "fp32")
@@ -82,3 +82,23 @@ def test_worst_keeps_nan() -> None:
 def test_closest_to_the_limit() -> None:
     assert closest([agreement("y", 0.5, 10.0), agreement("z", 0.1, 0.2)]) == agreement("z", 0.1, 0.2)
     assert closest([]) is None
+
+
+@pytest.mark.parametrize(
+    ("actual", "value"),
+    [
+        ([[3.0, 1.0], [1.0, 2.0]], 0.0),
+        ([[1.0, 3.0], [1.0, 2.0]], 0.5),
+        # Two hypotheses alike are one choice.
+        ([[2.0, 2.0], [2.0, 2.0]], 0.0),
+        ([[math.nan, 1.0], [1.0, 2.0]], 0.5),
+    ],
+)
+def test_the_best_hypothesis(array: Any, actual: list[list[float]], value: float) -> None:
+    assert difference("best_differing", array(actual), array([[5.0, 4.0], [-2.0, -1.0]])) == value
+
+
+def test_how_far_beyond_its_limit() -> None:
+    assert agreement("y", 0.5, 0.25).excess == 2.0
+    assert agreement("y", 0.0, 0.0).excess == 0.0
+    assert agreement("y", 1e-9, 0.0).excess == agreement("y", math.nan).excess == math.inf

@@ -126,8 +126,16 @@ def test_read_family(tmp_path: Path) -> None:
         (
             '"relative"',
             '"vague"',
-            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing",
+            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
+            "best_differing",
         ),
+        (
+            "fp16 = 2e-2 }",
+            'fp16 = 2e-2 }\nfigures = ["vague"]',
+            "outputs[0].figures: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
+            "best_differing",
+        ),
+        ("fp16 = 2e-2 }", "fp16 = 2e-2, int4 = 1 }", "outputs[0].tolerance.int4: this field is unknown"),
         ("[modes.batch]", "[modes.night]", "modes.night: a mode is one of batch, realtime"),
         ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80 and max 16 do not rise"),
         ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800 and max 2000 do not rise"),
@@ -225,3 +233,90 @@ def test_mistakes_in_ensembles_are_named(tmp_path: Path, ensemble: str, cause: s
     with pytest.raises(CatalogueError) as refusal:
         catalogue(tmp_path)
     assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+
+
+def test_figures_and_int8_are_stated_or_left_out(tmp_path: Path) -> None:
+    plain = read_family(write(tmp_path, "plain", FAMILY))
+    assert (plain.outputs[0].figures, plain.quantisable) == ((), False)
+    with pytest.raises(ValueError, match="no tolerance is stated for int8"):
+        plain.outputs[0].tolerance.at("int8")  # type: ignore[union-attr]
+    text = FAMILY.replace("fp16 = 2e-2 }", 'fp16 = 2e-2, int8 = 0.25 }\nfigures = ["absolute"]')
+    stated = read_family(write(tmp_path, "stated", text))
+    assert (stated.outputs[0].figures, stated.quantisable) == (("absolute",), True)
+    assert stated.outputs[0].tolerance == Tolerance(measure="relative", fp32=1e-3, fp16=2e-2, int8=0.25)
+
+
+def test_an_ensemble_says_what_its_words_may_lose(tmp_path: Path) -> None:
+    write(tmp_path, "one", FAMILY)
+    write(tmp_path, "two", ENSEMBLE + "word_points = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
+    write(tmp_path, "three", ENSEMBLE)
+    found = catalogue(tmp_path)
+    assert found["two"].word_points == {"fp32": 0.0, "fp16": 1.5, "int8": 2.5}
+    assert found["three"].word_points == {}
+
+
+SPLIT = """\
+axes.frames = { min = 200, opt = 800, max = 2000, buckets = [200, 800, 2000] }
+
+[[modes.batch.profiles]]
+frames = { min = 200, opt = 400, max = 800 }
+
+[[modes.batch.profiles]]
+batch = { min = 1, opt = 2, max = 16 }
+frames = { min = 800, opt = 2000, max = 2000 }
+"""
+WHOLE = SPLIT.splitlines(keepends=True)[0]
+
+
+def test_a_mode_is_one_profile_unless_it_says_otherwise(tmp_path: Path) -> None:
+    mode = read_family(write(tmp_path, "one", FAMILY)).modes["batch"]
+    assert mode.profiles() == (mode,)
+
+
+def test_profiles_split_a_mode(tmp_path: Path) -> None:
+    mode = read_family(write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT))).modes["batch"]
+    assert mode.axes["frames"] == Extent(min=200, opt=800, max=2000, buckets=(200, 800, 2000))
+    short, long = mode.profiles()
+    assert (short.batch, short.axes["frames"]) == (mode.batch, Extent(min=200, opt=400, max=800))
+    assert (long.batch, long.axes["frames"]) == (Extent(min=1, opt=2, max=16), Extent(min=800, opt=2000, max=2000))
+    assert short.profiles() == (short,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("opt = 2000, max = 2000", "opt = 1000, max = 1999", "profiles: none of them holds batch 1, frames 2000"),
+        ("min = 1, opt = 2", "min = 2, opt = 2", "profiles: none of them holds batch 1, frames 2000"),
+        ("min = 200, opt = 400", "min = 100, opt = 400", "profiles[0].frames: a profile lies between 200 and 2000"),
+        (
+            "min = 200, opt = 400",
+            "min = 500, opt = 400",
+            "profiles[0].frames: min 500, opt 400 and max 800 do not rise",
+        ),
+        ("frames = { min = 200, opt = 400", "speed = { min = 1, opt = 1", "profiles[0].speed: this field is unknown"),
+        ("max = 800 }", "max = 800, buckets = [400] }", "profiles[0].frames.buckets: this field is unknown"),
+    ],
+)
+def test_profiles_hold_every_size_that_a_client_may_send(tmp_path: Path, old: str, new: str, cause: str) -> None:
+    assert SPLIT.count(old) == 1
+    path = write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT.replace(old, new)))
+    with pytest.raises(CatalogueError) as refusal:
+        read_family(path)
+    assert str(refusal.value) == f"{path}: modes.batch.{cause}. {REMEDY}."
+
+
+@pytest.mark.parametrize(("old", "new"), [("min = 800, opt", "min = 900, opt"), ("max = 800 }", "max = 700 }")])
+def test_profiles_need_not_meet_between_buckets(tmp_path: Path, old: str, new: str) -> None:
+    """Clients send the sizes of buckets, and 800 is still in one of the two."""
+    assert SPLIT.count(old) == 1
+    path = write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT.replace(old, new)))
+    assert len(read_family(path).modes["batch"].profiles()) == 2
+
+
+def test_a_list_of_no_profiles(tmp_path: Path) -> None:
+    path = write(tmp_path, "one", FAMILY.replace(WHOLE, f"{WHOLE}profiles = []\n"))
+    with pytest.raises(CatalogueError) as refusal:
+        read_family(path)
+    assert (
+        refusal.value.cause == "modes.batch.profiles: one at least is wanted; without the field the mode is one profile"
+    )

@@ -1,12 +1,14 @@
 """The platforms' table."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from contract import platform as module
 from contract.errors import CatalogueError, SettingError
-from contract.platform import platform, platforms
+from contract.platform import Version, platform, platforms, requirements, version
 
 
 def test_names_with_the_default_first() -> None:
@@ -35,15 +37,162 @@ def test_an_unknown_platform() -> None:
         platform("latest")
 
 
-def test_a_wrong_table(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "platforms.toml"  # type: ignore[operator]
-    file.write_text('[platforms.new]\ntitle = "t"\npurpose = "p"\npython = 3.12\ndata_centre_drivers = []\n')
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A platforms.toml of the test's own."""
+    file = tmp_path / "platforms.toml"
     monkeypatch.setattr(module, "_FILE", file)
     platforms.cache_clear()
-    try:
-        with pytest.raises(
-            CatalogueError, match=r"^platforms\.toml: platforms\.new\.python: a text is wanted, not a number"
-        ):
-            platforms()
-    finally:
-        platforms.cache_clear()
+    requirements.cache_clear()
+    yield file
+    platforms.cache_clear()
+    requirements.cache_clear()
+
+
+NEW = '[platforms.new]\ntitle = "t"\npurpose = "p"\npython = "3.12"\ndata_centre_drivers = []\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NEW.replace('"3.12"', "3.12"), "platforms.new.python: a text is wanted, not a number"),
+        (NEW + 'driver = "580"', "platforms.new.driver: a table is wanted, not a text"),
+        (
+            NEW + 'driver = { version = "R580", cuda = "13.0" }',
+            "platforms.new.driver.version: 'R580' is no version: numbers with dots between them are wanted",
+        ),
+        (
+            NEW.replace("[]", '[{ version = "535.86+", cuda = "12.2" }]'),
+            "platforms.new.data_centre_drivers[0].version: '535.86+' is no version: "
+            "numbers with dots between them are wanted",
+        ),
+        ("[gpus]", "gpus: this field is unknown"),
+    ],
+)
+def test_a_wrong_table(table: Path, text: str, message: str) -> None:
+    table.write_text(text)
+    with pytest.raises(CatalogueError, match=f"^{re.escape(f'platforms.toml: {message}. Correct the file.')}$"):
+        platforms()
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("580.65.06", (580, 65, 6)),
+        ("535.104", (535, 104)),
+        ("580", (580,)),
+        (" 470.57.02-beta", (470, 57, 2)),
+        ("R580", None),
+        ("", None),
+    ],
+)
+def test_version(text: str, numbers: Version | None) -> None:
+    assert version(text) == numbers
+
+
+# Each driver, and the platforms that take it on a data-centre GPU and on any other.
+DRIVERS = [
+    ("470.42.01", [], []),
+    ("470.57", ["23.12"], []),
+    ("470.256.02", ["23.12"], []),
+    ("510.85.02", [], []),
+    ("525.60.13", [], []),
+    ("525.85.05", ["23.12"], []),
+    ("525.147.05", ["23.12"], []),
+    ("530.30.02", [], []),
+    ("535.54.03", [], []),
+    ("535.85", [], []),
+    ("535.86.01", ["23.12"], []),
+    # As text this would come before 535.86.
+    ("535.104.05", ["23.12"], []),
+    # A branch admits its own versions only.
+    ("544.99", [], []),
+    ("545", ["23.12"], ["23.12"]),
+    ("545.23.06", ["23.12"], ["23.12"]),
+    ("570.211.01", ["23.12"], ["23.12"]),
+    ("579.99", ["23.12"], ["23.12"]),
+    ("580", ["26.08", "23.12"], ["26.08", "23.12"]),
+    ("580.65.06", ["26.08", "23.12"], ["26.08", "23.12"]),
+    ("1000.1", ["26.08", "23.12"], ["26.08", "23.12"]),
+]
+
+
+@pytest.mark.parametrize(("text", "data_centre", "other"), DRIVERS, ids=[text for text, _, _ in DRIVERS])
+def test_drivers(text: str, data_centre: list[str], other: list[str]) -> None:
+    numbers = version(text)
+    assert numbers is not None
+    for wanted, kind in ((data_centre, True), (other, False)):
+        admitted = [
+            name for name, found in platforms().items() if found.cuda and found.admits_driver(numbers, data_centre=kind)
+        ]
+        assert admitted == wanted
+
+
+@pytest.mark.parametrize(
+    ("cuda", "data_centre", "other"),
+    [
+        ((11, 3), [], []),
+        ((11, 4), ["23.12"], []),
+        ((11, 8), [], []),
+        ((12, 0), ["23.12"], []),
+        ((12, 1), [], []),
+        ((12, 2), ["23.12"], []),
+        ((12, 3), ["23.12"], ["23.12"]),
+        ((12, 9), ["23.12"], ["23.12"]),
+        ((13, 0), ["26.08", "23.12"], ["26.08", "23.12"]),
+        ((13, 10), ["26.08", "23.12"], ["26.08", "23.12"]),
+    ],
+)
+def test_drivers_known_by_their_cuda_version(cuda: Version, data_centre: list[str], other: list[str]) -> None:
+    for wanted, kind in ((data_centre, True), (other, False)):
+        found = [name for name, each in platforms().items() if each.cuda and each.admits_cuda(cuda, data_centre=kind)]
+        assert found == wanted
+
+
+def test_a_platform_without_cuda_takes_any_driver() -> None:
+    assert platform("embedded").admits_driver((1,), data_centre=False)
+    assert platform("embedded").admits_cuda((1, 0), data_centre=False)
+    assert platform("embedded").wanted_drivers(data_centre=True) == "any"
+
+
+def test_wanted_drivers() -> None:
+    legacy = platform("23.12")
+    assert legacy.wanted_drivers(data_centre=False) == "545 or later"
+    assert legacy.wanted_drivers(data_centre=True) == (
+        "545 or later, or 470.57 or later of branch 470, or 525.85 or later of branch 525, "
+        "or 535.86 or later of branch 535"
+    )
+    assert platform("26.08").wanted_drivers(data_centre=True) == "580 or later"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("Tesla T4", True),
+        ("Tesla V100-SXM2-16GB", True),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", True),
+        ("NVIDIA A10", True),
+        ("NVIDIA A10G", True),
+        ("NVIDIA L4", True),
+        ("NVIDIA L40S", True),
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA GH200 480GB", True),
+        ("NVIDIA A40-8Q", True),
+        ("NVIDIA GeForce RTX 3080", False),
+        ("NVIDIA RTX A4000", False),
+        ("NVIDIA T400", False),
+        ("Quadro RTX 6000", False),
+        ("NVIDIA TITAN V", False),
+    ],
+)
+def test_data_centre_gpus(name: str, *, is_one: bool) -> None:
+    assert requirements().is_data_centre(name) is is_one
+
+
+def test_memory() -> None:
+    wanted = requirements()
+    # What CUDA reports of a T4 with its latest drivers, and of cards of 12 and 8 GB.
+    t4, others = 15_642_329_088, (12_622_168_064, 8_360_755_200)
+    assert max(others) < wanted.gpu_memory.least_bytes < t4
+    assert wanted.gpu_memory.nominal_gb == 16
+    assert (wanted.host_memory.nominal_gb, wanted.host_memory.least_bytes) == (24, 22 << 30)

@@ -20,6 +20,20 @@ def test_equal_corners_are_one() -> None:
     assert probes.corners(Mode(name="batch", batch=fixed, axes={})) == [{"batch": 4}]
 
 
+def test_every_profile_has_corners() -> None:
+    short, long = Extent(min=1, opt=2, max=4), Extent(min=4, opt=9, max=9)
+    mode = Mode(
+        name="batch",
+        batch=Extent(min=1, opt=1, max=2),
+        axes={"frames": Extent(min=1, opt=5, max=9)},
+        splits=({"frames": short}, {"frames": long}),
+    )
+    assert [(corner["batch"], corner["frames"]) for corner in probes.corners(mode)] == [
+        *((1, 1), (1, 2), (2, 4)),
+        *((1, 4), (1, 9), (2, 9)),
+    ]
+
+
 def test_inputs() -> None:
     numpy = pytest.importorskip("numpy")
     sizes = {

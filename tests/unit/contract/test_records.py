@@ -1,6 +1,7 @@
 """Manifests and export records: the round trip, and every way in which a file can be wrong."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,17 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path, content: bytes) -> Non
     (folder / "record.json").write_bytes(content)
     with pytest.raises(ManifestError, match=r"record\.json: .*Run `python -m export` again\."):
         graph.load(folder)
+
+
+def test_an_overflow_is_null_in_json_and_infinite_when_read_back() -> None:
+    over = Activation(value=math.inf, tensor="t", node="n", operator="MatMul")
+    made = replace(BUNDLE, engines=(replace(ENGINE, gate=replace(ENGINE.gate, activation=over)),))
+    assert json.loads(made.to_json())["engines"][0]["gate"]["activation"]["value"] is None
+    assert BundleManifest.from_json(made.to_json(), "m") == made
+    assert over.headroom == 0.0
+    assert Activation(value=32_752.0, tensor="t", node="n", operator="MatMul").headroom == 2.0
+
+
+def test_the_points_of_a_word_error_rate() -> None:
+    assert BUNDLE.accuracy[0].points == pytest.approx(100 / 90)
+    assert replace(BUNDLE.accuracy[0], words=0).points == 0.0

@@ -1,5 +1,6 @@
 """Exported models made in a moment: the few-node networks of the integration tests with a record beside them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,23 @@ from build.job import Job
 from contract import digest, files, probes
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.graph import RECORD_FILE, SAMPLES_FILE, GraphFile, GraphRecord
+from contract.graph import RECORD_FILE, SAMPLES_FILE, WORDS_FILE, GraphFile, GraphRecord
 from tests.integration.networks import network
 
 DIMS = {"bands": 80, "encoder_size": 8, "vocabulary": 32, "top": 4, "embedding_size": 6}
-SMALL = {"batch": 2, "frames": 60, "encoder_frames": 12, "hypothesis_count": 3, "hypothesis_tokens": 5}
+# The acoustic head of the integration tests takes the largest of its eight inputs for the token.
+PIECES = ("<blank>", "<unk>", "</s>", "▁one", "▁two", "▁three", "s", "▁four")
+# The least that every profile of the catalogue holds.
+SMALL = {"batch": 2, "frames": 200, "encoder_frames": 49, "hypothesis_count": 3, "hypothesis_tokens": 16}
 
 
-def export(folder: Path, model: str, content: bytes | None = None) -> None:
-    """Write what export would have written for a model; `content` replaces its network."""
+def export(folder: Path, model: str, content: bytes | None = None, half: bytes | None = None) -> None:
+    """Write what export would have written for a model; `content` replaces its network, `half` the one in FP16."""
     family, point = model.rsplit("_", 1)
     graph = content or network(model)
     folder.joinpath(model).mkdir(parents=True, exist_ok=True)
-    for precision in ("fp32", "fp16"):
-        folder.joinpath(model, f"{precision}.onnx").write_bytes(graph)
+    for precision, written in (("fp32", graph), ("fp16", half or graph)):
+        folder.joinpath(model, f"{precision}.onnx").write_bytes(written)
     sample = probes.inputs(catalogue()[family], {**DIMS, **SMALL}, np.random.default_rng(2))
     arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
     np.savez(folder / model / SAMPLES_FILE, **arrays)
@@ -37,10 +41,28 @@ def export(folder: Path, model: str, content: bytes | None = None) -> None:
         weights="a test",
         libraries={},
         dims=DIMS,
-        parameters={"tokens": "[]"},
+        parameters={"tokens": json.dumps(PIECES)},
         graphs={precision: _file(folder / model / f"{precision}.onnx") for precision in ("fp32", "fp16")},
     )
     files.write(folder / model / RECORD_FILE, record.to_json())
+
+
+def speak(folder: Path, model: str, *texts: str, said: tuple[str, ...] | None = None) -> None:
+    """Write what export would have written of recordings: features that these networks hear as the texts.
+
+    `said` is what was truly said, where that is something else.
+    """
+    arrays: dict[str, Any] = {}
+    for number, (text, truth) in enumerate(zip(texts, said or texts, strict=True)):
+        tokens = [each for word in text.split() for each in (PIECES.index(f"▁{word}"), 0)]
+        features = np.zeros((1, 200, 80), dtype=np.float16)
+        features[0, np.arange(4 * len(tokens)), np.repeat(tokens, 4)] = 1.0
+        arrays |= {
+            f"features.{number}": features,
+            f"feature_lengths.{number}": np.array([4 * len(tokens)], dtype=np.int32),
+            f"texts.{number}": np.array([truth]),
+        }
+    np.savez(folder / model / WORDS_FILE, **arrays)
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:

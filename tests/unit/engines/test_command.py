@@ -45,6 +45,19 @@ REFUSALS = {
         31,
         "--platform 26.08: its server runs no CPU engines. Use --platform embedded.",
     ),
+    "--arch cpu --compatibility ampere-plus": (
+        10,
+        "--compatibility: it has no meaning for onnxruntime. Leave it out, or use --compiler tensorrt.",
+    ),
+    "--arch sm80 --compiler tensorrt_rtx --workspace-gib 1": (
+        10,
+        "--workspace-gib: it has no meaning for tensorrt_rtx. Leave it out, or use --compiler tensorrt.",
+    ),
+    "--arch sm75 --compatibility ampere-plus": (
+        10,
+        "--compatibility ampere-plus: sm75 is Turing, and such an engine is built on Ampere or later for Ampere and "
+        "later. Use --compatibility none, or build on another architecture.",
+    ),
     "--arch sm80 --platform 25.01": (
         10,
         "platform '25.01': it is not known. Choose one of 26.08, 23.12, embedded, compile-check.",
@@ -94,8 +107,31 @@ def test_tensorrt_without_a_gpu_names_both_ways_on(arch: str, gpus: str) -> None
 @needs_bindings
 def test_tensorrt_on_another_gpu_says_which(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, **A100), "-m", "build.engines", "--arch", "sm86")
+    assert (result.returncode, result.stderr) == (
+        31,
+        "error: --arch sm86: TensorRT needs an sm86 GPU (A10, A40, RTX 30) to build for it, "
+        "and the GPU here is NVIDIA A100-SXM4-80GB, sm80. "
+        "Run the same command on a host with such a GPU inside the container of platform 26.08, "
+        "or prove here that the graphs compile with `--compiler tensorrt_rtx`.\n",
+    )
+
+
+@needs_bindings
+def test_tensorrt_beside_several_gpus_says_which_it_would_use(tmp_path: Path) -> None:
+    result = python(fake_driver(tmp_path, GPUS="3", **A100), "-m", "build.engines", "--arch", "sm86")
     assert result.returncode == 31
-    assert "TensorRT needs an sm86 GPU (A10, A40, RTX 30) to build for it, and the GPU here is sm80." in result.stderr
+    assert "and the first of the 3 visible GPUs is NVIDIA A100-SXM4-80GB, sm80. " in result.stderr
+    assert " Choose the GPU with CUDA_VISIBLE_DEVICES, or run the same command on a host with such " in result.stderr
+
+
+@needs_bindings
+def test_a_driver_that_does_not_start_is_no_missing_gpu(tmp_path: Path) -> None:
+    result = python(fake_driver(tmp_path, INIT="803"), "-m", "build.engines", "--arch", "sm86")
+    assert (result.returncode, result.stderr) == (
+        40,
+        "error: NVIDIA driver: it refuses: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
+        "See what `nvidia-smi` says, and repair the driver.\n",
+    )
 
 
 @needs_bindings

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 from contract import graph
 from contract.catalogue import catalogue
 from contract.errors import CheckpointError, GraphError, SettingError
-from export import exporter
+from export import exporter, samples
 from export.__main__ import command
 from export.checkpoints import reference
 from export.checkpoints.checkpoint import Checkpoint
@@ -52,6 +54,29 @@ def test_exports_once_and_then_only_what_changed(tmp_path: Path, capsys: pytest.
     exporter.export_all(wanted)
     renewed = {path.parent.name for path, time in made.items() if path.stat().st_mtime_ns != time}
     assert renewed == {"lm_enhanced"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_is_said_lies_beside_the_model_that_hears_it(tmp_path: Path) -> None:
+    exporter.export_all(_plan(tmp_path, "body_standard", "diar_standard"))
+    assert not (tmp_path / "diar_standard" / graph.WORDS_FILE).exists()
+    with np.load(tmp_path / "body_standard" / graph.WORDS_FILE) as arrays:
+        texts = [str(text) for key in arrays.files if key.startswith(graph.TEXTS) for text in arrays[key]]
+        assert arrays["features.0"].shape == (1, 600, 80)
+        assert arrays["feature_lengths.0"].tolist() == [424]
+    assert len(texts) == 14
+    assert texts[2] == "do you already know why it failed"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_speech_of_unknown_words_is_exported_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "speech.safetensors"
+    save_file({"segment_0": np.ones((60, 80), dtype=np.float16)}, path)
+    monkeypatch.setattr(samples, "SPEECH_FILE", path)
+    monkeypatch.setattr(exporter, "SPEECH_FILE", path)
+    exporter.export_all(_plan(tmp_path / "onnx", "body_standard"))
+    found = {path.name for path in (tmp_path / "onnx" / "body_standard").iterdir()}
+    assert found == {"fp32.onnx", "record.json", "samples.npz"}
 
 
 @pytest.mark.usefixtures("tiny")

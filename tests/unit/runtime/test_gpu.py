@@ -1,50 +1,163 @@
-"""Detection against the real cuda-bindings and a driver library that these tests compile."""
+"""Detection against the real cuda-bindings and nvidia-ml-py, and driver libraries that these tests compile."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fakes.driver import A100, T4, V100, fake_driver, needs_bindings, python
+from tests.fakes.driver import (
+    A10,
+    A100,
+    A100_SLICE,
+    A100_SMALL_SLICE,
+    B200,
+    H100,
+    L4,
+    ROOT,
+    T4,
+    V100,
+    fake_driver,
+    needs_bindings,
+    python,
+)
 
 DETECT = """
-import dataclasses, json
+import dataclasses, json, os
 from contract.errors import guard
 from runtime import gpu
-guard(lambda: print(json.dumps((found := gpu.detect()) and dataclasses.asdict(found))))
+guard(lambda: print(json.dumps(dataclasses.asdict(gpu.detect(os.environ)))))
 """
+NO_GPU: dict[str, Any] = {"gpus": [], "driver": None, "out_of_reach": [], "remedy": ""}
+NAME_ONE = "Name one as `nvidia-smi -L` lists it: by number or UUID, and a MIG instance by its UUID"
+CARDS = {"T4": T4, "A100": A100, "slice": A100_SLICE, "A10": A10, "L4": L4, "H100": H100, "V100": V100, "B200": B200}
+
+
+def detect(library: Path | None, **variables: str) -> Any:
+    result = python(library, "-c", DETECT, cwd=ROOT, **variables)
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
 
 
 @needs_bindings
-@pytest.mark.parametrize(
-    ("macros", "capability"), [(T4, [7, 5]), (A100, [8, 0]), (V100, [7, 0])], ids=["T4", "A100", "V100"]
-)
-def test_describes_the_gpu(tmp_path: Path, macros: dict[str, str], capability: list[int]) -> None:
-    result = python(fake_driver(tmp_path, **macros), "-c", DETECT)
-    assert result.stderr == ""
-    assert json.loads(result.stdout) == {
-        "name": json.loads(macros["NAME"]),
-        "capability": capability,
-        "memory_bytes": int(macros["GIBIBYTES"]) << 30,
-        "cuda": [13, 0],
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_describes_the_gpu(tmp_path: Path, card: dict[str, str]) -> None:
+    assert detect(fake_driver(tmp_path, **card)) == {
+        "gpus": [
+            {
+                "name": json.loads(card["NAME"]),
+                "capability": [int(card["MAJOR"]), int(card["MINOR"])],
+                "memory_bytes": int(card["MEBIBYTES"]) << 20,
+                "mig": {"-1": "not offered", "0": "off", "1": "on"}[card["MIG"]],
+            }
+        ],
+        "driver": {"cuda": [13, 0], "version": "580.65.06", "reason": ""},
+        "absence": "",
+        "out_of_reach": [],
+        "remedy": "",
     }
 
 
 @needs_bindings
-def test_two_gpus_are_refused(tmp_path: Path) -> None:
-    result = python(fake_driver(tmp_path, GPUS="2"), "-c", DETECT)
-    assert result.returncode == 40
-    assert result.stderr == (
-        "error: 2 GPUs: exactly one may be visible to a server. "
-        "Choose one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`.\n"
-    )
+@pytest.mark.parametrize("version", ["470.256.02", "525.147.05", "535.104.05", "545.23.06", "580.65.06"])
+def test_driver_versions(tmp_path: Path, version: str) -> None:
+    found = detect(fake_driver(tmp_path, driver=version, CUDA="12020"))
+    assert found["driver"] == {"cuda": [12, 2], "version": version, "reason": ""}
 
 
 @needs_bindings
-@pytest.mark.parametrize("macros", [{"GPUS": "0"}, {"INIT": "100"}, {"INIT": "34"}], ids=["none", "no device", "stub"])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"NVML": "absent"}, "there is no libnvidia-ml.so.1"),
+        ({"NVML": "9"}, "NVML does not start (Driver Not Loaded)"),
+        ({"driver": ""}, "NVML does not tell it (Not Supported)"),
+    ],
+    ids=["absent", "broken", "silent"],
+)
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_without_nvml_the_driver_is_unknown_and_the_rest_is_not(
+    tmp_path: Path, arguments: dict[str, str], reason: str
+) -> None:
+    found = detect(fake_driver(tmp_path, **{**A100, **arguments}))
+    assert found["driver"] == {"cuda": [13, 0], "version": None, "reason": reason}
+    assert [gpu["name"] for gpu in found["gpus"]] == ["NVIDIA A100-SXM4-80GB"]
+    assert found["gpus"][0]["mig"] == ("off" if reason.startswith("NVML does not tell") else "unknown")
+
+
+@needs_bindings
+def test_without_nvidia_ml_py(tmp_path: Path) -> None:
+    script = f"import sys\nsys.modules['pynvml'] = None\n{DETECT}"
+    found = json.loads(python(fake_driver(tmp_path), "-c", script).stdout)
+    assert found["driver"] == {"cuda": [13, 0], "version": None, "reason": "nvidia-ml-py is not installed"}
+    assert len(found["gpus"]) == 1
+
+
+@needs_bindings
+@pytest.mark.parametrize(
+    ("visible", "mig", "count"),
+    [
+        (None, "0", 3),
+        ("0", "0", 1),
+        ("2", "0", 1),
+        ("0,2", "0", 2),
+        ("GPU-1", "0", 1),
+        ("GPU-1-fake,GPU-0-fake", "0", 2),
+        ("MIG-1-fake", "1", 1),
+        # Everything from the first unusable entry on is hidden.
+        ("1,7,0", "0", 1),
+    ],
+)
+def test_visible_devices(tmp_path: Path, visible: str | None, mig: str, count: int) -> None:
+    library = fake_driver(tmp_path, **{**A100, "GPUS": "3", "MIG": mig})
+    found = detect(library, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))
+    assert len(found["gpus"]) == count
+
+
+@needs_bindings
+@pytest.mark.parametrize("hiding", ["", "-1", "none", "NoDevFiles"])
+def test_hidden_on_purpose(tmp_path: Path, hiding: str) -> None:
+    found = detect(fake_driver(tmp_path), CUDA_VISIBLE_DEVICES=hiding)
+    assert found == {**NO_GPU, "absence": f"CUDA_VISIBLE_DEVICES={hiding} hides every GPU"}
+
+
+@needs_bindings
+@pytest.mark.parametrize(("visible", "card"), [("7", A100), ("GPU-9", A100), ("0", A100_SMALL_SLICE)])
+def test_a_name_that_nothing_has(tmp_path: Path, visible: str, card: dict[str, str]) -> None:
+    found = detect(fake_driver(tmp_path, **{**card, "GPUS": "2"}), CUDA_VISIBLE_DEVICES=visible)
+    name = json.loads(card["NAME"]).partition(" MIG ")[0]
+    assert found == {
+        **NO_GPU,
+        "absence": f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine",
+        "out_of_reach": [name, name],
+        "remedy": NAME_ONE,
+    }
+
+
+@needs_bindings
+@pytest.mark.parametrize("macros", [{"GPUS": "0"}, {"INIT": "100", "GPUS": "0"}, {"INIT": "34", "GPUS": "0"}])
 def test_no_gpu(tmp_path: Path, macros: dict[str, str]) -> None:
-    result = python(fake_driver(tmp_path, **macros), "-c", DETECT)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "null\n", "")
+    assert detect(fake_driver(tmp_path, **macros)) == {**NO_GPU, "absence": "CUDA shows none"}
+
+
+@needs_bindings
+def test_mig_without_an_instance(tmp_path: Path) -> None:
+    assert detect(fake_driver(tmp_path, **{**A100, "MIG": "1", "INIT": "100"})) == {
+        **NO_GPU,
+        "absence": "MIG mode is on, and there is no instance",
+        "out_of_reach": ["NVIDIA A100-SXM4-80GB"],
+        "remedy": "Make one with `nvidia-smi mig -cgi PROFILE -C`, and name it with CUDA_VISIBLE_DEVICES=MIG-...",
+    }
+
+
+@needs_bindings
+def test_a_gpu_that_cuda_does_not_show(tmp_path: Path) -> None:
+    assert detect(fake_driver(tmp_path, **{**A10, "INIT": "100"})) == {
+        **NO_GPU,
+        "absence": "CUDA shows none",
+        "out_of_reach": ["NVIDIA A10"],
+        "remedy": "See what `nvidia-smi` says, and in a container add `--gpus device=0`",
+    }
 
 
 @needs_bindings
@@ -57,30 +170,37 @@ def test_a_driver_that_does_not_start_is_no_missing_gpu(tmp_path: Path) -> None:
     )
 
 
+@needs_bindings
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
 def test_no_driver() -> None:
-    result = python(None, "-c", DETECT)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "null\n", "")
+    assert detect(None) == {**NO_GPU, "absence": "there is no libcuda.so.1"}
+
+
+@needs_bindings
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_nvml_alone(tmp_path: Path) -> None:
+    """A container that was given the management library and not the driver's compute part."""
+    library = fake_driver(tmp_path, **A10)
+    (library / "libcuda.so.1").unlink()
+    assert detect(library) == {
+        **NO_GPU,
+        "absence": "there is no libcuda.so.1",
+        "out_of_reach": ["NVIDIA A10"],
+        "remedy": "Install the NVIDIA driver, or in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+    }
+
+
+@needs_bindings
+def test_no_cuda_bindings(tmp_path: Path) -> None:
+    script = f"import sys\nsys.modules['cuda'] = None\n{DETECT}"
+    assert json.loads(python(fake_driver(tmp_path, **A10), "-c", script).stdout) == {
+        **NO_GPU,
+        "absence": "cuda-bindings is not installed",
+        "out_of_reach": ["NVIDIA A10"],
+        "remedy": "Install it with `pip install 'voxwright[serve]'`",
+    }
 
 
 def test_no_bindings() -> None:
-    result = python(None, "-c", f"import sys\nsys.modules['cuda'] = None\n{DETECT}")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "null\n", "")
-
-
-@needs_bindings
-def test_start_refuses_an_unsupported_gpu(tmp_path: Path) -> None:
-    result = python(fake_driver(tmp_path, **V100), "-m", "runtime", "--engines", str(tmp_path))
-    assert result.returncode == 40
-    assert result.stderr == (
-        "error: GPU Tesla V100-SXM2-16GB: its compute capability 7.0 is not supported. "
-        "Use a GPU of compute capability 7.5, 8.0, 8.6, 8.9, 9.0, or the CPU platform.\n"
-    )
-
-
-@needs_bindings
-def test_start_wants_engines_of_the_gpu(tmp_path: Path) -> None:
-    result = python(fake_driver(tmp_path, **A100), "-m", "runtime", "--engines", str(tmp_path))
-    assert result.returncode == 41
-    assert "voxwright: GPU NVIDIA A100-SXM4-80GB: serving arch sm80\n" in result.stderr
-    assert "`python -m build.engines --arch sm80 --platform 26.08`" in result.stderr
+    result = python(None, "-c", f"import sys\nsys.modules['cuda'] = sys.modules['pynvml'] = None\n{DETECT}")
+    assert json.loads(result.stdout) == {**NO_GPU, "absence": "cuda-bindings is not installed"}

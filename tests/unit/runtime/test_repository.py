@@ -3,17 +3,20 @@
 import dataclasses
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import contract.files
+import contract.verification
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.errors import BundleError, CatalogueError, SettingError
-from contract.manifest import BoundTensor, BundleManifest
+from contract.errors import BundleError, CatalogueError, OutputError, SettingError
+from contract.manifest import BoundTensor, BundleManifest, Shapes
 from contract.platform import platform
-from runtime import repository
+from runtime import pbtxt, repository
 from runtime.bundles import Bundle
 from runtime.selection import Choice, Selection, Target, select
 from tests.unit.runtime import synthetic
@@ -24,7 +27,7 @@ A10 = Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating
 
 def bundle(folder: Path, target: Target = CPU) -> Bundle:
     made = synthetic.full_manifest(target.arch, target.platform.name)
-    return synthetic.write(folder, made, lambda model: b"engine"), made
+    return Bundle(folder=synthetic.write(folder, made, lambda model: b"engine"), manifest=made)
 
 
 def selection(found: Bundle, target: Target = CPU) -> Selection:
@@ -49,9 +52,9 @@ def test_layout(tmp_path: Path, target: Target, engine: str) -> None:
 
 
 def test_engines_are_linked(tmp_path: Path) -> None:
-    path, _ = found = bundle(tmp_path / "b")
+    found = bundle(tmp_path / "b")
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
-    source = path / "body_standard" / "batch" / "model.onnx"
+    source = found.folder / "body_standard" / "batch" / "model.onnx"
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").samefile(source)
 
 
@@ -64,15 +67,6 @@ def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
 
 
-def test_a_symbolic_link_in_the_bundle_is_followed(tmp_path: Path) -> None:
-    path, _ = found = bundle(tmp_path / "b")
-    engine = path / "body_standard" / "batch" / "model.onnx"
-    engine.rename(engine.with_name("real.onnx"))
-    engine.symlink_to("real.onnx")
-    repository.assemble(selection(found), tmp_path / "repository", threads=2)
-    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
-
-
 def test_the_old_repository_goes(tmp_path: Path) -> None:
     (tmp_path / "repository" / "old_model").mkdir(parents=True)
     (tmp_path / "repository" / "old_model" / "config.pbtxt").write_text("")
@@ -81,29 +75,100 @@ def test_the_old_repository_goes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
 
 
-@pytest.mark.parametrize(
-    ("content", "cause"),
-    [
-        (b"enginE", "its SHA-256 is 255399cb501a..., and the manifest says ed9f6f250686...: it was changed"),
-        (b"engin", "it has 5 bytes, and the manifest says 6"),
-        (None, "it is missing"),
-    ],
-    ids=["changed", "truncated", "missing"],
-)
-def test_a_damaged_bundle_is_refused(tmp_path: Path, content: bytes | None, cause: str) -> None:
-    path, _ = found = bundle(tmp_path / "b")
+def flip(folder: Path, engine: Path) -> None:
+    engine.write_bytes(b"enginE")
+
+
+def truncate(folder: Path, engine: Path) -> None:
+    engine.write_bytes(b"engin")
+
+
+def remove(folder: Path, engine: Path) -> None:
+    engine.unlink()
+
+
+def add(folder: Path, engine: Path) -> None:
+    (folder / "notes.txt").write_text("left behind")
+
+
+def lead_away(folder: Path, engine: Path) -> None:
+    """The content is right, and elsewhere."""
+    outside = folder.parent / "outside.onnx"
+    engine.rename(outside)
+    engine.symlink_to(outside)
+
+
+REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole."
+DAMAGES: dict[Callable[[Path, Path], None], str] = {
+    flip: "{engine}: its content is not what the manifest says. " + REBUILD,
+    truncate: "{engine}: it has 5 bytes, and the manifest says 6. " + REBUILD,
+    remove: "{engine}: it is missing. " + REBUILD,
+    add: "{folder}/notes.txt: the manifest does not name it. " + REBUILD,
+    lead_away: "{engine}: it is a link to {folder.parent}/outside.onnx, and a bundle holds files only. " + REBUILD,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("model", ["decoder_standard", "lm_enhanced"], ids=["served", "not served"])
+def test_a_damaged_bundle_is_refused(tmp_path: Path, damage: Callable[[Path, Path], None], model: str) -> None:
+    """Whichever file it is: a bundle is whole or it is not."""
+    found = bundle(tmp_path / "b" / "sound")
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     before = files_below(tmp_path / "repository")
-    engine = path / "decoder_standard" / "batch" / "model.onnx"
-    engine.unlink()
-    if content is not None:
-        engine.write_bytes(content)
+    engine = found.folder / model / "batch" / "model.onnx"
+    damage(found.folder, engine)
     with pytest.raises(BundleError) as refusal:
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
-    assert str(refusal.value) == f"{engine}: {cause}. Build the bundle again with `python -m build.engines`."
+    assert str(refusal.value) == DAMAGES[damage].format(engine=engine, folder=found.folder)
     # The old repository is whole, and nothing is left beside it.
     assert files_below(tmp_path / "repository") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
+
+
+def test_a_copy_is_verified_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy_badly(source: Path, target: Path) -> None:
+        target.write_bytes(b"enginE")
+
+    monkeypatch.setattr(contract.files, "link_or_copy", copy_badly)
+    found = bundle(tmp_path / "b")
+    with pytest.raises(BundleError) as refusal:
+        repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert str(refusal.value) == (
+        f"{found.folder}/am_en_standard/batch/model.onnx: it changed while it was copied. "
+        "Start again, with nobody writing to the bundle."
+    )
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_file_exchanged_between_linking_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody links a bad engine in, and puts the right one back before it is read."""
+    found = bundle(tmp_path / "b")
+    engine = found.folder / "body_standard" / "batch" / "model.onnx"
+    engine.write_bytes(b"enginE")
+    check = contract.verification.check
+
+    def exchange(*arguments: Any) -> None:
+        engine.unlink()
+        engine.write_bytes(b"engine")
+        check(*arguments)
+
+    monkeypatch.setattr(contract.verification, "check", exchange)
+    with pytest.raises(BundleError, match=r"body_standard/batch/model\.onnx: it changed while it was copied"):
+        repository.assemble(selection(found), tmp_path / "repository", threads=2)
+
+
+def test_a_check_writes_nothing(tmp_path: Path) -> None:
+    repository.check(selection(bundle(tmp_path / "b")), tmp_path / "new" / "repository", threads=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError) as refusal:
+        repository.check(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
+    assert str(refusal.value) == (
+        f"{tmp_path}/repository: cannot be written (Permission denied). Choose a folder that you may write to."
+    )
 
 
 def test_embedded_configuration(tmp_path: Path) -> None:
@@ -173,12 +238,13 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
 
 
 def test_an_ensemble_takes_the_smallest_batch(tmp_path: Path) -> None:
-    path, made = bundle(tmp_path)
+    found = bundle(tmp_path)
     engines = tuple(
         dataclasses.replace(engine, max_batch=3) if engine.model == "am_en_standard" else engine
-        for engine in made.engines
+        for engine in found.manifest.engines
     )
-    configs = repository.configurations(selection((path, dataclasses.replace(made, engines=engines))), threads=1)
+    smaller = dataclasses.replace(found, manifest=dataclasses.replace(found.manifest, engines=engines))
+    configs = repository.configurations(selection(smaller), threads=1)
     assert configs["ensemble_en_standard"]["max_batch_size"] == 3
 
 
@@ -195,6 +261,19 @@ def test_the_catalogue_sets_instances(tmp_path: Path) -> None:
     chosen = with_triton(selection(bundle(tmp_path)), "body_standard", instance_group=[{"count": 2}])
     config = repository.configurations(chosen, threads=1)["body_standard"]
     assert config["instance_group"] == [{"count": 2, "kind": "KIND_CPU"}]
+
+
+def test_every_profile_of_an_engine_is_served(tmp_path: Path) -> None:
+    chosen = selection(bundle(tmp_path, A10), A10)
+    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
+    for profiles, group in (((profile,), {}), ((profile, profile), {"profile": ["0", "1"]})):
+        choices = [
+            dataclasses.replace(choice, record=dataclasses.replace(choice.record, profiles=profiles))
+            for choice in chosen.chosen
+        ]
+        configs = repository.configurations(dataclasses.replace(chosen, chosen=tuple(choices)), threads=1)
+        assert configs["body_standard"]["instance_group"] == [{"count": 1, "kind": "KIND_GPU", **group}]
+        assert pbtxt.render(configs["body_standard"]).count("profile") == len(group)
 
 
 def test_the_catalogue_may_not_say_a_fact_twice(tmp_path: Path) -> None:
@@ -234,10 +313,11 @@ def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
     ],
 )
 def test_an_engine_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
-    path, made = bundle(tmp_path)
+    found = bundle(tmp_path)
+    other = dataclasses.replace(found, manifest=other_tensor(found.manifest, **changes))
     with pytest.raises(BundleError) as refusal:
-        repository.configurations(selection((path, other_tensor(made, **changes))), threads=1)
-    assert refusal.value.subject == str(path / "manifest.json")
+        repository.configurations(selection(other), threads=1)
+    assert refusal.value.subject == str(found.folder / "manifest.json")
     assert refusal.value.cause == f"body_standard: {cause}"
 
 

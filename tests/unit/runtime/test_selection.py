@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from contract.catalogue import catalogue
 from contract.errors import ManifestError, NoEngineError
 from contract.manifest import EngineRecord, Gate
 from contract.platform import platform
+from contract.signature import Verdict
 from runtime import bundles
 from runtime.bundles import Bundle
 from runtime.selection import Selection, Target, explain, select
@@ -26,8 +28,15 @@ def choose(target: Target, *found: Bundle) -> Selection:
     return select(found, catalogue(), target)
 
 
-def full(target: Target, *points: str) -> Bundle:
-    return HERE, synthetic.full_manifest(target.arch, target.platform.name, *points)
+def full(target: Target, *points: str, **changes: Any) -> Bundle:
+    """Make up a bundle whose every record is changed in the same way."""
+    made = synthetic.full_manifest(target.arch, target.platform.name, *points)
+    engines = tuple(dataclasses.replace(engine, **changes) for engine in made.engines)
+    return Bundle(folder=HERE, manifest=dataclasses.replace(made, engines=engines))
+
+
+def with_manifest(bundle: Bundle, **changes: Any) -> Bundle:
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **changes))
 
 
 def names(selection: Selection) -> tuple[str, ...]:
@@ -59,9 +68,8 @@ def test_unset_serves_the_complete_point_and_names_the_other() -> None:
 
 
 def test_half_an_operating_point_is_never_served() -> None:
-    path, manifest = full(CPU)
-    engines = tuple(engine for engine in manifest.engines if engine.model != "lm_enhanced")
-    selection = choose(CPU, (path, dataclasses.replace(manifest, engines=engines)))
+    engines = tuple(engine for engine in full(CPU).manifest.engines if engine.model != "lm_enhanced")
+    selection = choose(CPU, with_manifest(full(CPU), engines=engines))
     assert names(selection) == STANDARD
     assert selection.left_out == {"enhanced": ("lm_enhanced",)}
     assert {rejection.reason for rejection in selection.rejected} == {"operating point enhanced lacks lm_enhanced"}
@@ -90,10 +98,82 @@ def test_nothing_at_all_is_refused() -> None:
 
 
 def test_the_first_of_two_equal_bundles() -> None:
-    first, second = full(CPU), (Path("other"), full(CPU)[1])
-    selection = choose(CPU, first, second)
-    assert {choice.bundle for choice in selection.chosen} == {HERE}
-    assert {rejection.reason for rejection in selection.rejected} == {"engines has one already"}
+    selection = choose(CPU, full(CPU), dataclasses.replace(full(CPU), folder=Path("other")))
+    assert {choice.bundle.folder for choice in selection.chosen} == {HERE}
+    assert {(str(rejection.bundle), rejection.reason) for rejection in selection.rejected} == {
+        ("other", "operating point standard is served from engines, which comes first"),
+        ("other", "operating point enhanced is served from engines, which comes first"),
+    }
+
+
+def test_an_operating_point_comes_from_one_bundle() -> None:
+    """Networks of two bundles may be of two trainings: a body and a head that do not fit give nonsense, silently."""
+    made = full(CPU, "standard").manifest
+    parts = [
+        Bundle(folder=Path(name), manifest=dataclasses.replace(made, engines=engines))
+        for name, engines in (("bodies", made.engines[:2]), ("heads", made.engines[2:]))
+    ]
+    with pytest.raises(NoEngineError) as refusal:
+        choose(dataclasses.replace(CPU, operating_point="standard"), *parts)
+    assert refusal.value.cause == (
+        "standard lacks decoder_standard, diar_standard. Not used: bodies (am_en_standard/batch, body_standard/batch): "
+        "operating point standard lacks decoder_standard, diar_standard; "
+        "heads (decoder_standard/batch, diar_standard/batch): "
+        "operating point standard lacks am_en_standard, body_standard"
+    )
+
+
+def test_each_operating_point_from_its_own_bundle() -> None:
+    bundles_of = {
+        point: dataclasses.replace(full(CPU, point), folder=Path(point)) for point in ("standard", "enhanced")
+    }
+    selection = choose(CPU, *bundles_of.values())
+    assert {choice.model.operating_point: str(choice.bundle.folder) for choice in selection.chosen} == {
+        "standard": "standard",
+        "enhanced": "enhanced",
+    }
+    assert selection.rejected == ()
+
+
+def test_one_model_twice_in_a_bundle() -> None:
+    made = full(CPU).manifest
+    selection = choose(CPU, with_manifest(full(CPU), engines=(*made.engines, made.engines[0])))
+    assert explain(selection.rejected) == "engines (am_en_enhanced/batch): the bundle has another one"
+
+
+def level(name: str) -> dict[str, Any]:
+    return {"key_parts": {"options": {"compatibility": name}}}
+
+
+def bundle_of(arch: Arch, compatibility: str, folder: str) -> Bundle:
+    made = full(dataclasses.replace(A10, arch=arch), **level(compatibility))
+    return dataclasses.replace(made, folder=Path(folder))
+
+
+def test_the_ladder() -> None:
+    """The narrowest engine of this very architecture, then wider ones, then one that a level admits; then none."""
+    rungs = [
+        bundle_of(Arch.SM86, "none", "exact"),
+        bundle_of(Arch.SM86, "same-capability", "same"),
+        bundle_of(Arch.SM86, "ampere-plus", "wide"),
+        bundle_of(Arch.SM80, "ampere-plus", "other"),
+    ]
+    strangers = [bundle_of(Arch.SM80, "none", "stranger"), bundle_of(Arch.SM75, "ampere-plus", "turing")]
+    for first in range(len(rungs)):
+        # The best comes last: the order of the bundles must not decide.
+        selection = choose(A10, *strangers, *reversed(rungs[first:]))
+        assert {choice.bundle.folder for choice in selection.chosen} == {rungs[first].folder}
+        assert bool(selection.compatible()) is (rungs[first].folder == Path("other"))
+        reasons = {rejection.reason for rejection in selection.rejected if rejection.bundle == rungs[-1].folder}
+        if first < 3:
+            assert reasons == {
+                f"operating point {point} is served from {rungs[first].folder}, which fits this GPU more closely"
+                for point in ("standard", "enhanced")
+            }
+    with pytest.raises(NoEngineError) as refusal:
+        choose(A10, *strangers)
+    assert "it is built for sm80, not for sm86" in refusal.value.cause
+    assert "it is built for sm75, and its compatibility ampere-plus does not admit sm86" in refusal.value.cause
 
 
 def rejected(target: Target, bundle: Bundle) -> str:
@@ -107,42 +187,34 @@ def rejected(target: Target, bundle: Bundle) -> str:
 
 @pytest.mark.parametrize("arch", [Arch.SM75, Arch.SM80, Arch.SM89, Arch.SM90], ids=lambda arch: arch.value)
 def test_another_architecture(arch: Arch) -> None:
-    bundle = HERE, synthetic.full_manifest(arch, "26.08")
+    bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(arch, "26.08"))
     assert rejected(A10, bundle) == f"it is built for {arch.value}, not for sm86"
 
 
 def test_another_platform() -> None:
-    bundle = HERE, synthetic.full_manifest(Arch.SM86, "23.12")
+    bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(Arch.SM86, "23.12"))
     assert rejected(A10, bundle) == "it is built for platform 23.12, not for 26.08"
 
 
 @pytest.mark.parametrize("version", ["11.2.1.1", "11.2.1", "11.2.1.20", "8.6.1.6"])
 def test_another_tensorrt(version: str) -> None:
-    path, manifest = full(A10)
-    bundle = path, dataclasses.replace(manifest, toolchain={"tensorrt": version})
+    bundle = with_manifest(full(A10), toolchain={"tensorrt": version})
     assert rejected(A10, bundle) == f"it is built with TensorRT {version}, and platform 26.08 has 11.2.1.2"
 
 
 def test_an_unknown_tensorrt() -> None:
-    path, manifest = full(A10)
-    reason = rejected(A10, (path, dataclasses.replace(manifest, toolchain={})))
+    reason = rejected(A10, with_manifest(full(A10), toolchain={}))
     assert reason == "it is built with TensorRT an unknown version, and platform 26.08 has 11.2.1.2"
 
 
 @pytest.mark.parametrize("target", [CPU, A10], ids=["cpu", "sm86"])
 def test_a_compile_check_is_no_engine(target: Target) -> None:
-    bundle = HERE, synthetic.full_manifest(Arch.SM86, "compile-check")
+    bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(Arch.SM86, "compile-check"))
     assert rejected(target, bundle) == "Triton has no backend for TensorRT-RTX engines"
 
 
-def changed(target: Target, **changes: object) -> Bundle:
-    path, manifest = full(target)
-    engines = tuple(dataclasses.replace(engine, **changes) for engine in manifest.engines)  # type: ignore[arg-type]
-    return path, dataclasses.replace(manifest, engines=engines)
-
-
 def test_another_compiler() -> None:
-    assert rejected(A10, changed(A10, compiler="onnxruntime")) == "tensorrt serves no engine of onnxruntime"
+    assert rejected(A10, full(A10, compiler="onnxruntime")) == "tensorrt serves no engine of onnxruntime"
 
 
 def test_real_time_has_no_engines_yet() -> None:
@@ -154,14 +226,30 @@ def test_real_time_has_no_engines_yet() -> None:
 
 
 def test_an_unchecked_engine() -> None:
-    bundle = changed(A10, gate=Gate(outcome="not run", reason="no GPU on this host", parity=()))
+    bundle = full(A10, gate=Gate(outcome="not run", reason="no GPU on this host", parity=()))
     assert rejected(A10, bundle) == "its accuracy was not checked: no GPU on this host"
 
 
+@pytest.mark.parametrize("verdict", Verdict)
+def test_signature(verdict: Verdict) -> None:
+    bundle = dataclasses.replace(full(CPU), verdict=verdict)
+    if verdict in (Verdict.NOT_ASKED, Verdict.TRUSTED):
+        assert choose(CPU, bundle).rejected == ()
+    else:
+        assert (
+            rejected(CPU, bundle)
+            == {
+                Verdict.UNSIGNED: "it is not signed",
+                Verdict.UNKNOWN_KEY: "it is signed by a key that is not trusted here",
+                Verdict.INVALID: "its signature does not fit its manifest",
+            }[verdict]
+        )
+
+
 def test_a_model_that_the_catalogue_does_not_have() -> None:
-    path, manifest = full(CPU)
-    stranger = dataclasses.replace(manifest.engines[0], model="am_xx_standard")
-    selection = choose(CPU, (path, dataclasses.replace(manifest, engines=(*manifest.engines, stranger))))
+    made = full(CPU).manifest
+    stranger = dataclasses.replace(made.engines[0], model="am_xx_standard")
+    selection = choose(CPU, with_manifest(full(CPU), engines=(*made.engines, stranger)))
     assert explain(selection.rejected) == "engines (am_xx_standard/batch): the catalogue has no such model"
 
 
@@ -181,8 +269,8 @@ def test_find_reads_every_bundle_but_the_unfinished(tmp_path: Path) -> None:
     made = synthetic.manifest(record())
     finished = synthetic.write(tmp_path / "embedded" / "cpu", made)
     synthetic.write(tmp_path / "embedded" / ".cpu.abc.partial", made)
-    assert bundles.find(tmp_path) == ((finished, made),)
-    assert bundles.find(finished) == ((finished, made),)
+    assert bundles.find(tmp_path) == (Bundle(folder=finished, manifest=made),)
+    assert bundles.find(finished) == (Bundle(folder=finished, manifest=made),)
     assert bundles.find(tmp_path / "absent") == ()
 
 

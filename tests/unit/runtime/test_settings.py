@@ -30,6 +30,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         mode="batch",
         ports=Ports(http=8000, grpc=8001, metrics=8002),
         threads=3,
+        trusted_keys=(),
         assemble_only=False,
         triton_flags=(),
     )
@@ -51,6 +52,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("VOXWRIGHT_GRPC_PORT", "9001", "ports", Ports(http=8000, grpc=9001, metrics=8002)),
         ("VOXWRIGHT_METRICS_PORT", "9002", "ports", Ports(http=8000, grpc=8001, metrics=9002)),
         ("VOXWRIGHT_THREADS", "7", "threads", 7),
+        ("VOXWRIGHT_TRUSTED_KEY", "a.pem:b.pem", "trusted_keys", (Path("a.pem"), Path("b.pem"))),
     ],
 )
 def test_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, field: str, value: Any) -> None:

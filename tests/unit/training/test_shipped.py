@@ -185,7 +185,14 @@ def test_the_feature_samples_are_cut_from_the_dialogue() -> None:
     with safe_open(RECIPE.demo / "features.safetensors", framework="np") as file:
         segments = [file.get_tensor(f"segment_{index}") for index in range(4)]
         texts = json.loads(file.metadata()["texts"])
+        said = json.loads(file.metadata()["turns"])
+        lengths = [len(file.get_tensor(f"turn_{index:02}")) for index in range(len(said))]
     _, turns = dialogue.read(RECIPE.demo)
+    assert said == [turn.text for turn in turns]
+    edges = 2 * dialogue.SAMPLE_EDGE_SECONDS
+    assert [length / 100 for length in lengths] == pytest.approx(
+        [turn.end - turn.start + edges for turn in turns], abs=0.05
+    )
     assert [round(len(segment) / 100) for segment in segments] == pytest.approx([2, 4, 7, 11], abs=2)
     assert all(segment.dtype == np.float16 and segment.shape[1] == 80 for segment in segments)
     assert all(text in " ".join(turn.text for turn in turns) for text in texts)

@@ -5,39 +5,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.graphs import Arrays, run, session
+from build.compilers.onnxruntime import AS_WRITTEN, run_session, session
+from contract.manifest import Activation
 
-FP16_LIMIT = 65_504.0
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 FP16, FP32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 # It only chooses: what it takes was measured where it was made, or is a constant that masks, such as -1e9.
 _CHOOSES = "Where"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Activation:
-    """A tensor between the nodes of a graph, and its largest absolute value: infinite for an overflow and for NaN."""
-
-    value: float
-    tensor: str
-    node: str
-    operator: str
-
-    @property
-    def headroom(self) -> float:
-        """Say how many times the value fits into FP16."""
-        return FP16_LIMIT / self.value if self.value else math.inf
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all for a file; JSON has no infinity, so that it becomes null."""
-        figures = {"value": self.value, "headroom": self.headroom}
-        finite = {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
-        return {**finite, "tensor": self.tensor, "node": self.node, "operator": self.operator}
 
 
 class ObservedGraph:
@@ -51,12 +31,12 @@ class ObservedGraph:
         model = onnx.load(path)
         self._outputs = {value.name for value in model.graph.output}
         self._made = {name: made for name, made in observable(model).items() if made.operator != _CHOOSES}
-        self._session = session(exposed(model, self._made).SerializeToString(), "ORT_DISABLE_ALL")
+        self._session = session(exposed(model, self._made).SerializeToString(), AS_WRITTEN)
         self._largest: dict[str, float] = {}
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run on arrays with a batch axis, and look at every float tensor. Not for several threads."""
-        found = run(self._session, inputs)
+        found = run_session(self._session, inputs)
         for name in self._made:
             self._largest[name] = max(self._largest.get(name, 0.0), _largest(found[name]))
         return {name: array for name, array in found.items() if name in self._outputs}

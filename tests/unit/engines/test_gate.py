@@ -1,0 +1,189 @@
+"""The gate: what it measures, what it refuses, and what it sees of FP16 graphs on a CPU."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from build import gate
+from build.compilers import onnxruntime, tensorrt_rtx
+from build.job import Job
+from contract.arch import Arch
+from contract.errors import GateError
+from contract.manifest import NOT_RUN, PASSED, Gate
+from tests.integration.networks import network
+from tests.unit.engines.exported import cpu, export, jobs
+
+# Squares twice, which exceeds FP16 from 16 on; a sigmoid makes one of infinity, so that no output shows it.
+_DIAR = """
+<ir_version: 8, opset_import: ["" : 17]>
+diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
+<int64[1] from = {{0}}, int64[1] to = {{6}}, int64[1] axes = {{2}}, float[1] scale = {{60000.0}}>
+{{
+    bands = Slice (features, from, to, axes)
+    typed = Cast <to = {kind}> (bands)
+    square = Mul (typed, typed)
+    [fourth] fourth = Mul (square, square)
+    divisor = Cast <to = {kind}> (scale)
+    share = Div (fourth, divisor)
+    bounded = Sigmoid (share)
+    mean = ReduceMean <axes = [1], keepdims = 0> (bounded)
+    embedding = Cast <to = 1> (mean)
+}}"""
+
+
+def perturbed(content: bytes, share: float) -> onnx.ModelProto:
+    """Change every weight of a graph by a share of itself, at random; constants of a few numbers are no weights."""
+    model = onnx.load_from_string(content)
+    generator = np.random.default_rng(3)
+    constants = [each.t for node in model.graph.node for each in node.attribute if each.HasField("t")]
+    for tensor in (*model.graph.initializer, *constants):
+        values = numpy_helper.to_array(tensor)
+        if np.issubdtype(values.dtype, np.floating) and values.size > 16:
+            changed = values * (1.0 + share * generator.standard_normal(values.shape))
+            tensor.CopyFrom(numpy_helper.from_array(changed.astype(values.dtype), tensor.name))
+    return model
+
+
+def _exported(folder: Path, model: str, content: bytes | None = None, half: bytes | None = None) -> Job:
+    export(folder, model, content, half)
+    (job,) = jobs(folder, model)
+    return job
+
+
+def _checked(job: Job, engine: Path, compiler: ModuleType | None = None) -> Gate:
+    return gate.check(job, compiler or cpu(), engine)
+
+
+def _for_a_gpu(job: Job) -> Job:
+    return replace(job, arch=Arch.SM80, precision="fp16")
+
+
+def test_every_case_is_measured(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "decoder_standard")
+    found = _checked(job, job.reference)
+    assert found.outcome == PASSED
+    assert [case.name for case in found.cases] == [
+        "random batch 1 encoder_frames 49 hypothesis_count 1 hypothesis_tokens 16",
+        "random batch 4 encoder_frames 199 hypothesis_count 16 hypothesis_tokens 64",
+        "random batch 8 encoder_frames 499 hypothesis_count 16 hypothesis_tokens 256",
+        "real sample 0",
+    ]
+    for case in found.cases:
+        assert [(each.output, each.measure) for each in case.parity] == [("scores", "relative")]
+        assert [(each.output, each.measure) for each in case.figures] == [
+            ("scores", "absolute"),
+            ("scores", "best_differing"),
+        ]
+
+
+def test_weights_off_by_a_hundredth_fail(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "decoder_standard")
+    engine = tmp_path / "perturbed.onnx"
+    onnx.save(perturbed(network("decoder_standard"), 0.01), engine)
+    with pytest.raises(GateError, match=r"^decoder_standard batch for cpu: the engine differs from its graph: scores"):
+        _checked(job, engine)
+
+
+def test_an_engine_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "body_standard")
+    model = onnx.load_from_string(network("body_standard"))
+    # Adds what has as many bands as features have, not as many as the encoder.
+    model.graph.node[0].output[0] = "sliced"
+    model.graph.node.append(onnx.helper.make_node("Add", ["sliced", "features"], ["encoder_out"], name="planted"))
+    engine = tmp_path / "broken.onnx"
+    onnx.save(model, engine)
+    with pytest.raises(GateError, match=r"^body_standard batch for cpu: the engine does not run on .*planted"):
+        _checked(job, engine)
+
+
+def test_the_worst_place_is_named(tmp_path: Path) -> None:
+    """An engine that is wrong everywhere, and worst where hypotheses are longest."""
+    job = _exported(tmp_path, "lm_enhanced")
+    model = onnx.load_from_string(network("lm_enhanced"))
+    # Adds the length of the longest hypothesis to every sum: the more, the longer the input.
+    model.graph.node[-1].output[0] = "sums"
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Shape", ["hypotheses"], ["shape"], start=2, end=3),
+            onnx.helper.make_node("Cast", ["shape"], ["length"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", ["length", "length"], ["much"]),
+            onnx.helper.make_node("Add", ["sums", "much"], ["scores"]),
+        ]
+    )
+    engine = tmp_path / "wrong.onnx"
+    onnx.save(model, engine)
+    with pytest.raises(GateError) as refusal:
+        _checked(job, engine)
+    assert "(random batch 8 hypothesis_count 16 hypothesis_tokens 256)" in str(refusal.value)
+
+
+def test_a_cpu_bundle_shows_the_largest_activation_in_fp16(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "diar_standard", _diar(onnx.TensorProto.FLOAT), _diar(onnx.TensorProto.FLOAT16))
+    activation = _checked(job, job.reference).activation
+    assert activation is not None
+    assert (activation.tensor, activation.node, activation.operator) == ("fourth", "fourth", "Mul")
+    # The engine is in FP32 and overflows nowhere: it passes whatever its FP16 graph does.
+    assert activation.value == np.inf
+
+
+def test_an_fp16_graph_that_overflows_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    """The sigmoid hides the overflow from every output; the gate sees it all the same."""
+    job = _exported(tmp_path, "diar_standard", _diar(onnx.TensorProto.FLOAT), _diar(onnx.TensorProto.FLOAT16))
+    with pytest.raises(GateError) as refusal:
+        _checked(_for_a_gpu(job), job.reference, tensorrt_rtx)
+    assert str(refusal.value) == (
+        "diar_standard batch for sm80: its FP16 graph exceeds 65504 at fourth (Mul). "
+        "Compute that node in FP32, or scale what comes to it, and export again."
+    )
+
+
+def test_an_fp16_graph_that_differs_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    half = perturbed(network("decoder_standard"), 0.2).SerializeToString()
+    job = _exported(tmp_path, "decoder_standard", half=half)
+    with pytest.raises(GateError, match=r"for sm80: its FP16 graph differs from the one in FP32: scores differs by"):
+        _checked(_for_a_gpu(job), job.reference, tensorrt_rtx)
+
+
+def test_an_fp16_graph_that_agrees_is_recorded_case_by_case(tmp_path: Path) -> None:
+    job = _for_a_gpu(_exported(tmp_path, "body_standard"))
+    found = _checked(job, job.reference, tensorrt_rtx)
+    assert (found.outcome, found.parity) == (NOT_RUN, ())
+    assert [case.name for case in found.cases] == [
+        "FP16 graph, random batch 1 frames 200",
+        "FP16 graph, random batch 1 frames 2000",
+        "FP16 graph, real sample 0",
+    ]
+    # This body only selects: what it gives is what came in.
+    assert found.activation is not None
+    assert found.activation.operator == "Slice"
+
+
+def test_an_engine_of_an_fp16_graph_that_runs_here_is_gated_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = _for_a_gpu(_exported(tmp_path, "body_standard"))
+    monkeypatch.setattr(tensorrt_rtx, "RUNS_HERE", True)
+    monkeypatch.setattr(tensorrt_rtx, "run", onnxruntime.run)
+    found = _checked(job, job.reference, tensorrt_rtx)
+    assert found.outcome == PASSED
+    assert [case.name.startswith("FP16 graph, ") for case in found.cases] == [False] * 4 + [True] * 3
+
+
+def test_a_graph_is_observed_once_for_all_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = _exported(tmp_path, "body_standard")
+    first = gate.observe(_for_a_gpu(job))
+    assert gate.observe(replace(job, arch=Arch.SM75, precision="fp16")) is first
+    assert gate.observe(_exported(tmp_path / "other", "body_standard")) is not first
+
+
+def _diar(kind: Any) -> bytes:
+    model = onnx.parser.parse_model(_DIAR.format(kind=kind))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,196 @@
+"""INT8: what is quantised, how it is keyed, judged and refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from benchmarks import quantised
+from build import quantisation
+from build.bundle import Target, make
+from build.compilers import compiler, tensorrt_rtx
+from build.compilers.onnxruntime import run_session, session
+from build.engines import plan
+from build.job import Job
+from build.options import Options
+from contract import manifest
+from contract.arch import Arch
+from contract.catalogue import INT8
+from contract.errors import CompileError, CompilerUnavailableError, GateError, GraphError
+from contract.platform import platform
+from tests.unit.engines.exported import cpu, export
+
+# A decoder whose scores are what two products make of the first frame: one large, one small.
+_DECODER = """
+<ir_version: 8, opset_import: ["" : 18]>
+decoder (float16[b, e, 8] encoder_out, int32[b] encoder_lengths, int32[b, n, l] hypotheses,
+         int32[b, n] hypothesis_lengths) => (float[b, n] scores)
+<int64[1] zero = {0}, int64[1] last = {-1}, int64[1] one = {1}>
+{
+    frame = Gather <axis = 1> (encoder_out, zero)
+    wide = Cast <to = 1> (frame)
+    [small] hidden = MatMul (wide, small_weight)
+    active = Relu (hidden)
+    [large] out = MatMul (active, large_weight)
+    sums = ReduceSum <keepdims = 0> (out, last)
+    counts = Cast <to = 1> (hypothesis_lengths)
+    scores = Add (sums, counts)
+}"""
+
+
+def decoder() -> bytes:
+    """Make it with random weights, the large ones positive, so that scores are far from zero."""
+    model = onnx.parser.parse_model(_DECODER)
+    generator = np.random.default_rng(5)
+    for name, shape in (("small_weight", (8, 256)), ("large_weight", (256, 64))):
+        weights = generator.standard_normal(shape).astype(np.float32)
+        weights = np.abs(weights) if name == "large_weight" else weights
+        model.graph.initializer.append(numpy_helper.from_array(weights, name))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _job(folder: Path, content: bytes | None = None) -> Job:
+    export(folder, "decoder_standard", content or decoder())
+    (job,) = plan(folder, Arch.CPU, cpu(), ("decoder_standard",), precision=INT8)
+    return job
+
+
+def _make(job: Job, folder: Path) -> str:
+    outcomes: list[str] = []
+    target = Target(
+        folder=folder, platform=platform("embedded"), arch=Arch.CPU, compiler=cpu(), store=folder.with_name("store")
+    )
+    make(target, [job], lambda _, __, outcome: outcomes.append(outcome))
+    return outcomes[0]
+
+
+def test_only_large_products_are_quantised(tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    assert quantisation.large_products(job) == ["large"]
+    with quantisation.prepared(job, cpu().NAME) as ready:
+        graph = onnx.load(ready.graph).graph
+        assert ready.reference == job.reference == job.graph
+    weights = {value.name: value for value in graph.initializer}
+    bytes_held = [
+        value for value in weights.values() if value.data_type == onnx.TensorProto.INT8 and len(value.dims) > 1
+    ]
+    assert [tuple(value.dims) for value in bytes_held] == [(256, 64)]
+    # Seven bits, by channel.
+    assert np.abs(numpy_helper.to_array(bytes_held[0]).astype(int)).max() <= 64
+    scales = [each for name, each in weights.items() if name.startswith("large_weight") and name.endswith("_scale")]
+    assert [tuple(each.dims) for each in scales] == [(64,)]
+    assert not ready.graph.exists()
+
+
+def test_a_gpu_gets_signed_bytes_around_zero(tmp_path: Path) -> None:
+    with quantisation.prepared(_job(tmp_path), tensorrt_rtx.NAME) as ready:
+        graph = onnx.load(ready.graph).graph
+    points = [value for value in graph.initializer if value.name.endswith("_zero_point")]
+    assert points
+    for value in points:
+        assert value.data_type == onnx.TensorProto.INT8
+        assert not numpy_helper.to_array(value).any()
+
+
+def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
+    job = _job(tmp_path / "onnx")
+    assert _make(job, tmp_path / "cpu") == "built"
+    (record,) = manifest.load(tmp_path / "cpu").engines
+    assert (record.precision, record.gate.parity[0].limit) == (INT8, 5e-2)
+    assert 0.0 < record.gate.parity[0].value < 5e-2
+    assert record.key_parts["options"]["quantisation"]["seven_bits"] is True
+    assert _make(job, tmp_path / "cpu") == "unchanged"
+    # Other calibration, another engine; the exact engine in its place; and back.
+    with np.load(job.folder / "samples.npz") as arrays:
+        changed = {name: arrays[name] * np.array(2, arrays[name].dtype) for name in arrays.files}
+    np.savez(job.folder / "samples.npz", **changed)
+    assert _make(job, tmp_path / "cpu") != "unchanged"
+    assert _make(replace(job, precision="fp32"), tmp_path / "cpu") != "unchanged"
+
+
+def test_an_int8_engine_beyond_its_tolerance_is_refused(tmp_path: Path) -> None:
+    """Activations beyond the range of the calibration are cut off."""
+    job = _job(tmp_path / "onnx")
+    with np.load(job.folder / "samples.npz") as arrays:
+        quiet = {name: arrays[name] * np.array(name != "encoder_out.0", arrays[name].dtype) for name in arrays.files}
+    np.savez(job.folder / "samples.npz", **quiet)
+    with pytest.raises(GateError, match=r"^decoder_standard batch for cpu: the engine differs from its graph: scores"):
+        _make(job, tmp_path / "cpu")
+
+
+def test_what_has_no_large_product_is_refused(tmp_path: Path) -> None:
+    export(tmp_path, "decoder_standard")
+    (job,) = plan(tmp_path, Arch.CPU, cpu(), ("decoder_standard",), precision=INT8)
+    with pytest.raises(GraphError) as refusal, quantisation.prepared(job, cpu().NAME):
+        pass
+    assert str(refusal.value) == (
+        f"{job.graph}: it multiplies no matrix of 16384 weights or more, so that INT8 would save nothing. "
+        "Leave --precision out for it."
+    )
+
+
+def test_what_gains_nothing_keeps_its_precision_and_is_refused_by_name(tmp_path: Path) -> None:
+    for model in ("body_standard", "diar_standard"):
+        export(tmp_path, model)
+    planned = plan(tmp_path, Arch.CPU, cpu(), precision=INT8)
+    assert {job.record.model: job.precision for job in planned} == {"body_standard": INT8, "diar_standard": "fp32"}
+    with pytest.raises(CompilerUnavailableError) as refusal:
+        plan(tmp_path, Arch.CPU, cpu(), ("diar_standard",), precision=INT8)
+    assert str(refusal.value) == (
+        "--precision int8: quantising diar_standard makes no sense: the catalogue states no int8 tolerance for it. "
+        "Leave diar_standard out, or build it without --precision."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "sentence"),
+    [
+        (
+            "tensorrt_rtx",
+            Arch.SM75,
+            "--precision int8: what is not quantised is multiplied in FP32, which TensorRT-RTX cannot do on Turing. "
+            "Leave it out for sm75.",
+        ),
+        (
+            "tensorrt",
+            Arch.SM86,
+            "--precision int8: no tensorrt engine of it has been measured on a GPU. "
+            "Leave it out, or use --compiler onnxruntime or tensorrt_rtx.",
+        ),
+    ],
+)
+def test_targets_without_int8(name: str, arch: Arch, sentence: str) -> None:
+    with pytest.raises(CompilerUnavailableError) as refusal:
+        quantisation.check_precision(INT8, compiler(name, arch), arch)
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.integration
+def test_a_quantised_graph_compiles_for_a_gpu(tmp_path: Path) -> None:
+    job = replace(_job(tmp_path), arch=Arch.SM80)
+    with quantisation.prepared(job, tensorrt_rtx.NAME) as ready:
+        made = tensorrt_rtx.compile(ready, tmp_path / "model.rtx", Options())
+        assert (tmp_path / "model.rtx").stat().st_size > 10_000
+        assert [each.name for each in (*made.inputs, *made.outputs)] == [
+            each.name for each in (*job.family.inputs, *job.family.outputs)
+        ]
+        with pytest.raises(CompileError, match="multiplies matrices in FP32"):
+            tensorrt_rtx.compile(replace(ready, arch=Arch.SM75), tmp_path / "model.rtx", Options())
+
+
+def test_both_precisions_are_timed_in_turns(tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    (found,) = quantised.comparisons(tmp_path, rounds=3)
+    assert (found.title, found.first_name, found.second_name) == (
+        "decoder_standard batch, its longest real input",
+        "FP32",
+        "INT8",
+    )
+    assert len(found.first) == len(found.second) == 3
+    assert found.ratio > 0.0
+    assert run_session(session(job.reference), quantised.longest_input(job))["scores"].shape == (2, 3)

@@ -1,0 +1,355 @@
+"""The whole TensorRT build, on hosts whose GPU is made up and whose TensorRT has the names of a real version."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from contract import manifest
+from contract.manifest import Shapes
+from tests.fakes.driver import A10, build_host, needs_bindings, python
+from tests.fakes.tensorrt import NAMES, STAND_INS
+from tests.integration.networks import network
+from tests.unit.engines.exported import export
+
+pytestmark = needs_bindings
+MODELS = ("am_en_standard", "body_standard")
+LEGACY, CURRENT = ("23.12", "8.6.1"), ("26.08", "11.2.1.2")
+GIBIBYTE = 1 << 30
+
+
+class Host:
+    """A host with an A10 and a TensorRT, some exported graphs, and a folder for bundles."""
+
+    def __init__(self, folder: Path, platform: str, tensorrt: str, **macros: str) -> None:
+        self.folder, self.platform, self.tensorrt = folder, platform, tensorrt
+        self.libraries = folder / "host"
+        self.libraries.mkdir(parents=True)
+        build_host(self.libraries, tensorrt, **{**A10, **macros})
+        for model in MODELS:
+            export(folder / "onnx", model)
+
+    def build(self, *options: str, arch: str = "sm86") -> subprocess.CompletedProcess[str]:
+        return python(
+            self.libraries,
+            *("-m", "build.engines", "--arch", arch, "--platform", self.platform),
+            *("--onnx", str(self.folder / "onnx"), "--out", str(self.folder / "engines"), *options),
+            VOXWRIGHT_CALLS=str(self.folder / "calls"),
+        )
+
+    def refuses(self, *options: str, code: int) -> str:
+        result = self.build(*options)
+        assert result.returncode == code, result.stderr
+        return result.stderr.splitlines()[-1].removeprefix("error: ").replace(str(self.folder), "")
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "engines" / self.platform / "sm86"
+
+    def timings(self) -> Path:
+        (path,) = (self.folder / "store" / "timing").glob("*.cache")
+        return path
+
+    def inspection(self, model: str) -> Any:
+        return json.loads((self.bundle / model / "batch" / "layers.json").read_text())
+
+
+@pytest.fixture(scope="module", params=[LEGACY, CURRENT], ids=["legacy", "current"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    host = Host(tmp_path_factory.mktemp(request.param[0]), *request.param)
+    result = host.build()
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[0] == "build sm86 on the GPU, NVIDIA A10 (sm86), driver 580.65.06"
+    return host
+
+
+def test_a_record_says_what_was_built(built: Host) -> None:
+    made = manifest.load(built.bundle)
+    full = {"8.6.1": "8.6.1.6"}.get(built.tensorrt, built.tensorrt)
+    assert (made.platform, made.arch.value, made.toolchain["tensorrt"]) == (built.platform, "sm86", full)
+    body = made.engines[1]
+    assert (body.compiler, body.precision, body.gate.outcome) == ("tensorrt", "fp16", manifest.PASSED)
+    # A corner of the profile each, and the real input.
+    assert body.gate.reason == "4 inputs"
+    assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
+    assert body.profiles == (
+        {
+            "features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80)),
+            "feature_lengths": Shapes(min=(1,), opt=(8,), max=(16,)),
+        },
+    )
+    assert body.device_memory_bytes == 1 << 20
+    assert body.built_on == {"gpu": "NVIDIA A10", "driver": "580.65.06"}
+    assert [each.file for each in body.files] == ["body_standard/batch/layers.json"]
+    assert {each.file for each in made.every_file()} == {
+        str(path.relative_to(built.bundle)) for path in built.bundle.rglob("*") if path.is_file()
+    } - {manifest.MANIFEST_FILE}
+
+
+def test_the_builder_was_told_the_options(built: Host) -> None:
+    said = built.inspection("am_en_standard")
+    assert "TF32" not in said["flags"]
+    assert said["limits"] == {"WORKSPACE": 4 * GIBIBYTE}
+    assert said["settings"] == {"builder_optimization_level": 3, "profiling_verbosity": "DETAILED"}
+    flags = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]["NetworkDefinitionCreationFlag"]
+    network_flags = [flag for index, flag in enumerate(flags) if said["network_flags"] >> index & 1]
+    if built.platform == "23.12":
+        assert network_flags == ["EXPLICIT_BATCH"]
+        assert said["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+        # The layer that sorts probabilities in FP32.
+        assert said["pinned"] == ["top_log_probs"]
+    else:
+        assert network_flags == ["STRONGLY_TYPED"]
+        assert (said["flags"], said["pinned"]) == ([], [])
+
+
+def test_the_key_holds_every_choice(built: Host) -> None:
+    parts = manifest.load(built.bundle).engines[0].key_parts
+    head = json.loads(built.timings().read_bytes().partition(b"\n")[0])
+    kept = {"23.12": "FP16, and FP32 where the graph has it", "26.08": "of the graph"}
+    assert parts["options"] == {
+        "tf32": False,
+        "types": kept[built.platform],
+        "workspace_bytes": 4 * GIBIBYTE,
+        "optimization_level": 3,
+        "compatibility": "none",
+        "version_compatible": False,
+        "timing_cache": head["identity"],
+    }
+    assert parts["profiles"][0]["encoder_lengths"] == {"min": [1], "opt": [8], "max": [16]}
+
+
+def test_every_call_is_one_that_the_real_library_has(built: Host) -> None:
+    """The calls of a build and of its gate, Polygraphy's and ours, against the names in NVIDIA's wheel."""
+    names = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]
+    calls = [line.split(".") for line in (built.folder / "calls").read_text().splitlines()]
+    assert [f"{kind}.{name}" for kind, name in calls if name not in names[kind]] == []
+    if built.platform == "26.08":
+        # The one that imports without a GPU has the interface of TensorRT 11, and says so itself.
+        library = pytest.importorskip("tensorrt_rtx")
+        assert [f"{kind}.{name}" for kind, name in calls if not hasattr(getattr(library, kind), name)] == []
+    ours = {
+        *("IBuilderConfig.set_memory_pool_limit", "IBuilderConfig.builder_optimization_level"),
+        *("IBuilderConfig.create_timing_cache", "IBuilderConfig.set_timing_cache", "ITimingCache.serialize"),
+        *("ICudaEngine.get_tensor_profile_shape", "ICudaEngine.create_engine_inspector"),
+        *("EngineInspector.get_engine_information", "IExecutionContext.execute_async_v3"),
+    }
+    assert ours <= {".".join(call) for call in calls}
+
+
+def test_nothing_is_built_twice_and_a_grown_cache_is_the_same_cache(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    assert host.build("--model", "am_en_standard").returncode == 0
+    first = host.timings().read_bytes()
+    result = host.build()
+    assert [line.split()[-1] == "unchanged" for line in result.stderr.splitlines()[1:3]] == [True, False], result.stderr
+    assert host.timings().read_bytes() != first
+    assert host.inspection("body_standard")["timings"] == first.partition(b"\n")[2].decode()
+    assert [line.split()[-1] for line in host.build().stderr.splitlines()[1:3]] == ["unchanged", "unchanged"]
+    # What lies beside an engine belongs to it.
+    (host.bundle / "am_en_standard" / "batch" / "layers.json").write_text("")
+    result = host.build()
+    assert [line.split()[-1] == "unchanged" for line in result.stderr.splitlines()[1:3]] == [False, True]
+
+
+def test_a_new_cache_and_other_choices_make_other_engines(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    keys = set()
+    for options in ([], ["--workspace-gib", "1.5"], ["--compatibility", "same-capability"], ["--version-compatible"]):
+        assert host.build("--model", "am_en_standard", *options).returncode == 0
+        keys.add(manifest.load(host.bundle).engines[0].key)
+    assert host.inspection("am_en_standard")["flags"] == ["VERSION_COMPATIBLE"]
+    host.timings().unlink()
+    # Not the same content: another model was first.
+    assert host.build("--model", "body_standard").returncode == 0
+    assert host.build("--model", "am_en_standard", "--optimization-level", "5").returncode == 0
+    keys.add(manifest.load(host.bundle).engines[0].key)
+    assert host.inspection("am_en_standard")["settings"]["builder_optimization_level"] == 5
+    assert len(keys) == 5
+
+
+def test_timings_of_another_are_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    assert host.build("--model", "am_en_standard").returncode == 0
+    path = host.timings()
+    path.write_bytes(path.read_bytes().replace(b'"NVIDIA A10"', b'"NVIDIA A40"', 1))
+    assert host.refuses(code=31) == (
+        "/store/timing/11.2.1.2-nvidia-a10.cache: it is the timing cache of TensorRT 11.2.1.2 on NVIDIA A40, "
+        "and this build is for TensorRT 11.2.1.2 on NVIDIA A10. Remove the file, and the build measures anew."
+    )
+
+
+def test_timings_that_tensorrt_itself_does_not_take_are_refused(tmp_path: Path) -> None:
+    """The first line says this GPU, and TensorRT compares the properties of the device."""
+    host = Host(tmp_path, *CURRENT)
+    assert host.build("--model", "am_en_standard").returncode == 0
+    script = (
+        "import sys; from pathlib import Path; from build.compilers import timing\n"
+        "cache = timing.cache(Path(sys.argv[1]), timing.Owner(tensorrt='11.2.1.2', gpu='NVIDIA A10'))\n"
+        "cache.save(cache.content().replace(b'on NVIDIA A10', b'on NVIDIA A10G'))"
+    )
+    assert python(host.libraries, "-c", script, str(host.timings().parent)).returncode == 0
+    assert host.refuses("--force", code=31) == (
+        "/store/timing/11.2.1.2-nvidia-a10.cache: TensorRT 11.2.1.2 does not take it as a timing cache of this "
+        "NVIDIA A10. Remove the file, and the build measures anew."
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "tensorrt", "wanted", "found"),
+    [("26.08", "10.16.1.11", "11.2.1.2", "10.16.1.11"), ("23.12", "8.6.0", "8.6.1.6", "8.6.0")],
+)
+def test_another_tensorrt_is_refused(tmp_path: Path, platform: str, tensorrt: str, wanted: str, found: str) -> None:
+    host = Host(tmp_path, platform, tensorrt)
+    assert host.refuses(code=31) == (
+        f"--platform {platform}: its TensorRT is {wanted}, this host has {found}, and a plan loads in the same build "
+        f"only. Run the same command inside the container of platform {platform}."
+    )
+    assert not (tmp_path / "engines").exists()
+
+
+def test_a_level_that_the_library_lacks_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    host = Host(tmp_path, *LEGACY)
+    assert host.refuses("--compatibility", "same-capability", code=10) == (
+        "--compatibility same-capability: TensorRT 8.6.1.6 has no such level. Use one that it has: none, ampere-plus."
+    )
+    assert not (tmp_path / "engines").exists()
+
+
+def test_the_first_of_several_gpus_is_named(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT, GPUS="2")
+    result = host.build("--model", "am_en_standard")
+    assert result.stderr.splitlines()[0] == "build sm86 on GPU 0 of 2 visible, NVIDIA A10 (sm86), driver 580.65.06"
+
+
+def test_a_driver_that_hides_its_version(tmp_path: Path) -> None:
+    """A container may be given the compute part of a driver alone."""
+    host = Host(tmp_path, *CURRENT, NVML="absent")
+    result = host.build("--model", "am_en_standard")
+    assert result.stderr.splitlines()[0] == "build sm86 on the GPU, NVIDIA A10 (sm86), driver of CUDA 13.0"
+    assert manifest.load(host.bundle).engines[0].built_on == {"gpu": "NVIDIA A10", "driver": "of CUDA 13.0"}
+
+
+def test_a_busy_gpu_is_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT, FREE="3072")
+    assert host.refuses(code=31) == (
+        "GPU NVIDIA A10: it has 3.0 GiB of 22.1 GiB free, and this build may take 5.0 GiB, 4.0 GiB of them as "
+        "workspace. Stop what else runs on it, or lower --workspace-gib."
+    )
+    assert host.build("--workspace-gib", "1").returncode == 0
+
+
+def test_an_axis_that_the_graph_fixes_is_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    graph = onnx.load_from_string(network("body_standard"))
+    graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 800
+    export(tmp_path / "onnx", "body_standard", graph.SerializeToString())
+    assert host.refuses("--model", "body_standard", code=32) == (
+        "body_standard batch for sm86: input 'features' is [-1, 800, 80] in the graph, and the profile wants "
+        "[1, 200, 80] to [16, 2000, 80]. "
+        "Make export and catalogue agree, then run `python -m export --model body_standard --force`."
+    )
+
+
+def test_an_input_without_a_profile_is_refused(tmp_path: Path) -> None:
+    """Polygraphy would make its shapes up."""
+    host = Host(tmp_path, *CURRENT)
+    graph = onnx.load_from_string(network("body_standard"))
+    extra = graph.graph.input.add()
+    extra.CopyFrom(graph.graph.input[1])
+    extra.name = "chunk"
+    export(tmp_path / "onnx", "body_standard", graph.SerializeToString())
+    assert host.refuses("--model", "body_standard", code=32) == (
+        "body_standard batch for sm86: the graph has an input 'chunk', and the catalogue gives no shapes for it. "
+        "Make export and catalogue agree, then run `python -m export --model body_standard --force`."
+    )
+
+
+def test_a_type_that_was_lost_in_conversion_is_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    graph = onnx.load_from_string(network("diar_standard"))
+    graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    graph.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
+    export(tmp_path / "onnx", "diar_standard", graph.SerializeToString())
+    assert host.refuses("--model", "diar_standard", code=32) == (
+        "diar_standard batch: the engine's tensors are "
+        "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP16'}, and the catalogue's are "
+        "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP32'}. "
+        "Make export and catalogue agree on names and types."
+    )
+
+
+def test_what_is_no_graph_is_the_parsers_refusal(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    export(tmp_path / "onnx", "body_standard", b"not an ONNX graph")
+    refusal = host.refuses("--model", "body_standard", code=32)
+    assert refusal.startswith(
+        "body_standard batch for sm86: the compiler refuses the graph (In node -1 (importModel): "
+    )
+    assert refusal.endswith("). Change the network so that it exports without that operation.")
+
+
+def test_a_newer_opset_than_the_parsers_is_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path, *LEGACY)
+    path = tmp_path / "onnx" / "body_standard" / "record.json"
+    path.write_text(path.read_text().replace('"opset": 17', '"opset": 18'))
+    assert host.refuses("--model", "body_standard", code=32) == (
+        "body_standard batch for sm86: the graph has ONNX opset 18, and the parser of TensorRT 8.6.1.6 reads up to 17. "
+        "Build for a platform whose TensorRT reads it."
+    )
+
+
+def test_inputs_that_no_profile_holds_are_named(tmp_path: Path) -> None:
+    host = Host(tmp_path, *CURRENT)
+    source, target = (tmp_path / "onnx" / model / "samples.npz" for model in ("body_standard", "am_en_standard"))
+    script = (
+        "import numpy, sys\n"
+        "numpy.savez(sys.argv[1], **{'features.0': numpy.zeros((1, 60, 80), 'float16'),"
+        " 'feature_lengths.0': numpy.ones(1, 'int32')})"
+    )
+    assert python(None, "-c", script, str(source)).returncode == 0
+    assert target.exists()
+    assert host.refuses("--model", "body_standard", code=32) == (
+        "body_standard batch: none of the engine's profiles holds features [1, 60, 80], feature_lengths [1]. "
+        "Run `python -m export --model body_standard --force`, which makes inputs that fit the catalogue."
+    )
+
+
+TWO_PROFILES = """
+import dataclasses, json, sys
+from pathlib import Path
+from build import gate
+from build.compilers import compiler, tensorrt
+from build.engines import plan
+from build.options import Options
+from contract.arch import Arch
+from contract.catalogue import Extent
+(job,) = plan(Path(sys.argv[1]), Arch.SM86, compiler("tensorrt", Arch.SM86), ("body_standard",))
+short, long = Extent(min=200, opt=400, max=800), Extent(min=800, opt=1600, max=2000)
+job = dataclasses.replace(job, mode=dataclasses.replace(job.mode, splits=({"frames": short}, {"frames": long})))
+target = Path(sys.argv[2]) / "body_standard" / "batch" / "model.plan"
+target.parent.mkdir(parents=True)
+made = tensorrt.compile(job, target, Options())
+print(json.dumps({
+    "read back": made.profiles == job.profiles(),
+    "frames": [[shapes["features"].min[1], shapes["features"].max[1]] for shapes in made.profiles],
+    "key": [shapes["features"]["opt"][1] for shapes in job.key_parts("", {}, {})["profiles"]],
+    "gate": gate.check(job, tensorrt, target).reason,
+}))
+"""
+
+
+def test_an_engine_of_two_profiles_is_gated_at_the_corners_of_both(tmp_path: Path) -> None:
+    """The made-up context refuses shapes outside the active profile, so that each input has to choose its own."""
+    host = Host(tmp_path, *CURRENT)
+    result = python(host.libraries, "-c", TWO_PROFILES, str(tmp_path / "onnx"), str(tmp_path / "engine"))
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {
+        "read back": True,
+        "frames": [[200, 800], [800, 2000]],
+        "key": [400, 1600],
+        "gate": "7 inputs",
+    }

@@ -1,0 +1,155 @@
+"""Wrong words of a bundle's engines against those of its graphs in FP32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from build import words
+from build.bundle import Target, make
+from build.compilers import Compiled, onnxruntime
+from build.job import Job
+from build.options import Options
+from contract import manifest
+from contract.arch import Arch
+from contract.errors import GateError
+from contract.manifest import Accuracy, BundleManifest
+from contract.platform import platform
+from tests.unit.engines.exported import PIECES, cpu, export, jobs, speak
+
+TEXTS = ("one two three", "four four one two", "three two one")
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> Path:
+    for model in ("am_en_standard", "body_standard"):
+        export(tmp_path / "onnx", model)
+    return tmp_path / "onnx"
+
+
+def _make(graphs: Path, *names: str, force: bool = False) -> BundleManifest:
+    folder = graphs.parent / "cpu"
+    target = Target(
+        folder=folder,
+        platform=platform("embedded"),
+        arch=Arch.CPU,
+        compiler=cpu(),
+        store=graphs.parent / "store",
+        force=force,
+    )
+    return make(target, jobs(graphs, *names), lambda *_: None)
+
+
+def _accuracy(wrong: int = 0, in_fp32: int = 0, **other: object) -> Accuracy:
+    found = {"words": 10, "allowed_points": 0.5, "reason": "3 recordings, best path", **other}
+    return Accuracy(
+        operating_point="standard",
+        mode="batch",
+        model="ensemble_en_standard",
+        wrong=wrong,
+        wrong_in_fp32=in_fp32,
+        **found,  # type: ignore[arg-type]
+    )
+
+
+def _deafened(graph: Path) -> None:
+    """Make an engine's body begin at the third band, so that its head hears other words."""
+    model = onnx.load(graph)
+    start = next(value for value in model.graph.initializer if value.name == "from")
+    start.CopyFrom(numpy_helper.from_array(np.array([0, 2]), "from"))
+    stop = next(value for value in model.graph.initializer if value.name == "to")
+    stop.CopyFrom(numpy_helper.from_array(np.array([100000, 10]), "to"))
+    onnx.save(model, graph)
+
+
+def test_words_are_counted(graphs: Path) -> None:
+    speak(graphs, "body_standard", *TEXTS, said=("one two three", "four four one", "three two one four"))
+    made = _make(graphs)
+    assert made.accuracy == (_accuracy(2, 2),)
+    assert manifest.load(graphs.parent / "cpu").accuracy == made.accuracy
+
+
+def test_engines_that_lose_words_make_no_bundle(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that passes its own gate, on inputs that do not show it, and yet loses words."""
+    speak(graphs, "body_standard", *TEXTS)
+    compiled = onnxruntime.compile
+
+    def compile_wrongly(job: Job, target: Path, wanted: Options) -> Compiled:
+        found = compiled(job, target, wanted)
+        if job.record.family == "body":
+            _deafened(target)
+        return found
+
+    monkeypatch.setattr(onnxruntime, "compile", compile_wrongly)
+    monkeypatch.setattr("build.bundle.gate.check", lambda *_: manifest.Gate(outcome="passed", reason="", parity=()))
+    with pytest.raises(GateError) as refusal:
+        _make(graphs)
+    assert str(refusal.value) == (
+        "ensemble_en_standard batch: its engines get 8 of 10 words wrong and its graphs in FP32 0: 80.00 points more, "
+        "allowed 0.5. Look at the figures of its engines' gates, or state more word_points in the catalogue."
+    )
+    assert not (graphs.parent / "cpu").exists()
+
+
+def test_without_texts_the_record_says_so(graphs: Path) -> None:
+    reason = "not measured: export did not know what is said in its real inputs"
+    assert _make(graphs).accuracy == (_accuracy(words=0, reason=reason),)
+
+
+def test_graphs_that_understand_nothing_are_not_judged(graphs: Path) -> None:
+    speak(graphs, "body_standard", *TEXTS, said=("zero",) * 3)
+    (found,) = _make(graphs).accuracy
+    assert (found.words, found.wrong, found.wrong_in_fp32) == (3, 10, 10)
+    assert found.reason == "3 recordings, best path; not judged: the graphs in FP32 do not understand them"
+    assert words.refuse_loss(next(iter(_heard(graphs))), found) == found
+
+
+def test_half_an_ensemble_hears_nothing(graphs: Path) -> None:
+    assert _make(graphs, "body_standard").accuracy == ()
+
+
+def test_what_is_known_is_kept_until_an_engine_changes(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speak(graphs, "body_standard", *TEXTS)
+    first = _make(graphs)
+    counted: list[str] = []
+    count = words.count
+
+    def counting(heard: words.Heard, *others: Any) -> Accuracy:
+        counted.append(heard.model)
+        return count(heard, *others)
+
+    monkeypatch.setattr(words, "count", counting)
+    assert _make(graphs).accuracy == first.accuracy
+    assert counted == []
+    assert _make(graphs, "am_en_standard", force=True).accuracy == first.accuracy
+    assert counted == ["ensemble_en_standard"]
+
+
+def test_a_graph_that_is_not_the_engines_is_not_measured(graphs: Path) -> None:
+    speak(graphs, "body_standard", *TEXTS)
+    _make(graphs)
+    path = graphs / "body_standard" / "fp32.onnx"
+    path.write_bytes(path.read_bytes() + b"\n")
+    (found,) = _make(graphs, "am_en_standard", force=True).accuracy
+    reason = "not measured: the graph that the engine of body_standard was made of is not there"
+    assert found == _accuracy(words=0, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [([3, 3, 0, 4], "one two"), ([3, 0, 3], "one one"), ([3, 6, 6, 1, 2, 7], "ones four"), ([0, 0], ""), ([], "")],
+)
+def test_the_best_path_is_spelt(path: list[int], text: str) -> None:
+    assert words.spell(path, PIECES) == text
+
+
+def test_wrong_words() -> None:
+    assert words.wrong_words(["one two three", "four"], ["one three three one", ""]) == 3
+
+
+def _heard(graphs: Path) -> list[words.Heard]:
+    engines = {(each.model, each.mode): each for each in manifest.load(graphs.parent / "cpu").engines}
+    return list(words.ensembles(engines))

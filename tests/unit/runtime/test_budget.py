@@ -1,0 +1,95 @@
+"""What engines take of a GPU's memory, counted by hand."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.arch import Arch
+from contract.catalogue import catalogue
+from contract.manifest import Shapes
+from contract.platform import platform
+from runtime.budget import Budget, estimate
+from runtime.bundles import Bundle
+from runtime.selection import Selection, Target, select
+from tests.unit.runtime import synthetic
+
+A10 = Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating_point="standard")
+BODY = {"engine": 1000, "context": 70}
+
+
+def selection(context: int | None = 70, **triton: Any) -> Selection:
+    """Serve the standard point, each engine of 1000 bytes, the body with some Triton fields of its own."""
+    families = dict(catalogue())
+    families["body"] = dataclasses.replace(families["body"], triton=triton)
+    made = synthetic.full_manifest(Arch.SM86, "26.08", "standard")
+    engines = tuple(dataclasses.replace(it, size_bytes=1000, device_memory_bytes=context) for it in made.engines)
+    bundle = Bundle(folder=Path("b"), manifest=dataclasses.replace(made, engines=engines))
+    return select([bundle], families, A10)
+
+
+def test_one_instance_each() -> None:
+    assert estimate(selection()) == Budget(engine_bytes=4000, context_bytes=280, state_bytes=0, unknown=())
+    assert estimate(selection()).known_bytes == 4280
+
+
+@pytest.mark.parametrize(
+    "groups", [[{"count": 3}], [{"count": 2}, {}], [{"count": 2, "kind": "KIND_GPU"}, {"count": 1}]]
+)
+def test_each_instance_has_its_own_weights(groups: list[dict[str, Any]]) -> None:
+    found = estimate(selection(instance_group=groups))
+    assert (found.engine_bytes, found.context_bytes) == (3 * 1000 + 3000, 3 * 70 + 210)
+
+
+def test_each_profile_has_its_own_context() -> None:
+    found = selection()
+    body = next(choice for choice in found.chosen if choice.model.family.name == "body")
+    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
+    two = dataclasses.replace(body, record=dataclasses.replace(body.record, profiles=(profile, profile)))
+    chosen = tuple(two if choice is body else choice for choice in found.chosen)
+    assert estimate(dataclasses.replace(found, chosen=chosen)).context_bytes == 280 + 70
+
+
+def test_an_engine_that_does_not_tell_its_context() -> None:
+    found = estimate(selection(context=None))
+    assert found.context_bytes == 0
+    assert found.unknown == ("am_en_standard", "body_standard", "decoder_standard", "diar_standard")
+
+
+def state(dims: list[int | str], kind: str = "TYPE_FP16") -> dict[str, Any]:
+    return {"input_name": "state_a", "output_name": "next_state_a", "data_type": kind, "dims": dims}
+
+
+@pytest.mark.parametrize(
+    ("batching", "instances", "size"),
+    [
+        # Two copies of 16 x 8 numbers of two bytes, for 100 streams an instance.
+        ({"oldest": {"max_candidate_sequences": 100}, "state": [state([16, 8])]}, 1, 2 * 16 * 8 * 2 * 100),
+        ({"oldest": {"max_candidate_sequences": 100}, "state": [state([16, 8])]}, 2, 2 * 16 * 8 * 2 * 200),
+        ({"oldest": {"max_candidate_sequences": 1}, "state": [state([4]), state([3], "TYPE_INT32")]}, 1, 2 * (8 + 12)),
+        # The sizes that the weights decide are in the manifest.
+        ({"oldest": {"max_candidate_sequences": 1}, "state": [state(["encoder_size"])]}, 1, 2 * 8 * 2),
+        # The direct strategy has as many streams as the batch has places.
+        ({"state": [state([1])]}, 1, 2 * 2 * 16),
+        ({"oldest": {"max_candidate_sequences": 5}}, 1, 0),
+    ],
+)
+def test_states(batching: dict[str, Any], instances: int, size: int) -> None:
+    found = estimate(selection(sequence_batching=batching, instance_group=[{"count": instances}]))
+    assert (found.state_bytes, found.unknown) == (size, ())
+
+
+@pytest.mark.parametrize(
+    "batching",
+    [
+        {"oldest": {}, "state": [state([1])]},
+        {"oldest": {"max_candidate_sequences": 1}, "state": [state([-1])]},
+        {"oldest": {"max_candidate_sequences": 1}, "state": [state(["frames"])]},
+        {"oldest": {"max_candidate_sequences": 1}, "state": [state([1], "TYPE_STRING")]},
+    ],
+    ids=["streams", "size", "axis", "type"],
+)
+def test_states_of_open_size(batching: dict[str, Any]) -> None:
+    found = estimate(selection(sequence_batching=batching))
+    assert (found.state_bytes, found.unknown) == (0, ("body_standard",))

@@ -1,0 +1,239 @@
+"""The doctor: its page, its exit code, which is that of a start, and its JSON."""
+
+import dataclasses
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.arch import Arch
+from runtime.doctor import size
+from tests.fakes import driver
+from tests.fakes.driver import needs_bindings, python
+from tests.unit.runtime import doctor_page
+from tests.unit.runtime.doctor_page import PAGE, SCENES, Scene, plans
+
+needs_no_gpu = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+A10 = next(scene for scene in SCENES if scene.title == "An A10 with its bundle")
+
+
+@needs_bindings
+@needs_no_gpu
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.title)
+def test_the_page_is_what_the_doctor_says(scene: Scene, tmp_path: Path) -> None:
+    if not doctor_page.can_run(scene):
+        pytest.skip("needs the embedded server")
+    assert doctor_page.section(scene, tmp_path) in PAGE.read_text(), "python -m tests.unit.runtime.doctor_page"
+
+
+def test_the_page_has_nothing_else() -> None:
+    parts = PAGE.read_text().split("\n## ")
+    assert parts[0] == doctor_page.OPENING
+    assert [part.partition("\n")[0] for part in parts[1:]] == [scene.title for scene in SCENES]
+
+
+def start(scene: Scene, folder: Path, *arguments: str) -> int:
+    library = doctor_page.prepare(scene, folder)
+    result = python(
+        library,
+        *("-m", "runtime", *scene.arguments, *arguments),
+        cwd=folder,
+        **doctor_page.environment(scene, folder),
+    )
+    return result.returncode
+
+
+def examined(scene: Scene, folder: Path, *arguments: str) -> tuple[int, Any]:
+    code, output = doctor_page.run(
+        dataclasses.replace(scene, arguments=(*scene.arguments, *arguments)), folder, as_json=True
+    )
+    return code, json.loads(output)
+
+
+@needs_bindings
+@needs_no_gpu
+@pytest.mark.parametrize("scene", [scene for scene in SCENES if not scene.is_embedded], ids=lambda scene: scene.title)
+def test_a_start_ends_as_the_doctor_says(scene: Scene, tmp_path: Path) -> None:
+    """The server of these scenes is a script that ends at once with 0."""
+    code, table = examined(scene, tmp_path)
+    assert code == table["exit_code"] == start(scene, tmp_path)
+    assert table["starts"] == (code == 0) == (not table["refusals"])
+
+
+def broken_manifest(folder: Path) -> None:
+    (folder / "dist/engines/26.08/sm86/manifest.json").write_text("{")
+
+
+def newer_schema(folder: Path) -> None:
+    path = folder / "dist/engines/26.08/sm86/manifest.json"
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+
+
+def flipped_byte(folder: Path) -> None:
+    path = folder / "dist/engines/26.08/sm86/diar_standard/batch/model.plan"
+    path.write_bytes(b"\1" + path.read_bytes()[1:])
+
+
+def extra_file(folder: Path) -> None:
+    (folder / "dist/engines/26.08/sm86/notes.txt").touch()
+
+
+def other_folder(folder: Path) -> None:
+    (folder / "dist/repository/photos").mkdir(parents=True, exist_ok=True)
+
+
+def other_tensor(folder: Path) -> None:
+    path = folder / "dist/engines/26.08/sm86/manifest.json"
+    path.write_text(path.read_text().replace('"features"', '"audio"'))
+
+
+def other_tensorrt(folder: Path) -> None:
+    path = folder / "dist/engines/26.08/sm86/manifest.json"
+    path.write_text(path.read_text().replace('"tensorrt": "11.2.1.2"', '"tensorrt": "11.2.1.1"'))
+
+
+@needs_bindings
+@needs_no_gpu
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        *((broken_manifest, 12), (newer_schema, 12), (flipped_byte, 42), (extra_file, 42), (other_folder, 10)),
+        *((other_tensor, 42), (other_tensorrt, 41)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, code: int) -> None:
+    prepare = doctor_page.prepare
+
+    def prepare_and_damage(scene: Scene, folder: Path) -> Path | None:
+        library = prepare(scene, folder)
+        damage(folder)
+        return library
+
+    monkeypatch.setattr(doctor_page, "prepare", prepare_and_damage)
+    found, table = examined(A10, tmp_path)
+    assert (found, table["starts"]) == (code, False)
+    assert len(table["refusals"]) == 1
+    assert sorted(path.name for path in (tmp_path / "dist").iterdir()) in (["engines"], ["engines", "repository"])
+    assert start(A10, tmp_path) == code
+    assert not list(tmp_path.glob("dist/.*"))
+
+
+@needs_bindings
+@needs_no_gpu
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--operating-point", "best"], 10),
+        (["--no-such-option"], 2),
+        (["--batch-mode", "false"], 41),
+        (["--trusted-key", "absent.pem"], 14),
+        (["--assemble-only"], 0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_settings_are_those_of_a_start(tmp_path: Path, arguments: list[str], code: int) -> None:
+    scene = dataclasses.replace(A10, arguments=tuple(arguments))
+    assert doctor_page.run(scene, tmp_path)[0] == start(scene, tmp_path) == code
+
+
+@needs_bindings
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        code, table = examined(A10, tmp_path, "--grpc-port", port)
+        assert start(A10, tmp_path, "--grpc-port", port) == code == 44
+    assert table["checks"] == {
+        "ports": f"port {port}: another process listens on it. "
+        "End what uses it, or choose another port with --grpc-port.",
+        "server": None,
+        "repository": None,
+        "files": None,
+    }
+
+
+@needs_bindings
+def test_a_driver_that_does_not_start(tmp_path: Path) -> None:
+    scene = dataclasses.replace(A10, macros={"INIT": "803"})
+    sentence = (
+        "NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
+        "See what `nvidia-smi` says, and repair the driver."
+    )
+    assert examined(scene, tmp_path) == (40, {"starts": False, "exit_code": 40, "refusals": [sentence]})
+    assert doctor_page.run(scene, tmp_path) == (
+        40,
+        f"`python -m runtime` would not start: exit code 40.\n  {sentence}\n",
+    )
+    assert start(scene, tmp_path) == 40
+
+
+@needs_bindings
+def test_json(tmp_path: Path) -> None:
+    scene = dataclasses.replace(
+        A10, bundles=lambda: (plans(Arch.SM86, "26.08", "standard", context=1 << 20), plans(Arch.SM75, "26.08"))
+    )
+    code, table = examined(scene, tmp_path)
+    assert (code, table["starts"], table["exit_code"], table["refusals"]) == (0, True, 0, [])
+    assert table["gpus"] == [
+        {"name": "NVIDIA A10", "capability": [8, 6], "memory_bytes": 22591 << 20, "mig": "not offered"}
+    ]
+    assert table["driver"] == {"cuda": [13, 0], "version": "580.65.06", "reason": ""}
+    assert table["wanted"] == {
+        "platform": "26.08",
+        "arch": "sm86",
+        "mode": "batch",
+        "operating_point": None,
+        "trusted_keys": [],
+    }
+    assert len(table["bundles"]) == 2
+    assert [it["served"] for it in table["candidates"]] == [False] * 9 + [True] * 4
+    assert table["candidates"][0] == {
+        "model": "am_en_enhanced",
+        "operating_point": "enhanced",
+        "mode": "batch",
+        "bundle": "dist/engines/26.08/sm75",
+        "served": False,
+        "reason": "it is built for sm75, not for sm86",
+    }
+    assert table["served"]["operating_points"] == ["standard"]
+    assert table["memory"] == {
+        "engine_bytes": 4 * 48 << 10,
+        "context_bytes": 4 << 20,
+        "state_bytes": 0,
+        "unknown": [],
+    }
+    assert table["checks"] == {"ports": None, "server": None, "repository": None, "files": None}
+
+
+@needs_bindings
+def test_the_doctor_writes_nothing(tmp_path: Path) -> None:
+    doctor_page.prepare(A10, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    doctor_page.run(A10, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_gpus_leave_the_engines_unjudged(tmp_path: Path) -> None:
+    scene = next(scene for scene in SCENES if scene.card is driver.RTX3070)
+    _, table = examined(scene, tmp_path)
+    assert {it["reason"] for it in table["candidates"]} == {"not judged: it is not settled for which GPU"}
+    assert table["checks"] == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (1 << 41, "2048.0 GiB"),
+    ],
+)
+def test_size(number: int, text: str) -> None:
+    assert size(number) == text
