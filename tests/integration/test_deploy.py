@@ -4,7 +4,7 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,11 +41,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def servers(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
     """Two servers with the flags that deploy/ gives them."""
     flags = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]["server"]["command"]
+    started = []
     with ExitStack() as stack:
-        places = [tmp_path_factory.mktemp("server") for _ in range(2)]
-        started = [stack.enter_context(serving.started(engines, place, flags)) for place in places]
-        for server in started:
+        # One after the other: a port that the first has not opened yet would look free to the second.
+        for _ in range(2):
+            server = stack.enter_context(serving.started(engines, tmp_path_factory.mktemp("server"), flags))
             serving.wait_ready(server)
+            started.append(server)
         yield started
 
 
@@ -58,11 +60,15 @@ def metrics(servers: list[Running]) -> str:
     }
     with triton.InferenceServerClient(f"127.0.0.1:{servers[0].grpc}") as client:
         infer(client, "ensemble_en_standard", arrays)
-    # An answer may be here a moment before it is counted.
+    _wait_until(lambda: _value(_read(servers[0]), SUCCESS, "ensemble_en_standard") == 1)
+    return _read(servers[0])
+
+
+def _wait_until(counted: Callable[[], bool]) -> None:
+    """An answer may be here a moment before it is counted."""
     end = time.monotonic() + COUNTED_S
-    while _value(read := _read(servers[0]), SUCCESS, "ensemble_en_standard") < 1 and time.monotonic() < end:
+    while not counted() and time.monotonic() < end:
         time.sleep(0.1)
-    return read
 
 
 def _read(server: Running) -> str:
@@ -143,9 +149,13 @@ def test_a_client_takes_turns_among_the_servers_behind_a_name(servers: list[Runn
             connection.infer("diar_standard", catalogue()["diar"], arrays)
     finally:
         connection.close()
-    answered = [_answered(server) - earlier for server, earlier in zip(servers, before, strict=True)]
-    assert sum(answered) == REQUESTS
-    assert min(answered) >= REQUESTS // 3, answered
+
+    def answered() -> list[int]:
+        return [_answered(server) - earlier for server, earlier in zip(servers, before, strict=True)]
+
+    _wait_until(lambda: sum(answered()) == REQUESTS)
+    assert sum(answered()) == REQUESTS
+    assert min(answered()) >= REQUESTS // 3, answered()
 
 
 def _answered(server: Running) -> int:
