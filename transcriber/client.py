@@ -33,6 +33,8 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A name may stand for several servers. By default all requests would go to the first that answers.
+    ("grpc.lb_policy_name", "round_robin"),
 ]
 _SERVE_REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release"
 

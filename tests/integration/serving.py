@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +60,14 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(engines: Path, folder: Path, **variables: str) -> Iterator[Running]:
+def started(engines: Path, folder: Path, options: Sequence[str] = (), **variables: str) -> Iterator[Running]:
     """Start a server and leave nothing of it behind, whatever happens."""
     http, grpc, metrics = free_ports(3)
     repository, log = folder / "repository", folder / "server.log"
     ports = (f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}")
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(engines, repository, *ports),
+            command(engines, repository, *ports, *options),
             env=environment(**variables),
             cwd=ROOT,
             stdout=file,

@@ -248,3 +248,30 @@ def test_words_come_when_they_were_said(server: Running, tmp_path: Path) -> None
         assert word["start_time"] <= word["end_time"]
         middle = (word["start_time"] + word["end_time"]) / 2
         assert any(turn["start"] - 0.3 <= middle <= turn["end"] + 0.3 for turn in turns), word
+
+
+def test_a_share_of_a_bulk_job(server: Running, tmp_path: Path) -> None:
+    """As a pod of deploy/helm/voxwright-bulk runs it; tests/unit/deploy/test_bulk.py has what may go wrong."""
+    (tmp_path / "recordings" / "monday").mkdir(parents=True)
+    (tmp_path / "recordings" / "monday" / "dialogue.flac").symlink_to(ROOT / "demo" / "dialogue.flac")
+    (tmp_path / "recordings" / "broken.wav").write_text("no recording")
+    (tmp_path / "list").write_text("monday/dialogue.flac\nbroken.wav\n")
+    settings = {
+        "SM_INFERENCE_ENDPOINT": f"localhost:{server.grpc}",
+        "LIST": str(tmp_path / "list"),
+        "RECORDINGS": str(tmp_path / "recordings"),
+        "TRANSCRIPTS": str(tmp_path / "transcripts"),
+        "FORMAT": "json-v2",
+        "SHARES": "1",
+        "JOB_COMPLETION_INDEX": "0",
+    }
+    script = ROOT / "deploy" / "helm" / "voxwright-bulk" / "files" / "transcribe-share.sh"
+    done = subprocess.run(
+        ["sh", script, sys.executable, "-m", "transcriber"],
+        cwd=ROOT, env=serving.environment(**settings), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 50, done.stderr
+    assert done.stderr.splitlines()[-1] == "broken.wav: exit code 50"
+    (transcript,) = [path for path in (tmp_path / "transcripts").rglob("*") if path.is_file()]
+    assert transcript == tmp_path / "transcripts" / "monday" / "dialogue.flac.json"
+    assert len(json.loads(transcript.read_text())["results"]) > 20

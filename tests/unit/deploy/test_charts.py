@@ -1,0 +1,335 @@
+"""The Helm charts, rendered by Helm itself, against Kubernetes' schemas and the code that runs in their pods."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+from contract import errors
+from contract.arch import Arch
+from contract.platform import platforms
+from deploy import render
+from runtime import launch
+from runtime.__main__ import command, parse
+from transcriber.__main__ import parse as parse_transcriber
+from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
+from transcriber.formats import FORMATS
+
+ROOT = Path(__file__).parents[3]
+# The oldest release that the charts allow, and the newest there is.
+KUBERNETES = ("1.29", "1.37")
+EVERY_ARCH = {arch.value: {"replicas": 1} for arch in Arch}
+EVERYTHING: dict[str, Any] = {
+    "architectures": {**EVERY_ARCH, "sm86": {"replicas": 2, "maxReplicas": 5}},
+    "image": {"registry": "registry.example/speech/", "pullSecrets": ["registry"]},
+    "operatingPoint": "standard",
+    "mode": "realtime",
+    "engines": {"volume": {"nfs": {"server": "files.example", "path": "/engines"}}, "subPath": "release"},
+    "licence": {"secretName": "licence"},
+    "signatures": {"configMapName": "keys", "keys": ["release.pem", "old.pem"]},
+    "runtimeClassName": "nvidia",
+}
+BULK: dict[str, Any] = {"list": "a.wav\nb/c.flac\n", "operatingPoint": "enhanced", "image": {"pullSecrets": ["x"]}}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "one GPU": ("voxwright", {"architectures": {"sm75": {"replicas": 1}}}),
+    "everything": ("voxwright", EVERYTHING),
+    "as shipped": ("voxwright", render.VALUES["voxwright"]),
+    "bulk": ("voxwright-bulk", BULK),
+}
+
+
+def _documents(chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(render.manifests(chart, values)) if each]
+
+
+def _kind(kind: str, values: dict[str, Any], chart: str = "voxwright") -> dict[str, Any]:
+    found = [each for each in _documents(chart, values) if each["kind"] == kind]
+    return {each["metadata"]["name"]: each for each in found}
+
+
+def _deployments(values: dict[str, Any]) -> dict[str, Any]:
+    found = _kind("Deployment", values).values()
+    return {each["metadata"]["labels"]["voxwright/arch"]: each for each in found}
+
+
+def _pod(workload: dict[str, Any]) -> dict[str, Any]:
+    return dict(workload["spec"]["template"]["spec"])
+
+
+def _container(workload: dict[str, Any]) -> dict[str, Any]:
+    (container,) = _pod(workload)["containers"]
+    return dict(container)
+
+
+def _environment(workload: dict[str, Any]) -> dict[str, Any]:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in _container(workload)["env"]}
+
+
+def _version() -> str:
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+@pytest.mark.parametrize("chart", sorted(render.VALUES))
+def test_charts_are_clean(chart: str) -> None:
+    found = helm_python.lint(render.CHARTS / chart, render.VALUES[chart], strict=True)
+    told = [message["error"] for message in found["messages"] if "icon is recommended" not in message["error"]]
+    assert (told, found["errors"]) == ([], [])
+
+
+@pytest.mark.parametrize("chart", sorted(render.VALUES))
+def test_the_version_is_the_projects(chart: str) -> None:
+    described = yaml.safe_load((render.CHARTS / chart / "Chart.yaml").read_text())
+    assert (described["version"], described["appVersion"]) == (_version(), _version())
+    assert described["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+
+
+@pytest.mark.parametrize("chart", sorted(render.VALUES))
+def test_the_plain_manifests_are_those_of_the_chart(chart: str) -> None:
+    text = (render.MANIFESTS / f"{chart}.yaml").read_text()
+    assert text.split("\n", 1)[1] == render.manifests(chart, render.VALUES[chart]), "run `python -m deploy.render`"
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_fit_kubernetes_schema(case: str, version: str) -> None:
+    documents = _documents(*CASES[case])
+    assert documents
+    for each in documents:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_are_unique_and_selectors_find_their_pods(case: str) -> None:
+    documents = _documents(*CASES[case])
+    names = [(each["kind"], each["metadata"]["name"]) for each in documents]
+    assert len(set(names)) == len(names)
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in documents if "template" in each.get("spec", {})]
+    for each in documents:
+        selector = each.get("spec", {}).get("selector") or each.get("spec", {}).get("podSelector")
+        if selector:
+            wanted = selector.get("matchLabels", selector)
+            assert [labels for labels in pods if wanted.items() <= labels.items()], each["metadata"]["name"]
+
+
+def test_the_architectures_are_those_of_the_contract() -> None:
+    table = re.search(r"^\{\".*\}$", (render.CHARTS / "voxwright/templates/_helpers.tpl").read_text(), re.MULTILINE)
+    assert table
+    known = {arch.value: [str(number) for number in arch.capability or ()] for arch in Arch}
+    assert json.loads(table[0]) == known
+    schema = json.loads((render.CHARTS / "voxwright" / "values.schema.json").read_text())
+    assert schema["properties"]["architectures"]["properties"].keys() == known.keys()
+    assert schema["properties"]["platform"]["enum"] == [name for name, each in platforms().items() if each.cuda]
+    with_gpu = {arch.value for arch in Arch if arch.capability}
+    assert _deployments(render.VALUES["voxwright"]).keys() == with_gpu
+
+
+def test_every_architecture_is_on_nodes_with_a_gpu_of_it() -> None:
+    deployments = _deployments({"architectures": EVERY_ARCH})
+    assert list(deployments) == sorted(EVERY_ARCH)
+    for arch in Arch:
+        pod, container = _pod(deployments[arch.value]), _container(deployments[arch.value])
+        selector = {key.rpartition("/")[2]: value for key, value in pod["nodeSelector"].items() if "nvidia" in key}
+        if arch.capability is None:
+            assert selector == {}
+            assert "nvidia.com/gpu" not in container["resources"]["limits"]
+            assert container["image"] == f"voxwright-runtime-cpu:{_version()}"
+        else:
+            major, minor = arch.capability
+            assert selector == {"gpu.compute.major": str(major), "gpu.compute.minor": str(minor)}
+            assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+            assert container["image"] == f"voxwright-runtime:{_version()}-26.08-{arch.value}"
+            assert [entry["key"] for entry in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+@pytest.mark.parametrize("arch", sorted(EVERY_ARCH))
+def test_runtime_reads_what_is_set(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = _deployments(EVERYTHING)[arch]
+    environment = _environment(deployment)
+    # Signatures are asked for by an option of runtime's that takes the keys.
+    known = {option.envvar for option in command().params} | {"VOXWRIGHT_TRUSTED_KEY"}
+    assert environment.keys() <= known
+    for name, value in environment.items():
+        if isinstance(value, str):
+            monkeypatch.setenv(name, value)
+    settings = parse(_container(deployment)["args"])
+    assert (settings.operating_point, settings.mode, settings.engines) == ("standard", "realtime", Path("/engines"))
+    assert settings.triton_flags == ("--metrics-config=summary_latencies=true",)
+    assert environment["VOXWRIGHT_TRUSTED_KEY"] == "/keys/release.pem:/keys/old.pem"
+    threads = {"resourceFieldRef": {"resource": "limits.cpu"}} if arch == "cpu" else None
+    assert environment.get("VOXWRIGHT_THREADS") == threads
+
+
+def test_by_default_an_image_serves_its_own_engines_and_every_point() -> None:
+    deployment = _deployments({"architectures": {"sm86": {"replicas": 1}}})["sm86"]
+    assert _environment(deployment) == {"SM_BATCH_MODE": "true"}
+    assert [mount["mountPath"] for mount in _container(deployment)["volumeMounts"]] == ["/tmp"]  # noqa: S108
+
+
+def test_ports_probes_and_services_agree_with_the_server() -> None:
+    values = {"architectures": EVERY_ARCH}
+    ports = parse([]).ports
+    for deployment in _deployments(values).values():
+        container = _container(deployment)
+        named = {port["name"]: port["containerPort"] for port in container["ports"]}
+        assert named == {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
+        probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+        assert probes == {
+            "startup": {"path": "/v2/health/ready", "port": "http"},
+            "liveness": {"path": "/v2/health/live", "port": "http"},
+            "readiness": {"path": "/v2/health/ready", "port": "http"},
+        }
+    (service,) = _kind("Service", values).values()
+    assert service["spec"]["clusterIP"] == "None"
+    assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [
+        (ports.grpc, "grpc"),
+        (ports.metrics, "metrics"),
+    ]
+
+
+def test_a_server_may_finish_what_it_began() -> None:
+    for deployment in _deployments({"architectures": EVERY_ARCH}).values():
+        assert _pod(deployment)["terminationGracePeriodSeconds"] > launch._EXIT_TIMEOUT_S
+
+
+def test_a_rollout_needs_no_spare_gpu() -> None:
+    strategy = _deployments(EVERYTHING)["sm86"]["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_have_no_rights_that_they_do_not_need(case: str) -> None:
+    for each in _documents(*CASES[case]):
+        if each["kind"] not in ("Deployment", "Job"):
+            continue
+        pod, container = _pod(each), _container(each)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["runAsGroup"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        assert writable <= {"/tmp", "/dev/shm", "/transcripts"}  # noqa: S108 - in the container
+
+
+def test_a_licence_is_mounted_where_it_is_looked_for() -> None:
+    deployment = _deployments(render.VALUES["voxwright"])["sm75"]
+    (mount,) = [each for each in _container(deployment)["volumeMounts"] if each["name"] == "licence"]
+    assert (mount["mountPath"], mount["subPath"], mount["readOnly"]) == ("/license.json", "license.json", True)
+    (volume,) = [each for each in _pod(deployment)["volumes"] if each["name"] == "licence"]
+    assert volume["secret"]["secretName"] == "voxwright-licence"
+
+
+def test_only_the_embedded_server_gets_shared_memory() -> None:
+    for arch, deployment in _deployments({"architectures": EVERY_ARCH}).items():
+        media = [each["emptyDir"].get("medium") for each in _pod(deployment)["volumes"] if "emptyDir" in each]
+        assert ("Memory" in media) == (arch == "cpu")
+
+
+def test_a_drain_and_the_autoscaler_know_every_architecture() -> None:
+    budgets = _kind("PodDisruptionBudget", EVERYTHING)
+    assert list(budgets) == [f"voxwright-{arch}" for arch in sorted(EVERY_ARCH)]
+    assert {budget["spec"]["maxUnavailable"] for budget in budgets.values()} == {1}
+    scaled = _kind("HorizontalPodAutoscaler", EVERYTHING)
+    assert list(scaled) == ["voxwright-sm86"]
+    spec = scaled["voxwright-sm86"]["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 5)
+    deployments = _deployments(EVERYTHING)
+    # Two writers of `replicas` would fight: it is left to the autoscaler where there is one.
+    assert "replicas" not in deployments["sm86"]["spec"]
+    assert deployments["sm90"]["spec"]["replicas"] == 1
+    assert spec["scaleTargetRef"]["name"] == deployments["sm86"]["metadata"]["name"]
+    rule = yaml.safe_load((ROOT / "deploy" / "prometheus" / "adapter.yaml").read_text())["rules"][0]
+    assert [metric["pods"]["metric"]["name"] for metric in spec["metrics"]] == [rule["name"]["as"]]
+
+
+def test_who_may_speak_to_a_server_and_to_whom_it_speaks() -> None:
+    (policy,) = _kind("NetworkPolicy", EVERYTHING).values()
+    clients, prometheus = policy["spec"]["ingress"]
+    assert [port["port"] for port in clients["ports"]] == ["grpc"]
+    assert [port["port"] for port in prometheus["ports"]] == ["metrics"]
+    assert list(prometheus["from"][0]) == ["namespaceSelector", "podSelector"]
+    (egress,) = policy["spec"]["egress"]
+    assert {(port["protocol"], port["port"]) for port in egress["ports"]} == {("UDP", 53), ("TCP", 53)}
+    (job,) = _kind("Job", BULK, "voxwright-bulk").values()
+    assert clients["from"][0]["podSelector"]["matchLabels"].items() <= (
+        job["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert _kind("NetworkPolicy", {**EVERYTHING, "networkPolicy": {"enabled": False}}) == {}
+
+
+def test_a_bulk_job_reaches_the_servers_of_the_other_chart() -> None:
+    (job,) = _kind("Job", BULK, "voxwright-bulk").values()
+    (service,) = _kind("Service", EVERYTHING).values()
+    endpoint = _environment(job)[ENDPOINT_VARIABLE]
+    assert checked_endpoint(endpoint) == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    (policy,) = _kind("NetworkPolicy", BULK, "voxwright-bulk").values()
+    servers, _ = policy["spec"]["egress"]
+    labels = _deployments(EVERYTHING)["sm86"]["spec"]["template"]["metadata"]["labels"]
+    assert servers["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_a_bulk_job_divides_its_list() -> None:
+    (job,) = _kind("Job", {**BULK, "shares": 3, "parallelism": 2}, "voxwright-bulk").values()
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 2)
+    assert _environment(job)["SHARES"] == "3"
+    (map_,) = _kind("ConfigMap", BULK, "voxwright-bulk").values()
+    assert map_["data"]["recordings.txt"] == "a.wav\nb/c.flac\n"
+    script = render.CHARTS / "voxwright-bulk" / "files" / "transcribe-share.sh"
+    assert map_["data"]["transcribe-share.sh"] == script.read_text()
+    assert _container(job)["command"] == ["sh", "/bulk/transcribe-share.sh", "python3", "-m", "transcriber"]
+    mounts = {mount["mountPath"] for mount in _container(job)["volumeMounts"]}
+    assert {_environment(job)["RECORDINGS"], _environment(job)["TRANSCRIPTS"], "/bulk"} <= mounts
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_bulk_job_writes_every_format(format_name: str) -> None:
+    (job,) = _kind("Job", {**BULK, "format": format_name}, "voxwright-bulk").values()
+    options = parse_transcriber([*_container(job)["args"], "--format", _environment(job)["FORMAT"], "--", "a.wav"])
+    assert (options.format, options.operating_point) == (format_name, "enhanced")
+    assert f".{format_name.removesuffix('-v2')}" == FORMATS[format_name].suffix
+
+
+def test_a_share_that_no_new_try_would_mend_is_given_up() -> None:
+    (job,) = _kind("Job", BULK, "voxwright-bulk").values()
+    values = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
+    lasting = (errors.SettingError, errors.AudioError, errors.ServerContractError)
+    # 2 is click's, for a command line that was misused.
+    assert values == [2, *(error.exit_code for error in lasting)]
+
+
+@pytest.mark.parametrize(
+    ("chart", "values", "sentence"),
+    [
+        ("voxwright", {}, "architectures: nothing is named, so nothing would be deployed. Name those of your GPUs"),
+        (
+            "voxwright",
+            {"architectures": {"sm86": {"replicas": 3, "maxReplicas": 2}}},
+            "architectures.sm86.maxReplicas: it is less than replicas.",
+        ),
+        ("voxwright", {"architectures": {"sm70": {"replicas": 1}}}, "sm70"),
+        ("voxwright", {"architectures": {"sm86": {"replicas": 0}}}, "replicas"),
+        ("voxwright", {"architectures": EVERY_ARCH, "mode": "fast"}, "mode"),
+        ("voxwright", {"architectures": EVERY_ARCH, "operatingPoint": "premium"}, "operatingPoint"),
+        ("voxwright", {"architectures": EVERY_ARCH, "image": {"registry": "no-slash"}}, "registry"),
+        ("voxwright", {"architectures": EVERY_ARCH, "resources": {"cpu": {"limits": {"cpu": None}}}}, "cpu"),
+        ("voxwright", {"architecture": {}}, "architecture"),
+        ("voxwright-bulk", {}, "list: there are no recordings in it."),
+        ("voxwright-bulk", {"list": "x" * 1_000_001}, "list"),
+        ("voxwright-bulk", {"list": "a.wav", "format": "pdf"}, "format"),
+    ],
+)
+def test_values_that_would_not_work_are_refused(chart: str, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(helm_python.HelmError) as refusal:
+        render.manifests(chart, values)
+    assert sentence in str(refusal.value)

@@ -1,0 +1,158 @@
+"""The Compose files, resolved by Compose itself, against the code that runs in their containers."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import compose
+import pytest
+import yaml
+
+from contract.arch import Arch
+from contract.platform import platforms
+from runtime import launch
+from runtime.__main__ import command, parse
+from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
+
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "deploy" / "compose"
+# The package's own console script forgets the exit code.
+COMPOSE = Path(compose.__file__).with_name("docker-compose")
+VARIANTS = ("gpu", "cpu")
+
+
+def _resolve(variant: str, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    files = [f"--file={name}" for name in ("compose.yaml", f"{variant}.yaml", *more)]
+    command = [str(COMPOSE), f"--env-file={variant}.env", *files, "--profile=tools", "config"]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
+    return subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+
+
+def _services(variant: str, *more: str, **variables: str) -> dict[str, Any]:
+    resolved = _resolve(variant, *more, **variables)
+    assert (resolved.returncode, resolved.stderr) == (0, "")
+    services: dict[str, Any] = yaml.safe_load(resolved.stdout)["services"]
+    return services
+
+
+def _settings(variant: str) -> dict[str, str]:
+    lines = (FOLDER / f"{variant}.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def _version() -> str:
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_files_that_env_names_are_those_of_the_variant(variant: str) -> None:
+    assert _settings(variant)["COMPOSE_FILE"] == f"compose.yaml:{variant}.yaml"
+    assert _settings(variant)["VERSION"] == _version()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variable_is_explained_and_every_explained_one_is_used(variant: str) -> None:
+    texts = [(FOLDER / name).read_text() for name in ("compose.yaml", f"{variant}.yaml")]
+    used = {name for text in texts for name in re.findall(r"\$\{(\w+)", text)}
+    # Real time is not for the embedded server's two cores: that one has no line in cpu.env.
+    assert used - {"SM_BATCH_MODE"} == _settings(variant).keys() - {"COMPOSE_FILE", "SM_BATCH_MODE"}
+
+
+@pytest.mark.parametrize("arch", [arch.value for arch in Arch if arch.capability])
+def test_the_image_is_that_of_the_architecture(arch: str) -> None:
+    server = _services("gpu", ARCH=arch, REGISTRY="registry.example/speech/")["server"]
+    assert server["image"] == f"registry.example/speech/voxwright-runtime:{_version()}-26.08-{arch}"
+    assert arch in (FOLDER / "gpu.env").read_text()
+
+
+def test_the_platform_is_one_that_has_a_server() -> None:
+    assert platforms()[_settings("gpu")["PLATFORM"]].cuda is not None
+
+
+def test_one_gpu_is_reserved_by_its_id() -> None:
+    (device,) = _services("gpu", GPU="GPU-8f2d")["server"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "device_ids": ["GPU-8f2d"], "capabilities": ["gpu"]}
+    assert "deploy" not in _services("cpu")["server"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "missing", "sentence"),
+    [
+        ("gpu", "ARCH", "required variable ARCH is missing a value: name the architecture of the GPU in .env"),
+        ("gpu", "VERSION", "required variable VERSION is missing a value: copy gpu"),
+        ("cpu", "VERSION", "required variable VERSION is missing a value: copy"),
+    ],
+)
+def test_what_has_to_be_chosen_is_asked_for(variant: str, missing: str, sentence: str) -> None:
+    resolved = _resolve(variant, **{missing: ""})
+    assert resolved.returncode != 0
+    assert sentence in resolved.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_runtime_reads_what_is_set(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = _services(variant, SM_OPERATING_POINT="standard", SM_BATCH_MODE="false")["server"]
+    assert server["environment"].keys() <= {option.envvar for option in command().params}
+    for name, text in server["environment"].items():
+        monkeypatch.setenv(name, text)
+    settings = parse(server["command"])
+    assert (settings.operating_point, settings.mode) == ("standard", "realtime")
+    assert settings.triton_flags == ("--metrics-config=summary_latencies=true",)
+    if variant == "cpu":
+        assert settings.threads == int(server["cpus"]) == 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_operating_point_that_is_left_empty_is_none(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_OPERATING_POINT", _services(variant)["server"]["environment"]["SM_OPERATING_POINT"])
+    assert parse([]).operating_point is None
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_ports_are_those_of_the_server_and_open_to_this_host_alone(variant: str) -> None:
+    ports = _services(variant)["server"]["ports"]
+    assert [int(port["published"]) for port in ports] == [port["target"] for port in ports]
+    assert {port["target"] for port in ports} == set(parse([]).ports.flags().values())
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_server_may_finish_what_it_began(variant: str) -> None:
+    assert int(_services(variant)["server"]["stop_grace_period"].removesuffix("s")) > launch._EXIT_TIMEOUT_S
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("service", ["server", "transcriber"])
+def test_nothing_has_rights_that_it_does_not_need(variant: str, service: str) -> None:
+    found = _services(variant)[service]
+    assert found["read_only"] is True
+    assert found["cap_drop"] == ["ALL"]
+    assert found["security_opt"] == ["no-new-privileges:true"]
+    assert [place.split(":")[0] for place in found["tmpfs"]] == ["/tmp"]  # noqa: S108 - in the container
+
+
+def test_the_embedded_server_can_start_its_backend_from_the_tmpfs() -> None:
+    (place,) = _services("cpu")["server"]["tmpfs"]
+    assert "exec" in place.split(":")[1].split(",")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_transcriber_waits_for_the_server_and_knows_where_it_is(variant: str) -> None:
+    transcriber = _services(variant)["transcriber"]
+    assert transcriber["depends_on"]["server"]["condition"] == "service_healthy"
+    assert checked_endpoint(transcriber["environment"][ENDPOINT_VARIABLE]) == "server:8001"
+    assert {volume["target"]: volume.get("read_only", False) for volume in transcriber["volumes"]} == {
+        "/recordings": True,
+        "/transcripts": False,
+    }
+    # A folder that Docker makes belongs to root, and nothing could be written to it.
+    assert not [volume for volume in transcriber["volumes"] if volume["bind"].get("create_host_path")]
+
+
+def test_a_licence_is_mounted_where_it_is_asked_for() -> None:
+    assert "volumes" not in _services("gpu")["server"]
+    (volume,) = _services("gpu", "licence.yaml", LICENCE="/etc/voxwright.json")["server"]["volumes"]
+    assert (volume["source"], volume["target"], volume["read_only"]) == ("/etc/voxwright.json", "/license.json", True)

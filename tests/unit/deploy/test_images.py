@@ -1,0 +1,83 @@
+"""What deploy/ takes for granted of the images, held against the Dockerfile that makes them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import render
+from runtime.__main__ import parse
+
+ROOT = Path(__file__).parents[3]
+DOCKERFILE = ROOT / "Dockerfile"
+DEPLOY = ROOT / "deploy"
+SERVERS, CLIENT = ("voxwright-runtime", "voxwright-runtime-cpu"), "voxwright-transcriber"
+SCRATCH = "/tmp"  # noqa: S108 - in the container
+pytestmark = pytest.mark.skipif(not DOCKERFILE.exists(), reason="there is no Dockerfile yet")
+
+
+def _stages() -> dict[str, str]:
+    """Split the Dockerfile: each stage's own instructions, by its name."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _stage(image: str) -> str:
+    return _stages()[image.removeprefix("voxwright-")]
+
+
+def _pods() -> list[dict[str, Any]]:
+    values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}}
+    texts = [render.manifests("voxwright", values), render.manifests("voxwright-bulk", {"list": "a.wav"})]
+    documents = [each for text in texts for each in yaml.safe_load_all(text)]
+    return [each["spec"]["template"]["spec"] for each in documents if "template" in each.get("spec", {})]
+
+
+def _name(reference: str) -> str:
+    return reference.rpartition("/")[2].partition(":")[0]
+
+
+def test_deploy_names_the_images_that_are_made() -> None:
+    named = {_name(container["image"]) for pod in _pods() for container in pod["containers"]}
+    assert named == {*SERVERS, CLIENT}
+    for path in (DEPLOY / "compose").glob("*.yaml"):
+        services = yaml.safe_load(path.read_text())["services"].values()
+        images = [re.sub(r"\$\{[^}]*\}", "", service["image"]) for service in services if "image" in service]
+        assert {image.partition(":")[0] for image in images} <= named
+    for image in named:
+        assert f'org.opencontainers.image.title="{image}"' in _stage(image)
+
+
+@pytest.mark.parametrize("image", [*SERVERS, CLIENT])
+def test_images_have_the_user_that_pods_run_as(image: str) -> None:
+    (user,) = re.findall(r"^USER (\S+)$", _stage(image), re.MULTILINE)
+    assert {f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" for pod in _pods()} == {
+        user
+    }
+    for variant in ("gpu", "cpu"):
+        assert f"\nOWNER={user}\n" in (DEPLOY / "compose" / f"{variant}.env").read_text()
+
+
+@pytest.mark.parametrize("image", SERVERS)
+def test_a_server_writes_where_there_is_something_to_write_to(image: str) -> None:
+    (repository,) = re.findall(r"VOXWRIGHT_REPOSITORY=(\S+)", _stage(image))
+    assert Path(repository).is_relative_to(SCRATCH)
+    (service,) = [each for each in _pods() if _name(each["containers"][0]["image"]) == image]
+    assert SCRATCH in [mount["mountPath"] for mount in service["containers"][0]["volumeMounts"]]
+
+
+@pytest.mark.parametrize("image", SERVERS)
+def test_a_server_opens_its_ports_and_knows_how_it_is(image: str) -> None:
+    (opened,) = re.findall(r"^EXPOSE (.*)$", _stage(image), re.MULTILINE)
+    assert sorted(map(int, opened.split())) == sorted(parse([]).ports.flags().values())
+    # Compose only says how long it may take.
+    assert re.search(r"^HEALTHCHECK .*runtime\.probe", _stage(image), re.MULTILINE)
+    # Arguments go to it: deploy/ gives it flags for tritonserver.
+    assert 'ENTRYPOINT ["python3", "-m", "runtime"]' in _stage(image)
+
+
+def test_recordings_are_named_relative_to_the_folder_that_is_mounted() -> None:
+    assert re.search(r"^WORKDIR /recordings$", _stage(CLIENT), re.MULTILINE)
+    assert 'ENTRYPOINT ["python3", "-m", "transcriber"]' in _stage(CLIENT)

@@ -1,0 +1,204 @@
+"""Prometheus' rules by its own tool, and what rules, adapter and dashboard say of one another."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contract.arch import Arch
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = PROMETHEUS / "voxwright.rules.yaml"
+DASHBOARD = DEPLOY / "grafana" / "voxwright.json"
+# `ci/promtool` puts it there when the host has none.
+PROMTOOL = shutil.which("promtool", path=f"{os.environ['PATH']}:{ROOT / 'dist' / 'tools'}")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not here: run ci/promtool")
+
+
+def _promtool(*arguments: str | Path) -> str:
+    command = [str(PROMTOOL), *map(str, arguments)]
+    found = subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def _rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def _panels() -> list[dict[str, Any]]:
+    panels: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return panels
+
+
+def test_the_files_are_clean_yaml() -> None:
+    command = [sys.executable, "-m", "yamllint", "--strict", "-c", ".yamllint.yaml", "deploy"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+@needs_promtool
+def test_rules_are_valid() -> None:
+    assert f"{len(_rules())} rules found" in _promtool("check", "rules", "--lint-fatal", RULES)
+
+
+@needs_promtool
+def test_rules_do_what_they_say() -> None:
+    _promtool("test", "rules", "voxwright.rules.test.yaml")
+
+
+def test_every_rule_has_a_test() -> None:
+    text = (PROMETHEUS / "voxwright.rules.test.yaml").read_text()
+    for rule in _rules():
+        if "record" in rule:
+            assert f"- expr: {rule['record']}\n" in text
+        else:
+            # Once as it fires, and once as it does not.
+            name = rule["alert"]
+            assert f"- alertname: {name}\n" in text
+            assert re.search(rf"alertname: {name}(, |\n +)eval_time: \w+(, |\n +)exp_alerts: \[\]", text)
+
+
+def test_an_alert_says_what_to_do() -> None:
+    for rule in _rules():
+        if "alert" in rule:
+            assert rule["alert"].startswith("Voxwright")
+            assert rule["labels"].keys() == {"severity"}
+            assert rule["annotations"].keys() == {"summary", "remedy"}
+
+
+def test_the_alert_for_deployments_knows_every_architecture() -> None:
+    (rule,) = [rule for rule in _rules() if rule.get("alert") == "VoxwrightServerNotReady"]
+    assert f"({'|'.join(arch.value for arch in Arch)})" in rule["expr"]
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
+def test_scrape_configurations_are_valid(name: str, tmp_path: Path) -> None:
+    table = yaml.safe_load((PROMETHEUS / name).read_text())
+    assert [job["job_name"] for job in table["scrape_configs"]] == ["voxwright"]
+    for job in table["scrape_configs"]:
+        # Debian's promtool has no discovery through Kubernetes. Everything else is checked.
+        if job.pop("kubernetes_sd_configs", None):
+            job["static_configs"] = [{"targets": ["pod:8002"]}]
+    shutil.copy(RULES, tmp_path)
+    (tmp_path / name).write_text(yaml.safe_dump(table))
+    _promtool("check", "config", tmp_path / name)
+
+
+def test_pods_are_found_by_the_labels_that_the_chart_gives() -> None:
+    (job,) = yaml.safe_load((PROMETHEUS / "kubernetes.yaml").read_text())["scrape_configs"]
+    assert job["kubernetes_sd_configs"] == [{"role": "pod"}]
+    manifests = yaml.safe_load_all((DEPLOY / "kubernetes" / "voxwright.yaml").read_text())
+    pods = [each["spec"]["template"] for each in manifests if each["kind"] == "Deployment"]
+    for pod in pods:
+        ports = {port["name"] for container in pod["spec"]["containers"] for port in container["ports"]}
+        found = {_kept(job["relabel_configs"], pod["metadata"]["labels"], port) for port in ports}
+        assert found == {None, pod["metadata"]["labels"]["voxwright/arch"]}
+
+
+def _kept(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> str | None:
+    """Apply Prometheus' relabelling to a pod's port: give the label `arch`, None for a target that is dropped."""
+    prefix = "__meta_kubernetes_pod_label_"
+    known = {prefix + re.sub(r"[^a-zA-Z0-9]", "_", name): text for name, text in labels.items()}
+    known |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": "Running"}
+    for rule in rules:
+        value = ";".join(known.get(name, "") for name in rule["source_labels"])
+        if rule.get("action") == "keep":
+            if not re.fullmatch(rule["regex"], value):
+                return None
+        else:
+            known[rule["target_label"]] = value
+    return known["arch"]
+
+
+@needs_promtool
+def test_the_adapters_query_is_the_recorded_one(tmp_path: Path) -> None:
+    (rule,) = yaml.safe_load((PROMETHEUS / "adapter.yaml").read_text())["rules"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "namespace, pod").replace("<<.LabelMatchers>>", 'pod=~"a|b"')
+    series = 'nv_inference_queue_duration_us{namespace="speech", pod="POD", model="MODEL", version="1"}'
+    tests = {
+        "rule_files": [],
+        "tests": [
+            {
+                "interval": "15s",
+                "input_series": [
+                    {"series": series.replace("POD", pod).replace("MODEL", model), "values": f"0+{step}x40"}
+                    for pod, model, step in [("a", "body", 30_000_000), ("a", "lm", 15_000_000), ("b", "body", 0)]
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": query,
+                        "eval_time": "5m",
+                        "exp_samples": [
+                            {"labels": '{namespace="speech", pod="a"}', "value": 3},
+                            {"labels": '{namespace="speech", pod="b"}', "value": 0},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (tmp_path / "adapter.test.yaml").write_text(yaml.safe_dump(tests))
+    _promtool("test", "rules", tmp_path / "adapter.test.yaml")
+
+
+def test_the_dashboard_has_what_an_operator_looks_for() -> None:
+    titles = [panel["title"] for panel in _panels()]
+    assert len(set(titles)) == len(titles)
+    for wanted in (
+        "Servers up",
+        "Requests per second, by model",
+        "Queue time, p50 and p95",
+        "Compute time, p50 and p95",
+        "Batch size formed",
+        "Failures per second, by model and reason",
+        "GPU utilisation",
+        "GPU memory",
+    ):
+        assert wanted in titles
+
+
+def test_panels_have_a_place_of_their_own() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in _panels():
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in _panels()}) == len(_panels())
+
+
+@needs_promtool
+def test_the_dashboards_queries_are_valid(tmp_path: Path) -> None:
+    queries = [target["expr"] for panel in _panels() for target in panel["targets"]]
+    assert len(queries) >= len(_panels())
+    filled = [re.sub(r"\$\w+", ".*", query) for query in queries]
+    rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(filled)]
+    path = tmp_path / "panels.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(queries)} rules found" in _promtool("check", "rules", path)
+
+
+def test_the_dashboard_takes_what_is_recorded_by_its_name() -> None:
+    recorded = {rule["record"] for rule in _rules() if "record" in rule}
+    texts = [target["expr"] for panel in _panels() for target in panel["targets"]]
+    used = {name for text in texts for name in re.findall(r"\bvoxwright:\w+:\w+", text)}
+    assert used <= recorded
+
+
+def test_the_variables_of_the_dashboard_are_defined() -> None:
+    table = json.loads(DASHBOARD.read_text())
+    defined = {variable["name"] for variable in table["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", DASHBOARD.read_text())) - {"__all"}
+    assert used == defined
