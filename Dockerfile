@@ -84,7 +84,9 @@ COPY model_repository /opt/voxwright/model_repository
 COPY runtime /opt/voxwright/runtime
 COPY dist/engines/embedded/cpu /opt/voxwright/engines/embedded/cpu
 # All that is written goes below /tmp, where Triton's python backend also wants a folder: one tmpfs is enough.
-ENV VOXWRIGHT_PLATFORM=embedded \
+# Unless told otherwise ONNX Runtime's wheel keeps a device's id and sends usage data to its maker.
+ENV ORT_DISABLE_TELEMETRY=1 \
+    VOXWRIGHT_PLATFORM=embedded \
     VOXWRIGHT_ENGINES=/opt/voxwright/engines \
     VOXWRIGHT_REPOSITORY=/tmp/voxwright/repository
 ARG VERSION=0.1.0
@@ -119,7 +121,8 @@ COPY model_repository /opt/voxwright/model_repository
 COPY export /opt/voxwright/export
 COPY build /opt/voxwright/build
 COPY demo/features.safetensors /opt/voxwright/demo/features.safetensors
-ENV PATH=/opt/venv/bin:${PATH} \
+ENV ORT_DISABLE_TELEMETRY=1 \
+    PATH=/opt/venv/bin:${PATH} \
     PYTHONPATH=/opt/voxwright \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1

@@ -1,7 +1,7 @@
 # make demo   environment, export, build, serve, transcribe a dialogue, score it
 # make test   environment, every test: units, the slim rooms without their heavy neighbours, the real server and compilers
 # make lint   ruff, mypy --strict, import-linter
-# make images builds two images, serves and transcribes with them (Docker, or root with buildah, crun and debootstrap)
+# make images builds two images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
 # make bench  what is measured, side by side
 # make lock   resolve requirements.lock anew
 PYTHON ?= python3

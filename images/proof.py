@@ -38,6 +38,9 @@ def check_confinement(server: Container) -> None:
         expect(server.execute("touch", place).returncode != 0, f"{place} could be written")
     first = server.execute("cat", "/proc/1/comm").stdout.strip()
     expect(first == "tritonserver", f"process 1 is {first}")
+    held = server.execute("find", "/tmp", "-mindepth", "1", "-maxdepth", "1", "-printf", "%f\n").stdout.split()
+    strange = [name for name in held if name != "voxwright" and not name.startswith("python_env_")]
+    expect(not strange, f"something writes to /tmp/{', /tmp/'.join(strange)}")
     written = server.execute("du", "-s", "-k", "/tmp", "/dev/shm").stdout.split()
     say(f"process 1 is tritonserver; it wrote {written[0]} KiB in {written[1]} and {written[2]} KiB in {written[3]}")
 

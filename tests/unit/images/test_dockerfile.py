@@ -180,6 +180,11 @@ def test_a_server_is_configured_by_variables_that_exist(name: str, monkeypatch: 
     assert settings.repository.parts[1] == "tmp", "one tmpfs must be enough, and Triton's python backend writes to /tmp"
 
 
+@pytest.mark.parametrize("name", ["runtime-cpu", "builder"])
+def test_onnx_runtime_sends_nothing_to_its_maker(name: str) -> None:
+    assert STAGES[name].environment()["ORT_DISABLE_TELEMETRY"] == "1"
+
+
 def test_the_image_for_cpus_has_the_python_of_its_platform() -> None:
     """Debian bookworm's Python is 3.11, and the stub of the embedded server is for that very one."""
     assert STAGES["runtime-cpu"].packages() == {f"libpython{platforms()['embedded'].python}"}
