@@ -1,6 +1,7 @@
 # make demo   environment, export, build, serve, transcribe a dialogue, score it
 # make test   environment, every test: units, the slim rooms without their heavy neighbours, the real server and compilers
 # make lint   ruff, mypy --strict, import-linter
+# make images builds two images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
 # make bench  what is measured, side by side
 # make lock   resolve requirements.lock anew
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # Two OpenMP pools on two cores are slower than one thread in each of several processes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench lock env clean
+.PHONY: demo test lint images bench lock env clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +45,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+images: $(VENV)/installed
+	$(BIN)/python -m export --out dist/onnx
+	$(BIN)/python -m build.engines --arch cpu
+	ci/images
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks

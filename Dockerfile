@@ -1,0 +1,230 @@
+# The images of Voxwright, one target each; docs/architecture/90-containers.md says why they are as they are.
+#   docker build --target runtime-cpu --tag voxwright-runtime-cpu .
+#   docker build --target transcriber --tag voxwright-transcriber .
+#   docker build --target builder     --tag voxwright-builder:26.08 .
+#   docker build --target runtime     --tag voxwright-runtime:26.08-sm86 --build-arg ARCH=sm86 .
+# Behind a proxy: --secret id=pip.conf,src=FILE and --secret id=ca.pem,src=FILE reach pip and stay out of the image.
+# Base images come from DEBIAN_IMAGE, UBUNTU_IMAGE and NVIDIA, which may name mirrors.
+ARG PLATFORM=26.08
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+ARG UBUNTU_IMAGE=ubuntu
+ARG NVIDIA=nvcr.io/nvidia
+
+
+# ---- Debian with Python, and the environments that are made on it
+FROM ${DEBIAN_IMAGE} AS python
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
+ && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin voxwright
+# Python finds the rooms in PYTHONPATH alone: nothing in a mounted working directory can take their place.
+ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONPATH=/opt/voxwright \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+FROM python AS environment
+# The environment that is copied has no pip, and its packages not their tests.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/pip \
+ && python3 -m venv --without-pip /opt/venv
+WORKDIR /opt/project
+COPY pyproject.toml requirements.lock ./
+COPY images/requirements.py images/
+
+FROM environment AS embedded-environment
+# Of nvidia-pytriton only the tritonserver in it is used: the web stack that its Python API asks for stays out.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
+    python3 images/requirements.py embedded > all.txt \
+ && grep -v '^nvidia-pytriton' all.txt > packages.txt \
+ && grep '^nvidia-pytriton' all.txt > server.txt \
+ && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --requirement packages.txt \
+ && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --no-deps --requirement server.txt \
+ && find /opt/venv -depth -type d -name tests -exec rm -r {} +
+
+FROM environment AS transcribe-environment
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
+    python3 images/requirements.py transcribe > packages.txt \
+ && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --requirement packages.txt \
+ && find /opt/venv -depth -type d -name tests -exec rm -r {} +
+
+
+# ---- audio to text: a client, any CPU
+FROM python AS transcriber
+COPY --from=transcribe-environment /opt/venv /opt/venv
+COPY contract /opt/voxwright/contract
+COPY model_repository /opt/voxwright/model_repository
+COPY transcriber /opt/voxwright/transcriber
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="voxwright-transcriber" \
+      org.opencontainers.image.description="Transcribes recordings with a Voxwright server" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /recordings
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK NONE
+ENTRYPOINT ["python3", "-m", "transcriber"]
+CMD ["--help"]
+
+
+# ---- the server without a GPU: the tritonserver of nvidia-pytriton's wheel, and the bundle for arch cpu
+FROM python AS runtime-cpu
+# The server's backend loads Python as a library.
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libpython3.11 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+COPY --from=embedded-environment /opt/venv /opt/venv
+COPY contract /opt/voxwright/contract
+COPY model_repository /opt/voxwright/model_repository
+COPY runtime /opt/voxwright/runtime
+COPY dist/engines/embedded/cpu /opt/voxwright/engines/embedded/cpu
+# All that is written goes below /tmp, where Triton's python backend also wants a folder: one tmpfs is enough.
+# Unless told otherwise ONNX Runtime's wheel keeps a device's id and sends usage data to its maker.
+ENV ORT_DISABLE_TELEMETRY=1 \
+    VOXWRIGHT_PLATFORM=embedded \
+    VOXWRIGHT_ENGINES=/opt/voxwright/engines \
+    VOXWRIGHT_REPOSITORY=/tmp/voxwright/repository
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="voxwright-runtime-cpu" \
+      org.opencontainers.image.description="Serves Voxwright's models on a CPU with Triton" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /opt/voxwright
+USER 10001:10001
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=3 CMD ["python3", "-m", "runtime.probe", "--timeout", "5"]
+ENTRYPOINT ["python3", "-m", "runtime"]
+
+
+# ---- where engines are built: NVIDIA's TensorRT of the platform, on a host with a GPU of the architecture
+FROM ${NVIDIA}/tensorrt:${PLATFORM}-py3 AS builder
+WORKDIR /opt/project
+COPY pyproject.toml requirements.lock ./
+COPY images/requirements.py images/
+# The environment sees the TensorRT that lies beside it. The image of 23.12 has Python 3.10 and is refused here.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
+    python3 -c 'import sys; sys.exit("error: Voxwright needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)' \
+ && python3 -m venv --without-pip --system-site-packages /opt/venv \
+ && python3 images/requirements.py export build > packages.txt \
+ && python3 -m pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --requirement packages.txt \
+ && /opt/venv/bin/python3 -c 'import tensorrt'
+COPY contract /opt/voxwright/contract
+COPY model_repository /opt/voxwright/model_repository
+COPY export /opt/voxwright/export
+COPY build /opt/voxwright/build
+COPY demo/features.safetensors /opt/voxwright/demo/features.safetensors
+ENV ORT_DISABLE_TELEMETRY=1 \
+    PATH=/opt/venv/bin:${PATH} \
+    PYTHONPATH=/opt/voxwright \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="voxwright-builder" \
+      org.opencontainers.image.description="Exports Voxwright's graphs and builds engines of them" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# Mount a folder here: graphs are read from and bundles written to dist/ in it.
+WORKDIR /work
+USER 10001:10001
+STOPSIGNAL SIGTERM
+HEALTHCHECK NONE
+CMD ["python3", "-m", "build.engines", "--help"]
+
+
+# ---- tritonserver out of NVIDIA's image, with what it needs and nothing else. The bases have that image's glibc and Python.
+FROM ${UBUNTU_IMAGE}:24.04 AS base-26.08
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+
+FROM ${UBUNTU_IMAGE}:22.04 AS base-23.12
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3.11 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
+ && ln -s /usr/bin/python3.11 /usr/local/bin/python3
+
+FROM ${NVIDIA}/tritonserver:26.08-py3 AS server-26.08
+COPY images/gather.py /opt/gather.py
+# DCGM, which reads the GPU's load and memory for the metrics, opens its own modules.
+RUN --mount=type=bind,from=base-26.08,target=/base \
+    python3 /opt/gather.py /slim --base /base --also 'libdcgm*.so.*' \
+      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so \
+ && cp /NVIDIA_Deep_Learning_Container_License.pdf /slim/opt/tritonserver/
+
+FROM ${NVIDIA}/tritonserver:23.12-py3 AS server-23.12
+COPY images/gather.py /opt/gather.py
+# TensorRT 8.6 opens cuBLAS and cuDNN, and drivers older than 545 need CUDA's compatibility library.
+RUN --mount=type=bind,from=base-23.12,target=/base \
+    python3 /opt/gather.py /slim --base /base --also 'libdcgm*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
+      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so \
+ && cp /NVIDIA_Deep_Learning_Container_License.pdf /slim/opt/tritonserver/ \
+ && mkdir -p /slim/usr/local/cuda && cp -RL /usr/local/cuda/compat /slim/usr/local/cuda/
+
+# hadolint ignore=DL3006
+FROM server-${PLATFORM} AS server
+
+# hadolint ignore=DL3006
+FROM base-${PLATFORM} AS serve-environment
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends "$(basename "$(realpath "$(command -v python3)")")-venv" \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/pip \
+ && python3 -m venv --without-pip /opt/venv
+WORKDIR /opt/project
+COPY pyproject.toml requirements.lock ./
+COPY images/requirements.py images/
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
+    python3 images/requirements.py serve > packages.txt \
+ && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --requirement packages.txt
+
+
+# ---- the server on a GPU, with the bundle of one architecture
+# hadolint ignore=DL3006
+FROM base-${PLATFORM} AS runtime
+ARG PLATFORM
+ARG ARCH
+# A server of every architecture would carry five bundles to use one.
+RUN if [ -z "${ARCH}" ]; then echo 'error: say which architecture: --build-arg ARCH=sm86' >&2; exit 1; fi \
+ && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin voxwright
+COPY --from=server /slim/ /
+RUN echo /opt/tritonserver/lib > /etc/ld.so.conf.d/tritonserver.conf && ldconfig
+COPY --from=serve-environment /opt/venv /opt/venv
+COPY contract /opt/voxwright/contract
+COPY model_repository /opt/voxwright/model_repository
+COPY runtime /opt/voxwright/runtime
+COPY dist/engines/${PLATFORM}/${ARCH} /opt/voxwright/engines/${PLATFORM}/${ARCH}
+# NVIDIA's container toolkit reads the two that bear its name.
+ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONPATH=/opt/voxwright \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    VOXWRIGHT_PLATFORM=${PLATFORM} \
+    VOXWRIGHT_ENGINES=/opt/voxwright/engines \
+    VOXWRIGHT_REPOSITORY=/tmp/voxwright/repository
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="voxwright-runtime" \
+      org.opencontainers.image.description="Serves Voxwright's models on a GPU (${ARCH}) with Triton ${PLATFORM}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      voxwright.platform="${PLATFORM}" \
+      voxwright.arch="${ARCH}"
+WORKDIR /opt/voxwright
+USER 10001:10001
+EXPOSE 8000 8001 8002
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=120s --retries=3 CMD ["python3", "-m", "runtime.probe", "--timeout", "5"]
+ENTRYPOINT ["python3", "-m", "runtime"]

@@ -1,0 +1,204 @@
+"""The Dockerfile: what each image is made of, who runs in it, and what stays out."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from contract.arch import Arch
+from contract.catalogue import CATALOGUE_FOLDER
+from contract.platform import platforms
+from runtime import probe
+from runtime.__main__ import command, parse
+from tests.unit.images.dockerfile import ROOT, Stage, instructions, let_in, lineage, stages
+
+TEXT = (ROOT / "Dockerfile").read_text()
+IGNORED = (ROOT / ".dockerignore").read_text()
+STAGES = stages(TEXT)
+IMAGES = ("builder", "runtime", "runtime-cpu", "transcriber")
+SERVERS = ("runtime", "runtime-cpu")
+GPU_PLATFORMS = [name for name, found in platforms().items() if found.cuda]
+SLIM_ROOMS = {"contract", "model_repository"}
+
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+def _with_arguments(text: str, **arguments: str) -> str:
+    for name, value in arguments.items():
+        text = text.replace(f"${{{name}}}", value)
+    return text
+
+
+def _rooms(stage: Stage) -> set[str]:
+    return {source for each in lineage(STAGES, stage.name) for source in each.sources()}
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_the_last_stage_is_the_one_for_gpus() -> None:
+    assert list(STAGES)[-1] == "runtime"
+    assert set(IMAGES) <= set(STAGES)
+
+
+def test_every_source_is_in_the_checkout_and_is_let_in() -> None:
+    tracked = tracked_files()
+    for source in {each for stage in STAGES.values() for each in stage.sources() if not each.startswith("dist/")}:
+        inside = [path for path in tracked if path == source or path.startswith(f"{source}/")]
+        assert inside, f"git does not know {source}"
+        assert all(let_in(path, IGNORED) for path in inside), source
+
+
+def test_every_stage_that_is_copied_from_or_built_on_is_there() -> None:
+    for stage in STAGES.values():
+        for platform in GPU_PLATFORMS:
+            base = _with_arguments(stage.base, PLATFORM=platform)
+            assert base in STAGES or "_IMAGE}" in base or base.startswith("${NVIDIA}/"), base
+        for text in stage.all("COPY"):
+            if text.startswith("--from="):
+                assert text.split()[0].removeprefix("--from=") in STAGES
+
+
+def test_a_platform_for_gpus_has_a_base_and_a_server() -> None:
+    for prefix in ("base-", "server-"):
+        assert [name.removeprefix(prefix) for name in STAGES if name.startswith(prefix)] == GPU_PLATFORMS
+    for platform in GPU_PLATFORMS:
+        assert STAGES[f"server-{platform}"].base == f"${{NVIDIA}}/tritonserver:{platform}-py3"
+    defaults = dict(text.split("=", 1) for name, text in instructions(TEXT) if name == "ARG" and "=" in text)
+    assert defaults["PLATFORM"] == GPU_PLATFORMS[0]
+
+
+def test_the_images_hold_their_rooms_and_no_others() -> None:
+    environment = {"pyproject.toml", "requirements.lock", "images/requirements.py"}
+    held = {name: _rooms(STAGES[name]) for name in IMAGES}
+    assert held == {
+        "transcriber": SLIM_ROOMS | {"transcriber"},
+        "runtime-cpu": SLIM_ROOMS | {"runtime", "dist/engines/embedded/cpu"},
+        "runtime": SLIM_ROOMS | {"runtime", "dist/engines/${PLATFORM}/${ARCH}"},
+        "builder": SLIM_ROOMS | environment | {"export", "build", "demo/features.safetensors"},
+    }
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_rooms_keep_their_places(name: str) -> None:
+    """The catalogue is found beside contract, and the modules below PYTHONPATH."""
+    assert CATALOGUE_FOLDER == ROOT / "model_repository"
+    for source, target in (text.split() for text in STAGES[name].all("COPY") if text.count(" ") == 1):
+        if not source.startswith("dist/"):
+            assert target == f"/opt/voxwright/{source}" or target in ("./", "images/")
+    environment = {key: text for stage in lineage(STAGES, name) for key, text in stage.environment().items()}
+    assert environment["PYTHONPATH"] == "/opt/voxwright"
+    assert environment["PYTHONSAFEPATH"] == "1"
+    assert environment["PATH"].startswith("/opt/venv/bin:")
+
+
+@pytest.mark.parametrize("platform", GPU_PLATFORMS)
+@pytest.mark.parametrize("arch", [arch for arch in Arch if arch is not Arch.CPU])
+def test_a_bundle_is_found_where_build_leaves_it_and_runtime_looks(platform: str, arch: Arch) -> None:
+    (copy,) = (text for text in STAGES["runtime"].all("COPY") if text.startswith("dist/"))
+    source, target = _with_arguments(copy, PLATFORM=platform, ARCH=arch.value).split()
+    assert source == f"dist/engines/{platform}/{arch.value}"
+    assert let_in(f"{source}/manifest.json", IGNORED)
+    assert target == f"{STAGES['runtime'].environment()['VOXWRIGHT_ENGINES']}/{platform}/{arch.value}"
+
+
+def test_the_runtime_image_refuses_to_be_built_without_an_architecture() -> None:
+    (refusal,) = (text for text in STAGES["runtime"].all("RUN") if "ARCH" in text)
+    script = refusal.partition(" && ")[0]
+    assert subprocess.run(["sh", "-c", script], env={"ARCH": "sm86"}, check=False).returncode == 0
+    refused = subprocess.run(["sh", "-c", script], env={}, check=False, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (1, "error: say which architecture: --build-arg ARCH=sm86\n")
+
+
+def test_servers_and_transcriber_carry_no_pip_no_compiler_and_no_more_than_python() -> None:
+    def installed(name: str) -> set[str]:
+        return {package for stage in lineage(STAGES, name) for package in stage.packages()}
+
+    assert installed("transcriber") == {"python3"}
+    assert installed("runtime-cpu") == {"python3", "libpython3.11"}
+    assert {platform: installed(f"base-{platform}") for platform in GPU_PLATFORMS} == {
+        "26.08": {"python3"},
+        "23.12": {"python3.11"},
+    }
+    assert installed("runtime") == set()
+    for name in ("transcriber", "runtime-cpu", "runtime"):
+        assert not any("pip" in text for stage in lineage(STAGES, name) for text in stage.all("RUN"))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_nobody_runs_as_root(name: str) -> None:
+    assert STAGES[name].last("USER") == "10001:10001"
+    assert [instruction for instruction, _ in STAGES[name].instructions][-1] in ("ENTRYPOINT", "CMD")
+    after = [name for name, _ in STAGES[name].instructions[STAGES[name].instructions.index(("USER", "10001:10001")) :]]
+    assert not {"RUN", "COPY"} & set(after)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_labels(name: str) -> None:
+    labels = STAGES[name].labels()
+    assert labels["org.opencontainers.image.title"] == f"voxwright-{name}"
+    assert labels["org.opencontainers.image.description"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
+    assert labels["org.opencontainers.image.version"] == "${VERSION}"
+    assert f"VERSION={project['version']}" in STAGES[name].all("ARG")
+    assert labels["org.opencontainers.image.revision"] == "${REVISION}"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_says_how_it_is_started_asked_and_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = STAGES[name]
+    assert stage.command("ENTRYPOINT") == ["python3", "-m", "runtime"]
+    assert stage.last("STOPSIGNAL") == "SIGTERM"
+    assert stage.last("EXPOSE") == "8000 8001 8002"
+    python, flag, module, *arguments = stage.command("HEALTHCHECK")
+    assert (python, flag, module) == ("python3", "-m", "runtime.probe")
+    assert probe.parse(arguments).url == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_is_configured_by_variables_that_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {key: text for key, text in STAGES[name].environment().items() if key.startswith("VOXWRIGHT_")}
+    known = {option.envvar for option in command().params}
+    assert set(own) <= known
+    for key in filter(None, known):
+        monkeypatch.delenv(str(key), raising=False)
+    for key, text in own.items():
+        monkeypatch.setenv(key, _with_arguments(text, PLATFORM=GPU_PLATFORMS[0]))
+    settings = parse([])
+    assert settings.platform is not None
+    assert settings.platform.name == (GPU_PLATFORMS[0] if name == "runtime" else "embedded")
+    assert (settings.ports.http, settings.ports.grpc, settings.ports.metrics) == (8000, 8001, 8002)
+    assert settings.repository.parts[1] == "tmp", "one tmpfs must be enough, and Triton's python backend writes to /tmp"
+
+
+@pytest.mark.parametrize("name", ["runtime-cpu", "builder"])
+def test_onnx_runtime_sends_nothing_to_its_maker(name: str) -> None:
+    assert STAGES[name].environment()["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_the_image_for_cpus_has_the_python_of_its_platform() -> None:
+    """Debian bookworm's Python is 3.11, and the stub of the embedded server is for that very one."""
+    assert STAGES["runtime-cpu"].packages() == {f"libpython{platforms()['embedded'].python}"}
+
+
+def test_the_builder_sees_tensorrt_and_refuses_an_old_python() -> None:
+    (script,) = (text for text in STAGES["builder"].all("RUN") if "sys.version_info" in text)
+    assert "--system-site-packages" in script
+    assert "images/requirements.py export build" in script
+    assert STAGES["builder"].base == "${NVIDIA}/tensorrt:${PLATFORM}-py3"
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_pip_takes_what_the_lock_pins_and_leaves_no_cache(stage: Stage) -> None:
+    for text in stage.all("RUN"):
+        assert text.count(" install --no-cache-dir --constraint requirements.lock ") == text.count("/opt/venv install")
+        assert text.count("--mount=type=secret") == (2 if "/opt/venv install" in text else 0)

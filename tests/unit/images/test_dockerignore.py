@@ -1,0 +1,83 @@
+"""What a build is sent: the rooms, `build` among them, and the bundles; no history, no environment, no key."""
+
+import pytest
+
+from tests.unit.images.dockerfile import ROOT, let_in
+from tests.unit.images.test_dockerfile import tracked_files
+
+IGNORED = (ROOT / ".dockerignore").read_text()
+ROOMS = ("build", "contract", "export", "model_repository", "runtime", "transcriber")
+SINGLE_FILES = (
+    *("images/gather.py", "images/requirements.py", "pyproject.toml", "requirements.lock"),
+    "demo/features.safetensors",
+)
+
+
+def test_of_the_checkout_the_rooms_are_let_in_and_nothing_else() -> None:
+    wanted = {path for path in tracked_files() if path.split("/")[0] in ROOMS or path in SINGLE_FILES}
+    assert {path for path in tracked_files() if let_in(path, IGNORED)} == wanted
+    assert {path.split("/")[0] for path in wanted} == {*ROOMS, "images", "demo", "pyproject.toml", "requirements.lock"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "build/engines.py",
+        "build/compilers/tensorrt.py",
+        "build/pages/report.html.jinja",
+        "dist/engines/26.08/sm86/manifest.json",
+        "dist/engines/26.08/sm86/body_standard/batch/model.plan",
+        "dist/engines/embedded/cpu/lm_enhanced/batch/model.onnx",
+    ],
+)
+def test_let_in(path: str) -> None:
+    assert let_in(path, IGNORED)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        ".venv-slim/bin/python",
+        "tests/unit/test_house.py",
+        "tests/gpu/test_engines.py",
+        "work/training/shards/0",
+        "training/recipe.py",
+        "private.pem",
+        "license.json",
+        ".env",
+        "dist/onnx/body_standard/fp32.onnx",
+        "dist/repository/body_standard/config.pbtxt",
+        "dist/store/ab/abcd/manifest.json",
+        "dist/engines/compile-check/sm86/manifest.json",
+        "dist/engines/26.08/.sm86.x1.partial/manifest.json",
+        "runtime/__pycache__/gpu.cpython-311.pyc",
+        "build/__pycache__/engines.cpython-311.pyc",
+        "contract/stale.pyc",
+    ],
+)
+def test_kept_out(path: str) -> None:
+    assert not let_in(path, IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("build", "build/engines.py", True),
+        ("build", "other/build/engines.py", False),
+        ("*", "deep/down/file", True),
+        ("*.py", "room/file.py", False),
+        ("**/*.py", "room/file.py", True),
+        ("**/*.py", "file.py", True),
+        ("**/__pycache__", "a/b/__pycache__/c", True),
+        ("a/**/.*", "a/b/.c/d", True),
+        ("a/**/.*", "a/.c", True),
+        ("a/?", "a/bc", False),
+        ("*.py[cod]", "x.pyc", True),
+        ("a.b", "axb", False),
+    ],
+)
+def test_the_matcher_reads_patterns_as_docker_does(pattern: str, path: str, matches: bool) -> None:
+    """Examples of Docker's documentation and of what this project's file uses."""
+    assert let_in(path, pattern) is not matches
