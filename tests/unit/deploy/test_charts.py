@@ -15,7 +15,7 @@ from contract import errors
 from contract.arch import Arch
 from contract.platform import platforms
 from deploy import render
-from runtime import launch
+from runtime import flags
 from runtime.__main__ import command, parse
 from transcriber.__main__ import parse as parse_transcriber
 from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
@@ -194,7 +194,7 @@ def test_ports_probes_and_services_agree_with_the_server() -> None:
 
 def test_a_server_may_finish_what_it_began() -> None:
     for deployment in _deployments({"architectures": EVERY_ARCH}).values():
-        assert _pod(deployment)["terminationGracePeriodSeconds"] > launch._EXIT_TIMEOUT_S
+        assert _pod(deployment)["terminationGracePeriodSeconds"] > flags.EXIT_TIMEOUT_S
 
 
 def test_a_rollout_needs_no_spare_gpu() -> None:

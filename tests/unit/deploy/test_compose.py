@@ -13,7 +13,7 @@ import yaml
 
 from contract.arch import Arch
 from contract.platform import platforms
-from runtime import launch
+from runtime import flags
 from runtime.__main__ import command, parse
 from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 
@@ -121,7 +121,7 @@ def test_the_ports_are_those_of_the_server_and_open_to_this_host_alone(variant: 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_server_may_finish_what_it_began(variant: str) -> None:
-    assert int(_services(variant)["server"]["stop_grace_period"].removesuffix("s")) > launch._EXIT_TIMEOUT_S
+    assert int(_services(variant)["server"]["stop_grace_period"].removesuffix("s")) > flags.EXIT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

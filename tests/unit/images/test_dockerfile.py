@@ -161,7 +161,8 @@ def test_a_server_says_how_it_is_started_asked_and_stopped(name: str, monkeypatc
     assert stage.last("EXPOSE") == "8000 8001 8002"
     python, flag, module, *arguments = stage.command("HEALTHCHECK")
     assert (python, flag, module) == ("python3", "-m", "runtime.probe")
-    assert probe.parse(arguments).url == "http://localhost:8000"
+    with probe.command.make_context(module, arguments) as context:
+        assert context.params["url"] == "http://localhost:8000"
 
 
 @pytest.mark.parametrize("name", SERVERS)
