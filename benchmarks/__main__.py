@@ -1,10 +1,10 @@
-"""python -m benchmarks: what serving costs against running the same networks in this process, and what INT8 gains."""
+"""python -m benchmarks: serving against the same networks here, INT8 against FP32, a start against a read."""
 
 import json
 import platform
 from pathlib import Path
 
-from benchmarks import quantised, serving
+from benchmarks import quantised, serving, startup
 from benchmarks.measuring import Comparison
 from contract import files
 from contract.errors import guard
@@ -19,7 +19,7 @@ def main() -> None:
 
 def run() -> None:
     """Measure, print a table, and keep the figures."""
-    found = [*serving.measure(), *quantised.measure()]
+    found = [*serving.measure(), *quantised.measure(), *startup.measure()]
     for comparison in found:
         show(comparison)
     record = {"machine": platform.processor() or platform.machine(), "comparisons": [each.to_dict() for each in found]}
