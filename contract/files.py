@@ -51,10 +51,8 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         staging.chmod(0o755)
         yield staging
-        if target.exists():
+        if target.exists() or not _first(staging, target):
             _exchange(staging, target)
-        else:
-            staging.rename(target)
     except OSError as error:
         _name(error, target)
         raise
@@ -98,6 +96,17 @@ def _sweep(target: Path) -> None:
                     shutil.rmtree(left, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _first(staging: Path, target: Path) -> bool:
+    # Another process may have put its own there since this one looked.
+    try:
+        staging.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _exchange(first: Path, second: Path) -> None:

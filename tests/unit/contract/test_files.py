@@ -184,3 +184,16 @@ def test_a_full_disk_is_named_by_the_target(tmp_path: Path) -> None:
         fill()
     assert failure.value.filename == str(tmp_path / "bundle")
     assert names(tmp_path) == []
+
+
+def test_whoever_comes_second_takes_the_place_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that both found nothing there: the later one replaces what the earlier one made."""
+    target = tmp_path / "made"
+    with files.replacing(target) as staging:
+        (staging / "ours").write_text("")
+        target.mkdir()
+        (target / "theirs").write_text("")
+        monkeypatch.setattr(Path, "exists", lambda _: False)
+    monkeypatch.undo()
+    assert [path.name for path in target.iterdir()] == ["ours"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

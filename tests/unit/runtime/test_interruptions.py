@@ -1,0 +1,86 @@
+"""Starts that are killed at any moment, and two that assemble at once: a repository is whole or it is not there."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contract.catalogue import catalogue, models
+from contract.manifest import load
+from tests.unit.runtime import synthetic
+
+ROOT = Path(__file__).parents[3]
+KILLS = 20
+CONTENT = os.urandom(1 << 20)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    names = synthetic.engine_models()
+    made = synthetic.manifest(*(synthetic.record(model, content=CONTENT) for model in names.values()))
+    synthetic.write(tmp_path / "engines" / "embedded" / "cpu", made, lambda _: CONTENT)
+    return tmp_path / "engines"
+
+
+def start(engines: Path, repository: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--assemble-only"]
+    command += ["--engines", str(engines), "--repository", str(repository)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+
+
+def check_whole(repository: Path, engines: Path) -> None:
+    """Every model has its configuration, and every engine all its bytes."""
+    assert sorted(path.name for path in repository.iterdir()) == sorted(models(catalogue()))
+    assert all((path / "config.pbtxt").stat().st_size for path in repository.iterdir())
+    served = sorted(repository.glob("*/1/model.onnx"))
+    assert len(served) == len(load(engines / "embedded" / "cpu").engines)
+    assert all(path.read_bytes() == CONTENT for path in served)
+
+
+def test_a_start_killed_at_any_moment_leaves_nothing_half_there(engines: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "served" / "repository"
+    began = time.monotonic()
+    assert start(engines, repository).wait() == 0
+    whole_run = time.monotonic() - began
+    source = random.Random(5)
+    for _ in range(KILLS):
+        child = start(engines, repository)
+        time.sleep(source.uniform(0.2, 1.05) * whole_run)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        check_whole(repository, engines)
+    # What the killed ones left beside it is swept once it is older than any living start's first moment.
+    for left in repository.parent.glob(".repository.*"):
+        os.utime(left, (0, 0))
+    assert start(engines, repository).wait() == 0
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+def test_a_first_start_that_is_killed_leaves_no_repository_or_a_whole_one(engines: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert start(engines, tmp_path / "first").wait() == 0
+    whole_run = time.monotonic() - began
+    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+        repository = tmp_path / f"{share}"
+        child = start(engines, repository)
+        time.sleep(share * whole_run)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if repository.exists():
+            check_whole(repository, engines)
+
+
+def test_two_starts_at_once_do_not_disturb_each_other(engines: Path, tmp_path: Path) -> None:
+    """On the same repository, as a restart beside a start that still runs."""
+    repository = tmp_path / "served" / "repository"
+    for _ in range(3):
+        children = [start(engines, repository) for _ in range(2)]
+        told = [child.communicate()[1].decode() for child in children]
+        assert [child.returncode for child in children] == [0, 0], told
+        check_whole(repository, engines)
+        assert [path.name for path in repository.parent.iterdir()] == ["repository"]
