@@ -10,6 +10,8 @@ SLIM := .venv-slim
 BIN := $(VENV)/bin
 # Two OpenMP pools on two cores are slower than one thread in each of several processes.
 export OMP_NUM_THREADS ?= 1
+# ONNX Runtime otherwise keeps events in the home folder and tells its maker of them.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: demo test lint images bench lock env clean
 .DEFAULT_GOAL := help

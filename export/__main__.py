@@ -1,5 +1,6 @@
 """python -m export: trained networks to ONNX, each held against torch before it is kept."""
 
+import os
 from pathlib import Path
 
 import click
@@ -41,6 +42,8 @@ def command(
 
 def run(wanted: Plan) -> None:
     """Export every model of a plan."""
+    # ONNX Runtime otherwise keeps events in the home folder and tells its maker of them.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # torch takes seconds to import, and --help needs none of it.
     from export.exporter import export_all  # noqa: PLC0415
 

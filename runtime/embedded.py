@@ -92,6 +92,8 @@ def _environment(wheel: Wheel, environment: Mapping[str, str]) -> dict[str, str]
         "PATH": f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}",
         # NumPy only moves arrays there; without this each model would hold a pool of idle threads.
         "OPENBLAS_NUM_THREADS": "1",
+        # Otherwise its wheel keeps events in the home folder and tells its maker of them.
+        "ORT_DISABLE_TELEMETRY": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
 

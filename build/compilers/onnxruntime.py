@@ -51,7 +51,7 @@ def precision() -> str:
 
 def toolchain() -> dict[str, str]:
     """Name the library that decides an engine."""
-    import onnxruntime  # noqa: PLC0415
+    onnxruntime = _library()
 
     return {"onnxruntime": onnxruntime.__version__}
 
@@ -72,7 +72,7 @@ def options(wanted: Options) -> dict[str, Any]:  # noqa: ARG001 - the protocol's
 
 def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001, ARG001 - the protocol's verb and form
     """Write the optimised graph and read its tensors back from it."""
-    import onnxruntime  # noqa: PLC0415
+    onnxruntime = _library()
 
     session_options = onnxruntime.SessionOptions()
     session_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVEL)
@@ -150,7 +150,7 @@ def run_session(opened: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 def session(model: Path | bytes, level: str = "ORT_ENABLE_ALL") -> Any:
     """Open a graph on the CPU at an optimisation level of ONNX Runtime."""
-    import onnxruntime  # noqa: PLC0415
+    onnxruntime = _library()
 
     session_options = onnxruntime.SessionOptions()
     session_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
@@ -165,3 +165,11 @@ def _bound(value: Any) -> BoundTensor:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _library() -> Any:
+    # Otherwise it keeps events in the home folder and tells its maker of them; whoever wants that has set the variable.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # noqa: PLC0415
+
+    return onnxruntime
