@@ -129,8 +129,8 @@ def test_the_recogniser_answers_as_a_server_would(point: Exported) -> None:
     assert heard.encoder_length == 10
     assert heard.emissions.log_probs.shape == heard.emissions.tokens.shape == (10, 4)
     hypotheses, lengths = np.array([[3, 4], [5, 0]], dtype=np.int32), np.array([2, 1], dtype=np.int32)
-    assert recogniser.score("decoder", heard, hypotheses, lengths).tolist() == [17.0, 15.0]
-    assert recogniser.score("lm", heard, hypotheses, lengths).tolist() == [7.0, 5.0]
+    assert recogniser.score("decoder", heard, hypotheses, lengths).tolist() == [-17.0, -15.0]
+    assert recogniser.score("lm", heard, hypotheses, lengths).tolist() == [-7.0, -5.0]
     assert recogniser.embed([features, features[:20]]).shape == (2, 6)
 
 

@@ -108,13 +108,13 @@ def test_the_worst_place_is_named(tmp_path: Path) -> None:
     job = _exported(tmp_path, "lm_enhanced")
     model = onnx.load_from_string(network("lm_enhanced"))
     # Adds the length of the longest hypothesis to every sum: the more, the longer the input.
-    model.graph.node[-1].output[0] = "sums"
+    model.graph.node[-1].output[0] = "exact"
     model.graph.node.extend(
         [
             onnx.helper.make_node("Shape", ["hypotheses"], ["shape"], start=2, end=3),
             onnx.helper.make_node("Cast", ["shape"], ["length"], to=onnx.TensorProto.FLOAT),
             onnx.helper.make_node("Mul", ["length", "length"], ["much"]),
-            onnx.helper.make_node("Add", ["sums", "much"], ["scores"]),
+            onnx.helper.make_node("Add", ["exact", "much"], ["scores"]),
         ]
     )
     engine = tmp_path / "wrong.onnx"

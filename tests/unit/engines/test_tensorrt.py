@@ -99,8 +99,8 @@ def test_the_builder_was_told_the_options(built: Host) -> None:
     if built.platform == "23.12":
         assert network_flags == ["EXPLICIT_BATCH"]
         assert said["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-        # The layer that sorts probabilities in FP32.
-        assert said["pinned"] == ["top_log_probs"]
+        # The layers that make log-probabilities, and sort them, in FP32.
+        assert said["pinned"] == ["log_probs", "top_log_probs"]
     else:
         assert network_flags == ["STRONGLY_TYPED"]
         assert (said["flags"], said["pinned"]) == ([], [])
