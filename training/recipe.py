@@ -73,7 +73,7 @@ class Recipe:
     vocabulary: int = 256
     points: tuple[Point, ...] = POINTS
     language: LanguageConfig = LANGUAGE
-    language_minutes: float = 40.0
+    language_minutes: float = 9.0
     # Padded feature frames in the batch of one process.
     batch_frames: int = 3000
     # What a killed run loses at most, in seconds.

@@ -10,7 +10,7 @@ from transcriber.ctc import Hypothesis, Integers
 from transcriber.recogniser import Heard, Recogniser
 
 # How much a rescorer's log-probability counts beside that of the search.
-WEIGHTS = MappingProxyType({"decoder": 1.3, "lm": 0.1})
+WEIGHTS = MappingProxyType({"decoder": 1.3, "lm": 0.6})
 
 
 def rescore(
