@@ -134,7 +134,7 @@ LABEL org.opencontainers.image.title="voxwright-builder" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # Mount a folder here: graphs are read from and bundles written to dist/ in it.
-WORKDIR /work
+WORKDIR /voxwright
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK NONE

@@ -15,7 +15,6 @@ DOCKERFILE = ROOT / "Dockerfile"
 DEPLOY = ROOT / "deploy"
 SERVERS, CLIENT = ("voxwright-runtime", "voxwright-runtime-cpu"), "voxwright-transcriber"
 SCRATCH = "/tmp"  # noqa: S108 - in the container
-pytestmark = pytest.mark.skipif(not DOCKERFILE.exists(), reason="there is no Dockerfile yet")
 
 
 def _stages() -> dict[str, str]:
