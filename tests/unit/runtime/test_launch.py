@@ -249,6 +249,7 @@ def test_prepare(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "PATH": f"{Path(sys.executable).parent}:/bin",
         "LD_LIBRARY_PATH": f"{wheel.parent}/nvidia_pytriton.libs:/python/lib:/mine",
         "OPENBLAS_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
 
