@@ -7,23 +7,34 @@ from typing import Any
 
 from benchmarks.measuring import Comparison, in_turns, seconds
 from benchmarks.server import make_bundle
-from build import gate, quantisation
+from build import bundle, gate, quantisation
 from build.compilers import compiler
 from build.compilers.onnxruntime import run_session, session
-from build.engines import plan
+from build.engines import Request, plan, target_of
 from build.job import Job
 from build.options import Options
 from contract.arch import Arch
 from contract.catalogue import INT8
+from contract.manifest import Accuracy
 
 ROUNDS = 15
 ONNX = Path("dist/onnx")
 
 
 def measure() -> list[Comparison]:
-    """Compare both engines of every network that the catalogue states an INT8 tolerance for."""
+    """Compare both engines of every network with an INT8 tolerance in the catalogue, and count the words it costs."""
     make_bundle()
-    return list(comparisons(ONNX))
+    return [*comparisons(ONNX), *words(ONNX)]
+
+
+def words(onnx: Path) -> list[Comparison]:
+    """Build a whole INT8 bundle through its gate, and give the share of words that it gets right beside the graphs'."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(compiler=None, platform=None, onnx=onnx, out=Path(folder, "engines"))
+        target = target_of(request, Arch.CPU)
+        jobs = plan(onnx, Arch.CPU, target.compiler, precision=INT8)
+        counted = bundle.make(target, jobs, lambda *_: None).accuracy
+    return [_words(each) for each in counted if each.words]
 
 
 def comparisons(onnx: Path, rounds: int = ROUNDS) -> Iterator[Comparison]:
@@ -39,6 +50,18 @@ def longest_input(job: Job) -> dict[str, Any]:
     """Give the longest real input of one item."""
     *_, longest = gate.single_inputs(gate.real_inputs(job)).values()
     return longest
+
+
+def _words(counted: Accuracy) -> Comparison:
+    right = [100.0 * (1.0 - wrong / counted.words) for wrong in (counted.wrong_in_fp32, counted.wrong)]
+    return Comparison(
+        title=f"{counted.model} {counted.mode}, {counted.words} words",
+        unit="percent of words right",
+        first_name="graphs in FP32",
+        first=(right[0],),
+        second_name=f"INT8 engines ({counted.points:+.2f} points of word error rate)",
+        second=(right[1],),
+    )
 
 
 def _comparison(exact: Job, quantised: Job, rounds: int) -> Comparison:
