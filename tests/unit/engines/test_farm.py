@@ -164,11 +164,11 @@ def test_a_refusal_is_not_tried_again() -> None:
 
 
 def test_the_claim_and_the_image_can_be_named() -> None:
-    text = farm.manifests(platform("26.08"), "farm-2", 'mirror.example/"tensorrt":1')
+    text = farm.manifests(platform("26.08"), "engines-2", 'mirror.example/"tensorrt":1')
     jobs = [each for each in yaml.safe_load_all(text) if each]
     assert _container(jobs[1])["image"] == 'mirror.example/"tensorrt":1'
     assert {job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] for job in jobs} == {
-        "farm-2"
+        "engines-2"
     }
 
 
