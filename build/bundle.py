@@ -17,7 +17,7 @@ from contract import digest, files, verification
 from contract.agreement import closest
 from contract.arch import Arch
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
-from contract.manifest import MANIFEST_FILE, Accuracy, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
+from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
 UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
@@ -68,7 +68,7 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
     """Say what a bundle would be made of, without making anything. Raises GraphError for a damaged graph."""
     for job in jobs:
         check_graph(job)
-    old, toolchain = _old_engines(target.folder), target.compiler.toolchain()
+    old, toolchain = _engines(_old_bundle(target.folder)), target.compiler.toolchain()
     return [
         Step(
             job=job,
@@ -103,7 +103,8 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
     planned = steps(target, jobs)
     # A folder that nobody may write to is better found before hours of building than after.
     target.folder.parent.mkdir(parents=True, exist_ok=True)
-    old, toolchain = _old_engines(target.folder), target.compiler.toolchain()
+    before, toolchain = _old_bundle(target.folder), target.compiler.toolchain()
+    old = _engines(before)
     made: dict[Place, EngineRecord] = {}
     outcomes: dict[Place, str] = {}
     for step, (record, outcome) in zip(planned, _obtained(target, toolchain, planned), strict=True):
@@ -114,26 +115,30 @@ def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
         same_tools = record.key_parts.get("toolchain") == toolchain
         if place not in made and same_tools and _is_whole(target.folder, record):
             made[place] = record
-    if made == old and _is_bundle(target.folder):
-        return load(target.folder)
+    if before is not None and made == old and _holds(target.folder, before):
+        return before
     manifest = BundleManifest(
         platform=target.platform.name,
         arch=target.arch,
         toolchain=toolchain,
         engines=tuple(record for _, record in sorted(made.items())),
     )
-    return _write(target, manifest, outcomes, jobs[0].folder.parent)
+    known = words.Before(
+        accuracy=before.accuracy if before else (),
+        anew={place for place, outcome in outcomes.items() if outcome != UNCHANGED},
+    )
+    built = [place for place, outcome in outcomes.items() if outcome == BUILT]
+    return _write(target, manifest, known, built, jobs[0].folder.parent)
 
 
-def _write(target: Target, manifest: BundleManifest, outcomes: dict[Place, str], onnx: Path) -> BundleManifest:
+def _write(
+    target: Target, manifest: BundleManifest, known: words.Before, built: Sequence[Place], onnx: Path
+) -> BundleManifest:
     with files.replacing(target.folder) as staging:
         for record in manifest.engines:
             store.link(store.holding(target.store, record) or target.folder, record, staging)
-        anew = {place for place, outcome in outcomes.items() if outcome != UNCHANGED}
-        known = words.Before(accuracy=_old_accuracy(target.folder), anew=anew)
-        engines = {(record.model, record.mode): record for record in manifest.engines}
-        manifest = replace(manifest, accuracy=words.measure(staging, engines, onnx, target.compiler, known))
-        built = [place for place, outcome in outcomes.items() if outcome == BUILT]
+        accuracy = words.measure(staging, _engines(manifest), onnx, target.compiler, known)
+        manifest = replace(manifest, accuracy=accuracy)
         manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
     return manifest
@@ -165,14 +170,8 @@ def _old_bundle(folder: Path) -> BundleManifest | None:
         return None
 
 
-def _old_engines(folder: Path) -> dict[Place, EngineRecord]:
-    old = _old_bundle(folder)
-    return {(record.model, record.mode): record for record in old.engines} if old else {}
-
-
-def _old_accuracy(folder: Path) -> tuple[Accuracy, ...]:
-    old = _old_bundle(folder)
-    return old.accuracy if old else ()
+def _engines(manifest: BundleManifest | None) -> dict[Place, EngineRecord]:
+    return {(record.model, record.mode): record for record in manifest.engines} if manifest else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,10 +298,10 @@ def _is_whole(folder: Path, record: EngineRecord) -> bool:
     )
 
 
-def _is_bundle(folder: Path) -> bool:
+def _holds(folder: Path, manifest: BundleManifest) -> bool:
     try:
-        verification.check(folder, load(folder))
-    except (BundleError, ManifestError):
+        verification.check(folder, manifest)
+    except BundleError:
         return False
     return True
 
