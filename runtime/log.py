@@ -53,7 +53,8 @@ def _run(command: Callable[[], object]) -> None:
 
 def _logger() -> logging.Logger:
     logger = logging.getLogger(_NAME)
-    if not logger.handlers:
+    # By its kind: another library, or a test runner, may have hung its own handler here.
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         configure("text")
     return logger
 
