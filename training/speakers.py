@@ -153,7 +153,7 @@ def choose_threshold(network: nn.Module, pool: Speakers, seed: int) -> tuple[flo
     """
     source = random.Random(seed)
     dialogues = [_dialogue(network, pool, source) for _ in range(DIALOGUES)]
-    results = {threshold: _cluster_all(dialogues, threshold) for threshold in np.arange(0.05, 0.9, 0.02)}
+    results = {threshold: _cluster_all(dialogues, threshold) for threshold in np.arange(0.05, 0.99, 0.02)}
     # Where several are equally good, the middle of them is the safest.
     best = max(accuracy for accuracy, _ in results.values())
     good = [threshold for threshold, (accuracy, _) in results.items() if accuracy >= best - 0.002]
