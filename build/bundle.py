@@ -147,13 +147,7 @@ def _write(
 def check_graph(job: Job) -> None:
     """Raise GraphError unless the job's graphs are there and are what their record says."""
     for precision in dict.fromkeys(("fp32", job.exported)):
-        if precision not in job.record.graphs:
-            raise GraphError(
-                job.folder,
-                f"it holds no {precision} graph",
-                f"Run `python -m export --model {job.record.model}`, which makes every precision",
-            )
-        graph = job.record.graphs[precision]
+        graph = job.graph_file(precision)
         path = job.folder / graph.file
         remedy = f"Run `python -m export --model {job.record.model} --force`"
         if not path.is_file():

@@ -225,7 +225,7 @@ def plan(
     ]
     jobs = [
         Job(
-            family=model.family,
+            family=model.family.at(each.name),
             record=graph.load(onnx / model.name),
             folder=onnx / model.name,
             mode=each,

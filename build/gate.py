@@ -18,7 +18,6 @@ from build.job import Job
 from contract import probes
 from contract.agreement import Agreement, compare, difference, worst
 from contract.errors import BuildError, GateError
-from contract.graph import SAMPLES_FILE
 from contract.manifest import FP16_LIMIT, NOT_RUN, PASSED, Activation, Figure, Gate, GateCase
 
 Arrays: TypeAlias = dict[str, Any]
@@ -104,10 +103,10 @@ def observe(job: Job) -> Observed | None:
     It costs many times what an engine does, so that it is run at the least corner, at the longest one with a batch of
     one item, and on real inputs of one item: what overflows depends on values and on lengths, never on the batch.
     """
-    if FP16 not in job.record.graphs:
+    if job.known_graph(FP16) is None:
         return None
-    graphs = {precision: job.record.graphs[precision].sha256 for precision in ("fp32", FP16)}
-    return _observe(_Observation(key=(str(job.folder), *graphs.values(), job.mode.name), job=job))
+    graphs = [job.graph_file(precision).sha256 for precision in ("fp32", FP16)]
+    return _observe(_Observation(key=(str(job.folder), *graphs, job.mode.name), job=job))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +123,7 @@ def _observe(observation: _Observation) -> Observed:
     from build import activations  # noqa: PLC0415
 
     job = observation.job
-    graph = activations.ObservedGraph(job.folder / job.record.graphs[FP16].file)
+    graph = activations.ObservedGraph(job.folder / job.graph_file(FP16).file)
     inputs = half_inputs(job)
     expected = reference.run_as_written(job.reference, list(inputs.values()))
     cases = tuple(
@@ -164,7 +163,7 @@ def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arra
 
 def real_inputs(job: Job) -> dict[str, Arrays]:
     """Load the real inputs that export left beside the graph."""
-    with np.load(job.folder / SAMPLES_FILE) as arrays:
+    with np.load(job.samples) as arrays:
         numbers = sorted({int(key.rpartition(".")[2]) for key in arrays.files})
         return {
             f"real sample {number}": {tensor.name: arrays[f"{tensor.name}.{number}"] for tensor in job.family.inputs}

@@ -7,7 +7,8 @@ from typing import Any
 from contract import digest
 from contract.arch import Arch
 from contract.catalogue import BATCH, INT8, Extent, Family, Mode, Tensor
-from contract.graph import GraphRecord
+from contract.errors import GraphError
+from contract.graph import GraphFile, GraphRecord, graph_name, samples_file
 from contract.manifest import Profile, Shapes
 
 
@@ -16,6 +17,7 @@ class Job:
     """What a compiler and the gate work on."""
 
     family: Family
+    """As it is in the mode."""
     record: GraphRecord
     folder: Path
     """The exported model's folder."""
@@ -33,7 +35,7 @@ class Job:
     @property
     def graph(self) -> Path:
         """Give the ONNX file to compile."""
-        return self.quantised or self.folder / self.record.graphs[self.exported].file
+        return self.quantised or self.folder / self.graph_file(self.exported).file
 
     @property
     def exported(self) -> str:
@@ -43,7 +45,25 @@ class Job:
     @property
     def reference(self) -> Path:
         """Give the ONNX file in FP32 that the engine is held against."""
-        return self.folder / self.record.graphs["fp32"].file
+        return self.folder / self.graph_file("fp32").file
+
+    @property
+    def samples(self) -> Path:
+        """Give the file of real inputs."""
+        return self.folder / samples_file(self.mode.name)
+
+    def known_graph(self, precision: str) -> GraphFile | None:
+        """Find the exported graph of the mode at a precision; None where export did not make it."""
+        return self.record.graph(self.mode.name if self.mode.is_streaming else "", precision)
+
+    def graph_file(self, precision: str) -> GraphFile:
+        """Give the exported graph of the mode at a precision; raise GraphError where export did not make it."""
+        found = self.known_graph(precision)
+        if found is None:
+            name = graph_name(self.mode.name if self.mode.is_streaming else "", precision)
+            remedy = f"Run `python -m export --model {self.record.model}`, which makes every graph"
+            raise GraphError(self.folder, f"it holds no {name} graph", remedy)
+        return found
 
     def profiles(self) -> tuple[Profile, ...]:
         """Give the least, optimal and largest shape of every input, the batch included, in each profile of the mode."""
@@ -55,8 +75,8 @@ class Job:
     def key_parts(self, compiler: str, toolchain: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
         """List all that decides the engine; the same parts, the same engine."""
         return {
-            "graph": self.record.graphs[self.exported].sha256,
-            "reference": self.record.graphs["fp32"].sha256,
+            "graph": self.graph_file(self.exported).sha256,
+            "reference": self.graph_file("fp32").sha256,
             "arch": self.arch.value,
             "mode": self.mode.name,
             "compiler": compiler,

@@ -121,7 +121,8 @@ def processor() -> str:
 
 
 def _graph_bytes(job: Job) -> int:
-    return job.record.graphs[job.exported].size_bytes if job.exported in job.record.graphs else 0
+    graph = job.known_graph(job.exported)
+    return graph.size_bytes if graph else 0
 
 
 def _gib(size: int) -> str:

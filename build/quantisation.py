@@ -16,7 +16,6 @@ from contract import digest
 from contract.arch import Arch
 from contract.catalogue import INT8
 from contract.errors import CompilerUnavailableError, GraphError
-from contract.graph import SAMPLES_FILE
 
 # A smaller product is over before its input is quantised.
 LEAST_WEIGHTS = 1 << 14
@@ -60,7 +59,7 @@ def options(job: Job, compiler: str) -> dict[str, Any]:
             "symmetric": scheme.symmetric,
             "seven_bits": scheme.seven_bits,
             "least_weights": LEAST_WEIGHTS,
-            "samples": digest.of_file(job.folder / SAMPLES_FILE),
+            "samples": digest.of_file(job.samples),
         }
     }
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from build.compilers import Compiler
 from build.compilers import onnxruntime as reference
-from contract import digest, graph
-from contract.catalogue import Family, catalogue, model_name
+from contract import digest, graph, probes
+from contract.catalogue import Family, catalogue, is_state, model_name
 from contract.errors import GateError, GraphError
 from contract.graph import TEXTS, WORDS_FILE
 from contract.manifest import Accuracy, EngineRecord
@@ -94,8 +94,8 @@ def count(heard: Heard, bundle: Path, onnx: Path, compiler: Compiler) -> Accurac
         inputs, texts = recordings(onnx / heard.steps[0].model)
     except GraphError as error:
         return _accuracy(heard, reason=f"not measured: {error.cause}")
-    ours = transcripts(heard, [bundle / step.file for step in heard.steps], compiler.run, inputs)
-    theirs = transcripts(heard, graphs, reference.run_as_written, inputs)
+    ours = transcripts(heard, [bundle / step.file for step in heard.steps], compiler.stream, inputs)
+    theirs = transcripts(heard, graphs, reference.stream_as_written, inputs)
     words = sum(len(text.split()) for text in texts)
     wrong, in_fp32 = wrong_words(texts, ours), wrong_words(texts, theirs)
     reason = f"{len(texts)} recordings, best path"
@@ -130,12 +130,14 @@ def recordings(folder: Path) -> tuple[list[Arrays], list[str]]:
         return inputs, [str(text) for number in numbers for text in arrays[f"{TEXTS}.{number}"]]
 
 
-def transcripts(heard: Heard, files: Sequence[Path], run: Any, inputs: Sequence[Arrays]) -> list[str]:
+def transcripts(heard: Heard, files: Sequence[Path], stream: Any, inputs: Sequence[Arrays]) -> list[str]:
     """Run the steps of an ensemble one after the other and spell the best path of every item."""
+    if heard.family.modes[heard.mode].is_streaming:
+        return _streamed(heard, files, stream, inputs)
     values = [dict(each) for each in inputs]
     for step, file in zip(heard.steps, files, strict=True):
         feeds = [{tensor.name: each[tensor.name] for tensor in step.inputs} for each in values]
-        for known, found in zip(values, run(file, feeds), strict=True):
+        for known, found in zip(values, stream(file, feeds), strict=True):
             known.update(found)
     pieces = json.loads(heard.steps[-1].parameters["tokens"])
     return [
@@ -143,6 +145,43 @@ def transcripts(heard: Heard, files: Sequence[Path], run: Any, inputs: Sequence[
         for each in values
         for tokens, length in zip(each["top_tokens"], each["encoder_lengths"], strict=True)
     ]
+
+
+def _streamed(heard: Heard, files: Sequence[Path], stream: Any, inputs: Sequence[Arrays]) -> list[str]:
+    """Hear every item as a stream, window after window."""
+    pieces, texts = json.loads(heard.steps[-1].parameters["tokens"]), []
+    for recording in inputs:
+        for features, length in zip(recording["features"], recording["feature_lengths"], strict=True):
+            values = list(_steps(heard, files[0], stream, features[:length]))
+            for step, file in zip(heard.steps[1:], files[1:], strict=True):
+                feeds = [{tensor.name: each[tensor.name] for tensor in step.inputs} for each in values]
+                for known, found in zip(values, stream(file, feeds), strict=True):
+                    known.update(found)
+            paths = [each["top_tokens"][0, : int(each["encoder_lengths"][0]), 0].tolist() for each in values]
+            texts.append(spell([token for path in paths for token in path], pieces))
+    return texts
+
+
+def _steps(heard: Heard, file: Path, stream: Any, features: Any) -> Iterator[Arrays]:
+    """Run the network of the stream over features [frames, bands]: its outputs for every window."""
+    mode, step = heard.family.modes[heard.mode], heard.steps[0]
+    frames = mode.axes["frames"].max
+    states = {
+        each.name: np.zeros([1, *each.dims[1:]], dtype=probes.DTYPES[each.type])
+        for each in step.inputs
+        if is_state(each.name)
+    }
+
+    def windows() -> Iterator[Arrays]:
+        for first in range(0, max(len(features) - mode.overlap, 1), frames - mode.overlap):
+            heard_now = features[first : first + frames]
+            window = np.zeros((1, frames, features.shape[1]), dtype=features.dtype)
+            window[0, : len(heard_now)] = heard_now
+            yield {"features": window, "feature_lengths": np.array([len(heard_now)], dtype=np.int32), **states}
+
+    for outputs in stream(file, windows()):
+        states.update({name: outputs[f"next_{name}"] for name in states})
+        yield {name: array for name, array in outputs.items() if not is_state(name)}
 
 
 def spell(path: Sequence[int], pieces: Sequence[str]) -> str:
@@ -161,7 +200,10 @@ def wrong_words(texts: Sequence[str], found: Sequence[str]) -> int:
 
 def _reference(step: EngineRecord, onnx: Path) -> Path:
     """Find the graph in FP32 that an engine was made of; raise GraphError where it is not there any more."""
-    path = onnx / step.model / graph.load(onnx / step.model).graphs["fp32"].file
+    record = graph.load(onnx / step.model)
+    mode = catalogue()[step.family].modes[step.mode]
+    found = record.graph(mode.name if mode.is_streaming else "", "fp32")
+    path = onnx / step.model / (found.file if found else "")
     if not path.is_file() or digest.of_file(path) != step.key_parts.get("reference"):
         cause = f"the graph that the engine of {step.model} was made of is not there"
         raise GraphError(path, cause, "Build that engine again")

@@ -17,6 +17,8 @@ BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
 INT8 = "int8"
+# What a stream's step is given of the past, and what it hands on. Triton pairs the two lists by sorted name.
+STATE, NEXT_STATE = "state_", "next_state_"
 MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
 SCHEMA_VERSION = 1
 _FAMILY_FIELDS = (
@@ -28,11 +30,12 @@ _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every f
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """How to make up values for an input: exactly one of the three is set."""
+    """How to make up values for an input: exactly one of the four is set."""
 
     normal: tuple[float, float] | None = None
     length_of: str | None = None
     token_below: str | None = None
+    constant: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +92,18 @@ class Mode:
     axes: dict[str, Extent]
     splits: tuple[dict[str, Extent], ...] = ()
     """The axes that each optimisation profile narrows, where the catalogue lists several."""
+    states: tuple[Tensor, ...] = ()
+    """What a step of a stream hands to the next one, by name; `attention` is state_attention, next_state_attention."""
+    triton: dict[str, Any] | None = None
+    """Triton's own fields in this mode, in place of the family's; None where those hold."""
+
+    overlap: int = 0
+    """How many frames at the end of a window of a stream are heard again by the next one."""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Say whether a request is a step of a stream, so that the mode needs a graph of its own."""
+        return bool(self.states)
 
     def profiles(self) -> tuple["Mode", ...]:
         """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""
@@ -100,6 +115,10 @@ class Mode:
     def extents(self) -> dict[str, Extent]:
         """Give every axis, the batch included, by name."""
         return {BATCH: self.batch, **self.axes}
+
+    def fixed(self) -> dict[str, int]:
+        """Give the size of every axis that has only one, the batch aside."""
+        return {axis: extent.max for axis, extent in self.axes.items() if extent.min == extent.max}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +157,28 @@ class Family:
 
     def axes(self) -> tuple[str, ...]:
         """Name the axes whose size changes from request to request, in the order of the tensors."""
-        dynamic = {name for mode in self.modes.values() for name in mode.axes}
+        dynamic = {name for mode in self.modes.values() for name in mode.axes if name not in mode.fixed()}
         named = [axis for tensor in (*self.inputs, *self.outputs) for axis in tensor.shape if isinstance(axis, str)]
         return tuple(dict.fromkeys(axis for axis in named if axis in dynamic))
+
+    def at(self, mode: str) -> "Family":
+        """Give the family as it is in one mode: with that mode alone, its states among the tensors, its fields."""
+        chosen = self.modes[mode]
+        if self.is_ensemble:
+            return replace(self, modes={mode: chosen})
+        return replace(
+            self,
+            inputs=(*_without_states(self.inputs), *(_state(each, STATE) for each in chosen.states)),
+            outputs=(*_without_states(self.outputs), *(_state(each, NEXT_STATE) for each in chosen.states)),
+            modes={mode: chosen},
+            triton=self.triton if chosen.triton is None else chosen.triton,
+        )
+
+    def variants(self) -> dict[str, "Family"]:
+        """Give the family as each of its graphs has it: "" for the one of every whole recording, and each stream's."""
+        streams = {name: self.at(name) for name, mode in self.modes.items() if mode.is_streaming}
+        whole = {name: mode for name, mode in self.modes.items() if not mode.is_streaming}
+        return ({"": replace(self, modes=whole)} if whole else {}) | streams
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +188,21 @@ class Model:
     name: str
     family: Family
     operating_point: str
+
+
+def is_state(tensor: str) -> bool:
+    """Say whether a tensor's name is that of a state, before or after a step."""
+    return tensor.startswith((STATE, NEXT_STATE))
+
+
+def _without_states(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if not is_state(tensor.name))
+
+
+def _state(tensor: Tensor, prefix: str) -> Tensor:
+    if prefix == STATE:
+        return replace(tensor, name=f"{prefix}{tensor.name}", tolerance=None)
+    return replace(tensor, name=f"{prefix}{tensor.name}", probe=None)
 
 
 def language_of(family: str) -> str | None:
@@ -248,8 +301,8 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
         name=path.parent.name,
         operating_points=points,
         network=fields.text("network"),
-        inputs=tuple(_tensor(table, probed=True) for table in fields.tables("inputs")),
-        outputs=tuple(_tensor(table, probed=False) for table in fields.tables("outputs")),
+        inputs=tuple(_tensor(table, probed=True, judged=False) for table in fields.tables("inputs")),
+        outputs=tuple(_tensor(table, probed=False, judged=True) for table in fields.tables("outputs")),
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=dict(fields.raw("triton")) if fields.has("triton") else {},
     )
@@ -262,6 +315,8 @@ def _check_tensors(fields: Fields) -> None:
     for table in tables:
         if table.text("name") in seen:
             raise table.wrong("name", f"{table.text('name')!r} is the name of two tensors")
+        if is_state(table.text("name")):
+            raise table.wrong("name", f"{table.text('name')!r} is kept for the states of a mode")
         seen.add(table.text("name"))
         if table.has("probe") and table.table("probe").has("length_of"):
             named = table.table("probe").text("length_of")
@@ -269,8 +324,8 @@ def _check_tensors(fields: Fields) -> None:
                 raise table.wrong("probe.length_of", f"{named!r} is no axis of this model")
 
 
-def _tensor(fields: Fields, *, probed: bool) -> Tensor:
-    fields.only("name", "type", "shape", *(("probe",) if probed else ("tolerance", "figures")))
+def _tensor(fields: Fields, *, probed: bool, judged: bool) -> Tensor:
+    fields.only("name", "type", "shape", *(("probe",) * probed), *(("tolerance", "figures") * judged))
     kind = fields.text("type")
     if kind not in TYPES:
         raise fields.wrong("type", f"{kind!r} is none of {', '.join(TYPES)}")
@@ -279,7 +334,7 @@ def _tensor(fields: Fields, *, probed: bool) -> Tensor:
         type=kind,
         shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
         probe=_probe(fields.table("probe")) if probed else None,
-        tolerance=None if probed else _tolerance(fields.table("tolerance")),
+        tolerance=_tolerance(fields.table("tolerance")) if judged else None,
         figures=_figures(fields) if fields.has("figures") else (),
     )
 
@@ -304,9 +359,9 @@ def _axis(fields: Fields, axis: object) -> int | str:
 
 
 def _probe(fields: Fields) -> Probe:
-    fields.only("normal", "length_of", "token_below")
+    fields.only("normal", "length_of", "token_below", "constant")
     if len(fields.names()) != 1:
-        raise fields.wrong("", "exactly one of normal, length_of, token_below is wanted")
+        raise fields.wrong("", "exactly one of normal, length_of, token_below, constant is wanted")
     if fields.has("normal"):
         numbers = fields.items("normal", (int, float))
         if len(numbers) != 2:  # noqa: PLR2004 - a mean and a deviation
@@ -314,6 +369,8 @@ def _probe(fields: Fields) -> Probe:
         return Probe(normal=(float(numbers[0]), float(numbers[1])))
     if fields.has("length_of"):
         return Probe(length_of=fields.text("length_of"))
+    if fields.has("constant"):
+        return Probe(constant=fields.integer("constant"))
     return Probe(token_below=fields.text("token_below"))
 
 
@@ -326,18 +383,33 @@ def _tolerance(fields: Fields) -> Tolerance:
 
 
 def _mode(name: str, fields: Fields) -> Mode:
-    fields.only(BATCH, "axes", "profiles")
+    fields.only(BATCH, "axes", "profiles", "states", "overlap", "triton")
     axes = fields.table("axes")
     mode = Mode(
         name=name,
         batch=_extent(fields.table(BATCH)),
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
+        states=_states(fields) if fields.has("states") else (),
+        overlap=fields.integer("overlap") if fields.has("overlap") else 0,
+        triton=dict(fields.raw("triton")) if fields.has("triton") else None,
     )
     if not fields.has("profiles"):
         return mode
     splits = tuple(_split(table, mode.extents()) for table in fields.tables("profiles"))
     _check_coverage(fields, mode, splits)
     return replace(mode, splits=splits)
+
+
+def _states(fields: Fields) -> tuple[Tensor, ...]:
+    found: dict[str, Tensor] = {}
+    for table in fields.tables("states"):
+        name = table.text("name")
+        if name in found:
+            raise table.wrong("name", f"{name!r} is the name of two states")
+        found[name] = _tensor(table, probed=True, judged=True)
+    if not found:
+        raise fields.wrong("states", "one at least is wanted; without the field a request stands alone")
+    return tuple(found[name] for name in sorted(found))
 
 
 def _split(fields: Fields, whole: dict[str, Extent]) -> dict[str, Extent]:

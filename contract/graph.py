@@ -2,7 +2,8 @@
 
 dist/onnx/<model>/record.json   this record
                   fp32.onnx fp16.onnx
-                  samples.npz   real inputs, `<input>.<number>`, for the gate
+                  realtime-fp32.onnx realtime-fp16.onnx     where a mode is one of streams
+                  batch-samples.npz realtime-samples.npz    real inputs in a mode, `<input>.<number>`, for the gate
                   words.npz     real inputs of one item and what is said in them, `texts.<number>`, for the word error
                                 rate: beside models that hear, and only where it is known what is said
 """
@@ -18,7 +19,6 @@ from contract.fields import Fields
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
-SAMPLES_FILE = "samples.npz"
 WORDS_FILE = "words.npz"
 TEXTS = "texts"
 _REMEDY = "Run `python -m export` again"
@@ -53,7 +53,11 @@ class GraphRecord:
     parameters: dict[str, str]
     """What clients must know of these weights, such as the token list."""
     graphs: dict[str, GraphFile]
-    """By precision: fp32, fp16."""
+    """By precision, and for a mode of streams by mode and precision: fp32, fp16, realtime-fp32, realtime-fp16."""
+
+    def graph(self, variant: str, precision: str) -> GraphFile | None:
+        """Find the graph of a variant of the family (see contract.catalogue.Family.variants) at a precision."""
+        return self.graphs.get(graph_name(variant, precision))
 
     def to_json(self) -> str:
         """Write the record as text; from_json reads it back equal."""
@@ -76,6 +80,16 @@ class GraphRecord:
             parameters=texts(fields.table("parameters")),
             graphs={precision: _graph(graphs.table(precision)) for precision in graphs.names()},
         )
+
+
+def graph_name(variant: str, precision: str) -> str:
+    """Name a graph in its record: `fp16`, or `realtime-fp16` for that of streams."""
+    return f"{variant}-{precision}" if variant else precision
+
+
+def samples_file(mode: str) -> str:
+    """Name the file of real inputs in a mode."""
+    return f"{mode}-samples.npz"
 
 
 def load(folder: Path) -> GraphRecord:

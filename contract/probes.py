@@ -41,6 +41,8 @@ def _values(tensor: Tensor, sizes: dict[str, int], generator: Any) -> Any:
         lengths = generator.integers(max(1, longest // 2), longest + 1, wanted)
         lengths[0] = longest
         return lengths.astype(dtype)
+    if probe.constant is not None:
+        return generator.integers(probe.constant, probe.constant + 1, wanted).astype(dtype)
     if probe.token_below is not None:
         return generator.integers(FIRST_WORD_TOKEN, sizes[probe.token_below], wanted).astype(dtype)
     mean, deviation = probe.normal or (0.0, 1.0)

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from contract import digest, files
 from contract.agreement import closest
 from contract.catalogue import CATALOGUE_FOLDER, Model, models
 from contract.errors import CheckpointError, GraphError, ManifestError
-from contract.graph import RECORD_FILE, SAMPLES_FILE, WORDS_FILE, GraphFile, GraphRecord, load
+from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, load, samples_file
 from export import parity
 from export.checkpoints import SOURCES
 from export.checkpoints.checkpoint import Checkpoint
@@ -47,19 +48,21 @@ class Exporter:
         checkpoint = self.checkpoint(model)
         key = self._key(model, checkpoint)
         folder = self.plan.out / model.name
-        if not self.plan.force and unchanged(folder, key):
+        if not self.plan.force and unchanged(folder, key, model.family.modes):
             progress.say(model.name, "unchanged")
-            progress.advance(len(self.plan.precisions))
+            progress.advance(self.plan.graphs(model))
             return
         with files.replacing(folder) as staging:
-            before = {str(each.family.network): self.checkpoint(each).network for each in self._before(model)}
-            real = list(samples(model.family, self.plan.families.values(), before))
-            _save_samples(staging / SAMPLES_FILE, real)
+            real = self._samples(model, staging)
             known = list(words(model.family.modes["batch"].axes["frames"])) if self._begins_words(model) else []
             if known:
                 _save_samples(staging / WORDS_FILE, known)
-            jobs = [Job(model=model, checkpoint=checkpoint, precision=precision) for precision in self.plan.precisions]
-            graphs = {job.precision: _graph(job, real, staging, progress) for job in jobs}
+            jobs = [
+                Job(model=model, checkpoint=checkpoint, precision=precision, variant=variant)
+                for variant in model.family.variants()
+                for precision in self.plan.precisions
+            ]
+            graphs = {job.name: _graph(job, real[job.variant], staging, progress) for job in jobs}
             record = GraphRecord(
                 model=model.name,
                 family=model.family.name,
@@ -73,6 +76,18 @@ class Exporter:
                 graphs=graphs,
             )
             files.write(staging / RECORD_FILE, record.to_json())
+
+    def _samples(self, model: Model, folder: Path) -> dict[str, list[Sample]]:
+        """Save real inputs in every mode; give those of each of the family's graphs, by variant."""
+        chain = [*self._before(model), model]
+        before = {str(each.family.network): self.checkpoint(each).network for each in chain}
+        found: dict[str, list[Sample]] = {}
+        for variant, family in model.family.variants().items():
+            for mode in family.modes.values():
+                made = list(samples(model.family, mode, self.plan.families.values(), before))
+                _save_samples(folder / samples_file(mode.name), made)
+                found.setdefault(variant, []).extend(made)
+        return found
 
     def _begins_words(self, model: Model) -> bool:
         """Say whether words are heard by what begins with this model."""
@@ -125,7 +140,7 @@ class Steps:
 def export_all(plan: Plan) -> None:
     """Export every model of a plan; one without weights is an error only when it was asked for."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    exporter, steps = Exporter(plan), Steps(len(plan.models) * len(plan.precisions))
+    exporter, steps = Exporter(plan), Steps(sum(map(plan.graphs, plan.models)))
     with steps.progress:
         for model in plan.models:
             try:
@@ -134,29 +149,30 @@ def export_all(plan: Plan) -> None:
                 if plan.named or not error.cause.startswith("there are no"):
                     raise
                 steps.say(model.name, f"left out: {error.cause}")
-                steps.advance(len(plan.precisions))
+                steps.advance(plan.graphs(model))
 
 
-def unchanged(folder: Path, key: str) -> bool:
-    """Say whether a model's folder holds what the key stands for, whole and undamaged."""
+def unchanged(folder: Path, key: str, modes: Iterable[str]) -> bool:
+    """Say whether a model's folder holds what the key stands for, whole and undamaged, with real inputs in `modes`."""
     try:
         record = load(folder)
     except (GraphError, ManifestError):
         return False
     graphs = record.graphs.values()
-    present = all((folder / graph.file).is_file() for graph in graphs) and (folder / SAMPLES_FILE).is_file()
+    needed = [*(graph.file for graph in graphs), *map(samples_file, modes)]
+    present = all((folder / file).is_file() for file in needed)
     return record.key == key and present and all(digest.of_file(folder / each.file) == each.sha256 for each in graphs)
 
 
 def _graph(job: Job, real: list[Sample], folder: Path, progress: Steps) -> GraphFile:
     started = time.monotonic()
-    path = folder / f"{job.precision}.onnx"
-    progress.show(f"{job.model.name} {job.precision}")
+    path = folder / f"{job.name}.onnx"
+    progress.show(f"{job.model.name} {job.name}")
     trace(job, path)
     found = parity.check(job, path, real)
     size = path.stat().st_size
     progress.say(
-        f"{job.model.name} {job.precision}",
+        f"{job.model.name} {job.name}",
         f"{size / _MEBIBYTE:.1f} MiB in {time.monotonic() - started:.1f} s; {closest(found)}",
     )
     progress.advance(1)

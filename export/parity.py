@@ -36,7 +36,7 @@ def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Agreement, ...]:
     kept = worst(found)
     failed = [agreement for agreement in kept if not agreement.holds]
     if failed:
-        subject = f"{job.model.name} in {job.precision}"
+        subject = f"{job.model.name} in {job.name}"
         figures = "; ".join(str(agreement) for agreement in failed)
         remedy = "Look at what the exporter made of that network, or state a wider tolerance in the catalogue"
         raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
@@ -51,7 +51,7 @@ def probe_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> It
         for sizes in probes.corners(mode)[:2]:
             yield probes.inputs(family, {**sizes, **dims}, generator)
     yield from real
-    yield from (_cut(family, sample) for sample in real if len(next(iter(sample.values()))) == 1)
+    yield from (_cut(family, dims, sample) for sample in real if len(next(iter(sample.values()))) == 1)
 
 
 def run_network(network: Boundary, sample: Sample) -> list[Any]:
@@ -78,12 +78,12 @@ def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Ag
         yield compare(tensor, ours, theirs, job.precision)
 
 
-def _cut(family: Family, sample: Sample) -> Sample:
-    # One item alone: every axis that a length describes ends where the length says.
+def _cut(family: Family, dims: dict[str, int], sample: Sample) -> Sample:
+    # One item alone: every axis that a length describes, and that may have another size, ends where the length says.
     lengths = {
         tensor.probe.length_of: sample[tensor.name].max()
         for tensor in family.inputs
-        if tensor.probe and tensor.probe.length_of
+        if tensor.probe and tensor.probe.length_of and tensor.probe.length_of not in dims
     }
     return {tensor.name: _cut_axes(sample[tensor.name], ("batch", *tensor.shape), lengths) for tensor in family.inputs}
 

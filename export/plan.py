@@ -23,6 +23,10 @@ class Plan:
     """Whether the models were asked for by name or point: then one without weights is an error, otherwise a remark."""
     force: bool = False
 
+    def graphs(self, model: Model) -> int:
+        """Count the graphs that are made of a model."""
+        return len(model.family.variants()) * len(self.precisions)
+
 
 def plan(
     families: dict[str, Family],

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from contract.catalogue import Extent, Family
+from contract import probes
+from contract.catalogue import Extent, Family, Mode, is_state
 from contract.graph import TEXTS
+from export.networks.streaming import zero_states
 
 SPEECH_FILE = Path(__file__).parent.parent / "demo" / "features.safetensors"
 Sample = dict[str, NDArray[Any]]
 BLANK_TOKEN = 0
+# Which steps of a stream are kept: the first, where there is no past; one where there is some; where it is full.
+_STEPS = (0, 4, 20)
 
 
 def speech() -> list[NDArray[np.float16]]:
@@ -56,17 +60,68 @@ def bucket(size: int, extent: Extent) -> int:
     return extent.bucket(size) or extent.max
 
 
-def samples(family: Family, families: Iterable[Family], before: Mapping[str, nn.Module]) -> Iterator[Sample]:
-    """Give real inputs of a family: the speech as one padded batch, then each stretch alone in its bucket.
+def samples(
+    family: Family, mode: Mode, families: Iterable[Family], before: Mapping[str, nn.Module]
+) -> Iterator[Sample]:
+    """Give real inputs of a family in a mode: the speech as one padded batch, then each stretch alone in its bucket.
 
     `before` holds torch networks of the same operating point, by the catalogue's name of the network: what stands
-    before this family in the pipeline is run to make its inputs.
+    before this family in the pipeline is run to make its inputs; of a mode of streams it is the family's own network,
+    whose steps make the states. Where the mode hears encoder frames a few at a time, they are cut to that.
     """
-    listener = next(each for each in (family, *families) if each.network == "body" or _hears(each))
-    frames = listener.modes["batch"].axes["frames"]
     stretches = speech()
-    for group in (stretches, *([stretch] for stretch in stretches)):
-        yield {tensor.name: _value(tensor.name, padded(group, frames), family, before) for tensor in family.inputs}
+    groups = (stretches, *([stretch] for stretch in stretches))
+    if mode.is_streaming:
+        for group in groups:
+            yield from steps(before[str(family.network)], family.at(mode.name), group)
+        return
+    listener = next(each for each in (family, *families) if each.network == "body" or _hears(each))
+    heard_in = mode if "frames" in mode.axes else listener.modes["batch"]
+    for group in groups:
+        heard = padded(group, heard_in.axes["frames"])
+        made = {tensor.name: _value(tensor.name, heard, family, before) for tensor in family.inputs}
+        yield _window(made, mode.axes["encoder_frames"].max) if "encoder_out" in made else made
+
+
+def steps(network: Any, family: Family, stretches: list[NDArray[np.float16]]) -> Iterator[Sample]:
+    """Give inputs of a streaming network at some of its steps over stretches of speech, side by side in a batch.
+
+    `family` is as it is in the mode. A stretch that has ended goes on as silence; the last step of a single stretch,
+    whose window is not full, is given too.
+    """
+    (mode,) = family.modes.values()
+    window, past = mode.axes["frames"].max, next(each.shape[2] for each in mode.states if each.name == "attention")
+    stride = window - mode.overlap
+    longest = max(map(len, stretches))
+    count = -(-(longest - window) // stride) + 1 if longest > window else 1
+    heard = np.zeros((len(stretches), (count - 1) * stride + window, stretches[0].shape[1]), dtype=np.float16)
+    for row, values in zip(heard, stretches, strict=True):
+        row[: len(values)] = values
+    body = network.streaming()
+    states = zero_states(network, len(stretches), int(past))
+    names = [tensor.name for tensor in family.inputs]
+    for step in range(count):
+        features = heard[:, step * stride : step * stride + window]
+        left = np.array([len(values) - step * stride for values in stretches]).clip(1, window).astype(np.int32)
+        inputs: list[NDArray[Any]] = [features, left, *_as_sent(states, family)]
+        if step in _STEPS or (step == count - 1 and len(stretches) == 1):
+            yield dict(zip(names, inputs, strict=True))
+        with torch.no_grad():
+            states = body(torch.from_numpy(features), torch.from_numpy(left), *states)[2:]
+
+
+def _as_sent(states: Iterable[Tensor], family: Family) -> list[NDArray[Any]]:
+    kinds = [probes.DTYPES[tensor.type] for tensor in family.inputs if is_state(tensor.name)]
+    return [state.numpy().astype(kind) for state, kind in zip(states, kinds, strict=True)]
+
+
+def _window(sample: Sample, frames: int) -> Sample:
+    # The second one, where speech has begun; every stretch is longer than that.
+    encoded, lengths = sample["encoder_out"], sample["encoder_lengths"]
+    if encoded.shape[1] <= frames:
+        return sample
+    cut = {"encoder_out": encoded[:, frames : 2 * frames], "encoder_lengths": (lengths - frames).clip(1, frames)}
+    return {**sample, **cut}
 
 
 def words(frames: Extent) -> Iterator[Sample]:
@@ -96,7 +151,7 @@ def _value(name: str, heard: Sample, family: Family, before: Mapping[str, nn.Mod
 def hypotheses(head: Any, encoded: Tensor, lengths: Tensor, family: Family) -> tuple[Tensor, Tensor]:
     """Make the hypotheses of a search: the best path of each item, then the same with one token left out.
 
-    Gives INT32 [batch, N, L] and INT32 [batch, N], with N and L from the family's batch mode.
+    Gives INT32 [batch, N, L] and INT32 [batch, N], with N and L from the family's batch mode, which every mode shares.
     """
     axes = family.modes["batch"].axes
     count, longest = axes["hypothesis_count"].opt, axes["hypothesis_tokens"].max

@@ -1,9 +1,9 @@
 """Asks a served model something whose answer is known whatever its weights are, and says what is wrong with it.
 
-The question is made by the catalogue: two equal items, the same value or token again and again, at the smallest size
-that clients send. The answer must have the contract's tensors, finite and equal for both items, and hold what holds of
-every such network: log-probabilities that fall along a frame and whose sum is a probability, distinct tokens, scores
-that are logarithms of probabilities, embeddings of unit length.
+The question is made by the catalogue: two equal items (one of a stream, which it begins and ends), the same value or
+token again and again, at the smallest size that clients send. The answer must have the contract's tensors, finite and
+equal for all items, and hold what holds of every such network: log-probabilities that fall along a frame and whose sum
+is a probability, distinct tokens, scores that are logarithms of probabilities, embeddings of unit length.
 
 Triton takes and gives FP16 in binary only, never as JSON, so all tensors travel in its binary extension:
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_tensor_data.md
@@ -12,12 +12,13 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 import itertools
 import json
 import math
+import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contract.catalogue import Family, Tensor
+from contract.catalogue import Family, Mode, Tensor
 from contract.probes import FIRST_WORD_TOKEN, shape
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -51,17 +52,36 @@ Arrays = dict[str, Array]
 
 def question(family: Family, metadata: Mapping[str, Any]) -> Arrays:
     """Make up the inputs of a model; sizes that depend on its weights are taken from what the server says of it."""
-    mode = next(iter(family.modes.values()))
-    sizes = {axis: (extent.buckets or (extent.min,))[0] for axis, extent in mode.axes.items()}
     told = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
+    mode = served_mode(family, metadata)
+    sizes = {axis: (extent.buckets or (extent.min,))[0] for axis, extent in mode.axes.items()}
     for tensor in family.inputs:
         sizes |= {str(axis): size for axis, size in zip(tensor.shape, told[tensor.name][1:], strict=False) if size > 0}
-    sizes["batch"] = min(_ITEMS, mode.batch.max)
+    # A request of a stream holds one item.
+    sizes["batch"] = 1 if mode.is_streaming else min(_ITEMS, mode.batch.max)
     return {tensor.name: _filled(tensor, sizes) for tensor in family.inputs}
 
 
-def encode(question: Arrays) -> tuple[bytes, dict[str, str]]:
-    """Give the body of a request, in binary, and its headers."""
+def served_mode(family: Family, metadata: Mapping[str, Any]) -> Mode:
+    """Tell by what a server says of a model in which mode it serves it: a mode's only size of an axis is told as such.
+
+    Modes that differ in nothing a request shows are one as good as the other.
+    """
+    told = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
+    known = {
+        axis: size
+        for tensor in family.inputs
+        for axis, size in zip(tensor.shape, told[tensor.name][1:], strict=False)
+        if isinstance(axis, str)
+    }
+    modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed()))
+    return next(
+        (mode for mode in modes if all(known.get(axis, size) == size for axis, size in mode.fixed().items())), modes[0]
+    )
+
+
+def encode(question: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict[str, str]]:
+    """Give the body of a request, in binary, and its headers; a whole stream begins and ends with it."""
     data = {name: struct.pack(f"<{len(it.values)}{_FORMATS[it.type]}", *it.values) for name, it in question.items()}
     inputs = [
         {
@@ -72,7 +92,10 @@ def encode(question: Arrays) -> tuple[bytes, dict[str, str]]:
         }
         for name, array in question.items()
     ]
-    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    # A number that no client is likely to have chosen: Triton's ids are any of 64 bits.
+    stream = {"sequence_id": secrets.randbits(63) | 1, "sequence_start": True, "sequence_end": True}
+    parameters = {"binary_data_output": True, **(stream if whole_stream else {})}
+    head = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
     return b"".join([head, *data.values()]), headers
 

@@ -1,28 +1,17 @@
 """What the chosen engines take of a GPU's memory, as far as the manifest and the catalogue know it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from contract.catalogue import is_state
+from contract.manifest import BoundTensor
 from runtime.selection import Choice, Selection
 
 # What Triton keeps of a sequence's state: what the step reads, and what it writes.
 _STATE_COPIES = 2
-_TYPE_BYTES = {
-    "TYPE_BOOL": 1,
-    "TYPE_UINT8": 1,
-    "TYPE_INT8": 1,
-    "TYPE_UINT16": 2,
-    "TYPE_INT16": 2,
-    "TYPE_FP16": 2,
-    "TYPE_BF16": 2,
-    "TYPE_UINT32": 4,
-    "TYPE_INT32": 4,
-    "TYPE_FP32": 4,
-    "TYPE_UINT64": 8,
-    "TYPE_INT64": 8,
-    "TYPE_FP64": 8,
-}
+_TYPE_BYTES = {"FP16": 2, "INT32": 4, "FP32": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +54,10 @@ def instances(triton: Mapping[str, Any]) -> int:
 
 def _states(choice: Choice) -> int | None:
     """Give the bytes of a model's implicit states; None where a size or the number of streams is left open."""
-    batching = choice.model.family.triton.get("sequence_batching", {})
-    sizes = [_state_bytes(state, choice.record.dims) for state in batching.get("state", [])]
+    sizes = [_state_bytes(tensor) for tensor in choice.record.inputs if is_state(tensor.name)]
     if not sizes:
         return 0
-    streams = _streams(batching, choice)
+    streams = _streams(choice.model.family.triton.get("sequence_batching", {}), choice)
     if streams is None:
         return None
     return sum(size for size in sizes if size is not None) * streams if None not in sizes else None
@@ -84,11 +72,6 @@ def _streams(batching: Mapping[str, Any], choice: Choice) -> int | None:
     return int(limit) * instances(choice.model.family.triton) if limit else None
 
 
-def _state_bytes(state: Mapping[str, Any], known: Mapping[str, int]) -> int | None:
-    dims = [known.get(dim, -1) if isinstance(dim, str) else dim for dim in state.get("dims", [-1])]
-    size = _TYPE_BYTES.get(str(state.get("data_type")))
-    if size is None or any(dim < 0 for dim in dims):
-        return None
-    for dim in dims:
-        size *= dim
-    return size * _STATE_COPIES
+def _state_bytes(state: BoundTensor) -> int | None:
+    dims = state.dims[1:]
+    return None if min(dims, default=0) < 0 else math.prod(dims) * _TYPE_BYTES[state.type] * _STATE_COPIES

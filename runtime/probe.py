@@ -66,8 +66,10 @@ def infer(url: str, model: str, timeout_s: float) -> None:
     """Ask a model of the catalogue what has a known answer; raise ProbeError for any other answer, or none in time."""
     subject, family = f"model {model}", every_model(catalogue())[model].family
     try:
-        asked = answers.question(family, json.loads(_get(f"{url}/v2/models/{model}", timeout_s=timeout_s)))
-        body, headers = answers.encode(asked)
+        metadata = json.loads(_get(f"{url}/v2/models/{model}", timeout_s=timeout_s))
+        asked = answers.question(family, metadata)
+        streaming = answers.served_mode(family, metadata).is_streaming
+        body, headers = answers.encode(asked, whole_stream=streaming)
         request = urllib.request.Request(f"{url}/v2/models/{model}/infer", body, headers, method="POST")  # noqa: S310
         with urllib.request.urlopen(request, timeout=timeout_s) as told:  # noqa: S310 - the scheme is checked
             answer = answers.decode(told.read(), int(told.headers[answers.HEADER_LENGTH]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from contract import digest, files, verification
 from contract.arch import Arch
-from contract.catalogue import Family, Model, Tensor, model_name
+from contract.catalogue import NEXT_STATE, STATE, Family, Mode, Model, Tensor, is_state, model_name
 from contract.errors import BundleError, CatalogueError, SettingError, as_output_error
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
@@ -105,9 +105,9 @@ def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
         "backend": target.platform.backend,
         "max_batch_size": record.max_batch,
         "version_policy": {"specific": {"versions": [_VERSION]}},
-        "input": _tensors(model.family.inputs, record.inputs, batched=record.max_batch > 0),
-        "output": _tensors(model.family.outputs, record.outputs, batched=record.max_batch > 0),
-        **model.family.triton,
+        "input": _tensors(choice, model.family.inputs, record.inputs),
+        "output": _tensors(choice, model.family.outputs, record.outputs),
+        **_scheduling(choice),
         "instance_group": _instances(model.family, record, target.arch),
     }
     capability = target.arch.capability
@@ -169,9 +169,55 @@ def _same_name(names: Any) -> list[Config]:
     return [{"key": name, "value": name} for name in names]
 
 
-def _tensors(tensors: Sequence[Tensor], bound: Sequence[BoundTensor], *, batched: bool) -> list[Config]:
-    found = {tensor.name: tensor.dims for tensor in bound}
-    return [_tensor(tensor, found[tensor.name][1:] if batched else found[tensor.name]) for tensor in tensors]
+def _scheduling(choice: Choice) -> Config:
+    """Give Triton's fields of the catalogue, and beside those of sequences what each hands to the next request.
+
+    Triton sets no state to zero unless told so, and pairs states by the sorted names of inputs and of outputs.
+    """
+    family = choice.model.family
+    states = [tensor for tensor in family.inputs if is_state(tensor.name)]
+    if not states:
+        return family.triton
+    dims = {tensor.name: list(tensor.dims[1:]) for tensor in choice.record.inputs}
+    rendered = [
+        {
+            "input_name": tensor.name,
+            "output_name": f"{NEXT_STATE}{tensor.name.removeprefix(STATE)}",
+            "data_type": f"TYPE_{tensor.type}",
+            "dims": dims[tensor.name],
+            "initial_state": [
+                {
+                    "data_type": f"TYPE_{tensor.type}",
+                    "dims": dims[tensor.name],
+                    "zero_data": True,
+                    "name": f"no {tensor.name.removeprefix(STATE)}",
+                }
+            ],
+        }
+        for tensor in sorted(states, key=lambda each: each.name)
+    ]
+    return {**family.triton, "sequence_batching": {**family.triton["sequence_batching"], "state": rendered}}
+
+
+def _tensors(choice: Choice, tensors: Sequence[Tensor], bound: Sequence[BoundTensor]) -> list[Config]:
+    # An axis that has one size in this mode is that number, though the engine's may be open.
+    found = {tensor.name: tensor.dims[1:] if choice.record.max_batch > 0 else tensor.dims for tensor in bound}
+    fixed = _mode(choice).fixed()
+    return [
+        _tensor(
+            tensor,
+            tuple(
+                fixed.get(str(axis), dim) if dim < 0 else dim
+                for axis, dim in zip(tensor.shape, found[tensor.name], strict=True)
+            ),
+        )
+        for tensor in tensors
+        if not is_state(tensor.name)
+    ]
+
+
+def _mode(choice: Choice) -> Mode:
+    return choice.model.family.modes[choice.record.mode]
 
 
 def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
@@ -204,6 +250,12 @@ def _check_catalogue(family: Family) -> None:
 
 def _check_tensors(choice: Choice) -> None:
     family, record = choice.model.family, choice.record
+    if any(is_state(tensor.name) for tensor in family.inputs) and "sequence_batching" not in family.triton:
+        raise CatalogueError(
+            f"model_repository/{family.name}/model.toml",
+            f"modes.{record.mode}: it has states, and no triton.sequence_batching to keep them",
+            f"Add modes.{record.mode}.triton.sequence_batching",
+        )
     for tensors, bound in ((family.inputs, record.inputs), (family.outputs, record.outputs)):
         found = {tensor.name: tensor for tensor in bound}
         wrong = sorted({tensor.name for tensor in tensors} ^ set(found))

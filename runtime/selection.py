@@ -113,6 +113,7 @@ def consider(bundles: Sequence[Bundle], families: Mapping[str, Family], target: 
     level before a wider one, then the first.
     """
     families = target.licence.limit(families) if target.licence else families
+    families = {name: family.at(target.mode) for name, family in families.items() if target.mode in family.modes}
     usable, rejected = _sift(bundles, families, target)
     wanted = target.points
     needed = {point: _needed(families, point) for point in OPERATING_POINTS}
@@ -137,7 +138,7 @@ def consider(bundles: Sequence[Bundle], families: Mapping[str, Family], target: 
         ensembles=tuple(model for point in complete for model in _ensembles(families, point)),
         rejected=(*rejected, *dropped),
         left_out={point: _lacks(usable, needed[point]) for point in wanted if point not in complete},
-        mode_is_known=any(target.mode in family.modes for family in families.values()),
+        mode_is_known=bool(families),
     )
 
 

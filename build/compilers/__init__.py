@@ -1,7 +1,7 @@
 """Compilers: one a file, each the sole importer of its library; the table says which serves what."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -65,6 +65,9 @@ class Compiler(Protocol):
 
     def run(self, engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run an engine on several inputs; outputs by name."""
+
+    def stream(self, engine: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Run an engine on one input after the other, each asked for when the outputs before it have been given."""
 
 
 _MODULES: Mapping[str, str] = MappingProxyType(

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,24 @@ def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001,
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run an optimised graph on several inputs; outputs by name."""
+    return list(stream(engine, inputs))
+
+
+def stream(engine: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Run an optimised graph on inputs that may depend on the outputs before them."""
     opened = session(engine)
-    return [run_session(opened, feed) for feed in inputs]
+    yield from (run_session(opened, feed) for feed in inputs)
 
 
 def run_as_written(graph: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run a graph node by node as export wrote it: the reference that the gate holds every engine against."""
+    return list(stream_as_written(graph, inputs))
+
+
+def stream_as_written(graph: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Run a graph as export wrote it on inputs that may depend on the outputs before them."""
     opened = session(graph, AS_WRITTEN)
-    return [run_session(opened, feed) for feed in inputs]
+    yield from (run_session(opened, feed) for feed in inputs)
 
 
 def quantise(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +114,24 @@ def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001 
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run a plan on several inputs, each in the first profile that holds it; outputs by name."""
+    return list(stream(engine, inputs))
+
+
+def stream(engine: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Run a plan on inputs that may depend on the outputs before them."""
     library = _library()
     from polygraphy.backend.trt import TrtRunner  # noqa: PLC0415
 
     loaded = _load(engine)
     profiles = polygraphy.engine_profiles(loaded, library)
-    results, active = [], 0
+    active = 0
     with TrtRunner(loaded) as runner:
         for feed in inputs:
             index = _profile_of(profiles, feed, engine)
             if index != active:
                 runner.set_profile(index)
                 active = index
-            results.append({name: array.copy() for name, array in runner.infer(feed).items()})
-    return results
+            yield {name: array.copy() for name, array in runner.infer(feed).items()}
 
 
 def _build(job: Job, target: Path, wanted: Options, measured: Path | None) -> None:

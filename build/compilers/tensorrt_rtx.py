@@ -3,6 +3,7 @@
 No Triton backend loads these engines; runtime refuses them.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001,
 
     inputs, outputs = polygraphy.network_tensors(polygraphy.compile_network(job, config, target))
     return Compiled(inputs=inputs, outputs=outputs, profiles=job.profiles())
+
+
+def stream(engine: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """No host without the GPU runs these."""
+    yield from run(engine, list(inputs))
 
 
 def run(engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: ARG001 - the protocol's form

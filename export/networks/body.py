@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.networks.layers import Attention, FeatureNorm, FeedForward, Norm, chunk_mask, valid_positions
+from export.networks.streaming import StreamingBody
 
 Frames = TypeVar("Frames", int, Tensor)
 
@@ -66,9 +67,22 @@ class Convolution(nn.Module):
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """Convolve [batch, time, size]; `valid` BOOL [batch, time] keeps padding from leaking."""
-        gated = functional.glu(self.gate(values), dim=-1) * valid[..., None].to(values.dtype)
-        padded = functional.pad(gated.transpose(1, 2), (self.kernel - 1, 0))
-        convolved = self.depthwise(padded).transpose(1, 2)
+        return self._convolve(functional.pad(self._gated(values, valid), (0, 0, self.kernel - 1, 0)))
+
+    def step(self, values: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve a chunk [batch, T, size] behind the gated frames before it: state [batch, kernel-1, size].
+
+        Gives the convolved chunk and the state for the next one.
+        """
+        gated = torch.cat((state, self._gated(values, valid)), dim=1)
+        return self._convolve(gated), gated[:, 1 - self.kernel :]
+
+    def _gated(self, values: Tensor, valid: Tensor) -> Tensor:
+        gated: Tensor = functional.glu(self.gate(values), dim=-1) * valid[..., None].to(values.dtype)
+        return gated
+
+    def _convolve(self, gated: Tensor) -> Tensor:
+        convolved = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
         return self.out(functional.silu(self.norm(convolved)))  # type: ignore[no-any-return]
 
 
@@ -93,6 +107,18 @@ class Block(nn.Module):
         values = values + 0.5 * self.after(self.after_norm(values))
         return self.norm(values)  # type: ignore[no-any-return]
 
+    def step(
+        self, values: Tensor, valid: Tensor, mask: Tensor, attention: Tensor, convolution: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Transform a chunk [batch, T, size] with the states of attention and convolution, and give the next ones."""
+        values = values + 0.5 * self.before(self.before_norm(values))
+        attended, attention = self.attention.step(self.attention_norm(values), mask, attention)
+        values = values + attended
+        convolved, convolution = self.convolution.step(self.convolution_norm(values), valid, convolution)
+        values = values + convolved
+        values = values + 0.5 * self.after(self.after_norm(values))
+        return self.norm(values), attention, convolution
+
 
 class Body(nn.Module):
     """Language-independent encoder: log-mel features in, one vector per 40 ms out."""
@@ -109,7 +135,21 @@ class Body(nn.Module):
     @property
     def dims(self) -> dict[str, int]:
         """Give the sizes that depend on the configuration, by the catalogue's axis names."""
-        return {"bands": self.config.bands, "encoder_size": self.config.size}
+        return {
+            "bands": self.config.bands,
+            "encoder_size": self.config.size,
+            "layers": self.config.layers,
+            "convolution_past": self.config.kernel - 1,
+        }
+
+    def streaming(self) -> StreamingBody:
+        """Give the network of a step over a stream, with the same weights."""
+        return StreamingBody(self)
+
+    @staticmethod
+    def lengths(feature_lengths: Tensor) -> Tensor:
+        """Give the valid encoder frames of each item, at least one: INT [batch] -> INT [batch]."""
+        return subsampled(feature_lengths).clamp(min=1)
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a padded batch with full context.
@@ -129,7 +169,7 @@ class Body(nn.Module):
         encoder frames.
         """
         values = self.subsampling(self.feature_norm(features))
-        lengths = subsampled(lengths).clamp(min=1)
+        lengths = self.lengths(lengths)
         valid = valid_positions(lengths, values.shape[1])
         mask = valid[:, None, None, :]
         if chunk is not None:

@@ -39,16 +39,19 @@ class Norm(nn.LayerNorm):
         return functional.layer_norm(values.float(), self.normalized_shape, weight, bias, self.eps).to(values.dtype)
 
 
-def rotate(values: Tensor) -> Tensor:
-    """Turn [batch, heads, time, size] by its positions (RoFormer, arXiv:2104.09864); no table, so no longest input."""
+def rotate(values: Tensor, first: int = 0) -> Tensor:
+    """Turn [batch, heads, time, size] by its positions from `first` on (RoFormer, arXiv:2104.09864).
+
+    No table, so no longest input.
+    """
     size = values.shape[-1]
     # A constant of the graph: the frequencies depend on the head size alone.
     frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, device=values.device, dtype=torch.float32) / size)
-    positions = torch.arange(values.shape[-2], device=values.device, dtype=torch.float32)
+    positions = torch.arange(first, first + values.shape[-2], device=values.device, dtype=torch.float32)
     angles = positions[:, None] * frequencies[None, :]
     cosine, sine = angles.cos(), angles.sin()
-    first, second = values.float().chunk(2, dim=-1)
-    turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    left, right = values.float().chunk(2, dim=-1)
+    turned = torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
     return turned.to(values.dtype)
 
 
@@ -69,6 +72,23 @@ class Attention(nn.Module):
         query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
         if self.rotary:
             query, key = rotate(query), rotate(key)
+        return self._attend(query, key, value, mask)
+
+    def step(self, values: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from the frames of a chunk to themselves and to what came before.
+
+        values [batch, T, size]; state [batch, 2, past, size], the keys and values of earlier frames before their
+        rotation; mask BOOL [batch, 1, 1, past + T]. Gives [batch, T, size] and the state with the chunk at its end.
+        """
+        past = state.shape[2]
+        own = torch.stack((self.key(values), self.value(values)), dim=1)
+        known = torch.cat((state, own), dim=2)
+        query, key = self._split(self.query(values)), self._split(known[:, 0])
+        if self.rotary:
+            query, key = rotate(query, past), rotate(key)
+        return self._attend(query, key, self._split(known[:, 1]), mask), known
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         if self.training:
             # The same without keeping the scores: a third faster on a CPU. No exporter sees it.
             bias = torch.where(mask, 0.0, MASKED_SCORE)

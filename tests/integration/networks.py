@@ -16,6 +16,26 @@ _SOURCES = {
             encoder_out = Slice(features, from, to, axes, steps)
             encoder_lengths = Div(feature_lengths, four)
         }""",
+    # The same of a window, and how many frames of the past there are: what a stream knows of itself.
+    "body-realtime": """
+        body (float16[b, 35, 80] features, int32[b] feature_lengths, float16[b, 1, 2, 128, 8] state_attention,
+              float16[b, 1, 2, 8] state_convolution, int32[b, 1] state_frames)
+            => (float16[b, 8, 8] encoder_out, int32[b] encoder_lengths,
+                float16[b, 1, 2, 128, 8] next_state_attention, float16[b, 1, 2, 8] next_state_convolution,
+                int32[b, 1] next_state_frames)
+        <int64[2] from = {0, 0}, int64[2] to = {32, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
+         int32[1] four = {4}, int32[1] chunk = {8}, int32[1] most = {128}, int64[1] last = {-1}>
+        {
+            heard = Slice(features, from, to, axes, steps)
+            past = Cast <to = 10> (state_frames)
+            upright = Unsqueeze (past, last)
+            encoder_out = Add (heard, upright)
+            encoder_lengths = Div(feature_lengths, four)
+            next_state_attention = Identity (state_attention)
+            next_state_convolution = Identity (state_convolution)
+            more = Add (state_frames, chunk)
+            next_state_frames = Min (more, most)
+        }""",
     "am_en": """
         am (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
             => (float[b, e, 4] top_log_probs, int32[b, e, 4] top_tokens)
@@ -92,10 +112,11 @@ def slow_body() -> bytes:
     return _made(_SLOW_BODY)
 
 
-def network(model: str) -> bytes:
-    """Make the ONNX file of a model such as `am_en_standard`."""
+def network(model: str, variant: str = "") -> bytes:
+    """Make the ONNX file of a model such as `am_en_standard`, or of its step over a stream."""
     table = ", ".join(str(float(value)) for value in range(32))
-    source = _SOURCES[model.rpartition("_")[0]].replace("TABLE", table)
+    family = model.rpartition("_")[0]
+    source = _SOURCES[f"{family}-{variant}" if variant else family].replace("TABLE", table)
     return _made(source)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.catalogue import Model
 from runtime import probe
 from tests.integration.networks import network
 from tests.unit.runtime import synthetic
@@ -39,12 +40,16 @@ class Running:
         return self.process.wait(EXIT_S)
 
 
-def write_bundle(folder: Path, *points: str, **special: bytes) -> Path:
+def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: bytes) -> Path:
     """Write a bundle of small networks for arch cpu, of all operating points or of some; some may be given."""
     wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
-    contents = {model.name: special.get(model.name) or network(model.name) for model in wanted}
-    records = (synthetic.record(model, contents[model.name]) for model in wanted)
+    contents = {model.name: special.get(model.name) or network(model.name, _variant(model, mode)) for model in wanted}
+    records = (synthetic.record(model, contents[model.name], mode=mode) for model in wanted)
     return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
+
+
+def _variant(model: Model, mode: str) -> str:
+    return mode if model.family.modes[mode].is_streaming else ""
 
 
 def command(engines: Path, repository: Path, *options: str) -> list[str]:

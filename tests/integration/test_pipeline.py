@@ -3,6 +3,7 @@
 What the steps make is kept under dist/tests/, so that a second run of these tests rebuilds nothing that is unchanged.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "dist" / "tests"
 SERVED = sorted(models(catalogue()))
+MODES = ("batch", "realtime")
 NETWORKS = [name for name in SERVED if not name.startswith("ensemble")]
 COMPILED = (Arch.SM75, Arch.SM80, Arch.SM86, Arch.SM89)
 LARGEST_WORD_ERROR_RATES = {"standard": 0.10, "enhanced": 0.05}
@@ -76,24 +78,26 @@ def client(server: Running) -> Iterator[triton.InferenceServerClient]:
 def test_nothing_is_done_twice(graphs: Path, engines: Path) -> None:
     exported = _run("export", "--out", graphs).stderr
     built = _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", engines).stderr
-    for text in (exported, built):
+    for text, count in ((exported, len(NETWORKS)), (built, len(MODES) * len(NETWORKS))):
         lines = [line for line in text.splitlines() if any(f" {name}" in line for name in NETWORKS)]
-        assert len(lines) == len(NETWORKS)
+        assert len(lines) == count
         assert all(line.endswith("unchanged") for line in lines)
 
 
 def test_every_engine_passed_its_gate(engines: Path) -> None:
     bundle = manifest.load(engines / "embedded" / "cpu")
-    assert [record.model for record in bundle.engines] == NETWORKS
+    assert [(record.model, record.mode) for record in bundle.engines] == list(itertools.product(NETWORKS, MODES))
     for record in bundle.engines:
         assert record.gate.outcome == manifest.PASSED
         assert all(agreement.holds for agreement in record.gate.parity)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_engine_whose_weights_are_off_by_a_hundredth_fails(name: str, graphs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "mode"), [*((name, "batch") for name in NETWORKS), ("body_standard", "realtime")])
+def test_an_engine_whose_weights_are_off_by_a_hundredth_fails(
+    name: str, mode: str, graphs: Path, tmp_path: Path
+) -> None:
     """Every network in its real size, on the inputs of its gate of one item: the corners of many take minutes."""
-    (job,) = plan(graphs, Arch.CPU, compiler(None, Arch.CPU), (name,))
+    (job,) = plan(graphs, Arch.CPU, compiler(None, Arch.CPU), (name,), mode=mode)
     engine = tmp_path / "perturbed.onnx"
     onnx.save(perturbed(job.reference.read_bytes(), 0.01), engine)
     inputs = gate.half_inputs(job)
@@ -102,7 +106,7 @@ def test_an_engine_whose_weights_are_off_by_a_hundredth_fails(name: str, graphs:
         gate.measured(job, case, job.precision, ours, theirs)
         for case, ours, theirs in zip(inputs, actual, expected, strict=True)
     ]
-    with pytest.raises(GateError, match=f"^{name} batch for cpu: the engine differs from its graph: "):
+    with pytest.raises(GateError, match=f"^{name} {mode} for cpu: the engine differs from its graph: "):
         gate.refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
 
 
@@ -112,7 +116,7 @@ def test_every_network_compiles_for(arch: Arch, graphs: Path) -> None:
     _run("build.engines", "--arch", arch.value, "--compiler", "tensorrt_rtx", "--onnx", graphs, "--out", OUT / "check")
     bundle = OUT / "check" / "compile-check" / arch.value
     records = manifest.load(bundle).engines
-    assert [record.model for record in records] == NETWORKS
+    assert [(record.model, record.mode) for record in records] == list(itertools.product(NETWORKS, MODES))
     for record in records:
         assert (record.compiler, record.precision, record.gate.outcome) == ("tensorrt_rtx", "fp16", manifest.NOT_RUN)
         assert (bundle / record.file).stat().st_size == record.size_bytes > 10_000
@@ -125,7 +129,9 @@ def test_a_compile_check_is_never_served(graphs: Path, tmp_path: Path) -> None:
     command = serving.command(bundles, tmp_path / "repository")
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 41
-    assert "(diar_standard/batch): Triton has no backend for TensorRT-RTX engines" in result.stderr
+    assert (
+        "(diar_standard/batch, diar_standard/realtime): Triton has no backend for TensorRT-RTX engines" in result.stderr
+    )
 
 
 def test_both_points_are_ready(server: Running) -> None:

@@ -4,7 +4,7 @@ It takes the name, the model file and the parameters of Triton's own onnxruntime
 """
 
 import json
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _ONNX_TYPES = {
     "TYPE_FP32": "tensor(float)",
     "TYPE_FP64": "tensor(double)",
 }
+_NUMPY_TYPES = {"TYPE_FP16": np.float16, "TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
 # The numbers of Triton's `optimization.graph.level`.
 _LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -37,6 +38,7 @@ _LEVELS = {
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 _ERRORS_ONLY = 3
+_UNKNOWN_STREAM = "this sequence was not begun, or has been given up: begin it again with its start flag"
 
 
 class TritonPythonModel:
@@ -51,6 +53,7 @@ class TritonPythonModel:
         self._inputs = [tensor["name"] for tensor in self._config["input"]]
         self._outputs = [tensor["name"] for tensor in self._config["output"]]
         self._is_batched = self._config.get("max_batch_size", 0) > 0
+        self._streams = _streams(self._config)
         problem = mismatch(self._config, self._session.get_inputs(), self._session.get_outputs())
         if problem:
             raise pb_utils.TritonModelException(f"model {self._name}: {path.name} and config.pbtxt disagree: {problem}")
@@ -62,9 +65,17 @@ class TritonPythonModel:
         arrays = [self._arrays(request) for request in requests]
         wanted = [self._wanted(request) for request in requests]
         for index, feeds in enumerate(arrays):
+            if self._streams is not None:
+                past = self._streams.states(requests[index])
+                if past is None:
+                    responses[index] = _response(f"model {self._name}: {_UNKNOWN_STREAM}")
+                    continue
+                feeds.update(past)
             groups[(_shapes(feeds) if self._is_batched else index, wanted[index])].append(index)
         for (_, outputs), members in groups.items():
             for index, answer in zip(members, self._answer([arrays[index] for index in members], outputs), strict=True):
+                if self._streams is not None and isinstance(answer, dict):
+                    self._streams.keep(requests[index], answer)
                 responses[index] = _response(answer)
         return responses
 
@@ -87,7 +98,8 @@ class TritonPythonModel:
 
     def _wanted(self, request: Any) -> tuple[str, ...]:
         names = set(request.requested_output_names())
-        return tuple(name for name in self._outputs if name in names)
+        hidden = self._streams.outputs if self._streams is not None else ()
+        return (*(name for name in self._outputs if name in names), *hidden)
 
     def _answer(self, feeds: list[Arrays], outputs: tuple[str, ...]) -> list[Arrays | str]:
         try:
@@ -115,6 +127,40 @@ class TritonPythonModel:
         ]
 
 
+class _Streams:
+    """The states of the sequences in flight, which Triton keeps for its own backends and not for one in Python.
+
+    Triton gives a sequence a slot of one instance until it ends or has been idle for too long, of which it tells
+    nobody. It never has more slots than `most`, and one that was given up has been idle for longer than any other: so
+    the `most` sequences that were heard of last are all that there are.
+    """
+
+    def __init__(self, states: Sequence[dict[str, Any]], most: int) -> None:
+        self.outputs = tuple(state["output_name"] for state in states)
+        self._inputs = {state["output_name"]: state["input_name"] for state in states}
+        self._before = {
+            state["input_name"]: np.zeros((1, *map(int, state["dims"])), _NUMPY_TYPES[state["data_type"]])
+            for state in states
+        }
+        self._most = most
+        self._known: OrderedDict[Any, Arrays] = OrderedDict()
+
+    def states(self, request: Any) -> Arrays | None:
+        """Give what stands before a request; None for one that goes on with a sequence nobody knows."""
+        if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+            return self._before
+        return self._known.get(request.correlation_id())
+
+    def keep(self, request: Any, answer: Arrays) -> None:
+        """Take the next states out of an answer, and keep them unless the sequence has ended."""
+        states = {self._inputs[name]: answer.pop(name) for name in self.outputs}
+        self._known.pop(request.correlation_id(), None)
+        if not request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
+            self._known[request.correlation_id()] = states
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+
 def session_options(config: dict[str, Any]) -> Any:
     """Read the session options out of a configuration, by the names of Triton's own backend."""
     texts = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
@@ -136,7 +182,13 @@ def session_options(config: dict[str, Any]) -> Any:
 def mismatch(config: dict[str, Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> str | None:
     """Say where a configuration and a network disagree about tensors; None when they agree."""
     is_batched = config.get("max_batch_size", 0) > 0
-    for side, wanted, found in (("input", config["input"], inputs), ("output", config["output"], outputs)):
+    states = config.get("sequence_batching", {}).get("state", [])
+    hidden = {side: [{**state, "name": state[f"{side}_name"]} for state in states] for side in ("input", "output")}
+    configured = [*config["input"], *hidden["input"]]
+    for side, wanted, found in (
+        ("input", configured, inputs),
+        ("output", config["output"] + hidden["output"], outputs),
+    ):
         real = {tensor.name: tensor for tensor in found}
         for tensor in wanted:
             if tensor["name"] not in real:
@@ -144,7 +196,7 @@ def mismatch(config: dict[str, Any], inputs: Sequence[Any], outputs: Sequence[An
             problem = _tensor_mismatch(tensor, real[tensor["name"]], is_batched=is_batched)
             if problem:
                 return f"{side} {tensor['name']} {problem}"
-    extra = sorted({tensor.name for tensor in inputs} - {tensor["name"] for tensor in config["input"]})
+    extra = sorted({tensor.name for tensor in inputs} - {tensor["name"] for tensor in configured})
     return f"input {extra[0]} of the model is not configured" if extra else None
 
 
@@ -166,6 +218,14 @@ def _tensor_mismatch(wanted: dict[str, Any], real: Any, *, is_batched: bool) -> 
         if agrees or not real.shape
         else f"has shape {list(real.shape)} in the model and {shape} in the configuration"
     )
+
+
+def _streams(config: dict[str, Any]) -> "_Streams | None":
+    batching = config.get("sequence_batching", {})
+    if not batching.get("state"):
+        return None
+    slots = int(batching.get("oldest", {}).get("max_candidate_sequences", 0)) or int(config.get("max_batch_size", 1))
+    return _Streams(batching["state"], slots)
 
 
 def _model_file(args: dict[str, str], config: dict[str, Any]) -> Path:

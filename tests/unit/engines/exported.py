@@ -12,10 +12,18 @@ from build.job import Job
 from contract import digest, files, probes
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.graph import RECORD_FILE, SAMPLES_FILE, WORDS_FILE, GraphFile, GraphRecord
+from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, samples_file
 from tests.integration.networks import network
 
-DIMS = {"bands": 80, "encoder_size": 8, "vocabulary": 32, "top": 4, "embedding_size": 6}
+DIMS = {
+    "bands": 80,
+    "encoder_size": 8,
+    "vocabulary": 32,
+    "top": 4,
+    "embedding_size": 6,
+    "layers": 1,
+    "convolution_past": 2,
+}
 # The acoustic head of the integration tests takes the largest of its eight inputs for the token.
 PIECES = ("<blank>", "<unk>", "</s>", "▁one", "▁two", "▁three", "s", "▁four")
 # The least that every profile of the catalogue holds.
@@ -27,11 +35,17 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
     family, point = model.rsplit("_", 1)
     graph = content or network(model)
     folder.joinpath(model).mkdir(parents=True, exist_ok=True)
-    for precision, written in (("fp32", graph), ("fp16", half or graph)):
-        folder.joinpath(model, f"{precision}.onnx").write_bytes(written)
-    sample = probes.inputs(catalogue()[family], {**DIMS, **SMALL}, np.random.default_rng(2))
-    arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
-    np.savez(folder / model / SAMPLES_FILE, **arrays)
+    graphs = {"fp32": graph, "fp16": half or graph}
+    for variant, known in catalogue()[family].variants().items():
+        if variant:
+            graphs |= {f"{variant}-{precision}": network(model, variant) for precision in ("fp32", "fp16")}
+        for mode in known.modes.values():
+            sizes = {**DIMS, **SMALL, **mode.fixed()}
+            sample = probes.inputs(known, sizes, np.random.default_rng(2))
+            arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
+            np.savez(folder / model / samples_file(mode.name), **arrays)
+    for name, written in graphs.items():
+        folder.joinpath(model, f"{name}.onnx").write_bytes(written)
     record = GraphRecord(
         model=model,
         family=family,
@@ -42,7 +56,7 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
         libraries={},
         dims=DIMS,
         parameters={"tokens": json.dumps(PIECES)},
-        graphs={precision: _file(folder / model / f"{precision}.onnx") for precision in ("fp32", "fp16")},
+        graphs={name: _file(folder / model / f"{name}.onnx") for name in graphs},
     )
     files.write(folder / model / RECORD_FILE, record.to_json())
 
@@ -66,8 +80,8 @@ def speak(folder: Path, model: str, *texts: str, said: tuple[str, ...] | None = 
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:
-    """Plan the CPU engines of exported models."""
-    return plan(folder, Arch.CPU, cpu(), names)
+    """Plan the CPU engines of exported models for recordings."""
+    return plan(folder, Arch.CPU, cpu(), names, mode="batch")
 
 
 def cpu() -> Compiler:

@@ -142,7 +142,7 @@ def test_a_missing_precision_is_named(graphs: Path, tmp_path: Path) -> None:
         _make(graphs, _target(tmp_path), "diar_standard")
     assert str(refusal.value) == (
         f"{graphs / 'diar_standard'}: it holds no fp32 graph. "
-        "Run `python -m export --model diar_standard`, which makes every precision."
+        "Run `python -m export --model diar_standard`, which makes every graph."
     )
 
 
@@ -285,7 +285,18 @@ def test_engines_are_made_side_by_side(graphs: Path, tmp_path: Path) -> None:
 def test_two_builds_share_the_store(graphs: Path, tmp_path: Path) -> None:
     """Whoever comes second finds the engine done: each is built once."""
     folders = [tmp_path / name for name in ("one", "two")]
-    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--json", "--onnx", str(graphs)]
+    command = [
+        sys.executable,
+        "-m",
+        "build.engines",
+        "--arch",
+        "cpu",
+        "--mode",
+        "batch",
+        "--json",
+        "--onnx",
+        str(graphs),
+    ]
     command += ["--store", str(tmp_path / "store"), "--out"]
 
     def build(folder: Path) -> list[str]:

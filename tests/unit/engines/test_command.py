@@ -189,7 +189,7 @@ def _run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_dry_run_says_what_and_why_and_builds_nothing(graphs: Path, tmp_path: Path) -> None:
-    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     first = _run("build.engines", *arguments, "--dry-run")
     assert (first.returncode, first.stderr.splitlines()) == (
         0,
@@ -206,7 +206,7 @@ def test_a_dry_run_says_what_and_why_and_builds_nothing(graphs: Path, tmp_path: 
 
 
 def test_json_says_what_became_of_every_engine(graphs: Path, tmp_path: Path) -> None:
-    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines", "--json")
+    arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines", "--json")
     (made,) = json.loads(_run("build.engines", *arguments).stdout)["bundles"]
     assert (made["arch"], made["platform"], made["refusal"]) == ("cpu", "embedded", None)
     assert [(each["model"], each["outcome"]) for each in made["engines"]] == [
@@ -219,7 +219,7 @@ def test_json_says_what_became_of_every_engine(graphs: Path, tmp_path: Path) -> 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
 def test_all_architectures_end_in_a_table_of_what_this_host_can(graphs: Path, tmp_path: Path) -> None:
-    result = _run("build.engines", "--arch", "all", "--onnx", graphs, "--out", tmp_path / "engines")
+    result = _run("build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     assert result.returncode == 0, result.stderr
     rows = [line.split("  ", 1) for line in result.stderr.splitlines()[-7:]]
     assert [row[0].strip() for row in rows] == ["arch", "cpu", "sm75", "sm80", "sm86", "sm89", "sm90"]
@@ -240,13 +240,13 @@ def test_all_architectures_on_a_host_that_can_make_none_is_a_refusal(graphs: Pat
 
 def test_a_damaged_graph_fails_all_architectures_too(graphs: Path, tmp_path: Path) -> None:
     (graphs / "diar_standard" / "fp32.onnx").write_bytes(b"")
-    result = _run("build.engines", "--arch", "all", "--onnx", graphs, "--out", tmp_path / "engines")
+    result = _run("build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     assert result.returncode == 30
     assert result.stderr.splitlines()[-1].startswith(f"error: {graphs / 'diar_standard' / 'fp32.onnx'}: it is damaged")
 
 
 def test_explain_prints_every_part_of_a_key_and_what_changed(graphs: Path, tmp_path: Path) -> None:
-    arguments = ("--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     _run("build.engines", *arguments)
     bundle = tmp_path / "engines" / "embedded" / "cpu"
     record = load(bundle).engines[1]
@@ -270,9 +270,21 @@ def test_explain_prints_every_part_of_a_key_and_what_changed(graphs: Path, tmp_p
 
 
 def test_the_store_is_listed_and_pruned(graphs: Path, tmp_path: Path) -> None:
-    _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines")
+    _run("build.engines", "--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     shutil.rmtree(tmp_path / "engines")
-    _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines", "--model", "diar_standard")
+    _run(
+        "build.engines",
+        "--arch",
+        "cpu",
+        "--mode",
+        "batch",
+        "--onnx",
+        graphs,
+        "--out",
+        tmp_path / "engines",
+        "--model",
+        "diar_standard",
+    )
     listed = _run("build.store", "--store", tmp_path / "store").stdout.splitlines()
     assert sorted(line.split(maxsplit=1)[1] for line in listed) == [
         "am_en_standard     batch     cpu   in no bundle",

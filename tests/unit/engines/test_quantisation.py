@@ -56,7 +56,7 @@ def decoder() -> bytes:
 
 def _job(folder: Path, content: bytes | None = None) -> Job:
     export(folder, "decoder_standard", content or decoder())
-    (job,) = plan(folder, Arch.CPU, cpu(), ("decoder_standard",), precision=INT8)
+    (job,) = plan(folder, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
     return job
 
 
@@ -106,9 +106,9 @@ def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
     assert record.key_parts["options"]["quantisation"]["seven_bits"] is True
     assert _make(job, tmp_path / "cpu") == "unchanged"
     # Other calibration, another engine; the exact engine in its place; and back.
-    with np.load(job.folder / "samples.npz") as arrays:
+    with np.load(job.folder / "batch-samples.npz") as arrays:
         changed = {name: arrays[name] * np.array(2, arrays[name].dtype) for name in arrays.files}
-    np.savez(job.folder / "samples.npz", **changed)
+    np.savez(job.folder / "batch-samples.npz", **changed)
     assert _make(job, tmp_path / "cpu") != "unchanged"
     assert _make(replace(job, precision="fp32"), tmp_path / "cpu") != "unchanged"
 
@@ -116,16 +116,16 @@ def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
 def test_an_int8_engine_beyond_its_tolerance_is_refused(tmp_path: Path) -> None:
     """Activations beyond the range of the calibration are cut off."""
     job = _job(tmp_path / "onnx")
-    with np.load(job.folder / "samples.npz") as arrays:
+    with np.load(job.folder / "batch-samples.npz") as arrays:
         quiet = {name: arrays[name] * np.array(name != "encoder_out.0", arrays[name].dtype) for name in arrays.files}
-    np.savez(job.folder / "samples.npz", **quiet)
+    np.savez(job.folder / "batch-samples.npz", **quiet)
     with pytest.raises(GateError, match=r"^decoder_standard batch for cpu: the engine differs from its graph: scores"):
         _make(job, tmp_path / "cpu")
 
 
 def test_what_has_no_large_product_is_refused(tmp_path: Path) -> None:
     export(tmp_path, "decoder_standard")
-    (job,) = plan(tmp_path, Arch.CPU, cpu(), ("decoder_standard",), precision=INT8)
+    (job,) = plan(tmp_path, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
     with pytest.raises(GraphError) as refusal, quantisation.prepared(job, cpu().NAME):
         pass
     assert str(refusal.value) == (

@@ -35,7 +35,7 @@ class Host:
     def build(self, *options: str, arch: str = "sm86") -> subprocess.CompletedProcess[str]:
         return python(
             self.libraries,
-            *("-m", "build.engines", "--arch", arch, "--platform", self.platform),
+            *("-m", "build.engines", "--arch", arch, "--mode", "batch", "--platform", self.platform),
             *("--onnx", str(self.folder / "onnx"), "--out", str(self.folder / "engines"), *options),
             VOXWRIGHT_CALLS=str(self.folder / "calls"),
         )
@@ -308,7 +308,7 @@ def test_a_newer_opset_than_the_parsers_is_refused(tmp_path: Path) -> None:
 
 def test_inputs_that_no_profile_holds_are_named(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
-    source, target = (tmp_path / "onnx" / model / "samples.npz" for model in ("body_standard", "am_en_standard"))
+    source, target = (tmp_path / "onnx" / model / "batch-samples.npz" for model in ("body_standard", "am_en_standard"))
     script = (
         "import numpy, sys\n"
         "numpy.savez(sys.argv[1], **{'features.0': numpy.zeros((1, 60, 80), 'float16'),"
@@ -331,7 +331,7 @@ from build.engines import plan
 from build.options import Options
 from contract.arch import Arch
 from contract.catalogue import Extent
-(job,) = plan(Path(sys.argv[1]), Arch.SM86, compiler("tensorrt", Arch.SM86), ("body_standard",))
+(job,) = plan(Path(sys.argv[1]), Arch.SM86, compiler("tensorrt", Arch.SM86), ("body_standard",), mode="batch")
 short, long = Extent(min=200, opt=400, max=800), Extent(min=800, opt=1600, max=2000)
 job = dataclasses.replace(job, mode=dataclasses.replace(job.mode, splits=({"frames": short}, {"frames": long})))
 target = Path(sys.argv[2]) / "body_standard" / "batch" / "model.plan"

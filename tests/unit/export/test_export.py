@@ -41,7 +41,8 @@ def test_exports_once_and_then_only_what_changed(tmp_path: Path, capsys: pytest.
     wanted = _plan(tmp_path, "diar_standard", "lm_enhanced")
     exporter.export_all(wanted)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path.name for path in made} == {"fp32.onnx", "record.json", "samples.npz"}
+    inputs = {"batch-samples.npz", "realtime-samples.npz"}
+    assert {path.name for path in made} == {"fp32.onnx", "record.json", *inputs}
     record = graph.load(tmp_path / "diar_standard")
     assert record.dims == {"bands": 80, "embedding_size": 8}
     assert record.parameters == {"a": "b"}
@@ -76,7 +77,8 @@ def test_speech_of_unknown_words_is_exported_without(tmp_path: Path, monkeypatch
     monkeypatch.setattr(exporter, "SPEECH_FILE", path)
     exporter.export_all(_plan(tmp_path / "onnx", "body_standard"))
     found = {path.name for path in (tmp_path / "onnx" / "body_standard").iterdir()}
-    assert found == {"fp32.onnx", "record.json", "samples.npz"}
+    inputs = {"batch-samples.npz", "realtime-samples.npz"}
+    assert found == {"fp32.onnx", "realtime-fp32.onnx", "record.json", *inputs}
 
 
 @pytest.mark.usefixtures("tiny")

@@ -37,8 +37,6 @@ def rendered(mode: str, arch: Arch) -> dict[str, str]:
             model,
             compiler=compiler,
             mode=mode,
-            file=f"{model.name}/{mode}/{synthetic.FILES[compiler]}",
-            max_batch=model.family.modes[mode].batch.max,
         )
         for model in synthetic.engine_models().values()
         if mode in model.family.modes

@@ -11,7 +11,15 @@ from contract.catalogue import Model, Tensor, catalogue, models
 from contract.manifest import BoundTensor, BundleManifest, EngineRecord, Gate
 from contract.platform import platform
 
-DIMS = {"bands": 80, "encoder_size": 8, "top": 4, "embedding_size": 6, "vocabulary": 32}
+DIMS = {
+    "bands": 80,
+    "encoder_size": 8,
+    "top": 4,
+    "embedding_size": 6,
+    "vocabulary": 32,
+    "layers": 1,
+    "convolution_past": 2,
+}
 TOOLCHAIN = {"onnxruntime": "1.32.0", "tensorrt": "11.2.1.2"}
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "tensorrt_rtx": "model.rtx"}
 # A word list with everything that text formats trip over.
@@ -29,23 +37,26 @@ def bound(tensor: Tensor) -> BoundTensor:
     return BoundTensor(name=tensor.name, type=tensor.type, dims=(-1, *dims))
 
 
-def record(model: Model, content: bytes = b"engine", compiler: str = "onnxruntime", **changes: Any) -> EngineRecord:
+def record(
+    model: Model, content: bytes = b"engine", compiler: str = "onnxruntime", mode: str = "batch", **changes: Any
+) -> EngineRecord:
     """Make up the record of a model's engine."""
+    family = model.family.at(mode)
     made = EngineRecord(
         model=model.name,
         family=model.family.name,
         operating_point=model.operating_point,
-        mode="batch",
-        file=f"{model.name}/batch/{FILES[compiler]}",
+        mode=mode,
+        file=f"{model.name}/{mode}/{FILES[compiler]}",
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         key="0" * 64,
         key_parts={"compiler": compiler},
         compiler=compiler,
         precision="fp32",
-        max_batch=model.family.modes["batch"].batch.max,
-        inputs=tuple(bound(tensor) for tensor in model.family.inputs),
-        outputs=tuple(bound(tensor) for tensor in model.family.outputs),
+        max_batch=family.modes[mode].batch.max,
+        inputs=tuple(bound(tensor) for tensor in family.inputs),
+        outputs=tuple(bound(tensor) for tensor in family.outputs),
         dims=DIMS,
         parameters=PARAMETERS if model.family.name == "am_en" else {},
         build_seconds=0.5,

@@ -8,7 +8,7 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.manifest import Shapes
+from contract.manifest import BoundTensor, Shapes
 from contract.platform import platform
 from runtime.budget import Budget, estimate
 from runtime.bundles import Bundle
@@ -57,39 +57,41 @@ def test_an_engine_that_does_not_tell_its_context() -> None:
     assert found.unknown == ("am_en_standard", "body_standard", "decoder_standard", "diar_standard")
 
 
-def state(dims: list[int | str], kind: str = "TYPE_FP16") -> dict[str, Any]:
-    return {"input_name": "state_a", "output_name": "next_state_a", "data_type": kind, "dims": dims}
+def stream(dims: dict[str, tuple[int, ...]], instances: int = 1, **batching: Any) -> Selection:
+    """Serve the standard point with a body that keeps states of some sizes."""
+    found = selection(sequence_batching=batching, instance_group=[{"count": instances}])
+    body = next(choice for choice in found.chosen if choice.model.family.name == "body")
+    states = tuple(
+        BoundTensor(name=f"state_{name}", type="INT32" if name == "frames" else "FP16", dims=(-1, *sizes))
+        for name, sizes in dims.items()
+    )
+    with_states = dataclasses.replace(body, record=dataclasses.replace(body.record, inputs=body.record.inputs + states))
+    chosen = tuple(with_states if choice is body else choice for choice in found.chosen)
+    return dataclasses.replace(found, chosen=chosen)
 
 
 @pytest.mark.parametrize(
-    ("batching", "instances", "size"),
+    ("dims", "batching", "instances", "size"),
     [
         # Two copies of 16 x 8 numbers of two bytes, for 100 streams an instance.
-        ({"oldest": {"max_candidate_sequences": 100}, "state": [state([16, 8])]}, 1, 2 * 16 * 8 * 2 * 100),
-        ({"oldest": {"max_candidate_sequences": 100}, "state": [state([16, 8])]}, 2, 2 * 16 * 8 * 2 * 200),
-        ({"oldest": {"max_candidate_sequences": 1}, "state": [state([4]), state([3], "TYPE_INT32")]}, 1, 2 * (8 + 12)),
-        # The sizes that the weights decide are in the manifest.
-        ({"oldest": {"max_candidate_sequences": 1}, "state": [state(["encoder_size"])]}, 1, 2 * 8 * 2),
+        ({"a": (16, 8)}, {"oldest": {"max_candidate_sequences": 100}}, 1, 2 * 16 * 8 * 2 * 100),
+        ({"a": (16, 8)}, {"oldest": {"max_candidate_sequences": 100}}, 2, 2 * 16 * 8 * 2 * 200),
+        ({"a": (4,), "frames": (3,)}, {"oldest": {"max_candidate_sequences": 1}}, 1, 2 * (8 + 12)),
         # The direct strategy has as many streams as the batch has places.
-        ({"state": [state([1])]}, 1, 2 * 2 * 16),
-        ({"oldest": {"max_candidate_sequences": 5}}, 1, 0),
+        ({"a": (1,)}, {}, 1, 2 * 2 * 16),
+        ({}, {"oldest": {"max_candidate_sequences": 5}}, 1, 0),
     ],
 )
-def test_states(batching: dict[str, Any], instances: int, size: int) -> None:
-    found = estimate(selection(sequence_batching=batching, instance_group=[{"count": instances}]))
+def test_states(dims: dict[str, tuple[int, ...]], batching: dict[str, Any], instances: int, size: int) -> None:
+    found = estimate(stream(dims, instances, **batching))
     assert (found.state_bytes, found.unknown) == (size, ())
 
 
 @pytest.mark.parametrize(
-    "batching",
-    [
-        {"oldest": {}, "state": [state([1])]},
-        {"oldest": {"max_candidate_sequences": 1}, "state": [state([-1])]},
-        {"oldest": {"max_candidate_sequences": 1}, "state": [state(["frames"])]},
-        {"oldest": {"max_candidate_sequences": 1}, "state": [state([1], "TYPE_STRING")]},
-    ],
-    ids=["streams", "size", "axis", "type"],
+    ("dims", "batching"),
+    [({"a": (1,)}, {"oldest": {}}), ({"a": (-1,)}, {"oldest": {"max_candidate_sequences": 1}})],
+    ids=["streams", "size"],
 )
-def test_states_of_open_size(batching: dict[str, Any]) -> None:
-    found = estimate(selection(sequence_batching=batching))
+def test_states_of_open_size(dims: dict[str, tuple[int, ...]], batching: dict[str, Any]) -> None:
+    found = estimate(stream(dims, **batching))
     assert (found.state_bytes, found.unknown) == (0, ("body_standard",))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue
+from contract.catalogue import catalogue, models
 from contract.errors import ManifestError, NoEngineError
 from contract.manifest import EngineRecord, Gate
 from contract.platform import platform
@@ -217,12 +217,27 @@ def test_another_compiler() -> None:
     assert rejected(A10, full(A10, compiler="onnxruntime")) == "tensorrt serves no engine of onnxruntime"
 
 
-def test_real_time_has_no_engines_yet() -> None:
+def test_engines_of_another_mode() -> None:
     target = dataclasses.replace(CPU, mode="realtime")
     assert rejected(target, full(CPU)) == "it is built for batch, not for realtime"
-    # Building would not help: the catalogue has no such profiles.
-    with pytest.raises(NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"):
+    with pytest.raises(NoEngineError, match=r"Build them with `python -m build\.engines --arch cpu"):
         choose(target, full(CPU))
+
+
+def test_a_catalogue_without_the_mode() -> None:
+    # Building would not help: there are no such profiles.
+    batch = {"batch": catalogue()["body"].modes["batch"]}
+    families = {name: dataclasses.replace(family, modes=batch) for name, family in catalogue().items()}
+    target = dataclasses.replace(CPU, mode="realtime")
+    with pytest.raises(NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"):
+        select([full(CPU)], families, target)
+
+
+def test_real_time_serves_every_model() -> None:
+    engines = tuple(synthetic.record(model, mode="realtime") for model in synthetic.engine_models().values())
+    bundle = Bundle(folder=HERE, manifest=synthetic.manifest(*engines))
+    target = dataclasses.replace(CPU, mode="realtime", operating_point=None)
+    assert choose(target, bundle).models() == tuple(models(catalogue()))
 
 
 def test_an_unchecked_engine() -> None:

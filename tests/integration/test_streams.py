@@ -1,0 +1,82 @@
+"""Streams on the real server: states kept from request to request, apart for every stream, and never invented."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from contract.catalogue import catalogue, models
+from runtime import probe
+from tests.integration import serving
+from tests.integration.serving import Running
+
+pytestmark = pytest.mark.integration
+CHUNK, SLOTS = 8, 64
+OUTPUTS = ("encoder_out", "encoder_lengths", "top_log_probs", "top_tokens")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("streams")
+    serving.write_bundle(folder / "engines" / "embedded" / "cpu", mode="realtime")
+    with serving.started(folder / "engines", folder, SM_BATCH_MODE="false") as running:
+        serving.wait_ready(running)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        yield client
+
+
+def step(client: triton.InferenceServerClient, stream: int, *, start: bool = False, end: bool = False) -> int:
+    """Send silence as the next window of a stream; give how many frames of the past the network was told of."""
+    inputs = [triton.InferInput("features", [1, 35, 80], "FP16"), triton.InferInput("feature_lengths", [1, 1], "INT32")]
+    inputs[0].set_data_from_numpy(np.zeros((1, 35, 80), dtype=np.float16))
+    inputs[1].set_data_from_numpy(np.array([[35]], dtype=np.int32))
+    outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+    answer: Any = client.infer(
+        "ensemble_en_standard",
+        inputs,
+        outputs=outputs,
+        sequence_id=stream,
+        sequence_start=start,
+        sequence_end=end,
+    )
+    assert answer.as_numpy("top_tokens").shape == (1, CHUNK, 4)
+    (found,) = set(answer.as_numpy("encoder_out").flatten().tolist())
+    return int(found)
+
+
+def test_every_model_is_ready_and_gives_its_known_answer(server: Running) -> None:
+    said = probe.run(server.url, serving.READY_S, live=False, inference=True, answer_timeout_s=60)
+    assert said.endswith(f"; {len(models(catalogue()))} gave the known answer")
+
+
+def test_a_stream_remembers_and_forgets(client: triton.InferenceServerClient) -> None:
+    assert [step(client, 7, start=number == 0) for number in range(20)] == [min(8 * n, 128) for n in range(20)]
+    assert step(client, 7, start=True) == 0
+    assert step(client, 7, end=True) == 8
+    assert step(client, 7, start=True, end=True) == 0
+
+
+def test_streams_do_not_hear_each_other(client: triton.InferenceServerClient) -> None:
+    for number in range(4):
+        for stream in (11, 12, 13)[: 1 + number % 3]:
+            known = step(client, stream, start=number == 0 or (stream == 12 and number == 1) or stream == 13)
+            assert known == {11: 8 * number, 12: 0 if number == 1 else 8, 13: 0}[stream]
+
+
+def test_a_stream_that_was_not_begun_is_refused(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="must specify the START flag on the first request"):
+        step(client, 99)
+
+
+def test_more_streams_at_once_than_there_are_slots_in_a_batch(client: triton.InferenceServerClient) -> None:
+    streams = range(200, 200 + SLOTS)
+    for number in range(3):
+        assert {step(client, stream, start=number == 0, end=number == 2) for stream in streams} == {8 * number}
