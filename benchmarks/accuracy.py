@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import click
@@ -30,14 +29,12 @@ from transcriber.audio import Recording
 from transcriber.client import Connection, TritonRecogniser
 from transcriber.ctc import Hypothesis
 from transcriber.features import log_mel
-from transcriber.recogniser import Features, Recogniser
+from transcriber.recogniser import Features, Heard, Recogniser
 from transcriber.segments import split
 
 RESULTS, PAGE = Path("dist/accuracy/results.json"), Path("docs/accuracy.md")
-# The searches, and which rescorers each may ask.
-SEARCHES: Mapping[str, tuple[str, ...] | None] = MappingProxyType(
-    {"greedy": None, "beam": (), "beam + decoder": ("decoder",), "beam + decoder + lm": ("decoder", "lm")}
-)
+# Which rescorers a search may ask.
+RESCORERS = (("decoder",), ("decoder", "lm"))
 CONCURRENCY = 4
 RESAMPLES, SHARE_WITHIN = 1_000, 0.95
 EQUAL_ERROR_SECONDS, FRAMES_PER_SECOND = 3, 100
@@ -158,15 +155,25 @@ def transcripts(recogniser: Recogniser, path: Path) -> dict[str, str]:
     said: dict[str, list[str]] = {}
     for segment in split(Recording(path).blocks()):
         heard = recogniser.recognise(log_mel(pipeline.long_enough(segment.samples)))
-        candidates = ctc.beam(heard.emissions)
-        for search, families in SEARCHES.items():
-            if not set(families or ()) <= set(recogniser.rescorers):
-                continue
-            best = ctc.greedy(heard.emissions) if families is None else candidates[0]
-            if families:
-                best = rescoring.rescore(recogniser, heard, candidates, families)[0]
+        for search, best in searches(recogniser, heard):
             said.setdefault(search, []).append(_text(best, recogniser.pieces))
     return {search: " ".join(parts) for search, parts in said.items()}
+
+
+def searches(recogniser: Recogniser, heard: Heard) -> Iterator[tuple[str, Hypothesis]]:
+    """Search by every means, from the least to the best: what each is called, and what it finds.
+
+    Rescorers are asked about what the n-gram model has found, where the weights came with one.
+    """
+    yield "greedy", ctc.greedy(heard.emissions)
+    name, candidates = "beam", rescoring.search(heard.emissions, None)
+    yield name, candidates[0]
+    if recogniser.ngram is not None:
+        name, candidates = f"{name} + n-gram", rescoring.search(heard.emissions, recogniser.ngram)
+        yield name, candidates[0]
+    for families in RESCORERS:
+        if set(families) <= set(recogniser.rescorers):
+            yield " + ".join((name, *families)), rescoring.rescore(recogniser, heard, candidates, families)[0]
 
 
 def rate(errors: NDArray[np.int64], words: NDArray[np.int64]) -> Rate:

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.graphs import HEAD, LANGUAGE, Arrays, Exported, Network
 from contract.catalogue import catalogue
+from transcriber import ngram
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.recogniser import Features, Heard
 from transcriber.rescoring import WEIGHTS
@@ -17,7 +18,9 @@ class GraphRecogniser:
 
     def __init__(self, exported: Exported, networks: Mapping[str, Network]) -> None:
         self.language, self.operating_point = LANGUAGE, exported.operating_point
-        self.pieces: tuple[str, ...] = tuple(json.loads(exported.records[HEAD].parameters["tokens"]))
+        known = exported.records[HEAD].parameters
+        self.pieces: tuple[str, ...] = tuple(json.loads(known["tokens"]))
+        self.ngram = ngram.from_text(known["ngram"]) if "ngram" in known else None
         self.rescorers = tuple(family for family in WEIGHTS if family in networks)
         self.same_speaker_similarity: float | None = None
         if "diar" in networks:

@@ -20,6 +20,7 @@ STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "standard": ("training.recogniser", "train_standard"),
         "enhanced": ("training.recogniser", "train_enhanced"),
         "language": ("training.language", "train"),
+        "ngram": ("training.ngram", "make"),
         "speakers": ("training.speakers", "train"),
         "weighting": ("training.weighting", "find"),
         "dialogue": ("training.dialogue", "write"),

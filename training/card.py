@@ -25,6 +25,7 @@ STAGES = MappingProxyType(
         "recogniser_standard": "standard",
         "recogniser_enhanced": "enhanced",
         "language": "language",
+        "ngram": "ngram",
         "speakers_standard": "speakers",
         "speakers_enhanced": "speakers",
         "dialogue_standard": "dialogue",

@@ -83,14 +83,18 @@ def cross_entropy(network: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
 @torch.inference_mode()
 def perplexities(network: nn.Module, pieces: Tokenizer, recipe: Recipe) -> dict[str, float]:
     """Give the perplexity per token of held-out sentences of the grammar and of prose."""
-    source = random.Random(f"{recipe.seed} perplexity")
-    texts = {
-        "grammar": [corpus.drawn_from_grammar(source, held_out=True).text for _ in range(PROBES)],
-        "prose": [corpus.drawn(source, corpus.prose(), held_out=True).text for _ in range(PROBES)],
-    }
     return {
         name: math.exp(float(cross_entropy(network, *stacked([pieces.encode(text) for text in group]))))
-        for name, group in texts.items()
+        for name, group in held_out_texts(recipe).items()
+    }
+
+
+def held_out_texts(recipe: Recipe) -> dict[str, list[str]]:
+    """Draw what perplexities are measured on."""
+    source = random.Random(f"{recipe.seed} perplexity")
+    return {
+        "grammar": [corpus.drawn_from_grammar(source, held_out=True).text for _ in range(PROBES)],
+        "prose": [corpus.drawn(source, corpus.prose(), held_out=True).text for _ in range(PROBES)],
     }
 
 

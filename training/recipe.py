@@ -74,6 +74,10 @@ class Recipe:
     points: tuple[Point, ...] = POINTS
     language: LanguageConfig = LANGUAGE
     language_minutes: float = 9.0
+    # Sentences of the grammar that the n-gram model is counted on; prose and documentation are what they are.
+    ngram_sentences: int = 60_000
+    # It travels as text, a quarter longer, in every record of the acoustic head.
+    ngram_bytes: int = 148_000
     # Padded feature frames in the batch of one process.
     batch_frames: int = 3000
     # What a killed run loses at most, in seconds.
@@ -96,6 +100,11 @@ class Recipe:
     def tokenizer(self) -> Path:
         """The tokenizer that both points share."""
         return self.weights / "tokenizer.model"
+
+    @property
+    def ngram(self) -> Path:
+        """The n-gram model of the search, which both points share."""
+        return self.weights / "am_en.ngram"
 
     @property
     def figures(self) -> Path:
@@ -146,6 +155,8 @@ def smoke(out: Path) -> Recipe:
         library_utterances=100,
         evaluation_utterances=24,
         weighting_utterances=2,
+        ngram_sentences=500,
+        ngram_bytes=20_000,
         recordings=3,
         shard_size=50,
         checkpoint_seconds=5.0,

@@ -1,9 +1,9 @@
-"""How much each rescorer should count: found on the development sets, and written down in transcriber/rescoring.py."""
+"""How much each model should count: found on the development sets, and written down in transcriber/rescoring.py."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 from export.checkpoints import reference
 from training import dataset, reporting
 from training.dataset import Example
+from training.errors import MissingDataError
 from training.language import stacked
 from training.recipe import Point, Recipe
 from training.scores import wrong_words
 from training.synthesis import EVALUATION_PARTS
 from training.tokenizer import Tokenizer
-from transcriber import ctc
-from transcriber.ctc import Emissions, Hypothesis
+from transcriber import ctc, ngram
+from transcriber.ctc import Emissions, Fusion
 
-DECODER_WEIGHTS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)
-LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+# Pairs of both are tried in the search itself, those of the rescorers afterwards among its hypotheses.
+NGRAM_WEIGHTS, TOKEN_BONUSES = (0.6, 0.8, 1.0), (1.5, 2.0, 2.5)
+DECODER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5)
+# What rescorers are asked at a time.
+ASKED = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,76 +43,158 @@ class Candidates:
         return int(self.wrong[int(np.argmax(totals))])
 
 
-def find(recipe: Recipe) -> None:
-    """Try a grid of weights at every point and record the best, and the error rates with and without.
+Found: TypeAlias = Mapping[str, Mapping[str, Sequence[Candidates]]]
+"""Candidates by point and by part of the evaluation."""
 
-    One weight serves the decoders of both points: it is the one with the fewest wrong words at both together.
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judged:
+    """What there is to say of a hypothesis, whichever search found it."""
+
+    wrong: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Listener:
+    """An utterance as a point hears it, and every hypothesis of it that was judged so far."""
+
+    networks: Mapping[str, Any]
+    pieces: Tokenizer
+    text: str
+    emissions: Emissions
+    heard: tuple[torch.Tensor, torch.Tensor]
+    judged: dict[tuple[int, ...], Judged] = field(default_factory=dict)
+
+    def candidates(self, fusion: Fusion | None) -> Candidates:
+        """Search, and judge what was found."""
+        hypotheses = ctc.beam(self.emissions, fusion=fusion)
+        self._judge([one.tokens for one in hypotheses if one.tokens not in self.judged])
+        found = [self.judged[one.tokens] for one in hypotheses]
+        scores = {name: np.array([one.scores[name] for one in found]) for name in found[0].scores}
+        return Candidates(
+            words=len(self.text.split()),
+            wrong=np.array([one.wrong for one in found]),
+            scores={"search": np.array([one.score for one in hypotheses]), **scores},
+        )
+
+    @torch.inference_mode()
+    def _judge(self, unknown: Sequence[tuple[int, ...]]) -> None:
+        for start in range(0, len(unknown), ASKED):
+            group = unknown[start : start + ASKED]
+            tokens, lengths = (tensor[None] for tensor in stacked(group))
+            scores = {"decoder": self.networks["decoder"](*self.heard, tokens, lengths)[0].tolist()}
+            if "lm" in self.networks:
+                scores["lm"] = self.networks["lm"](tokens, lengths)[0].tolist()
+            for place, one in enumerate(group):
+                self.judged[one] = Judged(
+                    wrong=wrong_words(self.text, self.pieces.decode(one)),
+                    scores={name: each[place] for name, each in scores.items()},
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Best:
+    """A search, the weights of the rescorers that suit it, and what they are judged on."""
+
+    fusion: Fusion | None
+    decoder: float
+    lm: float
+    found: Found
+
+    @property
+    def wrong(self) -> int:
+        """Count the words that are wrong at all points and in all parts."""
+        return all_wrong(self.found, self.decoder, self.lm)
+
+
+def find(recipe: Recipe) -> None:
+    """Try a grid of weights, without the n-gram model and with it, and record the best of both and their error rates.
+
+    One set of weights serves both points: it is the one with the fewest wrong words at both together. Raises
+    MissingDataError before `ngram`.
     """
     logger = reporting.open_log(recipe)
-    torch.set_num_threads(recipe.processes)
+    # Two threads wait for one another longer than either calculates, with an utterance at a time.
+    torch.set_num_threads(1)
+    if not recipe.ngram.is_file():
+        raise MissingDataError(recipe.ngram, "ngram")
+    model = ngram.decode(recipe.ngram.read_bytes())
     data = dataset.load(recipe)
     examples = {part: data.part(part)[: recipe.weighting_utterances] for part in EVALUATION_PARTS}
-    found = {
-        point.name: {part: search(recipe, point, each) for part, each in examples.items()} for point in recipe.points
+    listeners = {
+        point.name: {part: listen(recipe, point, each) for part, each in examples.items()} for point in recipe.points
     }
-    best = min(itertools.product(DECODER_WEIGHTS, LM_WEIGHTS), key=lambda pair: _all_wrong(found, *pair))
-    figures: dict[str, Any] = {"decoder": best[0], "lm": best[1]}
-    for point, parts in found.items():
-        for part, each in parts.items():
-            words = sum(one.words for one in each)
-            for name, wrong in (
-                ("beam", sum(one.chosen({}) for one in each)),
-                ("rescored", sum(one.chosen(_weights(point, *best)) for one in each)),
-                ("oracle", sum(int(one.wrong.min()) for one in each)),
-            ):
-                figures[f"wer_{point}_{part}_{name}"] = wrong / words
-                logger.info("%s, %s, %s: word error rate %.2f %%", point, part, name, 100 * wrong / words)
-    logger.info("weights: decoder %.1f, lm %.1f", *best)
+    plain = best_of(listeners, None)
+    tried = []
+    for weight, bonus in itertools.product(NGRAM_WEIGHTS, TOKEN_BONUSES):
+        tried.append(best_of(listeners, Fusion(model=model, weight=weight, bonus=bonus)))
+        logger.info("n-gram %.2f, bonus %.2f: %d words wrong", weight, bonus, tried[-1].wrong)
+    fused = min(tried, key=lambda one: one.wrong)
+    figures: dict[str, Any] = {}
+    for name, best in (("", plain), ("_ngram", fused)):
+        figures |= {f"decoder{name}": best.decoder, f"lm{name}": best.lm}
+        figures |= {f"{key}{name}": rate for key, rate in _rates(best).items()}
+    if fused.fusion is not None:
+        figures |= {"ngram": fused.fusion.weight, "bonus": fused.fusion.bonus}
+    for name, value in figures.items():
+        logger.info("weighting, %s: %.4g", name, value)
     reporting.record(recipe, "weighting", figures)
 
 
 @torch.inference_mode()
-def search(recipe: Recipe, point: Point, examples: Sequence[Example]) -> list[Candidates]:
-    """Search every utterance and score its hypotheses with whatever the point has."""
+def listen(recipe: Recipe, point: Point, examples: Sequence[Example]) -> list[Listener]:
+    """Have a point hear every utterance."""
     folder = recipe.weights / point.name
     networks: dict[str, Any] = {path.stem: reference.load(path)[0] for path in sorted(folder.glob("*.safetensors"))}
     pieces = Tokenizer(recipe.tokenizer)
     found = []
     for example in examples:
         features, lengths = dataset.padded([example.features])
-        encoded, encoded_lengths = networks["body"](torch.from_numpy(features), torch.from_numpy(lengths))
-        log_probs, tokens = networks["am_en"](encoded, encoded_lengths)
+        heard = networks["body"](torch.from_numpy(features), torch.from_numpy(lengths))
+        log_probs, tokens = networks["am_en"](*heard)
         emissions = Emissions(log_probs=log_probs[0].numpy(), tokens=tokens[0].numpy().astype(np.int32))
-        hypotheses = ctc.beam(emissions)
-        found.append(_scored(networks, pieces, example, (encoded, encoded_lengths), hypotheses))
+        found.append(
+            Listener(networks=networks, pieces=pieces, text=example.text, emissions=emissions, heard=heard),
+        )
     return found
 
 
-def _scored(
-    networks: Mapping[str, Any],
-    pieces: Tokenizer,
-    example: Example,
-    heard: tuple[torch.Tensor, torch.Tensor],
-    hypotheses: Sequence[Hypothesis],
-) -> Candidates:
-    tokens, lengths = (tensor[None] for tensor in stacked([one.tokens for one in hypotheses]))
-    scores = {
-        "search": np.array([one.log_prob for one in hypotheses]),
-        "decoder": networks["decoder"](*heard, tokens, lengths)[0].double().numpy(),
+def best_of(listeners: Mapping[str, Mapping[str, Sequence[Listener]]], fusion: Fusion | None) -> Best:
+    """Search every utterance and find the weights of the rescorers with the fewest wrong words."""
+    found = {
+        point: {part: [one.candidates(fusion) for one in each] for part, each in parts.items()}
+        for point, parts in listeners.items()
     }
-    if "lm" in networks:
-        scores["lm"] = networks["lm"](tokens, lengths)[0].double().numpy()
-    wrong = [wrong_words(example.text, pieces.decode(one.tokens)) for one in hypotheses]
-    return Candidates(words=len(example.text.split()), wrong=np.array(wrong), scores=scores)
+    grid = itertools.product(DECODER_WEIGHTS, LM_WEIGHTS)
+    decoder, lm = min(grid, key=lambda pair: all_wrong(found, *pair))
+    return Best(fusion=fusion, decoder=decoder, lm=lm, found=found)
 
 
-def _all_wrong(found: Mapping[str, Mapping[str, Sequence[Candidates]]], decoder: float, lm: float) -> int:
+def all_wrong(found: Found, decoder: float, lm: float) -> int:
+    """Count the words that are wrong under these weights."""
     return sum(
         one.chosen(_weights(point, decoder, lm))
         for point, parts in found.items()
         for each in parts.values()
         for one in each
     )
+
+
+def _rates(best: Best) -> dict[str, float]:
+    """Give the word error rates of the search alone, with the decoder, with all, and of the best choice there is."""
+    rates = {}
+    for point, parts in best.found.items():
+        for part, each in parts.items():
+            words = sum(one.words for one in each)
+            for name, wrong in (
+                ("beam", sum(one.chosen({}) for one in each)),
+                ("decoder", sum(one.chosen({"decoder": best.decoder}) for one in each)),
+                ("rescored", sum(one.chosen(_weights(point, best.decoder, best.lm)) for one in each)),
+                ("oracle", sum(int(one.wrong.min()) for one in each)),
+            ):
+                rates[f"wer_{point}_{part}_{name}"] = wrong / words
+    return rates
 
 
 def _weights(point: str, decoder: float, lm: float) -> dict[str, float]:

@@ -36,6 +36,7 @@ class Options:
     operating_point: str | None
     language: str
     search: str | None
+    ngram: bool
     speakers: bool
     in_flight: int
     wait_s: float
@@ -55,6 +56,7 @@ class Options:
 @click.option(
     "--search", type=click.Choice(("greedy", "beam", "rescore")), help="rescore where the server can, else beam."
 )
+@click.option("--no-ngram", is_flag=True, help="Search without the n-gram model that the weights may come with.")
 @click.option("--no-speakers", is_flag=True, help="Do not tell speakers apart.")
 @click.option("--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at a time.")
 @click.option("--wait", "wait_s", default=PATIENCE_S, show_default=True, type=click.FloatRange(min=0),
@@ -71,6 +73,7 @@ def _command(
     wait_s: float,
     in_flight: int,
     *,
+    no_ngram: bool,
     no_speakers: bool,
     verbose: bool,
 ) -> Options:
@@ -91,6 +94,7 @@ def _command(
         operating_point=operating_point,
         language=language,
         search=search,
+        ngram=not no_ngram,
         speakers=not no_speakers,
         in_flight=in_flight,
         wait_s=wait_s,
@@ -174,7 +178,7 @@ def _transcribe(path: Path, options: Options, recogniser: "Recogniser") -> "Outc
 
     started = time.monotonic()
     recording = Recording(path)
-    plan = Plan(search=options.search, speakers=options.speakers, in_flight=options.in_flight)
+    plan = Plan(search=options.search, ngram=options.ngram, speakers=options.speakers, in_flight=options.in_flight)
     with _progress(path.name, recording.duration_s) as advance:
         found = transcribe(recording, recogniser, plan, advance)
     for note in found.notes:
@@ -187,7 +191,9 @@ def _described(endpoint: str, recogniser: "Recogniser") -> str:
     rescored = f"rescoring by {' and '.join(recogniser.rescorers)}" if recogniser.rescorers else "no rescoring"
     similarity = recogniser.same_speaker_similarity
     voices = "no speakers" if similarity is None else f"one speaker from a similarity of {similarity:g} on"
-    return f"{endpoint}: {recogniser.language} {recogniser.operating_point}, {rescored}, {voices}"
+    model = recogniser.ngram
+    searched = "no n-gram model" if model is None else f"{len(model)} n-grams of up to {model.order} tokens"
+    return f"{endpoint}: {recogniser.language} {recogniser.operating_point}, {searched}, {rescored}, {voices}"
 
 
 def _summary(path: Path, found: "Outcome", wall_s: float) -> str:

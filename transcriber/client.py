@@ -14,9 +14,11 @@ from tritonclient.utils import InferenceServerException
 from contract.catalogue import Family, Tensor, catalogue, check_operating_point, model_name
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError
 from contract.probes import DTYPES
+from transcriber import ngram
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.endpoint import ENDPOINT_VARIABLE, PATIENCE_S, checked_endpoint
 from transcriber.features import MEL_BANDS
+from transcriber.ngram import Ngram
 from transcriber.recogniser import Features, Heard, RequestError
 
 REQUEST_TIMEOUT_S = 60.0
@@ -51,6 +53,7 @@ class TritonRecogniser:
         self._ensemble = self._checked(f"ensemble_{language}")
         head = connection.parameters(self._model(f"am_{language}"))
         self.pieces: tuple[str, ...] = _pieces(head, self._model(f"am_{language}"))
+        self.ngram = _ngram(head, len(self.pieces), self._model(f"am_{language}"))
         self.rescorers = tuple(family for family in _RESCORERS if self._is_served(family))
         self._families = {family: self._checked(family) for family in self.rescorers}
         self.same_speaker_similarity: float | None = None
@@ -340,6 +343,21 @@ def _pieces(parameters: dict[str, str], model: str) -> tuple[str, ...]:
     if not isinstance(pieces, list) or not pieces or not all(isinstance(piece, str) for piece in pieces):
         raise ServerContractError(model, "its configuration has no parameter `tokens` with a JSON list", _SERVE_REMEDY)
     return tuple(pieces)
+
+
+def _ngram(parameters: dict[str, str], tokens: int, model: str) -> Ngram | None:
+    """Read the n-gram model, where there is one; raise ServerContractError when it is damaged or of other tokens."""
+    if "ngram" not in parameters:
+        return None
+    try:
+        found = ngram.from_text(parameters["ngram"])
+    except ValueError as error:
+        cause = f"its parameter `ngram` holds no n-gram model ({error})"
+        raise ServerContractError(model, cause, _SERVE_REMEDY) from error
+    if found.vocabulary != tokens:
+        cause = f"its parameter `ngram` is of {found.vocabulary} tokens, and its parameter `tokens` of {tokens}"
+        raise ServerContractError(model, cause, _SERVE_REMEDY)
+    return found
 
 
 def _similarity(parameters: dict[str, str], model: str) -> float:

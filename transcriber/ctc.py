@@ -6,7 +6,7 @@ its last entry, and at most what the list leaves over: that floor stands in for 
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,43 @@ class Emissions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hypothesis:
-    """A sequence of tokens without blanks, and its log-probability."""
+    """A sequence of tokens without blanks, and its log-probability by the emissions alone.
+
+    `ngram` is its log-probability by the language model of the search, the end of the text included; None where the
+    search had none. `added` is what this and other models add to the score.
+    """
 
     tokens: tuple[int, ...]
     log_prob: float
+    ngram: float | None = None
+    added: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """Give what hypotheses are ranked by."""
+        return self.log_prob + self.added
+
+
+class LanguageModel(Protocol):
+    """What the search asks while it goes: a state stands for all that was said so far."""
+
+    start: int
+
+    def after(self, state: int, token: int) -> tuple[float, int]:
+        """Give the log-probability, at most 0, of a token or of BOUNDARY at the end, and the state after it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fusion:
+    """A language model in the search: each token counts `weight` times its log-probability, plus a bonus.
+
+    Without the bonus a model prefers whatever has fewer tokens.
+    """
+
+    model: LanguageModel
+    weight: float
+    bonus: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,22 +95,26 @@ def greedy(emissions: Emissions) -> Hypothesis:
 
 
 def beam(
-    emissions: Emissions, width: int = BEAM_WIDTH, negligible: float = NEGLIGIBLE_LOG_PROB
+    emissions: Emissions,
+    width: int = BEAM_WIDTH,
+    negligible: float = NEGLIGIBLE_LOG_PROB,
+    fusion: Fusion | None = None,
 ) -> tuple[Hypothesis, ...]:
     """Search for the most probable token sequences, each summed over all its alignments; best first, at most `width`.
 
-    Prefix beam search (Hannun et al., arXiv:1408.2873) without a language model. `negligible` is the log-probability
-    below which a frame's tokens are not followed.
+    Prefix beam search (Hannun et al., arXiv:1408.2873), with a language model of tokens where there is one (shallow
+    fusion). `negligible` is the log-probability below which a frame's tokens are not followed.
     """
-    root = _Prefix(None, BLANK)
+    root = _Prefix(None, BLANK, fusion)
     beams: dict[_Prefix, tuple[float, float]] = {root: (0.0, -math.inf)}
     for blank, followed in _frames(emissions, negligible):
         if followed:
             beams = _extend(beams, blank, followed, width)
         else:
             beams = {prefix: (_either(*scores) + blank, -math.inf) for prefix, scores in beams.items()}
-    ranked = sorted(((_either(*scores), prefix.tokens()) for prefix, scores in beams.items()), reverse=True)
-    return tuple(Hypothesis(tokens=tokens, log_prob=score) for score, tokens in ranked if score > -math.inf)
+    found = [prefix.hypothesis(_either(*scores)) for prefix, scores in beams.items()]
+    ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
+    return tuple(one for one in ranked if one.score > -math.inf)
 
 
 def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:
@@ -98,20 +135,37 @@ def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:
 
 
 class _Prefix:
-    """A node of the tree of prefixes; the same prefix is always the same node."""
+    """A node of the tree of prefixes; the same prefix is always the same node.
 
-    __slots__ = ("children", "parent", "token")
+    `said` is the log-probability of the prefix by the language model, `added` what that adds to its score.
+    """
 
-    def __init__(self, parent: "_Prefix | None", token: int) -> None:
-        self.parent, self.token = parent, token
+    __slots__ = ("added", "children", "fusion", "parent", "said", "state", "token")
+
+    def __init__(self, parent: "_Prefix | None", token: int, fusion: Fusion | None) -> None:
+        self.parent, self.token, self.fusion = parent, token, fusion
         self.children: dict[int, _Prefix] = {}
+        self.state, self.said, self.added = 0, 0.0, 0.0
+        if fusion is not None and parent is None:
+            self.state = fusion.model.start
+        elif fusion is not None and parent is not None:
+            log_prob, self.state = fusion.model.after(parent.state, token)
+            self.said = parent.said + log_prob
+            self.added = parent.added + fusion.weight * log_prob + fusion.bonus
 
     def child(self, token: int) -> "_Prefix":
-        """Give the prefix that is longer by a token."""
-        found = self.children.get(token)
-        if found is None:
-            found = self.children[token] = _Prefix(self, token)
-        return found
+        """Add the prefix that is longer by a token."""
+        longer = self.children[token] = _Prefix(self, token, self.fusion)
+        return longer
+
+    def hypothesis(self, total: float) -> Hypothesis:
+        """Let the text end here; `total` is the score of the prefix, with what was added to it."""
+        log_prob = total - self.added
+        if self.fusion is None:
+            return Hypothesis(tokens=self.tokens(), log_prob=log_prob)
+        end, _ = self.fusion.model.after(self.state, BOUNDARY)
+        added = self.added + self.fusion.weight * end
+        return Hypothesis(tokens=self.tokens(), log_prob=log_prob, ngram=self.said + end, added=added)
 
     def tokens(self) -> tuple[int, ...]:
         """Spell the prefix out."""
@@ -136,10 +190,13 @@ def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[t
 def _extend(
     beams: dict[_Prefix, tuple[float, float]], blank: float, followed: list[tuple[int, float]], width: int
 ) -> dict[_Prefix, tuple[float, float]]:
-    """Go one frame on. Scores are (ending in blank, ending in the last token)."""
+    """Go one frame on. Scores are (ending in blank, ending in the last token), with what is added to the prefix."""
     ended = {prefix: _either(*scores) + blank for prefix, scores in beams.items()}
     # A new prefix has one parent only, so that what is worse than `width` others already cannot get better.
     bound = min(ended.values()) if len(beams) >= width else -math.inf
+    fusion = next(iter(beams)).fusion
+    # A language model takes away from a new prefix, or leaves it what it has: only the bonus is added.
+    most = 0.0 if fusion is None else fusion.bonus
     spoken: dict[_Prefix, float] = {}
     for prefix, (in_blank, in_token) in beams.items():
         either = ended[prefix] - blank
@@ -149,7 +206,12 @@ def _extend(
                 # The same token again is the same sound going on, unless a blank lies between.
                 spoken[prefix] = _either(spoken.get(prefix, -math.inf), in_token + log_prob)
                 score = in_blank + log_prob
-            longer = prefix.child(token)
+            longer = prefix.children.get(token)
+            if longer is None:
+                if score + most <= bound:
+                    continue
+                longer = prefix.child(token)
+            score += longer.added - prefix.added
             if score > bound or longer in beams:
                 spoken[longer] = _either(spoken.get(longer, -math.inf), score)
     scores = {prefix: (ended.get(prefix, -math.inf), spoken.get(prefix, -math.inf)) for prefix in {**ended, **spoken}}

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,9 +32,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows."""
+    """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows.
+
+    Without `ngram`, the search asks no n-gram model though the weights came with one.
+    """
 
     search: str | None = None
+    ngram: bool = True
     speakers: bool = True
     in_flight: int = 8
 
@@ -67,13 +71,13 @@ def transcribe(
     at all and ServerContractError for a search that the server does not allow. Whatever else is lost, down to the
     server's staying away, is in the outcome beside what was understood.
     """
-    search = chosen_search(recogniser, plan.search)
+    chosen = replace(plan, search=chosen_search(recogniser, plan.search))
     understood: list[_Understood] = []
     gone: ServerUnreachableError | None = None
     done_s = 0.0
 
     def work(numbered: tuple[int, Segment]) -> tuple[float, _Understood]:
-        return numbered[1].end_s, _understand(recogniser, search, numbered, with_speakers=plan.speakers)
+        return numbered[1].end_s, _understand(recogniser, chosen, numbered)
 
     try:
         for done_s, part in in_order(work, enumerate(split(recording.blocks())), plan.in_flight):
@@ -117,14 +121,12 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: i
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _understand(
-    recogniser: Recogniser, search: str, numbered: tuple[int, Segment], *, with_speakers: bool
-) -> _Understood:
+def _understand(recogniser: Recogniser, plan: Plan, numbered: tuple[int, Segment]) -> _Understood:
     """Ask for a segment up to three times."""
     number, segment = numbered
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _asked(recogniser, search, number, segment, with_speakers=with_speakers)
+            return _asked(recogniser, plan, number, segment)
         except RequestError as error:
             refusal = str(error)
         if attempt < _ATTEMPTS:
@@ -132,22 +134,22 @@ def _understand(
     return _Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
 
 
-def _asked(recogniser: Recogniser, search: str, number: int, segment: Segment, *, with_speakers: bool) -> _Understood:
+def _asked(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> _Understood:
     features = log_mel(long_enough(segment.samples))
     heard = recogniser.recognise(features)
-    best = _searched(recogniser, search, heard)
+    best = _searched(recogniser, plan, heard)
     spoken = ctc.align(heard.emissions, best.tokens)
     found = words.join(spoken, recogniser.pieces, segment.start_s, segment.end_s)
-    if not found or not with_speakers or recogniser.same_speaker_similarity is None:
+    if not found or not plan.speakers or recogniser.same_speaker_similarity is None:
         return _Understood(words=found)
     return _with_voices(recogniser, number, segment, features, found)
 
 
-def _searched(recogniser: Recogniser, search: str, heard: Heard) -> ctc.Hypothesis:
-    if search == "greedy":
+def _searched(recogniser: Recogniser, plan: Plan, heard: Heard) -> ctc.Hypothesis:
+    if plan.search == "greedy":
         return ctc.greedy(heard.emissions)
-    hypotheses = ctc.beam(heard.emissions)
-    return (rescoring.rescore(recogniser, heard, hypotheses) if search == "rescore" else hypotheses)[0]
+    hypotheses = rescoring.search(heard.emissions, recogniser.ngram if plan.ngram else None)
+    return (rescoring.rescore(recogniser, heard, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 
 def _with_voices(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transcriber.ctc import Emissions, Floats, Integers
+from transcriber.ngram import Ngram
 
 Features: TypeAlias = NDArray[np.float16]
 
@@ -37,6 +38,8 @@ class Recogniser(Protocol):
     operating_point: str
     pieces: tuple[str, ...]
     """The text of every token; U+2581 begins a word."""
+    ngram: Ngram | None
+    """The language model of the search; None where the weights came without one."""
     rescorers: tuple[str, ...]
     """The families that can score hypotheses: of decoder and lm, those that are served."""
     same_speaker_similarity: float | None

@@ -1,22 +1,36 @@
-"""Chooses among the hypotheses of a search by what the decoder and the language model say of them."""
+"""How much each model counts beside the emissions: in the search, and afterwards among its best hypotheses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 
 from contract.catalogue import catalogue
-from transcriber.ctc import Hypothesis, Integers
+from transcriber import ctc
+from transcriber.ctc import Emissions, Fusion, Hypothesis, Integers
+from transcriber.ngram import Ngram
 from transcriber.recogniser import Heard, Recogniser
 
-# How much a rescorer's log-probability counts beside that of the search.
-WEIGHTS = MappingProxyType({"decoder": 1.3, "lm": 0.6})
+# All are found by `python -m training weighting`. An n-gram model's log-probability counts so much in the search, and
+# every token of a hypothesis earns the bonus beside it.
+NGRAM_WEIGHT, TOKEN_BONUS = 0.8, 2.0
+# How much a rescorer's log-probability counts beside the score of a search without and with an n-gram model, which
+# says some of the same.
+WEIGHTS = MappingProxyType({"decoder": 2.5, "lm": 1.1})
+WEIGHTS_WITH_NGRAM = MappingProxyType({"decoder": 1.0, "lm": 0.2})
+
+
+def search(emissions: Emissions, ngram: Ngram | None) -> tuple[Hypothesis, ...]:
+    """Give the best hypotheses for emissions, with the n-gram model where there is one; best first."""
+    fusion = None if ngram is None else Fusion(model=ngram, weight=NGRAM_WEIGHT, bonus=TOKEN_BONUS)
+    return ctc.beam(emissions, fusion=fusion)
 
 
 def rescore(
     recogniser: Recogniser, heard: Heard, hypotheses: Sequence[Hypothesis], families: Sequence[str] | None = None
 ) -> tuple[Hypothesis, ...]:
-    """Order hypotheses by log P(CTC) + sum of weight * log P(rescorer), best first.
+    """Order hypotheses by their score in the search + sum of weight * log P(rescorer), best first.
 
     `families` are the rescorers to ask, by default all that are served. A single hypothesis, or one that is too long
     for the rescorers, is left as it is. Raises what Recogniser raises.
@@ -27,11 +41,12 @@ def rescore(
     if len(candidates) < 2 or longest > _most("hypothesis_tokens") or not asked:  # noqa: PLR2004
         return tuple(hypotheses)
     tokens, lengths = _stacked(candidates, longest)
-    totals = np.array([hypothesis.log_prob for hypothesis in candidates])
+    weights = WEIGHTS if candidates[0].ngram is None else WEIGHTS_WITH_NGRAM
+    added = np.array([hypothesis.added for hypothesis in candidates])
     for family in asked:
-        totals += WEIGHTS[family] * recogniser.score(family, heard, tokens, lengths)
-    ranked = np.argsort(-totals, kind="stable")
-    return tuple(Hypothesis(tokens=candidates[place].tokens, log_prob=float(totals[place])) for place in ranked)
+        added += weights[family] * recogniser.score(family, heard, tokens, lengths)
+    rescored = [replace(each, added=float(more)) for each, more in zip(candidates, added, strict=True)]
+    return tuple(sorted(rescored, key=lambda hypothesis: hypothesis.score, reverse=True))
 
 
 def _most(axis: str) -> int:

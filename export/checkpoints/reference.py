@@ -2,8 +2,11 @@
 
 A file's metadata holds three JSON texts: `network` (a key of export.networks.NETWORKS), `config` (the fields of its
 configuration) and `parameters` (strings that clients need and that depend on the weights, such as the token list).
+
+The n-gram model of a family lies beside the operating points, as both have it, and joins those strings here.
 """
 
+import base64
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +31,11 @@ def checkpoint_path(family: str, operating_point: str) -> Path:
     return REFERENCE_FOLDER / operating_point / f"{family}.safetensors"
 
 
+def ngram_path(family: str) -> Path:
+    """Say where the n-gram model lies that is told to the clients of an acoustic head, if it has one."""
+    return REFERENCE_FOLDER / f"{family}.ngram"
+
+
 def open_checkpoint(model: Model) -> Checkpoint:
     """Read the reference weights of a model; raise CheckpointError when there are none, or of another network."""
     path = checkpoint_path(model.family.name, model.operating_point)
@@ -39,12 +47,17 @@ def open_checkpoint(model: Model) -> Checkpoint:
     if not isinstance(network, expected):
         cause = f"it holds a {type(network).__name__}, and the catalogue wants a {expected.__name__} for {model.name}"
         raise CheckpointError(path, cause, "Put the weights of that network there")
+    decisive = digest.of_file(path)
+    ngram = ngram_path(model.family.name)
+    if ngram.is_file():
+        parameters = {**parameters, "ngram": base64.b85encode(ngram.read_bytes()).decode()}
+        decisive = digest.of_value([decisive, digest.of_file(ngram)])
     return Checkpoint(
         network=network,
         dims=network.dims,
         parameters=parameters,
         origin=f"reference/{model.operating_point}/{path.name}",
-        digest=digest.of_file(path),
+        digest=decisive,
     )
 
 

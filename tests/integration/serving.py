@@ -1,5 +1,6 @@
 """Starts the real server as an operator does, on a bundle of small networks."""
 
+import base64
 import os
 import signal
 import socket
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract.catalogue import Model
@@ -17,6 +18,8 @@ from tests.unit.runtime import synthetic
 
 ROOT = Path(__file__).parents[2]
 READY_S, EXIT_S = 60, 20
+# As long as an n-gram model in text.
+LONG_TEXT = base64.b85encode(bytes(range(256)) * 600).decode()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +47,11 @@ def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: byt
     """Write a bundle of small networks for arch cpu, of all operating points or of some; some may be given."""
     wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
     contents = {model.name: special.get(model.name) or network(model.name, _variant(model, mode)) for model in wanted}
-    records = (synthetic.record(model, contents[model.name], mode=mode) for model in wanted)
+    records = [synthetic.record(model, contents[model.name], mode=mode) for model in wanted]
+    records = [
+        replace(each, parameters={**each.parameters, "ngram": LONG_TEXT}) if each.family == "am_en" else each
+        for each in records
+    ]
     return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
 
 

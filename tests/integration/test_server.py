@@ -19,7 +19,7 @@ from contract.catalogue import catalogue, models
 from runtime import probe
 from tests.integration import serving
 from tests.integration.asking import Arrays, infer, tensors
-from tests.integration.serving import Running
+from tests.integration.serving import LONG_TEXT, Running
 from tests.unit.runtime import synthetic
 
 pytestmark = pytest.mark.integration
@@ -131,6 +131,7 @@ def test_metadata_is_the_contract(client: triton.InferenceServerClient, name: st
 def test_parameters_reach_the_client(client: triton.InferenceServerClient, name: str) -> None:
     parameters = client.get_model_config(name).config.parameters
     assert parameters["tokens"].string_value == synthetic.PARAMETERS["tokens"]
+    assert parameters["ngram"].string_value == LONG_TEXT
 
 
 def test_metrics(server: Running) -> None:

@@ -101,7 +101,7 @@ def test_every_file_is_written(run: tuple[Recipe, Progress]) -> None:
     }
     weights = [f"{point}/{family}.safetensors" for point, each in families.items() for family in each]
     found = sorted(str(path.relative_to(recipe.weights)) for path in recipe.weights.rglob("*") if path.is_file())
-    assert found == sorted([*weights, "MODEL_CARD.md", "figures.json", "tokenizer.model"])
+    assert found == sorted([*weights, "MODEL_CARD.md", "am_en.ngram", "figures.json", "tokenizer.model"])
     for name in weights:
         with safe_open(recipe.weights / name, framework="np") as file:
             assert {"config", "network", "parameters"} <= file.metadata().keys()
@@ -115,7 +115,7 @@ def test_every_stage_leaves_figures_and_curves(run: tuple[Recipe, Progress]) -> 
     recipe, _ = run
     stages = {f"{stage}_{point.name}" for stage in ("recogniser", "speakers", "dialogue") for point in recipe.points}
     figures = reporting.read_figures(recipe)
-    assert {*stages, "language", "machine"} <= figures.keys()
+    assert {*stages, "language", "ngram", "weighting", "machine"} <= figures.keys()
     assert all(figures[f"recogniser_{point.name}"]["steps"] > 10 for point in recipe.points)
     assert "NaN" not in recipe.figures.read_text(encoding="utf-8")
     assert {"standard", "enhanced"} <= curves.read(recipe).keys()

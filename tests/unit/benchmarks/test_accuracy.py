@@ -11,7 +11,8 @@ from benchmarks import accuracy, recordings
 from benchmarks.accuracy import Diarization, Rate, Results
 from benchmarks.recordings import Dialogue, RecordingSet, Spoken, Turn
 from contract.errors import AudioError
-from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
+from tests.unit.transcriber.models import single_tokens
 from tests.unit.transcriber.sounds import RATE_HZ, burst, silence
 
 
@@ -34,6 +35,11 @@ def test_transcribes_by_every_search_that_is_allowed(recording: Path) -> None:
     # The rescorer of the tests prefers the longest hypothesis to what was heard.
     assert both["beam"] == "loud soft"
     assert len(both["beam + decoder"]) > len(both["beam"])
+    with_ngram = accuracy.transcripts(
+        FakeRecogniser(rescorers=("decoder",), ngram=single_tokens(len(PIECES), unlikely=FT)), recording
+    )
+    assert list(with_ngram) == ["greedy", "beam", "beam + n-gram", "beam + n-gram + decoder"]
+    assert (with_ngram["beam"], with_ngram["beam + n-gram"]) == ("loud soft", "loud so")
 
 
 def test_counts_wrong_words_of_every_recording(recording: Path) -> None:

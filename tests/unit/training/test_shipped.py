@@ -10,7 +10,7 @@ import soundfile
 import torch
 from safetensors import safe_open
 
-from contract.catalogue import OPERATING_POINTS
+from contract.catalogue import OPERATING_POINTS, catalogue, models
 from export.checkpoints import reference
 from export.networks.acoustic import AcousticConfig
 from training import card, corpus, dialogue, reporting, scores, synthesis, voices
@@ -20,10 +20,13 @@ from training.language import stacked
 from training.recipe import Recipe
 from training.synthesis import Utterance
 from training.tokenizer import BLANK_PIECE, BOUNDARY, BOUNDARY_PIECE, WORD_START, Tokenizer
+from transcriber import ngram
 from transcriber.features import log_mel
 
 RECIPE = Recipe(out=Path("work/training"))
 LARGEST_BYTES = 12_000_000
+# Of the n-gram model as text: it stands in every manifest and configuration.
+LARGEST_PARAMETER = 200_000
 FAMILIES = {
     "standard": ("body", "am_en", "decoder", "diar"),
     "enhanced": ("body", "am_en", "decoder", "diar", "lm"),
@@ -43,7 +46,7 @@ def tokenizer() -> Tokenizer:
 def test_the_reference_holds_these_files_and_no_others() -> None:
     found = {str(path.relative_to(RECIPE.weights)) for path in RECIPE.weights.rglob("*") if path.is_file()}
     models = {f"{point}/{family}.safetensors" for family, point in MODELS}
-    assert found == {*models, "tokenizer.model", "figures.json", "MODEL_CARD.md"}
+    assert found == {*models, "tokenizer.model", "am_en.ngram", "figures.json", "MODEL_CARD.md"}
 
 
 def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None:
@@ -61,6 +64,23 @@ def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer, point: 
     assert len(pieces) == RECIPE.vocabulary
     assert (pieces[0], pieces[BOUNDARY]) == (BLANK_PIECE, BOUNDARY_PIECE)
     assert any(piece.startswith(WORD_START) for piece in pieces)
+
+
+@every_point
+def test_the_ngram_model_travels_with_the_tokens_that_it_knows(tokenizer: Tokenizer, point: str) -> None:
+    parameters = reference.open_checkpoint(models(catalogue())[f"am_en_{point}"]).parameters
+    found = ngram.from_text(parameters["ngram"])
+    assert found.vocabulary == len(json.loads(parameters["tokens"])) == RECIPE.vocabulary
+    assert len(parameters["ngram"]) <= LARGEST_PARAMETER
+    assert len(found) == reporting.read_figures(RECIPE)["ngram"]["ngrams"]
+    said, unsaid = "we will see whether they merge the pictures", "we will see weether they mer ge the picictures"
+    assert found.log_prob(tokenizer.encode(said)) > found.log_prob(tokenizer.encode(unsaid)) + 10.0
+    others = [family for family in FAMILIES[point] if family != "am_en"]
+    assert not [family for family in others if "ngram" in _parameters(family, point)]
+
+
+def _parameters(family: str, point: str) -> dict[str, str]:
+    return reference.open_checkpoint(models(catalogue())[f"{family}_{point}"]).parameters
 
 
 @pytest.mark.parametrize(("family", "point"), MODELS)

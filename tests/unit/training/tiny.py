@@ -38,6 +38,8 @@ def recipe(out: Path, seconds: float = 1.0) -> Recipe:
         points=(_point("standard", layers=1, seconds=seconds), _point("enhanced", layers=2, seconds=seconds)),
         language=LanguageConfig(size=16, layers=1, heads=2, hidden=16, vocabulary=VOCABULARY),
         language_minutes=seconds / 60,
+        ngram_sentences=200,
+        ngram_bytes=5_000,
         batch_frames=800,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from transcriber.ctc import Emissions, Floats, Integers
+from transcriber.ngram import Ngram
 from transcriber.recogniser import Features, Heard
 
 PIECES = ("<blank>", "<unk>", "</s>", "\u2581loud", "\u2581so", "ft", "\u2581yes")
@@ -22,10 +23,12 @@ class FakeRecogniser:
         *,
         rescorers: tuple[str, ...] = (),
         similarity: float | None = 0.5,
+        ngram: Ngram | None = None,
         fail: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.language, self.operating_point = "en", "standard"
         self.pieces: tuple[str, ...] = PIECES
+        self.ngram = ngram
         self.rescorers, self.same_speaker_similarity = rescorers, similarity
         self.calls: list[str] = []
         self._fail, self._lock = fail, threading.Lock()

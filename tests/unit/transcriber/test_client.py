@@ -1,5 +1,7 @@
 """The client against a server that speaks Triton's gRPC: what it checks, sends, and how long it waits."""
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,10 +13,14 @@ import pytest
 from contract.catalogue import catalogue, models
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import PIECES
+from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from tests.unit.transcriber.server import EMBEDDING, ENCODER_SIZE, Script, serving
+from transcriber import ngram
 from transcriber.client import Connection, TritonRecogniser, connect
+from transcriber.ngram import Ngram
 from transcriber.recogniser import Features, RequestError
 
+NGRAM = base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode()
 REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release."
 
 
@@ -145,6 +151,27 @@ def test_a_missing_token_list_is_named(connection: Connection, script: Script) -
     assert refusal(connection) == (
         f"am_en_standard: its configuration has no parameter `tokens` with a JSON list. {REMEDY}"
     )
+
+
+def test_an_ngram_model_comes_with_the_tokens(connection: Connection, script: Script) -> None:
+    assert connect(connection, "en", "standard").ngram is None
+    script.parameters["am_en_standard"] = {"tokens": json.dumps(PIECES[:-1]), "ngram": NGRAM}
+    found = connect(connection, "en", "standard").ngram
+    assert found is not None
+    assert found.log_prob((4, 5)) == Ngram(LEVELS, len(PIECES) - 1).log_prob((4, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("~~", "its parameter `ngram` holds no n-gram model (base85 overflow in hunk starting at byte 0)"),
+        (NGRAM[:20], "its parameter `ngram` holds no n-gram model (buffer is smaller than requested size)"),
+        (NGRAM, "its parameter `ngram` is of 6 tokens, and its parameter `tokens` of 7"),
+    ],
+)
+def test_an_ngram_model_that_is_none_is_named(connection: Connection, script: Script, text: str, cause: str) -> None:
+    script.parameters["am_en_standard"] = {"tokens": json.dumps(PIECES), "ngram": text}
+    assert refusal(connection) == f"am_en_standard: {cause}. {REMEDY}"
 
 
 def test_a_missing_threshold_is_named(connection: Connection, script: Script) -> None:

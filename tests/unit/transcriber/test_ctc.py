@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from transcriber import ctc
-from transcriber.ctc import BLANK, Emissions, align, beam, greedy
+from transcriber.ctc import BLANK, Emissions, Fusion, align, beam, greedy
+from transcriber.ngram import Ngram
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -66,6 +68,81 @@ def test_a_narrow_beam_never_overstates_and_is_sorted(seed: int) -> None:
     assert 1 <= len(found) <= 3
     assert [item.log_prob for item in found] == sorted((item.log_prob for item in found), reverse=True)
     assert all(item.log_prob <= expected[item.tokens] + 1e-4 for item in found)
+
+
+FUSION = Fusion(model=Ngram(LEVELS, VOCABULARY), weight=0.7, bonus=0.9)
+
+
+def fused(tokens: tuple[int, ...]) -> float:
+    return 0.7 * Ngram(LEVELS, VOCABULARY).log_prob(tokens) + 0.9 * len(tokens)
+
+
+@given(seed=seeds, frames=st.integers(1, 5), vocabulary=st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_wide_beam_with_a_model_adds_what_it_says_of_every_sequence(seed: int, frames: int, vocabulary: int) -> None:
+    given_ = emissions(seed, frames, vocabulary)
+    expected = enumerated(given_)
+    found = beam(given_, 100_000, -math.inf, FUSION)
+    assert {hypothesis.tokens for hypothesis in found} == expected.keys()
+    for hypothesis in found:
+        assert hypothesis.log_prob == pytest.approx(expected[hypothesis.tokens], abs=1e-4)
+        assert hypothesis.ngram == pytest.approx(Ngram(LEVELS, VOCABULARY).log_prob(hypothesis.tokens))
+        assert hypothesis.added == pytest.approx(fused(hypothesis.tokens))
+    assert found[0].score == pytest.approx(max(each + fused(tokens) for tokens, each in expected.items()), abs=1e-4)
+
+
+@given(seed=seeds, width=st.integers(1, 12), bonus=st.floats(0.0, 3.0))
+@settings(max_examples=60, deadline=None)
+def test_what_the_bound_leaves_out_would_not_have_been_kept(seed: int, width: int, bonus: float) -> None:
+    """The search with its bound against one that looks at every longer prefix before it drops any."""
+    given_ = emissions(seed, 6, 4)
+    fusion = Fusion(model=Ngram(LEVELS, VOCABULARY), weight=0.7, bonus=bonus)
+    found = {one.tokens: one.log_prob + one.added for one in beam(given_, width, -math.inf, fusion)}
+    expected = exhaustively(given_, width, fusion)
+    assert found.keys() == expected.keys()
+    for tokens, score in expected.items():
+        assert found[tokens] == pytest.approx(score, abs=1e-4)
+
+
+def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[int, ...], float]:
+    """Search with the same width, nothing cached and nothing left out early; give scores by tokens."""
+
+    def added(tokens: tuple[int, ...]) -> float:
+        # Without the end, which counts only once the last frame is over.
+        end = fusion.model.after(state(tokens), ctc.BOUNDARY)[0]
+        return fusion.weight * (Ngram(LEVELS, VOCABULARY).log_prob(tokens) - end) + fusion.bonus * len(tokens)
+
+    def state(tokens: tuple[int, ...]) -> int:
+        now = fusion.model.start
+        for token in tokens:
+            now = fusion.model.after(now, token)[1]
+        return now
+
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for tokens, log_probs in zip(given_.tokens.tolist(), given_.log_probs.tolist(), strict=True):
+        row = dict(zip(tokens, log_probs, strict=True))
+        following: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (in_blank, in_token) in beams.items():
+            either = float(np.logaddexp(in_blank, in_token))
+            kept = following.setdefault(prefix, [-math.inf, -math.inf])
+            kept[0] = float(np.logaddexp(kept[0], either + row[BLANK]))
+            for token, log_prob in row.items():
+                if token == BLANK:
+                    continue
+                if prefix and token == prefix[-1]:
+                    kept[1] = float(np.logaddexp(kept[1], in_token + log_prob))
+                longer = following.setdefault((*prefix, token), [-math.inf, -math.inf])
+                before = in_blank if prefix and token == prefix[-1] else either
+                longer[1] = float(np.logaddexp(longer[1], before + log_prob))
+        ranked = sorted(
+            following, key=lambda each: added(each) + np.logaddexp(following[each][0], following[each][1]), reverse=True
+        )
+        beams = {each: (following[each][0], following[each][1]) for each in ranked[:width]}
+    end = {each: fusion.weight * fusion.model.after(state(each), ctc.BOUNDARY)[0] for each in beams}
+    found = {
+        each: float(np.logaddexp(scores[0], scores[1])) + added(each) + end[each] for each, scores in beams.items()
+    }
+    return {each: score for each, score in found.items() if score > -math.inf}
 
 
 def test_the_beam_sums_over_alignments() -> None:

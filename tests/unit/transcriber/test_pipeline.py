@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError
-from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
+from tests.unit.transcriber.models import single_tokens
 from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber import pipeline
 from transcriber.audio import Recording
@@ -103,6 +104,13 @@ def test_rescoring_chooses(talk: Path) -> None:
     recogniser = FakeRecogniser(rescorers=("decoder",))
     assert said(outcome(talk, recogniser))[0][1] != "loud"
     assert recogniser.calls.count("decoder") == 3
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(True, "so"), (False, "soft")])
+def test_the_ngram_model_can_be_left_out(talk: Path, wanted: bool, expected: str) -> None:
+    recogniser = FakeRecogniser(ngram=single_tokens(len(PIECES), unlikely=FT))
+    found = outcome(talk, recogniser, Plan(ngram=wanted))
+    assert [content for _, content in said(found)] == ["loud", expected, "loud"]
 
 
 def refusing(*numbers: int) -> FakeRecogniser:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from tests.unit.transcriber.fakes import FakeRecogniser, sure
-from transcriber.ctc import Floats, Hypothesis, Integers
+from tests.unit.transcriber.models import LEVELS, VOCABULARY
+from transcriber.ctc import Emissions, Floats, Hypothesis, Integers
+from transcriber.ngram import Ngram
 from transcriber.recogniser import Heard
-from transcriber.rescoring import WEIGHTS, rescore
+from transcriber.rescoring import NGRAM_WEIGHT, TOKEN_BONUS, WEIGHTS, WEIGHTS_WITH_NGRAM, rescore, search
 
 HEARD = Heard(emissions=sure([0]), encoder_out=np.zeros((1, 4), np.float16), encoder_length=1)
 
@@ -32,7 +34,34 @@ def test_weighs_the_decoder_and_the_language_model() -> None:
     recogniser = Scripted({"decoder": [-10.0, -2.0], "lm": [-1.0, -3.0]})
     best, second = rescore(recogniser, HEARD, hypotheses(((3,), -1.0), ((4, 5), -2.0)))
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
-    assert best.log_prob == pytest.approx(-2.0 - 2.0 * WEIGHTS["decoder"] - 3.0 * WEIGHTS["lm"])
+    assert best.score == pytest.approx(-2.0 - 2.0 * WEIGHTS["decoder"] - 3.0 * WEIGHTS["lm"])
+    assert (best.log_prob, second.log_prob) == (-2.0, -1.0)
+
+
+def test_rescorers_count_otherwise_after_a_search_with_an_ngram_model() -> None:
+    recogniser = Scripted({"decoder": [-1.0, -2.0]})
+    given = [
+        Hypothesis(tokens=(3,), log_prob=-1.0, ngram=-4.0, added=-3.0),
+        Hypothesis(tokens=(4, 5), log_prob=-2.0, ngram=-9.0, added=1.0),
+    ]
+    best, second = rescore(recogniser, HEARD, given)
+    assert (best.tokens, second.tokens) == ((4, 5), (3,))
+    assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * WEIGHTS_WITH_NGRAM["decoder"])
+    assert (best.log_prob, best.ngram) == (-2.0, -9.0)
+
+
+def test_the_search_weighs_what_the_ngram_model_says() -> None:
+    """Both spellings sound alike; the model of the tests knows that 5 follows 4."""
+    sounds = Emissions(
+        log_probs=np.log(np.array([[0.9, 0.1], [0.5, 0.45], [0.9, 0.1]], dtype=np.float32)),
+        tokens=np.array([[4, 0], [3, 5], [0, 3]], dtype=np.int32),
+    )
+    model = Ngram(LEVELS, VOCABULARY)
+    assert search(sounds, None)[0].tokens == (4, 3)
+    best = search(sounds, model)[0]
+    assert best.tokens == (4, 5)
+    assert best.ngram == pytest.approx(model.log_prob((4, 5)))
+    assert best.added == pytest.approx(NGRAM_WEIGHT * model.log_prob((4, 5)) + 2 * TOKEN_BONUS)
 
 
 def test_pads_with_zeros_and_sends_lengths() -> None:

@@ -1,0 +1,40 @@
+"""A small n-gram model for tests: three orders over six tokens, numbers in whole steps."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from transcriber.ctc import BOUNDARY
+from transcriber.ngram import Level, Ngram
+
+VOCABULARY = 6
+
+
+def level(
+    tokens: Iterable[int],
+    log_probs: Iterable[float],
+    backoffs: Iterable[float] | None = None,
+    children: Iterable[int] | None = None,
+) -> Level:
+    """Make a level; without longer n-grams by default."""
+    names = np.array(list(tokens), dtype=np.int64)
+    return Level(
+        tokens=names,
+        log_probs=np.array(list(log_probs), dtype=np.float64),
+        backoffs=np.zeros(len(names)) if backoffs is None else np.array(list(backoffs), dtype=np.float64),
+        children=np.zeros(len(names), dtype=np.int64) if children is None else np.array(list(children)),
+    )
+
+
+def single_tokens(vocabulary: int, *, unlikely: int) -> Ngram:
+    """Make a model that never minds what came before, and thinks little of one token."""
+    tokens = range(BOUNDARY, vocabulary)
+    return Ngram([level(tokens, [-20.0 if token == unlikely else -4.0 for token in tokens])], vocabulary)
+
+
+# After the start 4 is likely; after 4 comes 5, and after 3 4 the end. `4 5` is no beginning of anything.
+LEVELS = (
+    level(range(BOUNDARY, VOCABULARY), [-2.0, -1.0, -1.5, -3.0], [-0.5, -1.0, -0.5, 0.0], [1, 2, 2, 0]),
+    level([4, 3, 4, 3, 5], [-0.5, -2.5, -1.0, -2.0, -0.5], [-1.5, 0.0, -0.5, 0.0, 0.0], [1, 0, 2, 0, 0]),
+    level([5, 2, 4], [-1.0, -0.5, -2.0]),
+)

@@ -1,0 +1,107 @@
+"""The n-gram model of the search: what it says, how it is written, and what it refuses."""
+
+import base64
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.unit.transcriber.models import LEVELS, VOCABULARY, level
+from transcriber import ngram
+from transcriber.ctc import BOUNDARY
+from transcriber.ngram import Ngram
+
+
+def backed_off(past: tuple[int, ...], token: int) -> float:
+    """Look a probability up in the tables themselves, without a tree."""
+    known = dict(_entries())
+    if (*past, token) in known:
+        return known[*past, token][0]
+    return known.get(past, (0.0, 0.0))[1] + backed_off(past[1:], token)
+
+
+def _entries() -> list[tuple[tuple[int, ...], tuple[float, float]]]:
+    found: list[tuple[tuple[int, ...], tuple[float, float]]] = []
+    before: list[tuple[int, ...]] = [()]
+    for place, each in enumerate(LEVELS):
+        many = [len(each.tokens)] if place == 0 else LEVELS[place - 1].children.tolist()
+        pasts = [past for past, count in zip(before, many, strict=True) for _ in range(count)]
+        grams = [(*past, token) for past, token in zip(pasts, each.tokens.tolist(), strict=True)]
+        found += list(zip(grams, zip(each.log_probs.tolist(), each.backoffs.tolist(), strict=True), strict=True))
+        before = grams
+    return found
+
+
+def test_a_text_is_scored_by_its_longest_known_pasts() -> None:
+    model = Ngram(LEVELS, VOCABULARY)
+    for tokens in itertools.chain.from_iterable(itertools.product(range(3, VOCABULARY), repeat=n) for n in range(5)):
+        past: tuple[int, ...] = (BOUNDARY,)
+        expected = 0.0
+        for token in (*tokens, BOUNDARY):
+            expected += backed_off(past[-2:], token)
+            past = (*past, token)
+        assert model.log_prob(tokens) == pytest.approx(expected), tokens
+
+
+def test_what_it_reads_is_what_was_written() -> None:
+    model = ngram.decode(ngram.encode(LEVELS, VOCABULARY))
+    again = ngram.from_text(base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode())
+    plain = Ngram(LEVELS, VOCABULARY)
+    assert (len(model), model.order, model.vocabulary) == (len(plain), 3, VOCABULARY)
+    for tokens in itertools.product(range(3, VOCABULARY), repeat=3):
+        # Every number of these tables is a whole number of steps.
+        assert model.log_prob(tokens) == again.log_prob(tokens) == pytest.approx(plain.log_prob(tokens))
+
+
+def test_numbers_are_rounded_to_steps_and_bounded() -> None:
+    tokens = np.arange(BOUNDARY, 5)
+    odd = level(tokens, [-0.6 * ngram.STEP_NATS, -1e9, 0.0])
+    found = ngram.decode(ngram.encode([odd], 5))
+    said = [found.after(0, token)[0] for token in tokens.tolist()]
+    assert said == [-ngram.STEP_NATS, -255 * ngram.STEP_NATS, 0.0]
+
+
+def test_a_large_vocabulary_takes_two_bytes_a_token() -> None:
+    tokens = np.arange(BOUNDARY, 1000)
+    one = level(tokens, [-6.0] * len(tokens), children=[1] * len(tokens))
+    two = level([999 - place for place in range(len(tokens))], [-1.0] * len(tokens))
+    found = ngram.decode(ngram.encode([one, two], 1000))
+    assert found.log_prob([500]) == pytest.approx(found.after(found.start, 500)[0] + found.after(500 - 1, BOUNDARY)[0])
+    assert found.after(found.start, 999)[0] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "unpack_from requires a buffer of at least 7 bytes for unpacking 7 bytes at offset 0"),
+        (b"something else", "it does not begin like one"),
+        (ngram.encode(LEVELS, VOCABULARY)[:-9], "Compressed data ended before the end-of-stream marker was reached"),
+        (ngram.encode(LEVELS, VOCABULARY)[:10], "buffer is smaller than requested size"),
+        (ngram.encode([LEVELS[0], LEVELS[2]], VOCABULARY), "its n-grams are not as many as their beginnings say"),
+        (ngram.encode([level([2, 3], [-1.0, -1.0])], VOCABULARY), "the n-grams of order 1 are not the tokens"),
+    ],
+    ids=["nothing", "something else", "cut", "cut in the head", "torn", "without a token"],
+)
+def test_what_is_no_model_is_refused(data: bytes, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        ngram.decode(data)
+
+
+@pytest.mark.parametrize("token", [0, 1, VOCABULARY])
+def test_a_token_that_the_model_does_not_know_is_refused(token: int) -> None:
+    model = Ngram(LEVELS, VOCABULARY)
+    with pytest.raises(ValueError, match=f"token {token} is none of the model"):
+        model.after(0, token)
+
+
+def test_what_is_no_text_of_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match="bad base85 character at position 0"):
+        ngram.from_text('"not base85"')
+
+
+def test_nothing_is_more_than_certain() -> None:
+    """Rounding may lift a factor and a probability together above one, and the search relies on it that none is."""
+    unigrams = level(range(BOUNDARY, 5), [-0.25, -3.0, -3.0], [0.0, 2.0, 0.0], [1, 0, 0])
+    model = Ngram([unigrams, level([3], [-1.0])], 5)
+    assert model.after(0, 3)[0] == -3.0
+    assert all(model.after(state, token)[0] <= 0.0 for state in range(3) for token in range(BOUNDARY, 5))
