@@ -1,7 +1,6 @@
 """Writes files and folders so that a reader, or a kill at any moment, finds the old or the new one, never a part."""
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -110,6 +109,8 @@ def _first(staging: Path, target: Path) -> bool:
 
 
 def _exchange(first: Path, second: Path) -> None:
+    import ctypes  # noqa: PLC0415 - a container's first start replaces nothing
+
     # rename(2) cannot replace a folder that has content; renameat2(2) swaps two names in one step.
     libc = ctypes.CDLL(None, use_errno=True)
     swapped = libc.renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)

@@ -1,7 +1,7 @@
 """Holds the files of a bundle against its manifest: none changed, none missing, none beside them, none elsewhere."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,13 +11,19 @@ from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest
 from contract.signature import Verdict
 
 _REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole"
-# hashlib lets go of the interpreter's lock; more threads than this only make the disk seek.
-_MOST_THREADS = 8
+# Reading and hashing let go of the interpreter's lock: while some threads wait for the disk, as many others hash as
+# there are cores. More than the most only spend memory, a block each.
+_THREADS_A_CORE, _MOST_THREADS = 2, 32
+Reader = Callable[[Path], str]
+"""Reads a file to its end, and gives its SHA-256."""
 
 
-def check(bundle: Path, manifest: BundleManifest) -> None:
-    """Raise BundleError that names the first file which is not what the manifest says, and how many there are."""
-    found = list(findings(bundle, manifest))
+def check(bundle: Path, manifest: BundleManifest, read: Reader = digest.of_file) -> None:
+    """Raise BundleError that names the first file which is not what the manifest says, and how many there are.
+
+    `read` is asked once for each file that is there and as long as it should be, from several threads.
+    """
+    found = list(findings(bundle, manifest, read))
     if found:
         file, cause = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -39,13 +45,21 @@ def signature_refusal(bundle: Path, verdict: Verdict) -> SignatureError | None:
     return SignatureError(bundle, verdict.value, remedy)
 
 
-def findings(bundle: Path, manifest: BundleManifest) -> Iterator[tuple[str, str]]:
+def findings(bundle: Path, manifest: BundleManifest, read: Reader = digest.of_file) -> Iterator[tuple[str, str]]:
     """List every file that is not as it should be, with what is wrong; every byte is read once, in parallel."""
     wanted = {each.file: each for each in manifest.every_file()}
     yield from _strangers(bundle, {*wanted, MANIFEST_FILE})
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        causes = pool.map(lambda each: _cause(bundle, each), wanted.values())
-        yield from ((file, cause) for file, cause in zip(wanted, causes, strict=True) if cause)
+    causes = _causes(bundle, wanted.values(), read)
+    yield from ((file, causes[file]) for file in wanted if causes[file])
+
+
+def _causes(bundle: Path, wanted: Iterable[BundleFile], read: Reader) -> dict[str, str]:
+    threads = min(_MOST_THREADS, _THREADS_A_CORE * len(os.sched_getaffinity(0)))
+    # One thread reads a file: were the largest the last, the other cores would wait for it.
+    largest_first = sorted(wanted, key=lambda each: each.size_bytes, reverse=True)
+    with ThreadPoolExecutor(threads) as pool:
+        causes = pool.map(lambda each: _cause(bundle, each, read), largest_first)
+        return {each.file: cause for each, cause in zip(largest_first, causes, strict=True)}
 
 
 def _strangers(bundle: Path, known: set[str]) -> Iterator[tuple[str, str]]:
@@ -59,7 +73,7 @@ def _strangers(bundle: Path, known: set[str]) -> Iterator[tuple[str, str]]:
                 yield file, "the manifest does not name it"
 
 
-def _cause(bundle: Path, wanted: BundleFile) -> str:
+def _cause(bundle: Path, wanted: BundleFile, read: Reader) -> str:
     path = bundle / wanted.file
     if path.is_symlink():
         return ""  # said already
@@ -69,6 +83,6 @@ def _cause(bundle: Path, wanted: BundleFile) -> str:
     if size != wanted.size_bytes:
         return f"it has {size} bytes, and the manifest says {wanted.size_bytes}"
     try:
-        return "" if digest.of_file(path) == wanted.sha256 else "its content is not what the manifest says"
+        return "" if read(path) == wanted.sha256 else "its content is not what the manifest says"
     except PermissionError:
         return "this user may not read it"

@@ -1,6 +1,5 @@
 """The server of arch cpu: the tritonserver inside nvidia-pytriton's wheel, with a Python-based backend of ours."""
 
-import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -105,6 +104,8 @@ def _libpython_folders() -> list[str]:
     for candidate in candidates:
         if (candidate / name).is_file():
             return [str(candidate)]
+    import ctypes.util  # noqa: PLC0415 - most starts end above, and it brings subprocess along
+
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if ctypes.util.find_library(f"python{version}"):
         return []

@@ -35,19 +35,32 @@ def assemble(selection: Selection, repository: Path, threads: int) -> None:
     _check_target(repository)
     configs = configurations(selection, threads)
     with files.replacing(repository) as staging:
-        for name, config in configs.items():
-            files.write(staging / name / CONFIG_FILE, pbtxt.render(config))
-            (staging / name / str(_VERSION)).mkdir()
-        placed = {
-            staging / choice.model.name / str(_VERSION) / engine_file(selection.target): choice
-            for choice in selection.chosen
-        }
-        for target, choice in placed.items():
-            _place(choice, target)
+        render(configs, staging)
+        placing = placer(selection, staging)
         for bundle in sources(selection):
-            verification.check(bundle.folder, bundle.manifest)
-        for target, choice in placed.items():
-            _confirm(choice, target)
+            verification.check(bundle.folder, bundle.manifest, placing)
+
+
+def render(configs: Mapping[str, Config], folder: Path) -> None:
+    """Write each model's folder: its configuration, and the empty folder of its version."""
+    for name, config in configs.items():
+        (folder / name / str(_VERSION)).mkdir(parents=True)
+        # Not flushed to the disk: a start never reads the repository of the one before, it makes its own.
+        (folder / name / CONFIG_FILE).write_text(pbtxt.render(config), encoding="utf-8")
+
+
+def placer(selection: Selection, folder: Path) -> verification.Reader:
+    """Give a reader of bundles that puts what is chosen into the models' folders, and hashes what lies there."""
+    name = engine_file(selection.target)
+    chosen = {choice.bundle.folder / choice.record.file: choice for choice in selection.chosen}
+
+    def read(source: Path) -> str:
+        choice = chosen.get(source)
+        if choice is None:
+            return digest.of_file(source)
+        return _place(source, folder / choice.model.name / str(_VERSION) / name, choice.record.sha256)
+
+    return read
 
 
 def check(selection: Selection, repository: Path, threads: int) -> None:
@@ -280,20 +293,10 @@ def _disagreement(choice: Choice, cause: str) -> BundleError:
     return BundleError(choice.bundle.folder / MANIFEST_FILE, f"{choice.model.name}: {cause}", _REBUILD)
 
 
-def _place(choice: Choice, target: Path) -> None:
-    source = choice.bundle.folder / choice.record.file
-    # What is no plain file is left to the verification, which refuses it in words of its own.
-    if source.is_symlink() or not source.is_file():
-        return
-    try:
-        files.link_or_copy(source, target)
-    except PermissionError as error:
-        raise BundleError(source, "it cannot be read", "Give this user the right to read it") from error
-
-
-def _confirm(choice: Choice, target: Path) -> None:
-    # A hard link is the very file that was verified in its bundle, unless somebody exchanged that meanwhile; a copy is
-    # another file.
-    source = choice.bundle.folder / choice.record.file
-    if not target.samefile(source) and digest.of_file(target) != choice.record.sha256:
+def _place(source: Path, target: Path, wanted: str) -> str:
+    files.link_or_copy(source, target)
+    # The target and not the source: nobody can exchange it meanwhile, and a copy is another file.
+    found = digest.of_file(target)
+    if found != wanted and digest.of_file(source) == wanted:
         raise BundleError(source, "it changed while it was copied", "Start again, with nobody writing to the bundle")
+    return found

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+import contract.digest
 import contract.files
-import contract.verification
 from contract.arch import Arch
 from contract.catalogue import catalogue
 from contract.errors import BundleError, CatalogueError, OutputError, SettingError
@@ -58,11 +58,12 @@ def test_engines_are_linked(tmp_path: Path) -> None:
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").samefile(source)
 
 
-def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
+def cannot_link(*_: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
+
+def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", cannot_link)
     repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
 
@@ -110,8 +111,13 @@ DAMAGES: dict[Callable[[Path, Path], None], str] = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("model", ["decoder_standard", "lm_enhanced"], ids=["served", "not served"])
-def test_a_damaged_bundle_is_refused(tmp_path: Path, damage: Callable[[Path, Path], None], model: str) -> None:
+@pytest.mark.parametrize("copied", [False, True], ids=["linked", "copied"])
+def test_a_damaged_bundle_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, Path], None], model: str, *, copied: bool
+) -> None:
     """Whichever file it is: a bundle is whole or it is not."""
+    if copied:
+        monkeypatch.setattr(os, "link", cannot_link)
     found = bundle(tmp_path / "b" / "sound")
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     before = files_below(tmp_path / "repository")
@@ -140,19 +146,37 @@ def test_a_copy_is_verified_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "repository").exists()
 
 
+def test_every_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is served where it is served, the rest where it lies."""
+    found = bundle(tmp_path / "b")
+    read, of_file = [], contract.digest.of_file
+
+    def count(path: Path) -> str:
+        read.append(path)
+        return of_file(path)
+
+    monkeypatch.setattr(contract.digest, "of_file", count)
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert sorted(path.name if path.is_relative_to(found.folder) else path.parts[-3] for path in read) == [
+        *("am_en_standard", "body_standard", "decoder_standard", "diar_standard"),
+        *("model.onnx",) * 5,
+    ]
+
+
 def test_a_file_exchanged_between_linking_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody links a bad engine in, and puts the right one back before it is read."""
     found = bundle(tmp_path / "b")
     engine = found.folder / "body_standard" / "batch" / "model.onnx"
     engine.write_bytes(b"enginE")
-    check = contract.verification.check
+    link = contract.files.link_or_copy
 
-    def exchange(*arguments: Any) -> None:
-        engine.unlink()
-        engine.write_bytes(b"engine")
-        check(*arguments)
+    def exchange(source: Path, target: Path) -> None:
+        link(source, target)
+        if source == engine:
+            engine.unlink()
+            engine.write_bytes(b"engine")
 
-    monkeypatch.setattr(contract.verification, "check", exchange)
+    monkeypatch.setattr(contract.files, "link_or_copy", exchange)
     with pytest.raises(BundleError, match=r"body_standard/batch/model\.onnx: it changed while it was copied"):
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
 
