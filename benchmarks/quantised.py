@@ -32,7 +32,7 @@ def words(onnx: Path) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         request = Request(compiler=None, platform=None, onnx=onnx, out=Path(folder, "engines"))
         target = target_of(request, Arch.CPU)
-        jobs = plan(onnx, Arch.CPU, target.compiler, precision=INT8)
+        jobs = plan(onnx, Arch.CPU, target.compiler, mode="batch", precision=INT8)
         counted = bundle.make(target, jobs, lambda *_: None).accuracy
     return [_words(each) for each in counted if each.words]
 
@@ -40,7 +40,10 @@ def words(onnx: Path) -> list[Comparison]:
 def comparisons(onnx: Path, rounds: int = ROUNDS) -> Iterator[Comparison]:
     """Compile both engines of each network and run them on the longest real input of one item."""
     cpu = compiler(None, Arch.CPU)
-    pairs = zip(plan(onnx, Arch.CPU, cpu), plan(onnx, Arch.CPU, cpu, precision=INT8), strict=True)
+    exact_jobs, quantised_jobs = (
+        plan(onnx, Arch.CPU, cpu, mode="batch", precision=precision) for precision in (None, INT8)
+    )
+    pairs = zip(exact_jobs, quantised_jobs, strict=True)
     for exact, quantised in pairs:
         if quantised.precision == INT8:
             yield _comparison(exact, quantised, rounds)

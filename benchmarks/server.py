@@ -18,7 +18,7 @@ def make_bundle() -> None:
     """Export and build for the CPU unless that was done."""
     if not (BUNDLE / manifest.MANIFEST_FILE).is_file():
         subprocess.run([sys.executable, "-m", "export"], check=True)
-        subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu"], check=True)
+        subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu", "--mode", "batch"], check=True)
 
 
 @contextmanager

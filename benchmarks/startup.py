@@ -56,8 +56,9 @@ def measure() -> list[Comparison]:
 def enlarged(folder: Path) -> BundleManifest:
     """Write a bundle like this machine's own, each engine random bytes of the same share of the whole."""
     manifest = load(BUNDLE)
-    size = int(GIGABYTES * _GIGABYTE / len(manifest.engines))
-    engines = tuple(_random(folder, engine, size) for engine in manifest.engines)
+    served = [engine for engine in manifest.engines if engine.mode == "batch"]
+    size = int(GIGABYTES * _GIGABYTE / len(served))
+    engines = tuple(_random(folder, engine, size) for engine in served)
     large = replace(manifest, engines=engines, files=(), accuracy=(), signature=None)
     files.write(folder / MANIFEST_FILE, large.to_json())
     return large

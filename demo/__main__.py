@@ -40,7 +40,14 @@ def run() -> None:
     # What is made goes under the checkout's dist/, wherever the command is given.
     os.chdir(FOLDER.parent)
     step("Export: torch networks to ONNX, each held against torch", "export", "--out", "dist/onnx")
-    step("Build: ONNX to a bundle of engines for the CPU, each through the gate", "build.engines", "--arch", "cpu")
+    step(
+        "Build: ONNX to a bundle of engines for the CPU, each through the gate",
+        "build.engines",
+        "--arch",
+        "cpu",
+        "--mode",
+        "batch",
+    )
     ports = free_ports()
     endpoint = f"localhost:{ports['grpc']}"
     with server(ports) as url:

@@ -94,7 +94,7 @@ def test_another_network_fails_with_its_numbers(traced: Callable[[str, str], Pat
 
 
 def test_real_inputs_are_checked_padded_and_alone() -> None:
-    spec = small.model("body").family
+    spec = small.model("body").family.variants()[""]
     frames = spec.modes["batch"].axes["frames"]
     real = [padded([stretch], frames) for stretch in speech()]
     sizes = [sample["features"].shape[1] for sample in parity.probe_inputs(spec, small.network("body").dims, real)]
