@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from tritonclient import grpc as triton
 
 from build import gate
@@ -24,6 +25,7 @@ from contract.arch import Arch
 from contract.catalogue import catalogue, models
 from contract.errors import GateError
 from demo.scores import score
+from export.checkpoints import reference
 from export.samples import bucket, speech
 from runtime import probe
 from tests.integration import serving
@@ -281,3 +283,43 @@ def test_a_share_of_a_bulk_job(server: Running, tmp_path: Path) -> None:
     (transcript,) = [path for path in (tmp_path / "transcripts").rglob("*") if path.is_file()]
     assert transcript == tmp_path / "transcripts" / "monday" / "dialogue.flac.json"
     assert len(json.loads(transcript.read_text())["results"]) > 20
+
+
+def test_a_stream_is_heard_as_the_recording_under_the_same_mask(engines: Path, tmp_path: Path) -> None:
+    """Real speech, window after window through the server with its states in FP16, against torch in one piece."""
+    mode = catalogue()["body"].modes["realtime"]
+    window, stride = mode.axes["frames"].max, mode.axes["frames"].max - mode.overlap
+    features = speech()[-1]
+    outputs = [triton.InferRequestedOutput(name) for name in ("encoder_out", "encoder_lengths", "top_tokens")]
+    heard = []
+    with serving.started(engines, tmp_path, SM_BATCH_MODE="false", SM_OPERATING_POINT="standard") as running:
+        serving.wait_ready(running)
+        with triton.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
+            for first in range(0, len(features) - mode.overlap, stride):
+                part = features[first : first + window]
+                sent = np.zeros((1, window, features.shape[1]), dtype=np.float16)
+                sent[0, : len(part)] = part
+                inputs = [
+                    triton.InferInput("features", list(sent.shape), "FP16").set_data_from_numpy(sent),
+                    triton.InferInput("feature_lengths", [1, 1], "INT32").set_data_from_numpy(
+                        np.array([[len(part)]], dtype=np.int32)
+                    ),
+                ]
+                answer = client.infer(
+                    "ensemble_en_standard",
+                    inputs,
+                    outputs=outputs,
+                    sequence_id=5,
+                    sequence_start=first == 0,
+                    sequence_end=first + stride >= len(features) - mode.overlap,
+                )
+                length = int(answer.as_numpy("encoder_lengths")[0, 0])
+                heard.append(answer.as_numpy("encoder_out")[0, :length])
+    body: Any = reference.load(ROOT / "export" / "checkpoints" / "reference" / "standard" / "body.safetensors")[0]
+    whole = torch.from_numpy(features[None].astype(np.float32))
+    with torch.no_grad():
+        expected = body.encode(whole, torch.tensor([len(features)]), chunk=mode.axes["encoder_frames"].max, left=128)[0]
+    found = np.concatenate(heard)[: expected.shape[1]].astype(np.float32)
+    assert found.shape == expected[0].shape
+    difference = np.linalg.norm(found - expected[0].numpy()) / np.linalg.norm(expected[0].numpy())
+    assert difference < 5e-3
