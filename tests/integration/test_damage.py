@@ -1,4 +1,4 @@
-"""Ten kinds of damage to a bundle: the real command refuses each in the words of docs/damage.md, and leaves no trace."""
+"""Ten kinds of damage to a bundle: the real command refuses each in the words of docs/damage.md, and leaves nothing."""
 
 import json
 from pathlib import Path
