@@ -1,5 +1,6 @@
 """The real server in operation: closed interfaces, a licence, an orderly end, a crash, ten kills under load."""
 
+import contextlib
 import json
 import os
 import re
@@ -224,6 +225,7 @@ def test_a_request_in_flight_is_answered_before_the_end(engines: Path, tmp_path:
             refused_over_http(server)
             # While HTTP drains, Triton 2.51 goes on to answer over gRPC.
             if ask is over_grpc:
+                no_longer_ready_over_grpc(server)
                 with pytest.raises(InferenceServerException):
                     over_grpc(server, SHORT)
             # It was on its way all the while: nothing above could have come after its answer.
@@ -238,6 +240,15 @@ def refused_over_http(server: Running) -> None:
     while probe.check(server.url) is None:
         assert time.monotonic() < end, "new connections are taken after SIGTERM"
         time.sleep(0.02)
+
+
+def no_longer_ready_over_grpc(server: Running) -> None:
+    """Wait until the server says over gRPC that it ends, or says nothing: HTTP may only have been slow to answer."""
+    end = time.monotonic() + PATIENCE_S
+    with contextlib.suppress(InferenceServerException), triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as it:
+        while it.is_server_ready():
+            assert time.monotonic() < end, "the server is ready after SIGTERM"
+            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
