@@ -54,13 +54,13 @@ class Job:
 
     def known_graph(self, precision: str) -> GraphFile | None:
         """Find the exported graph of the mode at a precision; None where export did not make it."""
-        return self.record.graph(self.mode.name if self.mode.is_streaming else "", precision)
+        return self.record.graph(self.mode.variant, precision)
 
     def graph_file(self, precision: str) -> GraphFile:
         """Give the exported graph of the mode at a precision; raise GraphError where export did not make it."""
         found = self.known_graph(precision)
         if found is None:
-            name = graph_name(self.mode.name if self.mode.is_streaming else "", precision)
+            name = graph_name(self.mode.variant, precision)
             remedy = f"Run `python -m export --model {self.record.model}`, which makes every graph"
             raise GraphError(self.folder, f"it holds no {name} graph", remedy)
         return found

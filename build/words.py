@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 from build.compilers import Compiler
 from build.compilers import onnxruntime as reference
 from contract import digest, graph, probes
-from contract.catalogue import Family, catalogue, is_state, model_name
+from contract.catalogue import NEXT_STATE, STATE, Family, catalogue, model_name
 from contract.errors import GateError, GraphError
 from contract.graph import TEXTS, WORDS_FILE
 from contract.manifest import Accuracy, EngineRecord
@@ -23,6 +24,8 @@ Engines: TypeAlias = Mapping[tuple[str, str], EngineRecord]
 BLANK = 0
 # Unknown and boundary: no transcript shows them.
 _UNSPOKEN = (BLANK, 1, 2)
+# Which item a window of a stream is of.
+_ITEM = "item"
 _WORD_MARK = "▁"
 # Beyond it the graphs do not know this speech (random weights, another language), and a difference says nothing.
 _UNDERSTOOD = 0.5
@@ -132,56 +135,56 @@ def recordings(folder: Path) -> tuple[list[Arrays], list[str]]:
 
 def transcripts(heard: Heard, files: Sequence[Path], stream: Any, inputs: Sequence[Arrays]) -> list[str]:
     """Run the steps of an ensemble one after the other and spell the best path of every item."""
-    if heard.family.modes[heard.mode].is_streaming:
-        return _streamed(heard, files, stream, inputs)
-    values = [dict(each) for each in inputs]
-    for step, file in zip(heard.steps, files, strict=True):
+    values, steps = [dict(each) for each in inputs], list(zip(heard.steps, files, strict=True))
+    is_stream = heard.family.modes[heard.mode].is_streaming
+    if is_stream:
+        values = list(_windows(heard, files[0], stream, inputs))
+        del steps[0]
+    for step, file in steps:
         feeds = [{tensor.name: each[tensor.name] for tensor in step.inputs} for each in values]
         for known, found in zip(values, stream(file, feeds), strict=True):
             known.update(found)
-    pieces = json.loads(heard.steps[-1].parameters["tokens"])
-    return [
-        spell(tokens[:length, 0].tolist(), pieces)
+    paths = [
+        tokens[:length, 0].tolist()
         for each in values
         for tokens, length in zip(each["top_tokens"], each["encoder_lengths"], strict=True)
     ]
+    # The windows of a stream are one item together.
+    owners = [each[_ITEM] for each in values] if is_stream else range(len(paths))
+    pieces = json.loads(heard.steps[-1].parameters["tokens"])
+    return [
+        spell([token for _, path in group for token in path], pieces)
+        for _, group in groupby(zip(owners, paths, strict=True), key=itemgetter(0))
+    ]
 
 
-def _streamed(heard: Heard, files: Sequence[Path], stream: Any, inputs: Sequence[Arrays]) -> list[str]:
-    """Hear every item as a stream, window after window."""
-    pieces, texts = json.loads(heard.steps[-1].parameters["tokens"]), []
-    for recording in inputs:
-        for features, length in zip(recording["features"], recording["feature_lengths"], strict=True):
-            values = list(_steps(heard, files[0], stream, features[:length]))
-            for step, file in zip(heard.steps[1:], files[1:], strict=True):
-                feeds = [{tensor.name: each[tensor.name] for tensor in step.inputs} for each in values]
-                for known, found in zip(values, stream(file, feeds), strict=True):
-                    known.update(found)
-            paths = [each["top_tokens"][0, : int(each["encoder_lengths"][0]), 0].tolist() for each in values]
-            texts.append(spell([token for path in paths for token in path], pieces))
-    return texts
-
-
-def _steps(heard: Heard, file: Path, stream: Any, features: Any) -> Iterator[Arrays]:
-    """Run the network of the stream over features [frames, bands]: its outputs for every window."""
-    mode, step = heard.family.modes[heard.mode], heard.steps[0]
-    frames = mode.axes["frames"].max
-    states = {
-        each.name: np.zeros([1, *each.dims[1:]], dtype=probes.DTYPES[each.type])
-        for each in step.inputs
-        if is_state(each.name)
-    }
+def _windows(heard: Heard, file: Path, stream: Any, inputs: Sequence[Arrays]) -> Iterator[Arrays]:
+    """Run the network of a stream over every item, one after the other: its outputs for each window, with the item."""
+    mode = heard.family.modes[heard.mode]
+    given = {tensor.name: tensor for tensor in heard.steps[0].inputs}
+    size = mode.axes["frames"].max
+    items = [
+        features[:length]
+        for each in inputs
+        for features, length in zip(each["features"], each["feature_lengths"], strict=True)
+    ]
+    begins = [(item, first) for item, features in enumerate(items) for first in mode.windows(len(features))]
+    states: Arrays = {}
 
     def windows() -> Iterator[Arrays]:
-        for first in range(0, max(len(features) - mode.overlap, 1), frames - mode.overlap):
-            heard_now = features[first : first + frames]
-            window = np.zeros((1, frames, features.shape[1]), dtype=features.dtype)
-            window[0, : len(heard_now)] = heard_now
-            yield {"features": window, "feature_lengths": np.array([len(heard_now)], dtype=np.int32), **states}
+        for item, first in begins:
+            if not first:
+                for state in mode.states:
+                    tensor = given[STATE + state.name]
+                    states[tensor.name] = np.zeros([1, *tensor.dims[1:]], dtype=probes.DTYPES[tensor.type])
+            part = items[item][first : first + size]
+            window = np.zeros((1, size, part.shape[1]), dtype=part.dtype)
+            window[0, : len(part)] = part
+            yield {"features": window, "feature_lengths": np.array([len(part)], dtype=np.int32), **states}
 
-    for outputs in stream(file, windows()):
-        states.update({name: outputs[f"next_{name}"] for name in states})
-        yield {name: array for name, array in outputs.items() if not is_state(name)}
+    for (item, _), outputs in zip(begins, stream(file, windows()), strict=True):
+        states.update({STATE + state.name: outputs.pop(NEXT_STATE + state.name) for state in mode.states})
+        yield {**outputs, _ITEM: item}
 
 
 def spell(path: Sequence[int], pieces: Sequence[str]) -> str:
@@ -201,8 +204,7 @@ def wrong_words(texts: Sequence[str], found: Sequence[str]) -> int:
 def _reference(step: EngineRecord, onnx: Path) -> Path:
     """Find the graph in FP32 that an engine was made of; raise GraphError where it is not there any more."""
     record = graph.load(onnx / step.model)
-    mode = catalogue()[step.family].modes[step.mode]
-    found = record.graph(mode.name if mode.is_streaming else "", "fp32")
+    found = record.graph(catalogue()[step.family].modes[step.mode].variant, "fp32")
     path = onnx / step.model / (found.file if found else "")
     if not path.is_file() or digest.of_file(path) != step.key_parts.get("reference"):
         cause = f"the graph that the engine of {step.model} was made of is not there"

@@ -96,7 +96,6 @@ class Mode:
     """What a step of a stream hands to the next one, by name; `attention` is state_attention, next_state_attention."""
     triton: dict[str, Any] | None = None
     """Triton's own fields in this mode, in place of the family's; None where those hold."""
-
     overlap: int = 0
     """How many frames at the end of a window of a stream are heard again by the next one."""
 
@@ -104,6 +103,15 @@ class Mode:
     def is_streaming(self) -> bool:
         """Say whether a request is a step of a stream, so that the mode needs a graph of its own."""
         return bool(self.states)
+
+    @property
+    def variant(self) -> str:
+        """Name the graph that serves the mode, as Family.variants does: "" for that of whole recordings."""
+        return self.name if self.is_streaming else ""
+
+    def windows(self, frames: int) -> range:
+        """Say where each window of a stream of so many frames begins; the last ones may not be full."""
+        return range(0, max(frames - self.overlap, 1), self.axes["frames"].max - self.overlap)
 
     def profiles(self) -> tuple["Mode", ...]:
         """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""
@@ -166,10 +174,12 @@ class Family:
         chosen = self.modes[mode]
         if self.is_ensemble:
             return replace(self, modes={mode: chosen})
+        before = (replace(state, name=STATE + state.name, tolerance=None) for state in chosen.states)
+        after = (replace(state, name=NEXT_STATE + state.name, probe=None) for state in chosen.states)
         return replace(
             self,
-            inputs=(*_without_states(self.inputs), *(_state(each, STATE) for each in chosen.states)),
-            outputs=(*_without_states(self.outputs), *(_state(each, NEXT_STATE) for each in chosen.states)),
+            inputs=(*self.inputs, *before),
+            outputs=(*self.outputs, *after),
             modes={mode: chosen},
             triton=self.triton if chosen.triton is None else chosen.triton,
         )
@@ -193,16 +203,6 @@ class Model:
 def is_state(tensor: str) -> bool:
     """Say whether a tensor's name is that of a state, before or after a step."""
     return tensor.startswith((STATE, NEXT_STATE))
-
-
-def _without_states(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor for tensor in tensors if not is_state(tensor.name))
-
-
-def _state(tensor: Tensor, prefix: str) -> Tensor:
-    if prefix == STATE:
-        return replace(tensor, name=f"{prefix}{tensor.name}", tolerance=None)
-    return replace(tensor, name=f"{prefix}{tensor.name}", probe=None)
 
 
 def language_of(family: str) -> str | None:

@@ -79,7 +79,7 @@ def samples(
     heard_in = mode if "frames" in mode.axes else listener.modes["batch"]
     for group in groups:
         heard = padded(group, heard_in.axes["frames"])
-        made = {tensor.name: _value(tensor.name, heard, family, before) for tensor in family.inputs}
+        made = _carried(heard, family, before)
         yield _window(made, mode.axes["encoder_frames"].max) if "encoder_out" in made else made
 
 
@@ -91,20 +91,18 @@ def steps(network: Any, family: Family, stretches: list[NDArray[np.float16]]) ->
     """
     (mode,) = family.modes.values()
     window, past = mode.axes["frames"].max, next(each.shape[2] for each in mode.states if each.name == "attention")
-    stride = window - mode.overlap
-    longest = max(map(len, stretches))
-    count = -(-(longest - window) // stride) + 1 if longest > window else 1
-    heard = np.zeros((len(stretches), (count - 1) * stride + window, stretches[0].shape[1]), dtype=np.float16)
+    begins = mode.windows(max(map(len, stretches)))
+    heard = np.zeros((len(stretches), begins[-1] + window, stretches[0].shape[1]), dtype=np.float16)
     for row, values in zip(heard, stretches, strict=True):
         row[: len(values)] = values
     body = network.streaming()
     states = zero_states(network, len(stretches), int(past))
     names = [tensor.name for tensor in family.inputs]
-    for step in range(count):
-        features = heard[:, step * stride : step * stride + window]
-        left = np.array([len(values) - step * stride for values in stretches]).clip(1, window).astype(np.int32)
+    for step, first in enumerate(begins):
+        features = heard[:, first : first + window]
+        left = np.array([len(values) - first for values in stretches]).clip(1, window).astype(np.int32)
         inputs: list[NDArray[Any]] = [features, left, *_as_sent(states, family)]
-        if step in _STEPS or (step == count - 1 and len(stretches) == 1):
+        if step in _STEPS or (first == begins[-1] and len(stretches) == 1):
             yield dict(zip(names, inputs, strict=True))
         with torch.no_grad():
             states = body(torch.from_numpy(features), torch.from_numpy(left), *states)[2:]
@@ -135,17 +133,19 @@ def _hears(family: Family) -> bool:
     return any(tensor.name == "features" for tensor in family.inputs) and not family.is_ensemble
 
 
-def _value(name: str, heard: Sample, family: Family, before: Mapping[str, nn.Module]) -> NDArray[Any]:
-    if name in heard:
-        return heard[name]
-    features, lengths = (torch.from_numpy(heard[key]) for key in ("features", "feature_lengths"))
-    with torch.no_grad():
-        encoded, encoder_lengths = before["body"](features, lengths)
-        made: dict[str, Tensor] = {"encoder_out": encoded.half(), "encoder_lengths": encoder_lengths}
-        if name.startswith("hypothes"):
-            tokens, token_lengths = hypotheses(before["acoustic"], encoded, encoder_lengths, family)
-            made |= {"hypotheses": tokens, "hypothesis_lengths": token_lengths}
-    return made[name].numpy()
+def _carried(heard: Sample, family: Family, before: Mapping[str, nn.Module]) -> Sample:
+    """Carry what is heard through the networks before a family: its inputs."""
+    names = [tensor.name for tensor in family.inputs]
+    if not heard.keys() >= set(names):
+        features, lengths = (torch.from_numpy(heard[key]) for key in ("features", "feature_lengths"))
+        with torch.no_grad():
+            encoded, encoder_lengths = before["body"](features, lengths)
+            made: dict[str, Tensor] = {"encoder_out": encoded.half(), "encoder_lengths": encoder_lengths}
+            if "hypotheses" in names:
+                tokens, token_lengths = hypotheses(before["acoustic"], encoded, encoder_lengths, family)
+                made |= {"hypotheses": tokens, "hypothesis_lengths": token_lengths}
+        heard = {**heard, **{name: tensor.numpy() for name, tensor in made.items()}}
+    return {name: heard[name] for name in names}
 
 
 def hypotheses(head: Any, encoded: Tensor, lengths: Tensor, family: Family) -> tuple[Tensor, Tensor]:

@@ -52,11 +52,9 @@ Arrays = dict[str, Array]
 
 def question(family: Family, metadata: Mapping[str, Any]) -> Arrays:
     """Make up the inputs of a model; sizes that depend on its weights are taken from what the server says of it."""
-    told = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
     mode = served_mode(family, metadata)
     sizes = {axis: (extent.buckets or (extent.min,))[0] for axis, extent in mode.axes.items()}
-    for tensor in family.inputs:
-        sizes |= {str(axis): size for axis, size in zip(tensor.shape, told[tensor.name][1:], strict=False) if size > 0}
+    sizes |= {axis: size for axis, size in _told_sizes(family, metadata).items() if size > 0}
     # A request of a stream holds one item.
     sizes["batch"] = 1 if mode.is_streaming else min(_ITEMS, mode.batch.max)
     return {tensor.name: _filled(tensor, sizes) for tensor in family.inputs}
@@ -67,17 +65,22 @@ def served_mode(family: Family, metadata: Mapping[str, Any]) -> Mode:
 
     Modes that differ in nothing a request shows are one as good as the other.
     """
+    known = _told_sizes(family, metadata)
+    modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed()))
+    return next(
+        (mode for mode in modes if all(known.get(axis, size) == size for axis, size in mode.fixed().items())), modes[0]
+    )
+
+
+def _told_sizes(family: Family, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Read the size of each named axis from what a server says of a model; -1 for an open one."""
     told = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
-    known = {
+    return {
         axis: size
         for tensor in family.inputs
         for axis, size in zip(tensor.shape, told[tensor.name][1:], strict=False)
         if isinstance(axis, str)
     }
-    modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed()))
-    return next(
-        (mode for mode in modes if all(known.get(axis, size) == size for axis, size in mode.fixed().items())), modes[0]
-    )
 
 
 def encode(question: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict[str, str]]:

@@ -187,29 +187,22 @@ def _scheduling(choice: Choice) -> Config:
 
     Triton sets no state to zero unless told so, and pairs states by the sorted names of inputs and of outputs.
     """
-    family = choice.model.family
-    states = [tensor for tensor in family.inputs if is_state(tensor.name)]
+    fields, states = choice.model.family.triton, _mode(choice).states
     if not states:
-        return family.triton
+        return fields
     dims = {tensor.name: list(tensor.dims[1:]) for tensor in choice.record.inputs}
-    rendered = [
-        {
-            "input_name": tensor.name,
-            "output_name": f"{NEXT_STATE}{tensor.name.removeprefix(STATE)}",
-            "data_type": f"TYPE_{tensor.type}",
-            "dims": dims[tensor.name],
-            "initial_state": [
-                {
-                    "data_type": f"TYPE_{tensor.type}",
-                    "dims": dims[tensor.name],
-                    "zero_data": True,
-                    "name": f"no {tensor.name.removeprefix(STATE)}",
-                }
-            ],
-        }
-        for tensor in sorted(states, key=lambda each: each.name)
-    ]
-    return {**family.triton, "sequence_batching": {**family.triton["sequence_batching"], "state": rendered}}
+    rendered = []
+    for state in states:
+        value = {"data_type": f"TYPE_{state.type}", "dims": dims[STATE + state.name]}
+        rendered.append(
+            {
+                "input_name": STATE + state.name,
+                "output_name": NEXT_STATE + state.name,
+                **value,
+                "initial_state": [{**value, "zero_data": True, "name": f"no {state.name}"}],
+            }
+        )
+    return {**fields, "sequence_batching": {**fields["sequence_batching"], "state": rendered}}
 
 
 def _tensors(choice: Choice, tensors: Sequence[Tensor], bound: Sequence[BoundTensor]) -> list[Config]:
@@ -259,16 +252,17 @@ def _check_catalogue(family: Family) -> None:
                 f"triton.{field}: this field follows from the rest of the file and from the engine",
                 "Remove it",
             )
+    for mode in family.modes.values():
+        if mode.is_streaming and "sequence_batching" not in family.triton:
+            raise CatalogueError(
+                f"model_repository/{family.name}/model.toml",
+                f"modes.{mode.name}: it has states, and no triton.sequence_batching to keep them",
+                f"Add modes.{mode.name}.triton.sequence_batching",
+            )
 
 
 def _check_tensors(choice: Choice) -> None:
     family, record = choice.model.family, choice.record
-    if any(is_state(tensor.name) for tensor in family.inputs) and "sequence_batching" not in family.triton:
-        raise CatalogueError(
-            f"model_repository/{family.name}/model.toml",
-            f"modes.{record.mode}: it has states, and no triton.sequence_batching to keep them",
-            f"Add modes.{record.mode}.triton.sequence_batching",
-        )
     for tensors, bound in ((family.inputs, record.inputs), (family.outputs, record.outputs)):
         found = {tensor.name: tensor for tensor in bound}
         wrong = sorted({tensor.name for tensor in tensors} ^ set(found))

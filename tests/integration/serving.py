@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from contract.catalogue import Model
 from runtime import probe
 from tests.integration.networks import network
 from tests.unit.runtime import synthetic
@@ -46,17 +45,15 @@ class Running:
 def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: bytes) -> Path:
     """Write a bundle of small networks for arch cpu, of all operating points or of some; some may be given."""
     wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
-    contents = {model.name: special.get(model.name) or network(model.name, _variant(model, mode)) for model in wanted}
+    contents = {
+        model.name: special.get(model.name) or network(model.name, model.family.modes[mode].variant) for model in wanted
+    }
     records = [synthetic.record(model, contents[model.name], mode=mode) for model in wanted]
     records = [
         replace(each, parameters={**each.parameters, "ngram": LONG_TEXT}) if each.family == "am_en" else each
         for each in records
     ]
     return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
-
-
-def _variant(model: Model, mode: str) -> str:
-    return mode if model.family.modes[mode].is_streaming else ""
 
 
 def command(engines: Path, repository: Path, *options: str) -> list[str]:

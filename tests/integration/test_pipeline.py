@@ -71,12 +71,6 @@ def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        yield client
-
-
 def test_nothing_is_done_twice(graphs: Path, engines: Path) -> None:
     exported = _run("export", "--out", graphs).stderr
     built = _run("build.engines", "--arch", "cpu", "--onnx", graphs, "--out", engines).stderr
@@ -288,14 +282,14 @@ def test_a_share_of_a_bulk_job(server: Running, tmp_path: Path) -> None:
 def test_a_stream_is_heard_as_the_recording_under_the_same_mask(engines: Path, tmp_path: Path) -> None:
     """Real speech, window after window through the server with its states in FP16, against torch in one piece."""
     mode = catalogue()["body"].modes["realtime"]
-    window, stride = mode.axes["frames"].max, mode.axes["frames"].max - mode.overlap
-    features = speech()[-1]
+    window, features = mode.axes["frames"].max, speech()[-1]
+    begins = mode.windows(len(features))
     outputs = [triton.InferRequestedOutput(name) for name in ("encoder_out", "encoder_lengths", "top_tokens")]
     heard = []
     with serving.started(engines, tmp_path, SM_BATCH_MODE="false", SM_OPERATING_POINT="standard") as running:
         serving.wait_ready(running)
         with triton.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
-            for first in range(0, len(features) - mode.overlap, stride):
+            for first in begins:
                 part = features[first : first + window]
                 sent = np.zeros((1, window, features.shape[1]), dtype=np.float16)
                 sent[0, : len(part)] = part
@@ -311,7 +305,7 @@ def test_a_stream_is_heard_as_the_recording_under_the_same_mask(engines: Path, t
                     outputs=outputs,
                     sequence_id=5,
                     sequence_start=first == 0,
-                    sequence_end=first + stride >= len(features) - mode.overlap,
+                    sequence_end=first == begins[-1],
                 )
                 length = int(answer.as_numpy("encoder_lengths")[0, 0])
                 heard.append(answer.as_numpy("encoder_out")[0, :length])

@@ -43,12 +43,6 @@ def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        yield client
-
-
 def infer_together(client: triton.InferenceServerClient, model: str, requests: list[Arrays]) -> list[Any]:
     """Send requests at once; give a result or an exception for each, in order."""
     answers: list[Future[Any]] = [Future() for _ in requests]

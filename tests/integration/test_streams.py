@@ -27,12 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[triton.InferenceServerClient]:
-    with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        yield client
-
-
 def step(client: triton.InferenceServerClient, stream: int, *, start: bool = False, end: bool = False) -> int:
     """Send silence as the next window of a stream; give how many frames of the past the network was told of."""
     inputs = [triton.InferInput("features", [1, 35, 80], "FP16"), triton.InferInput("feature_lengths", [1, 1], "INT32")]

@@ -29,7 +29,6 @@ _ONNX_TYPES = {
     "TYPE_FP32": "tensor(float)",
     "TYPE_FP64": "tensor(double)",
 }
-_NUMPY_TYPES = {"TYPE_FP16": np.float16, "TYPE_FP32": np.float32, "TYPE_INT32": np.int32}
 # The numbers of Triton's `optimization.graph.level`.
 _LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -138,10 +137,7 @@ class _Streams:
     def __init__(self, states: Sequence[dict[str, Any]], most: int) -> None:
         self.outputs = tuple(state["output_name"] for state in states)
         self._inputs = {state["output_name"]: state["input_name"] for state in states}
-        self._before = {
-            state["input_name"]: np.zeros((1, *map(int, state["dims"])), _NUMPY_TYPES[state["data_type"]])
-            for state in states
-        }
+        self._before = {state["input_name"]: _nothing(state) for state in states}
         self._most = most
         self._known: OrderedDict[Any, Arrays] = OrderedDict()
 
@@ -159,6 +155,10 @@ class _Streams:
             self._known[request.correlation_id()] = states
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
+
+
+def _nothing(state: dict[str, Any]) -> Any:
+    return np.zeros((1, *map(int, state["dims"])), pb_utils.triton_string_to_numpy(state["data_type"]))
 
 
 def session_options(config: dict[str, Any]) -> Any:
@@ -220,7 +220,7 @@ def _tensor_mismatch(wanted: dict[str, Any], real: Any, *, is_batched: bool) -> 
     )
 
 
-def _streams(config: dict[str, Any]) -> "_Streams | None":
+def _streams(config: dict[str, Any]) -> _Streams | None:
     batching = config.get("sequence_batching", {})
     if not batching.get("state"):
         return None
