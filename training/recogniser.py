@@ -27,7 +27,7 @@ from export.networks.body import Block, Body, subsampled
 from export.networks.decoder import Decoder
 from training import curves, dataset, perturb, reporting, schedule, tokenizer
 from training.dataset import TRAINING_PARTS, Example
-from training.errors import MissingDataError, TrainingError
+from training.errors import MissingDataError
 from training.recipe import Point, Recipe
 from training.scores import greedy_texts, word_error_rate
 from training.tokenizer import Tokenizer
@@ -47,6 +47,8 @@ FULL_CONTEXT_SHARE = 0.35
 CHUNKS, LEFT_CONTEXTS = (8, 8, 8, 8, 16), (None, 64, 128, 128)
 # What is measured of it: milliseconds of a chunk to its frames, with what a stream would keep of the past.
 STREAMING_CHUNKS, STREAMING_LEFT = {640: 16, 320: 8}, 128
+# How often all processes go on from the mean of their weights (local SGD, arXiv:1805.09767).
+SHARE_SECONDS = 20.0
 PROBE_SECONDS = 300.0
 REPORT_SECONDS = 10.0
 PROBE_SIZE = 60
@@ -98,7 +100,7 @@ class Recogniser(nn.Module):
     def __init__(self, point: Point, vocabulary: int, phonemes: int, inner: Point | None = None) -> None:
         super().__init__()
         self.point, self.inner = point, inner
-        self.body = Body(point.body)
+        self.body = Body(replace(point.body, vocabulary=vocabulary if point.body.conditioned else 0))
         self.acoustic = Acoustic(AcousticConfig(size=point.body.size, vocabulary=vocabulary))
         self.decoder = Decoder(point.decoder)
         if inner is None:
@@ -108,6 +110,9 @@ class Recogniser(nn.Module):
             self.inner_acoustic = Acoustic(AcousticConfig(size=inner.body.size, vocabulary=vocabulary))
             self.inner_decoder = Decoder(inner.decoder)
             self.tap = inner.body.layers - 1
+            if self.body.conditioning is not None:
+                # What the blocks above are told is what the inner point says.
+                self.inner_acoustic.out = self.body.conditioning.guess
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Give the mean loss of CTC and decoder per token, and of phonemes per frame or of the inner point's two."""
@@ -240,6 +245,8 @@ def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
     blocks: Any = network.body.blocks
     for block in blocks[known:]:
         _pass_on(block)
+    if network.body.conditioning is not None:
+        _silence(network.body.conditioning.tell)
     norm = blocks[known - 1].norm
     for layer in (network.inner_acoustic.out, network.inner_decoder.bridge):
         _absorb(layer, norm.weight, norm.bias)
@@ -340,6 +347,7 @@ class Trainer:
         self.progress = Progress()
         if checkpoint_path(recipe, point.name).is_file():
             self._restore(read_checkpoint(recipe, point.name))
+        self.shared = replace(self.progress)
         self.logger = reporting.open_log(recipe)
 
     def run(self) -> None:
@@ -351,8 +359,10 @@ class Trainer:
                 break
             losses = self._step(batch, self.progress.seconds / budget)
             now = time.monotonic()
-            self.progress.seconds = agreed(self.progress.seconds + now - before)
+            self.progress.seconds += now - before
             before = now
+            if self.progress.seconds >= min(self.shared.seconds + SHARE_SECONDS, budget):
+                self._share()
             if self.rank:
                 continue
             if now - reported > REPORT_SECONDS:
@@ -371,13 +381,9 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         lengths = [len(example.features) for example in self.examples]
         while True:
-            seed = f"{self.recipe.seed} {self.point.name} {self.progress.epoch} {self.progress.step}"
-            groups = dataset.buckets(lengths, self.recipe.batch_frames, random.Random(seed))
-            count = len(groups) // self.processes * self.processes
-            if not count:
-                raise TrainingError(f"{len(self.examples)} utterances are too few for {self.processes} processes")
-            source = random.Random(f"{seed} {self.rank}")
-            for group in groups[self.rank : count : self.processes]:
+            seed = f"{self.recipe.seed} {self.point.name} {self.progress.epoch} {self.progress.step} {self.rank}"
+            source = random.Random(seed)
+            for group in dataset.buckets(lengths, self.recipe.batch_frames, source):
                 yield make_batch([self.examples[index] for index in group], self.pieces, source, self.fill)
             self.progress.epoch += 1
 
@@ -390,15 +396,27 @@ class Trainer:
             total = total + PHONEME_WEIGHT * (1.0 - progress / PHONEME_SHARE) * losses["phonemes"]
         self.optimiser.zero_grad(set_to_none=False)
         torch.autograd.backward(total)
-        share_gradients(self.parameters, self.processes)
         nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.point, self.progress.step, progress)
         self.optimiser.step()
         self.progress.step += 1
-        self.progress.audio_seconds += float(batch.lengths.sum()) / 100 * self.processes
+        self.progress.audio_seconds += float(batch.lengths.sum()) / 100
         self._average_weights()
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _share(self) -> None:
+        """Go on from the mean of what all processes have learnt since the last time, by the clock of process 0."""
+        steps = self.progress.step - self.shared.step
+        if self.processes > 1:
+            share_weights(self.parameters, steps)
+            heard = torch.tensor([self.progress.audio_seconds - self.shared.audio_seconds], dtype=torch.float64)
+            clock = torch.tensor([self.progress.seconds, self.progress.step], dtype=torch.float64)
+            distributed.all_reduce(heard)
+            distributed.broadcast(clock, src=0)
+            self.progress.audio_seconds = self.shared.audio_seconds + float(heard)
+            self.progress.seconds, self.progress.step = float(clock[0]), int(clock[1])
+        self.shared = replace(self.progress)
 
     def _average_weights(self) -> None:
         if self.rank != 0 or self.progress.step % AVERAGE_EVERY:
@@ -452,29 +470,25 @@ class Trainer:
     def _publish(self) -> None:
         self._probe()
         tokens = {"tokens": json.dumps(self.pieces.pieces())}
+        within = None
         for point, body, acoustic, decoder in self._averaged().networks().values():
-            reference.save(weight_path(self.recipe, point, "body"), "body", body, {})
+            path = weight_path(self.recipe, point, "body")
+            reference.save(path, "body", body, {}, within=within)
+            within = path
             reference.save(weight_path(self.recipe, point, "am_en"), "acoustic", acoustic, tokens)
             reference.save(weight_path(self.recipe, point, "decoder"), "decoder", decoder, {})
 
 
-def share_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
-    """Put the mean over all processes in place of each gradient."""
-    if processes == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+def share_weights(parameters: Sequence[nn.Parameter], steps: int) -> None:
+    """Put in place of each weight its mean over all processes, each counting by the steps that it has made."""
+    flat = torch.cat([parameter.detach().flatten() for parameter in parameters]) * steps
+    total = torch.tensor([float(steps)], device=flat.device)
     distributed.all_reduce(flat)
-    flat /= processes
-    for gradient, part in zip(gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def agreed(seconds: float) -> float:
-    """Give the clock of process 0 to all, so that every process leaves its loop after the same step."""
-    clock = torch.tensor([seconds], dtype=torch.float64)
-    distributed.broadcast(clock, src=0)
-    return float(clock)
+    distributed.all_reduce(total)
+    with torch.no_grad():
+        parts = torch.split(flat / total, [each.numel() for each in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
 
 
 def checkpoint_path(recipe: Recipe, point: str) -> Path:

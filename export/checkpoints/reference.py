@@ -2,6 +2,8 @@
 
 A file's metadata holds three JSON texts: `network` (a key of export.networks.NETWORKS), `config` (the fields of its
 configuration) and `parameters` (strings that clients need and that depend on the weights, such as the token list).
+A network that lies within another one, as the body of `standard` does within that of `enhanced`, holds only what is its
+own; a fourth text, `within`, names the other file from the folder above and its digest.
 
 The n-gram model of a family lies beside the operating points, as both have it, and joins those strings here.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from contract import digest
 from contract.catalogue import Model
@@ -61,8 +63,13 @@ def open_checkpoint(model: Model) -> Checkpoint:
     )
 
 
-def save(path: Path, network_name: str, network: nn.Module, parameters: dict[str, str]) -> None:
-    """Write a network's weights in FP16 with its configuration and its clients' parameters."""
+def save(
+    path: Path, network_name: str, network: nn.Module, parameters: dict[str, str], within: Path | None = None
+) -> None:
+    """Write a network's weights in FP16 with its configuration and its clients' parameters.
+
+    What file `within`, of another operating point beside this one, holds by the same name and value is left out.
+    """
     tensors = {name: tensor.detach().to(torch.float16).contiguous() for name, tensor in network.state_dict().items()}
     config: Any = network.config
     metadata = {
@@ -70,6 +77,16 @@ def save(path: Path, network_name: str, network: nn.Module, parameters: dict[str
         "config": json.dumps(asdict(config)),
         "parameters": json.dumps(parameters),
     }
+    if within is not None:
+        with safe_open(within, framework="pt") as file:
+            known = set(file.keys()) & set(tensors)
+            tensors = {
+                name: tensor
+                for name, tensor in tensors.items()
+                if name not in known or not torch.equal(tensor, file.get_tensor(name))
+            }
+        file_name = f"{within.parent.name}/{within.name}"
+        metadata["within"] = json.dumps({"file": file_name, "digest": digest.of_file(within)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata)
@@ -87,8 +104,20 @@ def load(path: Path) -> tuple[nn.Module, dict[str, str]]:
         network_type: Any = NETWORKS[metadata["network"]]
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["config"].items()}
         network: nn.Module = network_type(network_type.config_type(**fields))
+        if "within" in metadata:
+            missing = set(network.state_dict()) - set(tensors)
+            tensors.update(_from_within(path, metadata["within"], missing))
         network.load_state_dict(tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = f"it does not hold the weights of one of {', '.join(NETWORKS)} ({error})"
         raise CheckpointError(path, cause, "Restore the file from the repository, or train it again") from error
     return network.eval(), metadata["parameters"]
+
+
+def _from_within(path: Path, within: dict[str, str], names: set[str]) -> dict[str, Tensor]:
+    other = path.parent.parent / within["file"]
+    if not other.is_file() or digest.of_file(other) != within["digest"]:
+        cause = f"most of its weights lie within {other}, which is missing or another file than when it was saved"
+        raise CheckpointError(path, cause, "Restore both files from the repository, or train both points again")
+    with safe_open(other, framework="pt") as file:
+        return {name: file.get_tensor(name).float() for name in names}

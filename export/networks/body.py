@@ -24,6 +24,9 @@ class BodyConfig:
     hidden: int = 256
     kernel: int = 15
     channels: int = 192
+    # Behind so many blocks the others are told which of so many tokens has been understood; 0 for never.
+    conditioned: int = 0
+    vocabulary: int = 0
 
 
 class Subsampling(nn.Module):
@@ -120,6 +123,23 @@ class Block(nn.Module):
         return self.norm(values), attention, convolution
 
 
+class SelfConditioning(nn.Module):
+    """Tell the blocks above what those below have understood: a guess at each frame's token (arXiv:2104.02724).
+
+    With the frames apart from one another, as CTC has them, spelling gains most by it.
+    """
+
+    def __init__(self, size: int, vocabulary: int) -> None:
+        super().__init__()
+        self.guess = nn.Linear(size, vocabulary)
+        self.tell = nn.Linear(vocabulary, size)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Add what is guessed to [batch, time, size]; the softmax is in FP32."""
+        guessed = torch.softmax(self.guess(values).float(), dim=-1).to(values.dtype)
+        return values + self.tell(guessed)  # type: ignore[no-any-return]
+
+
 class Body(nn.Module):
     """Language-independent encoder: log-mel features in, one vector per 40 ms out."""
 
@@ -131,6 +151,9 @@ class Body(nn.Module):
         self.feature_norm = FeatureNorm(config.bands)
         self.subsampling = Subsampling(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.conditioning: SelfConditioning | None = None
+        if config.conditioned:
+            self.conditioning = SelfConditioning(config.size, config.vocabulary)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -145,6 +168,12 @@ class Body(nn.Module):
     def streaming(self) -> StreamingBody:
         """Give the network of a step over a stream, with the same weights."""
         return StreamingBody(self)
+
+    def told(self, index: int, values: Tensor) -> Tensor:
+        """Give what the block above block `index` is to hear of its output: [batch, time, size], the same or more."""
+        if self.conditioning is None or index + 1 != self.config.conditioned:
+            return values
+        return self.conditioning(values)  # type: ignore[no-any-return]
 
     @staticmethod
     def lengths(feature_lengths: Tensor) -> Tensor:
@@ -179,4 +208,5 @@ class Body(nn.Module):
             values = block(values, valid, mask)
             if index == tap:
                 tapped = values
+            values = self.told(index, values)
         return values * valid[..., None].to(values.dtype), tapped, lengths

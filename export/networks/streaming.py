@@ -52,6 +52,7 @@ class StreamingBody(nn.Module):
         block: Any
         for index, block in enumerate(body.blocks):
             values, seen, heard = block.step(values, valid, mask, attended[:, index], convolved[:, index])
+            values = body.told(index, values)
             next_attention.append(seen[:, :, -past:])
             next_convolution.append(heard)
         return (

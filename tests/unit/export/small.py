@@ -21,7 +21,9 @@ def network(family: str) -> Any:
     """Make a network of a family with random weights, the same at every call."""
     torch.manual_seed(3)
     makers: dict[str, Callable[[], Any]] = {
-        "body": lambda: Body(BodyConfig(size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4)),
+        "body": lambda: Body(
+            BodyConfig(size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4, conditioned=1, vocabulary=12)
+        ),
         "am_en": lambda: Acoustic(AcousticConfig(size=SIZE, vocabulary=32)),
         "decoder": lambda: Decoder(DecoderConfig(size=SIZE, encoder_size=SIZE, layers=1, heads=2, vocabulary=32)),
         "lm": lambda: Language(LanguageConfig(size=SIZE, layers=1, heads=2, hidden=16, vocabulary=32)),

@@ -1,11 +1,13 @@
 """The command: what it chooses, keeps, refuses and leaves behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from contract import graph
@@ -15,6 +17,7 @@ from export import exporter, samples
 from export.__main__ import command
 from export.checkpoints import reference
 from export.checkpoints.checkpoint import Checkpoint
+from export.networks.body import Body, BodyConfig
 from export.plan import Plan, plan
 from tests.unit.export import small
 
@@ -139,6 +142,40 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
     assert parameters == {"same_speaker_similarity": "0.5"}
     for ours, theirs in zip(again.state_dict().values(), network.state_dict().values(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_weights_within_another_network_are_kept_once(tmp_path: Path) -> None:
+    paths = [tmp_path / point / "body.safetensors" for point in ("enhanced", "standard")]
+    large = Body(BodyConfig(size=16, layers=3, heads=2, hidden=16, channels=8, conditioned=1, vocabulary=12))
+    small_one = Body(replace(large.config, layers=1, conditioned=0, vocabulary=0))
+    small_one.load_state_dict({name: large.state_dict()[name] for name in small_one.state_dict()})
+    with torch.no_grad():
+        small_one.get_parameter("blocks.0.norm.bias").add_(1.0)
+    reference.save(paths[0], "body", large, {})
+    reference.save(paths[1], "body", small_one, {}, within=paths[0])
+    with safe_open(paths[1], framework="pt") as file:
+        assert list(file.keys()) == ["blocks.0.norm.bias"]
+    again, _ = reference.load(paths[1])
+    assert again.config == small_one.config
+    for name, tensor in small_one.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor.half().float())
+
+
+@pytest.mark.parametrize("damage", ["missing", "another"])
+def test_weights_within_another_file_than_then_are_refused(tmp_path: Path, damage: str) -> None:
+    outer, inner = (tmp_path / point / "diar.safetensors" for point in ("enhanced", "standard"))
+    reference.save(outer, "diarization", small.network("diar"), {})
+    reference.save(inner, "diarization", small.network("diar"), {}, within=outer)
+    if damage == "missing":
+        outer.unlink()
+    else:
+        reference.save(outer, "diarization", small.network("diar"), {"same_speaker_similarity": "0.5"})
+    with pytest.raises(CheckpointError) as refusal:
+        reference.load(inner)
+    assert str(refusal.value) == (
+        f"{inner}: most of its weights lie within {outer}, which is missing or another file than when it was saved. "
+        "Restore both files from the repository, or train both points again."
+    )
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

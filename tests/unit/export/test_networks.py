@@ -122,8 +122,9 @@ def test_the_tapped_block_is_the_one_asked_for() -> None:
     network = small.network("body")
     features, lengths = torch.randn(1, 67, 80), torch.tensor([67])
     encoded, tapped, _ = network.encode(features, lengths, tap=0)
-    # It has one block only, so what it taps is its answer.
-    assert torch.equal(encoded, tapped)
+    # It has one block only, so what it taps is its answer, but for what it would tell a block above.
+    assert torch.equal(encoded, network.told(0, tapped))
+    assert not torch.equal(encoded, tapped)
 
 
 @pytest.mark.parametrize("rotary", [False, True])

@@ -12,10 +12,13 @@ from export.samples import speech, steps
 BANDS, WINDOW, STRIDE, CHUNK, PAST = 80, 35, 32, 8, 16
 
 
-@pytest.fixture
-def body() -> Body:
+@pytest.fixture(params=[0, 2], ids=["plain", "conditioned"])
+def body(request: pytest.FixtureRequest) -> Body:
     torch.manual_seed(3)
-    made = Body(BodyConfig(size=16, layers=3, heads=2, hidden=24, channels=24)).eval()
+    config = BodyConfig(
+        size=16, layers=3, heads=2, hidden=24, channels=24, conditioned=request.param, vocabulary=request.param * 12
+    )
+    made = Body(config).eval()
     made.feature_norm.mean.fill_(10.0)
     made.feature_norm.deviation.fill_(4.0)
     return made

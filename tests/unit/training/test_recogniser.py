@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch.multiprocessing.spawn import spawn
 
 from export.checkpoints import reference
 from tests.unit.training import tiny
@@ -111,6 +113,35 @@ def test_new_blocks_learn(tmp_path: Path) -> None:
     torch.autograd.backward(losses["ctc"] + losses["decoder"])
     silent: list[Any] = [*(block.after[2] for block in list(large.body.blocks)[1:]), large.decoder.blocks[1].feed[2]]  # type: ignore[index]
     assert all(float(layer.weight.grad.abs().sum()) > 0 for layer in silent)
+
+
+def test_the_blocks_above_are_told_what_the_point_within_says(tmp_path: Path) -> None:
+    """The guess is the inner head itself, and it counts from the first step on that moves it."""
+    _, large = _begun(tmp_path)
+    conditioning = large.body.conditioning
+    assert conditioning is not None
+    assert conditioning.guess is large.inner_acoustic.out
+    with torch.no_grad():
+        before, *_ = large.body(FEATURES, LENGTHS)
+        conditioning.tell.weight.add_(torch.randn_like(conditioning.tell.weight))
+        after, *_ = large.body(FEATURES, LENGTHS)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+def _share(rank: int, store: Path, found: Any) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    weights = [torch.nn.Parameter(torch.tensor([2.0, 4.0]) * rank), torch.nn.Parameter(torch.tensor([[8.0]]) * rank)]
+    recogniser.share_weights(weights, steps=1 + 2 * rank)
+    found[rank] = [weight.tolist() for weight in weights]
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_their_weights_by_the_steps_they_made(tmp_path: Path) -> None:
+    """One step from zero and three from elsewhere: three quarters of the way."""
+    with multiprocessing.Manager() as manager:
+        found = manager.dict()
+        spawn(_share, args=(tmp_path / "store", found), nprocs=2)  # type: ignore[no-untyped-call]
+        assert dict(found) == {rank: [[1.5, 3.0], [[6.0]]] for rank in range(2)}
 
 
 def test_the_rate_warms_up_and_ends_at_zero() -> None:

@@ -64,7 +64,9 @@ def _point(name: str, *, layers: int, seconds: float) -> Point:
         peak_learning_rate=1e-3,
         warm_up_steps=10,
     )
-    return replace(point, begins_with="standard") if name == "enhanced" else point
+    if name == "standard":
+        return point
+    return replace(point, body=replace(point.body, conditioned=layers - 1), begins_with="standard")
 
 
 def _write_shard(folder: Path, texts: list[tuple[str, str]]) -> None:
