@@ -12,7 +12,7 @@ from contract.fields import Fields
 
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
 OPERATING_POINTS = ("standard", "enhanced")
-MODES = ("batch", "realtime")
+MODES = BATCH_MODE, REALTIME_MODE = ("batch", "realtime")
 BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
@@ -110,8 +110,13 @@ class Mode:
         return self.name if self.is_streaming else ""
 
     def windows(self, frames: int) -> range:
-        """Say where each window of a stream of so many frames begins; the last ones may not be full."""
-        return range(0, max(frames - self.overlap, 1), self.axes["frames"].max - self.overlap)
+        """Say where each window of a stream of so many frames begins.
+
+        The last one may not be full, but makes one encoder frame at least; where there is but one it may hold less.
+        """
+        step = self.axes["frames"].max - self.overlap
+        shortest = self.overlap + step // self.axes["encoder_frames"].max
+        return range(0, max(frames - shortest + 1, 1), step)
 
     def profiles(self) -> tuple["Mode", ...]:
         """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""

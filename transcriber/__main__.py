@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,8 @@ from transcriber.formats import FORMATS
 from transcriber.transcript import clock
 
 if TYPE_CHECKING:
-    from transcriber.pipeline import Outcome
-    from transcriber.recogniser import Recogniser
+    from transcriber.pipeline import Outcome, Plan
+    from transcriber.recogniser import Recogniser, StreamRecogniser
 
 Advance = Callable[[float], object]
 
@@ -41,6 +42,10 @@ class Options:
     in_flight: int
     wait_s: float
     verbose: bool
+    realtime: bool = False
+
+
+STDIN = Path("/dev/stdin")
 
 
 @click.command()
@@ -58,6 +63,7 @@ class Options:
 )
 @click.option("--no-ngram", is_flag=True, help="Search without the n-gram model that the weights may come with.")
 @click.option("--no-speakers", is_flag=True, help="Do not tell speakers apart.")
+@click.option("--realtime", is_flag=True, help="Follow a stream while it is spoken; wants a server in real-time mode.")
 @click.option("--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Requests at a time.")
 @click.option("--wait", "wait_s", default=PATIENCE_S, show_default=True, type=click.FloatRange(min=0),
               metavar="SECONDS", help="How long to wait for a server that is away.")  # fmt: skip
@@ -75,15 +81,21 @@ def _command(
     *,
     no_ngram: bool,
     no_speakers: bool,
+    realtime: bool,
     verbose: bool,
 ) -> Options:
-    """Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, ...) into text with speakers and times.
+    """Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, ...) into text with speakers and times; - is the standard
+    input.
 
     Results go to the standard output or to --output; progress and remarks go to the standard error. If part of a
     recording cannot be transcribed, the rest is written all the same, and the exit code is not zero.
     """
-    recordings = tuple(map(Path, files))
+    recordings = tuple(STDIN if file == "-" else Path(file) for file in files)
+    if STDIN in recordings and sys.stdin.isatty():
+        raise SettingError("FILE -", "the standard input is a terminal", "Pipe a recording into it")
     chosen = results.format_of(format_name, Path(output) if output else None)
+    if realtime:
+        _check_realtime(recordings, chosen, output)
     if no_speakers and FORMATS[chosen].needs_speakers:
         raise SettingError("--no-speakers", f"{chosen} lists nothing but speakers", "Leave it out")
     return Options(
@@ -99,7 +111,16 @@ def _command(
         in_flight=in_flight,
         wait_s=wait_s,
         verbose=verbose,
+        realtime=realtime,
     )
+
+
+def _check_realtime(recordings: tuple[Path, ...], chosen: str, output: str | None) -> None:
+    if len(recordings) > 1:
+        raise SettingError("--realtime", "there is more than one FILE", "Follow one stream at a time")
+    if output is None and chosen not in ("txt", "json-v2"):
+        cause = f"{chosen} is written when all has been said"
+        raise SettingError("--format", cause, "Name a file for it with --output, or use txt or json-v2")
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -119,15 +140,19 @@ def run(options: Options) -> None:
     # gRPC's own log of reconnections says nothing that is not told below.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Only now: `--help` needs neither NumPy nor gRPC.
-    from transcriber.client import Connection, connect  # noqa: PLC0415
+    from transcriber.client import Connection, connect, connect_streams  # noqa: PLC0415
 
-    connection = Connection(options.endpoint, patience_s=options.wait_s, notify=_tell)
+    connection = Connection(options.endpoint, patience_s=options.wait_s, notify=_tell, one_server=options.realtime)
     try:
         _check_recordings(options)
-        recogniser = connect(connection, options.language, options.operating_point)
-        if options.verbose:
-            _tell(_described(options.endpoint, recogniser))
-        errors = transcribe_all(options, recogniser)
+        if options.realtime:
+            streams = connect_streams(connection, options.language, options.operating_point)
+            _describe(options, streams)
+            errors = follow(options, streams)
+        else:
+            recogniser = connect(connection, options.language, options.operating_point)
+            _describe(options, recogniser)
+            errors = transcribe_all(options, recogniser)
     finally:
         connection.close()
     for error in errors[:-1]:
@@ -158,6 +183,43 @@ def transcribe_all(options: Options, recogniser: "Recogniser") -> list[Voxwright
     return errors
 
 
+def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightError]:
+    """Transcribe a stream until it ends or is interrupted, telling it on the way; give the refusals."""
+    from transcriber.announcer import announcer  # noqa: PLC0415
+    from transcriber.audio import Recording  # noqa: PLC0415
+    from transcriber.realtime import Source, transcribe  # noqa: PLC0415
+
+    (path,), (target,), started = options.recordings, options.targets, time.monotonic()
+    recording = Recording(path, live=True)
+    source = Source(recording)
+    teller = announcer(options.format if target is None else results.DEFAULT_FORMAT, options.language)
+    with _ended_by_interrupt(source.end):
+        found = transcribe(recording, recogniser, _plan(options), teller.tell, source)
+    _remark(path, found, time.monotonic() - started)
+    errors = list(found.errors)
+    if target is not None:
+        try:
+            results.write(found.transcript, target, options.format, titled=False)
+        except OSError as error:
+            errors.append(as_output_error(error))
+    return errors
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(end: Callable[[], object]) -> Iterator[None]:
+    """Let the first interrupt end a stream as its own end would, and only the second one the program."""
+
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        end()
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main() -> NoReturn:
     """Run the command line to its end."""
     guard(lambda: run(parse(sys.argv[1:])))
@@ -174,17 +236,31 @@ def _check_recordings(options: Options) -> None:
 
 def _transcribe(path: Path, options: Options, recogniser: "Recogniser") -> "Outcome":
     from transcriber.audio import Recording  # noqa: PLC0415
-    from transcriber.pipeline import Plan, transcribe  # noqa: PLC0415
+    from transcriber.pipeline import transcribe  # noqa: PLC0415
 
     started = time.monotonic()
     recording = Recording(path)
-    plan = Plan(search=options.search, ngram=options.ngram, speakers=options.speakers, in_flight=options.in_flight)
     with _progress(path.name, recording.duration_s) as advance:
-        found = transcribe(recording, recogniser, plan, advance)
+        found = transcribe(recording, recogniser, _plan(options), advance)
+    _remark(path, found, time.monotonic() - started)
+    return found
+
+
+def _plan(options: Options) -> "Plan":
+    from transcriber.pipeline import Plan  # noqa: PLC0415
+
+    return Plan(search=options.search, ngram=options.ngram, speakers=options.speakers, in_flight=options.in_flight)
+
+
+def _remark(path: Path, found: "Outcome", wall_s: float) -> None:
     for note in found.notes:
         _tell(f"{path}: {note}")
-    _tell(_summary(path, found, time.monotonic() - started))
-    return found
+    _tell(_summary(path, found, wall_s))
+
+
+def _describe(options: Options, recogniser: "Recogniser") -> None:
+    if options.verbose:
+        _tell(_described(options.endpoint, recogniser))
 
 
 def _described(endpoint: str, recogniser: "Recogniser") -> str:

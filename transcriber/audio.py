@@ -1,8 +1,9 @@
 """Decodes any common recording to mono 16 kHz, block by block, and says what of it could not be read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import av
@@ -26,6 +27,8 @@ _DAMAGE_TOLERANCE_S = 0.1
 # A shorter jump of the clock is rounding; a longer one is another clock, not a pause.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 3_600.0
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
+# libav keeps the first 3.3 s of a WAV from a pipe until it is sure of what it is; with this 2.1 s, and never less.
+_LIVE_OPTIONS = MappingProxyType({"probesize": "4096", "analyzeduration": "100000"})
 _TRUNCATED, _DAMAGED = "the file is truncated", "its data is damaged"
 _DAMAGED_OR_TRUNCATED = "the file is damaged or truncated"
 _REMEDY = "Check that it is a complete sound file, and that a player can play it"
@@ -37,10 +40,13 @@ class Recording:
     `losses` and `notes` are complete when `blocks` has come to its end.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open a recording; raise AudioError when there is no sound to be had from it."""
+    def __init__(self, path: Path, *, live: bool = False) -> None:
+        """Open a recording; raise AudioError when there is no sound to be had from it.
+
+        Of a `live` one as little as possible is read before its sound begins to come.
+        """
         self.path = path
-        self._container = _open(path)
+        self._container = _open(path, _LIVE_OPTIONS if live else {})
         try:
             self._stream = _audio_stream(self._container, path)
         except AudioError:
@@ -184,7 +190,7 @@ class _Clock:
         return pause_s
 
 
-def _open(path: Path) -> InputContainer:
+def _open(path: Path, options: Mapping[str, str]) -> InputContainer:
     if not path.exists():
         raise AudioError(path, "there is no such file", "Check its name")
     if path.is_dir():
@@ -193,7 +199,7 @@ def _open(path: Path) -> InputContainer:
         raise AudioError(path, "it is empty (zero bytes)", _REMEDY)
     try:
         # Without `file:` a colon in a name would choose a protocol; without the list a playlist could use the network.
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file", **options})
     except PermissionError as error:
         raise AudioError(path, "you may not read it", "Give yourself the right to read it") from error
     except (av.FFmpegError, OSError) as error:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from contract.catalogue import Family, Tensor, catalogue, check_operating_point, model_name
+from contract.catalogue import (
+    BATCH_MODE,
+    REALTIME_MODE,
+    Family,
+    Tensor,
+    catalogue,
+    check_operating_point,
+    model_name,
+)
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError
 from contract.probes import DTYPES
 from transcriber import ngram
@@ -35,9 +44,9 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A name may stand for several servers. By default all requests would go to the first that answers.
-    ("grpc.lb_policy_name", "round_robin"),
 ]
+# A name may stand for several servers. By default all requests would go to the first that answers.
+_IN_TURNS = ("grpc.lb_policy_name", "round_robin")
 _SERVE_REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release"
 
 Result = TypeVar("Result")
@@ -45,6 +54,8 @@ Result = TypeVar("Result")
 
 class TritonRecogniser:
     """The models of one language at one operating point on a server that was checked; see Recogniser."""
+
+    mode = BATCH_MODE
 
     def __init__(self, connection: "Connection", language: str, operating_point: str) -> None:
         """Check and read what the server says of its models; raise ServerContractError where they are others."""
@@ -63,20 +74,20 @@ class TritonRecogniser:
 
     def recognise(self, features: Features) -> Heard:
         """Recognise a segment: log-mel FP16 [frames, 80]."""
-        batch, lengths = _padded([features], self._ensemble)
-        answer = self._infer(self._ensemble, {"features": batch, "feature_lengths": lengths})
-        length = int(answer["encoder_lengths"].reshape(-1)[0])
-        emissions = Emissions(log_probs=answer["top_log_probs"][0, :length], tokens=answer["top_tokens"][0, :length])
-        return Heard(emissions=emissions, encoder_out=answer["encoder_out"][0], encoder_length=length)
+        batch, lengths = _padded([features], self._ensemble, self.mode)
+        return _heard(self._infer(self._ensemble, {"features": batch, "feature_lengths": lengths}))
 
     def score(self, family: str, heard: Heard, hypotheses: Integers, lengths: Integers) -> Floats:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
         spec = self._families[family]
-        known = {
-            "encoder_out": heard.encoder_out[None],
+        known: dict[str, NDArray[Any]] = {
             "encoder_lengths": np.array([heard.encoder_length], dtype=np.int32),
-            **_padded_hypotheses(hypotheses, lengths, spec),
+            **_padded_hypotheses(hypotheses, lengths, spec, self.mode),
         }
+        if any(tensor.name == "encoder_out" for tensor in spec.inputs):
+            frames = len(heard.encoder_out)
+            missing = _bucket(spec, self.mode, "encoder_frames", frames) - frames
+            known["encoder_out"] = np.pad(heard.encoder_out, ((0, missing), (0, 0)))[None]
         answer = self._infer(spec, {tensor.name: known[tensor.name] for tensor in spec.inputs})
         scores: Floats = answer["scores"][0, : len(lengths)]
         return scores
@@ -84,10 +95,10 @@ class TritonRecogniser:
     def embed(self, windows: list[Features]) -> Floats:
         """Embed stretches of speech, each FP16 [frames, 80]: unit vectors FP32 [len(windows), E]."""
         spec = self._families["diar"]
-        largest = spec.modes["batch"].batch.max
+        largest = spec.modes[self.mode].batch.max
         parts = []
         for start in range(0, len(windows), largest):
-            batch, lengths = _padded(windows[start : start + largest], spec)
+            batch, lengths = _padded(windows[start : start + largest], spec, self.mode)
             parts.append(self._infer(spec, {"features": batch, "feature_lengths": lengths})["embedding"])
         return np.concatenate(parts)
 
@@ -107,14 +118,52 @@ class TritonRecogniser:
         return spec
 
 
+class TritonStreams(TritonRecogniser):
+    """The models of a server in real-time mode; see StreamRecogniser."""
+
+    mode = REALTIME_MODE
+
+    def __init__(self, connection: "Connection", language: str, operating_point: str) -> None:
+        """Check and read what the server says of its models; raise ServerContractError where they are others."""
+        super().__init__(connection, language, operating_point)
+        mode = self._ensemble.modes[self.mode]
+        self.window_frames, self.overlap_frames = mode.axes["frames"].max, mode.overlap
+
+    def step(self, stream: int, window: Features, *, start: bool, end: bool) -> Heard:
+        """Recognise the next window of a stream; see StreamRecogniser."""
+        batch, lengths = _padded([window], self._ensemble, self.mode)
+        inputs: dict[str, NDArray[Any]] = {"features": batch, "feature_lengths": lengths}
+        place = Place(stream=stream, start=start, end=end)
+        return _heard(self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, place))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Which request of which stream one is; the numbers of streams are the clients' choice, and not zero."""
+
+    stream: int
+    start: bool
+    end: bool
+
+
 class Connection:
     """A server at an endpoint, for several threads; every call waits out a server that is away for a while."""
 
     def __init__(
-        self, endpoint: str, *, patience_s: float = PATIENCE_S, notify: Callable[[str], object] = lambda _: None
+        self,
+        endpoint: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        notify: Callable[[str], object] = lambda _: None,
+        one_server: bool = False,
     ) -> None:
-        """Prepare to speak to `host:port`; raise SettingError when it is none. Nothing is sent yet."""
+        """Prepare to speak to `host:port`; raise SettingError when it is none. Nothing is sent yet.
+
+        Where the name stands for several servers they are asked in turns, or with `one_server` one of them always: a
+        stream is known to one alone.
+        """
         self.endpoint = checked_endpoint(endpoint)
+        self._channel = [*_CHANNEL, *([] if one_server else [_IN_TURNS])]
         self._patience_s, self._notify = patience_s, notify
         # tritonclient promises nothing about one client in several threads; one each shares the channel all the same.
         self._local = threading.local()
@@ -165,21 +214,35 @@ class Connection:
 
     def parameters(self, model: str) -> dict[str, str]:
         """Read the parameters of a model's configuration: what a client must know of its weights."""
-        answer = self._described(model, lambda client: client.get_model_config(model, client_timeout=_STATUS_TIMEOUT_S))
-        return {name: value.string_value for name, value in answer.config.parameters.items()}
+        return {name: value.string_value for name, value in self._config(model).parameters.items()}
 
-    def infer(self, model: str, family: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def takes_streams(self, model: str) -> bool:
+        """Say whether a model keeps states between the requests of a stream: whether it is served in real time."""
+        return bool(self._config(model).HasField("sequence_batching"))
+
+    def infer(
+        self, model: str, family: Family, inputs: dict[str, NDArray[Any]], place: Place | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Run a model on arrays with a batch axis; scalars an item have the shape [batch, 1] on the wire.
 
-        Raises RequestError when the server refuses, ServerUnreachableError when it stays away.
+        Raises RequestError when the server refuses, ServerUnreachableError when it stays away. A request in the middle
+        of a stream is asked once: nobody knows whether a server that fell silent has heard it.
         """
         types = {tensor.name: tensor.type for tensor in family.inputs}
         tensors = [_input(name, types[name], array) for name, array in inputs.items()]
         wanted = [InferRequestedOutput(tensor.name) for tensor in family.outputs]
+        sequence: dict[str, Any] = {}
+        if place is not None:
+            sequence = {"sequence_id": place.stream, "sequence_start": place.start, "sequence_end": place.end}
         answer = self._ask(
-            lambda client: client.infer(model, tensors, outputs=wanted, client_timeout=REQUEST_TIMEOUT_S)
+            lambda client: client.infer(model, tensors, outputs=wanted, client_timeout=REQUEST_TIMEOUT_S, **sequence),
+            once=place is not None and not place.start,
         )
         return {tensor.name: _output(answer, tensor, model) for tensor in family.outputs}
+
+    def _config(self, model: str) -> Any:
+        answer = self._described(model, lambda client: client.get_model_config(model, client_timeout=_STATUS_TIMEOUT_S))
+        return answer.config
 
     def _described(self, model: str, action: Callable[[InferenceServerClient], Any]) -> Any:
         try:
@@ -188,14 +251,14 @@ class Connection:
             cause = f"it does not say what it is ({error})"
             raise ServerContractError(f"{model} at {self.endpoint}", cause, _SERVE_REMEDY) from error
 
-    def _ask(self, action: Callable[[InferenceServerClient], Result]) -> Result:
-        """Act on a client, again and again while the server is away."""
+    def _ask(self, action: Callable[[InferenceServerClient], Result], *, once: bool = False) -> Result:
+        """Act on a client, again and again while the server is away, unless it is for `once`."""
         cause = ""
         for _ in self._patiently():
             try:
                 result = action(self._client())
             except InferenceServerException as error:
-                if error.status() not in _TRANSIENT:
+                if once or error.status() not in _TRANSIENT:
                     raise RequestError(error.message()) from error
                 cause = error.message()
             else:
@@ -240,7 +303,7 @@ class Connection:
 
     def _client(self) -> InferenceServerClient:
         if not hasattr(self._local, "client"):
-            self._local.client = InferenceServerClient(self.endpoint, channel_args=_CHANNEL)
+            self._local.client = InferenceServerClient(self.endpoint, channel_args=self._channel)
         client: InferenceServerClient = self._local.client
         return client
 
@@ -250,6 +313,15 @@ def connect(connection: Connection, language: str, operating_point: str | None) 
 
     Raises SettingError for an unknown language or point, ServerUnreachableError, ServerContractError.
     """
+    return TritonRecogniser(connection, language, _point(connection, language, operating_point, BATCH_MODE))
+
+
+def connect_streams(connection: Connection, language: str, operating_point: str | None) -> TritonStreams:
+    """Do what `connect` does with a server in real-time mode."""
+    return TritonStreams(connection, language, _point(connection, language, operating_point, REALTIME_MODE))
+
+
+def _point(connection: Connection, language: str, operating_point: str | None, mode: str) -> str:
     family = f"ensemble_{language}"
     if family not in catalogue():
         known = ", ".join(name.removeprefix("ensemble_") for name in catalogue() if name.startswith("ensemble_"))
@@ -257,8 +329,21 @@ def connect(connection: Connection, language: str, operating_point: str | None) 
     if operating_point is not None:
         check_operating_point(operating_point, "--operating-point")
     points = (operating_point,) if operating_point else _PREFERRED_POINTS
-    chosen = connection.first_ready(tuple(model_name(family, point) for point in points))
-    return TritonRecogniser(connection, language, chosen.removeprefix(f"{family}_"))
+    ready = connection.first_ready(tuple(model_name(family, point) for point in points))
+    point = ready.removeprefix(f"{family}_")
+    # Of the steps, the first one hears the stream.
+    streams = connection.takes_streams(model_name(catalogue()[family].steps[0], point))
+    if streams != (mode == REALTIME_MODE):
+        raise _other_mode(connection.endpoint, streams=streams)
+    return point
+
+
+def _other_mode(endpoint: str, *, streams: bool) -> ServerContractError:
+    if streams:
+        cause = "it is served in real time, for streams and not for recordings"
+        return ServerContractError(endpoint, cause, "Use --realtime, or start the server with SM_BATCH_MODE=true")
+    cause = "it is served for recordings and not in real time"
+    return ServerContractError(endpoint, cause, "Leave --realtime out, or start the server with SM_BATCH_MODE=false")
 
 
 def _compare(subject: str, kind: str, wanted: tuple[Tensor, ...], served: Any) -> None:
@@ -306,28 +391,34 @@ def _output(answer: Any, tensor: Tensor, model: str) -> NDArray[Any]:
     return array
 
 
-def _padded(items: list[Features], family: Family) -> tuple[Features, Integers]:
+def _heard(answer: dict[str, NDArray[Any]]) -> Heard:
+    length = int(answer["encoder_lengths"].reshape(-1)[0])
+    emissions = Emissions(log_probs=answer["top_log_probs"][0, :length], tokens=answer["top_tokens"][0, :length])
+    return Heard(emissions=emissions, encoder_out=answer["encoder_out"][0], encoder_length=length)
+
+
+def _padded(items: list[Features], family: Family, mode: str) -> tuple[Features, Integers]:
     """Stack features to the smallest bucket that holds them all, so that requests of unequal length share a batch."""
     lengths = np.array([item.shape[0] for item in items], dtype=np.int32)
-    batch = np.zeros((len(items), _bucket(family, "frames", int(lengths.max())), MEL_BANDS), dtype=np.float16)
+    batch = np.zeros((len(items), _bucket(family, mode, "frames", int(lengths.max())), MEL_BANDS), dtype=np.float16)
     for row, item in zip(batch, items, strict=True):
         row[: item.shape[0]] = item
     return batch, lengths
 
 
-def _padded_hypotheses(hypotheses: Integers, lengths: Integers, family: Family) -> dict[str, Integers]:
+def _padded_hypotheses(hypotheses: Integers, lengths: Integers, family: Family, mode: str) -> dict[str, Integers]:
     """Pad INT32 [N, L] and [N] to buckets, with a batch axis."""
     count, longest = hypotheses.shape
-    rows = _bucket(family, "hypothesis_count", count)
-    columns = _bucket(family, "hypothesis_tokens", longest)
+    rows = _bucket(family, mode, "hypothesis_count", count)
+    columns = _bucket(family, mode, "hypothesis_tokens", longest)
     return {
         "hypotheses": np.pad(hypotheses, ((0, rows - count), (0, columns - longest)))[None],
         "hypothesis_lengths": np.pad(lengths, (0, rows - count))[None],
     }
 
 
-def _bucket(family: Family, axis: str, size: int) -> int:
-    extent = family.modes["batch"].axes[axis]
+def _bucket(family: Family, mode: str, axis: str, size: int) -> int:
+    extent = family.modes[mode].axes[axis]
     bucket = extent.bucket(size)
     if bucket is None:
         raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")

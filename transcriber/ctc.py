@@ -105,16 +105,37 @@ def beam(
     Prefix beam search (Hannun et al., arXiv:1408.2873), with a language model of tokens where there is one (shallow
     fusion). `negligible` is the log-probability below which a frame's tokens are not followed.
     """
-    root = _Prefix(None, BLANK, fusion)
-    beams: dict[_Prefix, tuple[float, float]] = {root: (0.0, -math.inf)}
-    for blank, followed in _frames(emissions, negligible):
-        if followed:
-            beams = _extend(beams, blank, followed, width)
-        else:
-            beams = {prefix: (_either(*scores) + blank, -math.inf) for prefix, scores in beams.items()}
-    found = [prefix.hypothesis(_either(*scores)) for prefix, scores in beams.items()]
-    ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
-    return tuple(one for one in ranked if one.score > -math.inf)
+    search = Search(width, negligible, fusion)
+    search.hear(emissions)
+    return search.hypotheses()
+
+
+class Search:
+    """The search of `beam` over emissions that come piece by piece; the pieces may be cut anywhere."""
+
+    def __init__(
+        self, width: int = BEAM_WIDTH, negligible: float = NEGLIGIBLE_LOG_PROB, fusion: Fusion | None = None
+    ) -> None:
+        self._width, self._negligible = width, negligible
+        self._beams: dict[_Prefix, tuple[float, float]] = {_Prefix(None, BLANK, fusion): (0.0, -math.inf)}
+
+    def hear(self, emissions: Emissions) -> None:
+        """Go on over the next frames."""
+        for blank, followed in _frames(emissions, self._negligible):
+            if followed:
+                self._beams = _extend(self._beams, blank, followed, self._width)
+            else:
+                self._beams = {prefix: (_either(*scores) + blank, -math.inf) for prefix, scores in self._beams.items()}
+
+    def hypotheses(self) -> tuple[Hypothesis, ...]:
+        """Give what has been said if nothing more is said, best first."""
+        found = [prefix.hypothesis(_either(*scores)) for prefix, scores in self._beams.items()]
+        ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
+        return tuple(one for one in ranked if one.score > -math.inf)
+
+    def so_far(self) -> tuple[int, ...]:
+        """Give the tokens of what is most probable while more is to come."""
+        return max(self._beams, key=lambda prefix: _either(*self._beams[prefix])).tokens()
 
 
 def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:

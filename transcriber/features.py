@@ -10,6 +10,7 @@ SAMPLE_RATE_HZ = 16_000
 WINDOW_MS = 25
 HOP_MS = 10
 MEL_BANDS = 80
+WINDOW_SAMPLES = SAMPLE_RATE_HZ * WINDOW_MS // 1000
 HOP_SAMPLES = SAMPLE_RATE_HZ * HOP_MS // 1000
 # Kaldi's convention: the filter bank sees samples in the range of 16-bit integers.
 FULL_SCALE = 32_768.0
@@ -22,14 +23,33 @@ def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float16]:
     frame. Kaldi's fbank without dither, so the same audio always gives the same features. Its values lie between -16
     (digital silence) and about 25, which FP16 holds with a step of at most 1/64.
     """
-    fbank = knf.OnlineFbank(_options())
-    fbank.accept_waveform(SAMPLE_RATE_HZ, np.ascontiguousarray(samples, dtype=np.float32) * np.float32(FULL_SCALE))
-    fbank.input_finished()
-    count = fbank.num_frames_ready
-    if count == 0:
-        return np.empty((0, MEL_BANDS), dtype=np.float16)
-    frames: NDArray[np.float32] = np.stack([fbank.get_frame(index) for index in range(count)])
-    return frames.astype(np.float16)
+    stream = FeatureStream()
+    return stream.hear(samples)
+
+
+class FeatureStream:
+    """Makes the features of a recording that comes piece by piece; the pieces may be cut anywhere."""
+
+    def __init__(self) -> None:
+        self._fbank = knf.OnlineFbank(_options())
+        self._given = 0
+
+    def hear(self, samples: NDArray[np.float32]) -> NDArray[np.float16]:
+        """Take samples as `log_mel` does, and give the frames that they complete: FP16 [frames, 80]."""
+        self._fbank.accept_waveform(
+            SAMPLE_RATE_HZ, np.ascontiguousarray(samples, dtype=np.float32) * np.float32(FULL_SCALE)
+        )
+        first, self._given = self._given, self._fbank.num_frames_ready
+        if first == self._given:
+            return np.empty((0, MEL_BANDS), dtype=np.float16)
+        frames: NDArray[np.float32] = np.stack([self._fbank.get_frame(index) for index in range(first, self._given)])
+        self._fbank.pop(self._given - first)
+        return frames.astype(np.float16)
+
+
+def feature_frames(samples: int) -> int:
+    """Say how many frames so many samples make."""
+    return max(0, (samples - WINDOW_SAMPLES) // HOP_SAMPLES + 1)
 
 
 @cache

@@ -3,7 +3,7 @@
 import html
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -28,15 +28,34 @@ class Format:
 
 def text(transcript: Transcript) -> str:
     """Write a line a turn, `[0:00.3 - 0:04.2] S1: hello there`, and a line for each part that is lost."""
-    lines = [
-        (turn.start_s, f"[{clock(turn.start_s)} - {clock(turn.end_s)}] {_speaker_prefix(turn)}{turn.text}")
-        for turn in transcript.turns
-    ]
-    lines += [
-        (loss.start_s, f"[{clock(loss.start_s)} - {_end(loss)}] (not transcribed: {loss.reason})")
-        for loss in transcript.losses
-    ]
+    lines = [(turn.start_s, turn_line(turn)) for turn in transcript.turns]
+    lines += [(loss.start_s, loss_line(loss)) for loss in transcript.losses]
     return "".join(f"{line}\n" for _, line in sorted(lines, key=lambda pair: pair[0]))
+
+
+def turn_line(turn: Turn) -> str:
+    """Write a turn as a line of text."""
+    return f"[{clock(turn.start_s)} - {clock(turn.end_s)}] {_speaker_prefix(turn)}{turn.text}"
+
+
+def loss_line(loss: Loss) -> str:
+    """Write a loss as a line of text."""
+    return f"[{clock(loss.start_s)} - {_end(loss)}] (not transcribed: {loss.reason})"
+
+
+def json_message(name: str, start_s: float, end_s: float, words: str, results: list[dict[str, Any]]) -> str:
+    """Write one line of a transcript in real time: AddPartialTranscript, or AddTranscript for what will not change.
+
+    {"message", "format": "2.9", "metadata": {"start_time", "end_time", "transcript"}, "results": as in json-v2}
+    """
+    metadata = {"start_time": round(start_s, 3), "end_time": round(end_s, 3), "transcript": words}
+    document = {"message": name, "format": JSON_VERSION, "metadata": metadata, "results": results}
+    return json.dumps(document, ensure_ascii=False) + "\n"
+
+
+def json_results(turns: Iterable[Turn], language: str) -> list[dict[str, Any]]:
+    """Give the results of json-v2, one a word."""
+    return [_json_word(word, turn, language) for turn in turns for word in turn.words]
 
 
 def json_v2(transcript: Transcript) -> str:
@@ -60,8 +79,11 @@ def json_v2(transcript: Transcript) -> str:
             for loss in transcript.losses
         ],
     }
-    results = [_json_word(word, turn, transcript.language) for turn in transcript.turns for word in turn.words]
-    document = {"format": JSON_VERSION, "metadata": metadata, "results": results}
+    document = {
+        "format": JSON_VERSION,
+        "metadata": metadata,
+        "results": json_results(transcript.turns, transcript.language),
+    }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Understood:
+class Understood:
     """What became of a segment: words and embedded windows, or the loss of it."""
 
     words: list[Word] = field(default_factory=list)
@@ -72,12 +72,13 @@ def transcribe(
     server's staying away, is in the outcome beside what was understood.
     """
     chosen = replace(plan, search=chosen_search(recogniser, plan.search))
-    understood: list[_Understood] = []
+    understood: list[Understood] = []
     gone: ServerUnreachableError | None = None
     done_s = 0.0
 
-    def work(numbered: tuple[int, Segment]) -> tuple[float, _Understood]:
-        return numbered[1].end_s, _understand(recogniser, chosen, numbered)
+    def work(numbered: tuple[int, Segment]) -> tuple[float, Understood]:
+        number, segment = numbered
+        return segment.end_s, patiently(segment, lambda: _asked(recogniser, chosen, number, segment))
 
     try:
         for done_s, part in in_order(work, enumerate(split(recording.blocks())), plan.in_flight):
@@ -86,7 +87,8 @@ def transcribe(
     except ServerUnreachableError as error:
         gone = error
         recording.close()
-    return _outcome(recording, recogniser, plan, understood, gone, done_s)
+    turns = tuple(_turns(understood, recogniser.same_speaker_similarity))
+    return outcome(recording, recogniser, plan, understood, turns, gone, done_s)
 
 
 def chosen_search(recogniser: Recogniser, wish: str | None) -> str:
@@ -121,43 +123,60 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: i
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _understand(recogniser: Recogniser, plan: Plan, numbered: tuple[int, Segment]) -> _Understood:
-    """Ask for a segment up to three times."""
-    number, segment = numbered
+def patiently(segment: Segment, ask: Callable[[], Understood]) -> Understood:
+    """Ask for a segment up to three times, and give it up as lost then."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _asked(recogniser, plan, number, segment)
+            return ask()
         except RequestError as error:
             refusal = str(error)
         if attempt < _ATTEMPTS:
             time.sleep(_PAUSE_S * attempt)
-    return _Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
+    return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
 
 
-def _asked(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> _Understood:
-    features = log_mel(long_enough(segment.samples))
-    heard = recogniser.recognise(features)
-    best = _searched(recogniser, plan, heard)
+def understand(
+    recogniser: Recogniser,
+    plan: Plan,
+    number: int,
+    segment: Segment,
+    features: Features,
+    heard: Heard,
+    hypotheses: tuple[ctc.Hypothesis, ...] | None = None,
+) -> Understood:
+    """Find the words of a segment in what the server heard, and who says them; `plan` names its search.
+
+    features: FP16 [frames, 80], those of the segment; `hypotheses` are what was found by a search that is done already.
+    """
+    best = _searched(recogniser, plan, heard, hypotheses)
     spoken = ctc.align(heard.emissions, best.tokens)
     found = words.join(spoken, recogniser.pieces, segment.start_s, segment.end_s)
     if not found or not plan.speakers or recogniser.same_speaker_similarity is None:
-        return _Understood(words=found)
+        return Understood(words=found)
     return _with_voices(recogniser, number, segment, features, found)
 
 
-def _searched(recogniser: Recogniser, plan: Plan, heard: Heard) -> ctc.Hypothesis:
+def _asked(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> Understood:
+    features = log_mel(long_enough(segment.samples))
+    return understand(recogniser, plan, number, segment, features, recogniser.recognise(features))
+
+
+def _searched(
+    recogniser: Recogniser, plan: Plan, heard: Heard, hypotheses: tuple[ctc.Hypothesis, ...] | None
+) -> ctc.Hypothesis:
     if plan.search == "greedy":
         return ctc.greedy(heard.emissions)
-    hypotheses = rescoring.search(heard.emissions, recogniser.ngram if plan.ngram else None)
+    if hypotheses is None:
+        hypotheses = rescoring.search(heard.emissions, recogniser.ngram if plan.ngram else None)
     return (rescoring.rescore(recogniser, heard, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 
 def _with_voices(
     recogniser: Recogniser, number: int, segment: Segment, features: Features, found: list[Word]
-) -> _Understood:
+) -> Understood:
     bounds = speakers.window_bounds(len(features))
     embeddings = recogniser.embed([features[first:last] for first, last in bounds])
-    return _Understood(words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings)
+    return Understood(words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings)
 
 
 def long_enough(samples: Samples) -> Samples:
@@ -165,14 +184,16 @@ def long_enough(samples: Samples) -> Samples:
     return np.pad(samples, (0, max(0, _SHORTEST_SAMPLES - samples.size)))
 
 
-def _outcome(
+def outcome(
     recording: Recording,
     recogniser: Recogniser,
     plan: Plan,
-    understood: list[_Understood],
+    understood: Sequence[Understood],
+    turns: Sequence[Turn],
     gone: ServerUnreachableError | None,
     done_s: float,
 ) -> Outcome:
+    """Sum up what became of a recording's segments; behind `done_s` all is lost where the server was gone."""
     refused = [part.loss for part in understood if part.loss is not None]
     missed = [Loss(start_s=done_s, end_s=recording.duration_s, reason=gone.cause)] if gone is not None else []
     transcript = Transcript(
@@ -181,7 +202,7 @@ def _outcome(
         duration_s=recording.duration_s or done_s,
         language=recogniser.language,
         operating_point=recogniser.operating_point,
-        turns=tuple(_turns(understood, recogniser.same_speaker_similarity)),
+        turns=tuple(turns),
         losses=tuple(sorted([*recording.losses, *refused, *missed], key=lambda loss: loss.start_s)),
     )
     return Outcome(
@@ -191,7 +212,7 @@ def _outcome(
     )
 
 
-def _turns(understood: list[_Understood], similarity: float | None) -> Iterator[Turn]:
+def _turns(understood: list[Understood], similarity: float | None) -> Iterator[Turn]:
     parts = [part.embeddings for part in understood if part.embeddings is not None]
     windows = [window for part in understood for window in part.windows]
     labels = speakers.label(windows, np.concatenate(parts), similarity) if parts and similarity is not None else []
@@ -203,7 +224,7 @@ def _turns(understood: list[_Understood], similarity: float | None) -> Iterator[
 
 
 def _notes(
-    recording: Recording, recogniser: Recogniser, plan: Plan, understood: list[_Understood], *, gone: bool
+    recording: Recording, recogniser: Recogniser, plan: Plan, understood: Sequence[Understood], *, gone: bool
 ) -> Iterator[str]:
     yield from recording.notes
     if not any(part.words or part.loss for part in understood) and not gone:

@@ -56,3 +56,20 @@ class Recogniser(Protocol):
     def embed(self, windows: list[Features]) -> Floats:
         """Embed stretches of speech, each FP16 [frames, 80]: unit vectors FP32 [len(windows), E]."""
         ...
+
+
+class StreamRecogniser(Recogniser, Protocol):
+    """A server in real-time mode: it hears a stream window by window and keeps what it needs of the past."""
+
+    window_frames: int
+    """The feature frames of a window."""
+    overlap_frames: int
+    """How many of them the next window begins with."""
+
+    def step(self, stream: int, window: Features, *, start: bool, end: bool) -> Heard:
+        """Recognise the next window of a stream: log-mel FP16 [frames, 80], of `window_frames` but for the last.
+
+        The first one starts the stream anew. Unlike that, a later one is not asked for again by itself: RequestError
+        says that the server does not know the stream any more, and all of it has to be sent once more.
+        """
+        ...

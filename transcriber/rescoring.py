@@ -23,8 +23,12 @@ WEIGHTS_WITH_NGRAM = MappingProxyType({"decoder": 1.5, "lm": 0.3})
 
 def search(emissions: Emissions, ngram: Ngram | None) -> tuple[Hypothesis, ...]:
     """Give the best hypotheses for emissions, with the n-gram model where there is one; best first."""
-    fusion = None if ngram is None else Fusion(model=ngram, weight=NGRAM_WEIGHT, bonus=TOKEN_BONUS)
-    return ctc.beam(emissions, fusion=fusion)
+    return ctc.beam(emissions, fusion=fusion(ngram))
+
+
+def fusion(ngram: Ngram | None) -> Fusion | None:
+    """Say how much an n-gram model counts in the search."""
+    return None if ngram is None else Fusion(model=ngram, weight=NGRAM_WEIGHT, bonus=TOKEN_BONUS)
 
 
 def rescore(

@@ -46,8 +46,13 @@ def write(transcript: Transcript, target: Path | None, format_name: str, *, titl
     if target is not None:
         files.write(target, content)
         return
+    show(f"==> {transcript.source} <==\n{content}" if titled else content)
+
+
+def show(content: str) -> None:
+    """Write to the standard output at once; end the program where nobody reads it any more."""
     try:
-        sys.stdout.write(f"==> {transcript.source} <==\n{content}" if titled else content)
+        sys.stdout.write(content)
         sys.stdout.flush()
     except BrokenPipeError:
         # `| head` has seen enough. Python would complain once more when it flushes at its end.

@@ -30,6 +30,9 @@ _TARGET_RMS, _LARGEST_GAIN = 0.1, 100.0
 _LOUD_QUANTILE = 0.95
 _LEVEL_MEMORY_BATCHES = 16
 _AGGRESSIVENESS = 2
+# A stream is looked at so often, and cannot be looked ahead into: its gain stays small until speech has been heard.
+_STEP_SAMPLES = 5 * FRAME_SAMPLES
+_LARGEST_LIVE_GAIN = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,18 +75,42 @@ def split(blocks: Iterable[Samples]) -> Iterator[Segment]:
     yield from splitter.finish()
 
 
-def _batches(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """Regroup blocks into batches of exactly 2 s, the last one shorter, so that block sizes change no result."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Speech:
+    """What is known of a segment: more may follow unless it has ended."""
+
+    segment: Segment
+    ended: bool
+
+
+def follow(blocks: Iterable[Samples]) -> Iterator[Speech]:
+    """Yield the speech in a live stream while it goes on, every 0.1 s, and each segment once more when it has ended.
+
+    Segments are those of `split` but for the detector, which knows nothing of the future here. An end is found 0.4 s
+    after the last voice; where speech goes on for 16 s, the end lies back at its quietest point, and the next segment
+    begins there.
+    """
+    detector, splitter = _LiveDetector(), _Splitter()
+    for batch in _batches(blocks, _STEP_SAMPLES):
+        yield from (Speech(segment=segment, ended=True) for segment in splitter.add(batch, detector.voiced(batch)))
+        going_on = splitter.going_on()
+        if going_on is not None:
+            yield Speech(segment=going_on, ended=False)
+    yield from (Speech(segment=segment, ended=True) for segment in splitter.finish())
+
+
+def _batches(blocks: Iterable[Samples], size: int = _BATCH_SAMPLES) -> Iterator[Samples]:
+    """Regroup blocks into batches of exactly `size`, the last one shorter, so that block sizes change no result."""
     parts: list[Samples] = []
     held = 0
     for block in blocks:
         parts.append(block)
         held += block.size
-        if held < _BATCH_SAMPLES:
+        if held < size:
             continue
         joined = np.concatenate(parts)
-        whole = held - held % _BATCH_SAMPLES
-        yield from joined[:whole].reshape(-1, _BATCH_SAMPLES)
+        whole = held - held % size
+        yield from joined[:whole].reshape(-1, size)
         parts, held = [joined[whole:].copy()], held - whole
     if held:
         yield np.concatenate(parts)
@@ -101,10 +128,28 @@ class _Detector:
         if not self._levels:
             self._levels.append(_loudness(batch))
         self._levels.append(_loudness(following))
-        level = max(self._levels)
-        gain = min(_TARGET_RMS / max(level, 1e-9), _LARGEST_GAIN)
-        frames = np.clip(_framed(batch) * gain, -1.0, 1.0) * 32_767
-        return [self._vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames.astype("<i2")]
+        return _heard(self._vad, batch, min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN))
+
+
+class _LiveDetector:
+    """The same detector behind a gain control that knows the past alone."""
+
+    def __init__(self) -> None:
+        self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
+        self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
+        self._energies: deque[float] = deque(maxlen=_BATCH_FRAMES)
+        self._frames = 0
+
+    def voiced(self, batch: Samples) -> list[bool]:
+        """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
+        energies = _energies(batch)
+        self._energies.extend(energies.tolist())
+        level = float(np.sqrt(np.quantile(self._energies, _LOUD_QUANTILE)))
+        self._frames += len(energies)
+        if self._frames >= _BATCH_FRAMES:
+            self._levels.append(level)
+            self._frames = 0
+        return _heard(self._vad, batch, min(_TARGET_RMS / max(level, *self._levels, 1e-9), _LARGEST_LIVE_GAIN))
 
 
 class _Splitter:
@@ -125,6 +170,12 @@ class _Splitter:
         for flag in voiced:
             yield from self._step(voiced=flag)
         self._forget()
+
+    def going_on(self) -> Segment | None:
+        """Give what is known of the segment that has begun, if one has."""
+        if self._begin is None:
+            return None
+        return Segment(start=self._begin, samples=self._samples[self._begin - self._base :].copy())
 
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
@@ -175,6 +226,11 @@ class _Splitter:
         needed = self._begin if self._begin is not None else max(self._base, onset)
         self._samples = self._samples[needed - self._base :].copy()
         self._base = needed
+
+
+def _heard(vad: webrtcvad.Vad, batch: Samples, gain: float) -> list[bool]:
+    frames = np.clip(_framed(batch) * gain, -1.0, 1.0) * 32_767
+    return [vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames.astype("<i2")]
 
 
 def _framed(batch: Samples) -> Samples:

@@ -67,15 +67,54 @@ def label(windows: Sequence[Window], embeddings: Floats, similarity: float) -> l
     """
     if not windows:
         return []
-    founders = np.array([window.length_s >= _SHORTEST_FOUNDER_S for window in windows])
-    if not founders.any():
-        founders[:] = True
-    clusters = np.full(len(windows), -1)
-    clusters[founders] = cluster(embeddings[founders], similarity)
-    means = _means(embeddings[founders], clusters[founders])
-    clusters[~founders] = (embeddings[~founders] @ means.T).argmax(axis=1)
-    _dissolve_crossings(windows, embeddings, clusters, means)
+    clusters, _ = _clustered(windows, embeddings, similarity)
     return _named(clusters)
+
+
+class Voices:
+    """Names the speakers of a stream, segment by segment, and takes no name back.
+
+    What is alike within a segment is one voice, as in `label`. It is a voice of before where the mean cosine between
+    the windows of both is at least `similarity`: average linkage, over all that was heard of each.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self._similarity = similarity
+        self._sums: list[Floats] = []
+        self._counts: list[int] = []
+
+    def label(self, windows: Sequence[Window], embeddings: Floats) -> list[str]:
+        """Name the speaker of each window of one segment: FP32 [len(windows), E], of unit length."""
+        if not windows:
+            return []
+        if self._sums and all(window.length_s < _SHORTEST_FOUNDER_S for window in windows):
+            return [f"S{self._nearest(embeddings.sum(axis=0)) + 1}"] * len(windows)
+        clusters, founders = _clustered(windows, embeddings, self._similarity)
+        voices = {
+            number: self._voice(embeddings[(clusters == number) & founders])
+            for number in dict.fromkeys(clusters.tolist())
+        }
+        return [f"S{voices[number] + 1}" for number in clusters.tolist()]
+
+    def _voice(self, members: Floats) -> int:
+        """Find the voice of windows that are alike, or found one."""
+        total = members.sum(axis=0)
+        voice = self._nearest(total) if self._sums else 0
+        if not self._sums or self._cosines(total)[voice] < self._similarity * len(members):
+            self._sums.append(np.zeros_like(total))
+            self._counts.append(0)
+            voice = len(self._sums) - 1
+        self._sums[voice] = self._sums[voice] + total
+        self._counts[voice] += len(members)
+        return voice
+
+    def _nearest(self, total: Floats) -> int:
+        return int(self._cosines(total).argmax())
+
+    def _cosines(self, total: Floats) -> Floats:
+        means = np.stack(self._sums) / np.array(self._counts, dtype=np.float32)[:, None]
+        cosines: Floats = means @ total
+        return cosines
 
 
 def cluster(embeddings: Floats, similarity: float) -> Labels:
@@ -122,6 +161,19 @@ def _at_pauses(words: Sequence[Word], spoken: Sequence[str]) -> list[str]:
         best = max(reach, key=lambda other: (words[other].start_s - words[other - 1].end_s, -abs(other - place)))
         moved += [spoken[place - 1]] * (best - len(moved))
     return moved + list(spoken[-1:]) * (len(words) - len(moved))
+
+
+def _clustered(windows: Sequence[Window], embeddings: Floats, similarity: float) -> tuple[Labels, NDArray[np.bool_]]:
+    """Give each window's cluster, and which windows are long enough to found one: all where none is."""
+    founders = np.array([window.length_s >= _SHORTEST_FOUNDER_S for window in windows])
+    if not founders.any():
+        founders[:] = True
+    clusters = np.full(len(windows), -1)
+    clusters[founders] = cluster(embeddings[founders], similarity)
+    means = _means(embeddings[founders], clusters[founders])
+    clusters[~founders] = (embeddings[~founders] @ means.T).argmax(axis=1)
+    _dissolve_crossings(windows, embeddings, clusters, means)
+    return clusters, founders
 
 
 def _linked(embeddings: Floats, similarity: float) -> Labels:

@@ -1,6 +1,7 @@
 """Joins the tokens of a hypothesis to words, with their times and confidences."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 from transcriber.ctc import Emitted
@@ -10,9 +11,20 @@ WORD_START = "\u2581"
 # Encoder frame t sees the feature frames 4t to 4t + 6 (two convolutions of width 3 and stride 2), whose middle is the
 # middle of feature frame 4t + 3: 10 ms each, 25 ms wide.
 _FRAME_S = 0.040
+SUBSAMPLING, SHORTEST_FRAMES = 4, 7
 _FIRST_CENTRE_S = 0.030 + 0.0125
 # CTC says a token in a frame or two near its middle, so that a word reaches further than its outermost frames.
 _LEAD_S, _TRAIL_S = 0.06, 0.06
+
+
+def encoder_frames(feature_frames: int) -> int:
+    """Say how many encoder frames so many feature frames make."""
+    return max(0, (feature_frames - SHORTEST_FRAMES) // SUBSAMPLING + 1)
+
+
+def spelt(tokens: Sequence[int], pieces: Sequence[str]) -> str:
+    """Write tokens as words."""
+    return "".join(pieces[token] for token in tokens).replace(WORD_START, " ").strip()
 
 
 def join(spoken: tuple[Emitted, ...], pieces: tuple[str, ...], start_s: float, end_s: float) -> list[Word]:

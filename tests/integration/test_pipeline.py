@@ -3,10 +3,12 @@
 What the steps make is kept under dist/tests/, so that a second run of these tests rebuilds nothing that is unchanged.
 """
 
+import io
 import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from tritonclient import grpc as triton
 
@@ -41,6 +44,7 @@ MODES = ("batch", "realtime")
 NETWORKS = [name for name in SERVED if not name.startswith("ensemble")]
 COMPILED = (Arch.SM75, Arch.SM80, Arch.SM86, Arch.SM89)
 LARGEST_WORD_ERROR_RATES = {"standard": 0.10, "enhanced": 0.05}
+LARGEST_STREAMED_WORD_ERROR_RATES = {"standard": 0.10, "enhanced": 0.06}
 # One item alone and the same item padded inside a batch: the sums run over more zeros, nothing else differs.
 LARGEST_DIFFERENCE = 1e-4
 
@@ -279,36 +283,74 @@ def test_a_share_of_a_bulk_job(server: Running, tmp_path: Path) -> None:
     assert len(json.loads(transcript.read_text())["results"]) > 20
 
 
-def test_a_stream_is_heard_as_the_recording_under_the_same_mask(engines: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def streams(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server in real-time mode."""
+    folder = tmp_path_factory.mktemp("streams")
+    with serving.started(engines, folder, SM_BATCH_MODE="false") as running:
+        serving.wait_ready(running)
+        yield running
+
+
+@pytest.mark.parametrize("point", LARGEST_STREAMED_WORD_ERROR_RATES)
+def test_the_dialogue_is_understood_while_it_is_spoken(point: str, streams: Running) -> None:
+    """From a pipe, with what is being said on the way, and two voices that keep their names."""
+    sound, endpoint = io.BytesIO(), f"127.0.0.1:{streams.grpc}"
+    soundfile.write(sound, *soundfile.read(ROOT / "demo" / "dialogue.flac"), format="WAV", subtype="PCM_16")
+    arguments = ("--realtime", "--endpoint", endpoint, "--operating-point", point, "--format", "json-v2")
+    done = subprocess.run(
+        [sys.executable, "-m", "transcriber", "-", *arguments],
+        cwd=ROOT, input=sound.getvalue(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = Counter(message["message"] for message in told)
+    assert kinds["AddPartialTranscript"] > 5 * kinds["AddTranscript"] > 25
+    finals = [message for message in told if message["message"] == "AddTranscript"]
+    words = {"results": [result for message in finals for result in message["results"]]}
+    found = score(words, json.loads((ROOT / "demo" / "dialogue.json").read_text()))
+    assert found.word_error_rate <= LARGEST_STREAMED_WORD_ERROR_RATES[point]
+    assert found.speakers == found.wanted_speakers == 2
+    assert found.speaker_word_error_rate <= found.word_error_rate + 0.1
+
+
+def test_a_recording_does_not_go_to_a_server_in_real_time(streams: Running) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "transcriber", "demo/dialogue.flac", "--endpoint", f"127.0.0.1:{streams.grpc}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 52
+    assert "it is served in real time, for streams and not for recordings. Use --realtime" in done.stderr
+
+
+def test_a_stream_is_heard_as_the_recording_under_the_same_mask(streams: Running) -> None:
     """Real speech, window after window through the server with its states in FP16, against torch in one piece."""
     mode = catalogue()["body"].modes["realtime"]
     window, features = mode.axes["frames"].max, speech()[-1]
     begins = mode.windows(len(features))
     outputs = [triton.InferRequestedOutput(name) for name in ("encoder_out", "encoder_lengths", "top_tokens")]
     heard = []
-    with serving.started(engines, tmp_path, SM_BATCH_MODE="false", SM_OPERATING_POINT="standard") as running:
-        serving.wait_ready(running)
-        with triton.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
-            for first in begins:
-                part = features[first : first + window]
-                sent = np.zeros((1, window, features.shape[1]), dtype=np.float16)
-                sent[0, : len(part)] = part
-                inputs = [
-                    triton.InferInput("features", list(sent.shape), "FP16").set_data_from_numpy(sent),
-                    triton.InferInput("feature_lengths", [1, 1], "INT32").set_data_from_numpy(
-                        np.array([[len(part)]], dtype=np.int32)
-                    ),
-                ]
-                answer = client.infer(
-                    "ensemble_en_standard",
-                    inputs,
-                    outputs=outputs,
-                    sequence_id=5,
-                    sequence_start=first == 0,
-                    sequence_end=first == begins[-1],
-                )
-                length = int(answer.as_numpy("encoder_lengths")[0, 0])
-                heard.append(answer.as_numpy("encoder_out")[0, :length])
+    with triton.InferenceServerClient(f"127.0.0.1:{streams.grpc}") as client:
+        for first in begins:
+            part = features[first : first + window]
+            sent = np.zeros((1, window, features.shape[1]), dtype=np.float16)
+            sent[0, : len(part)] = part
+            inputs = [
+                triton.InferInput("features", list(sent.shape), "FP16").set_data_from_numpy(sent),
+                triton.InferInput("feature_lengths", [1, 1], "INT32").set_data_from_numpy(
+                    np.array([[len(part)]], dtype=np.int32)
+                ),
+            ]
+            answer = client.infer(
+                "ensemble_en_standard",
+                inputs,
+                outputs=outputs,
+                sequence_id=5,
+                sequence_start=first == 0,
+                sequence_end=first == begins[-1],
+            )
+            length = int(answer.as_numpy("encoder_lengths")[0, 0])
+            heard.append(answer.as_numpy("encoder_out")[0, :length])
     body: Any = reference.load(ROOT / "export" / "checkpoints" / "reference" / "standard" / "body.safetensors")[0]
     whole = torch.from_numpy(features[None].astype(np.float32))
     with torch.no_grad():

@@ -37,6 +37,7 @@ class Script:
     )
     types: dict[str, str] = field(default_factory=dict)
     extra_inputs: tuple[str, ...] = ()
+    realtime: bool = False
     failures: list[grpc.StatusCode] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
 
@@ -75,6 +76,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         answer = service_pb2.ModelConfigResponse()
         for name, value in self.script.parameters.get(request.name, {}).items():
             answer.config.parameters[name].string_value = value
+        if self.script.realtime and request.name.startswith("body_"):
+            answer.config.sequence_batching.oldest.max_candidate_sequences = 4
         return answer
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802

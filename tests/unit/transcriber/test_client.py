@@ -14,11 +14,12 @@ from contract.catalogue import catalogue, models
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import PIECES
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
-from tests.unit.transcriber.server import EMBEDDING, ENCODER_SIZE, Script, serving
+from tests.unit.transcriber.server import EMBEDDING, ENCODER_SIZE, TOP, Script, serving
 from transcriber import ngram
-from transcriber.client import Connection, TritonRecogniser, connect
+from transcriber.client import Connection, TritonRecogniser, connect, connect_streams
+from transcriber.ctc import Emissions
 from transcriber.ngram import Ngram
-from transcriber.recogniser import Features, RequestError
+from transcriber.recogniser import Features, Heard, RequestError
 
 NGRAM = base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode()
 REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release."
@@ -111,6 +112,65 @@ def test_embeds_windows_in_batches(recogniser: TritonRecogniser, script: Script)
     assert [shapes(request)["features"] for request in script.requests] == [[32, 200, 80], [8, 200, 80]]
     recogniser.embed([features(30)])
     assert shapes(script.requests[-1]) == {"features": [1, 50, 80], "feature_lengths": [1, 1]}
+
+
+def test_streams_are_sent_window_by_window(connection: Connection, script: Script) -> None:
+    script.realtime = True
+    streams = connect_streams(connection, "en", None)
+    assert (streams.window_frames, streams.overlap_frames) == (35, 3)
+    for number, frames in enumerate((35, 35, 12)):
+        heard = streams.step(77, features(frames), start=number == 0, end=number == 2)
+        assert heard.encoder_length == (8 if frames == 35 else 2)
+    sent = [
+        {name: value.int64_param or value.bool_param for name, value in request.parameters.items()}
+        for request in script.requests
+    ]
+    assert [(each["sequence_id"], each["sequence_start"], each["sequence_end"]) for each in sent] == [
+        (77, True, False),
+        (77, False, False),
+        (77, False, True),
+    ]
+    assert shapes(script.requests[-1]) == {"features": [1, 35, 80], "feature_lengths": [1, 1]}
+
+
+def test_what_a_stream_was_heard_as_is_padded_for_the_rescorers(connection: Connection, script: Script) -> None:
+    script.realtime = True
+    streams = connect_streams(connection, "en", None)
+    heard = Heard(
+        emissions=Emissions(log_probs=np.zeros((20, TOP), np.float32), tokens=np.zeros((20, TOP), np.int32)),
+        encoder_out=np.ones((20, ENCODER_SIZE), np.float16),
+        encoder_length=20,
+    )
+    tokens = np.array([[3] * 4, [4] * 4], dtype=np.int32)
+    assert len(streams.score("decoder", heard, tokens, np.array([4, 3], dtype=np.int32))) == 2
+    assert shapes(script.requests[-1])["encoder_out"] == [1, 49, ENCODER_SIZE]
+
+
+def test_the_middle_of_a_stream_is_asked_once(connection: Connection, script: Script) -> None:
+    """Nobody knows whether a server that fell silent has heard a window; the first one starts the stream anyway."""
+    script.realtime = True
+    streams = connect_streams(connection, "en", None)
+    script.failures = [grpc.StatusCode.UNAVAILABLE]
+    streams.step(5, features(35), start=True, end=False)
+    assert len(script.requests) == 2
+    script.failures = [grpc.StatusCode.UNAVAILABLE]
+    with pytest.raises(RequestError, match="scripted UNAVAILABLE"):
+        streams.step(5, features(35), start=False, end=False)
+    assert len(script.requests) == 3
+
+
+def test_a_server_in_the_other_mode_is_refused(connection: Connection, script: Script) -> None:
+    with pytest.raises(ServerContractError) as refused:
+        connect_streams(connection, "en", None)
+    assert str(refused.value) == (
+        f"{connection.endpoint}: it is served for recordings and not in real time. "
+        "Leave --realtime out, or start the server with SM_BATCH_MODE=false."
+    )
+    script.realtime = True
+    assert refusal(connection) == (
+        "SERVER: it is served in real time, for streams and not for recordings. "
+        "Use --realtime, or start the server with SM_BATCH_MODE=true."
+    )
 
 
 def test_serves_several_threads(recogniser: TritonRecogniser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,14 @@ import pytest
 from contract.errors import AudioError, OutputError, ServerUnreachableError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import FakeRecogniser
 from tests.unit.transcriber.sounds import burst, silence, wav
-from transcriber.__main__ import parse, transcribe_all
+from tests.unit.transcriber.streams import FakeStreams
+from transcriber import realtime, results
+from transcriber.__main__ import follow, parse, transcribe_all
+from transcriber.announcer import TextAnnouncer
+from transcriber.audio import Recording
+from transcriber.pipeline import Plan
+from transcriber.realtime import Source
+from transcriber.recogniser import RequestError
 
 
 @pytest.fixture
@@ -183,3 +191,84 @@ def test_no_server_is_told_with_the_remedy(talk: Path) -> None:
         "). Start one with `python -m runtime`, or name its gRPC port (usually 8001) with --endpoint or "
         "SM_INFERENCE_ENDPOINT.\n"
     )
+
+
+def test_realtime_follows_one_stream(tmp_path: Path) -> None:
+    assert message("a.wav", "b.wav", "--realtime") == (
+        "--realtime: there is more than one FILE. Follow one stream at a time."
+    )
+    assert message("a.wav", "--realtime", "--format", "srt") == (
+        "--format: srt is written when all has been said. Name a file for it with --output, or use txt or json-v2."
+    )
+    assert parse(["a.wav", "--realtime", "--output", str(tmp_path / "a.srt")]).realtime
+
+
+def test_the_standard_input_is_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: PTH123, SIM115
+    assert parse(["-"]).recordings == (Path("/dev/stdin"),)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert message("-") == "FILE -: the standard input is a terminal. Pipe a recording into it."
+
+
+def _followed(talk: Path, recogniser: FakeStreams, *arguments: str) -> list[VoxwrightError]:
+    return follow(parse([str(talk), "--realtime", *arguments]), recogniser)
+
+
+def test_lines_are_told_while_they_are_spoken(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _followed(talk, FakeStreams()) == []
+    out, err = capsys.readouterr()
+    assert out == "[0:01.2 - 0:01.3] S1: loud\n"
+    assert "0:04.0 of audio" in err
+
+
+def test_messages_are_a_json_object_a_line(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _followed(talk, FakeStreams(), "--format", "json-v2") == []
+    partial, final = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (partial["message"], final["message"]) == ("AddPartialTranscript", "AddTranscript")
+    assert partial["metadata"]["transcript"] == final["metadata"]["transcript"] == "loud"
+    assert partial["results"] == []
+    (word,) = final["results"]
+    assert word["alternatives"][0]["content"] == "loud"
+    assert word["alternatives"][0]["speaker"] == "S1"
+    assert final["metadata"]["start_time"] <= word["start_time"] < word["end_time"] <= final["metadata"]["end_time"]
+
+
+def test_a_refused_segment_is_told_as_an_error(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: int) -> None:
+        raise RequestError("out of luck")
+
+    (error,) = _followed(talk, FakeStreams(refuse=refuse), "--format", "json-v2")
+    assert error.exit_code == 53
+    (told,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (told["message"], told["metadata"]["transcript"]) == ("Error", "out of luck")
+
+
+def test_the_whole_is_written_at_the_end(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "talk.srt"
+    assert _followed(talk, FakeStreams(), "--output", str(target)) == []
+    assert target.read_text().endswith("S1: loud\n")
+    assert capsys.readouterr().out == "[0:01.2 - 0:01.3] S1: loud\n"
+
+
+def test_a_terminal_shows_what_is_being_said(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(results, "show", shown.append)
+    recording = Recording(talk)
+    teller = TextAnnouncer(terminal=True)
+    realtime.transcribe(recording, FakeStreams(), Plan(), teller.tell, Source(recording))
+    assert shown == ["\r\x1b[K... loud", "\r\x1b[K[0:01.2 - 0:01.3] S1: loud\n"]
+
+
+def test_an_interrupt_ends_a_stream_and_keeps_it(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first one: what was said by then is told as if the stream had ended there."""
+
+    def interrupt(request: int) -> None:
+        if request == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    assert _followed(talk, FakeStreams(refuse=interrupt)) == []
+    assert signal.getsignal(signal.SIGINT) is before
+    out, err = capsys.readouterr()
+    assert out == "[0:01.2 - 0:01.3] S1: loud\n"
+    assert "0:04.0 of audio" not in err

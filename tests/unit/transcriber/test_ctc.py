@@ -145,6 +145,24 @@ def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[in
     return {each: score for each, score in found.items() if score > -math.inf}
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 12), max_size=4), with_model=st.booleans())
+def test_a_search_piece_by_piece_finds_the_same(seed: int, cuts: list[int], with_model: bool) -> None:
+    whole = emissions(seed, 12, VOCABULARY - 2)
+    fusion = Fusion(model=Ngram(LEVELS, VOCABULARY), weight=0.7, bonus=0.5) if with_model else None
+    search = ctc.Search(width=4, fusion=fusion)
+    for first, last in itertools.pairwise([0, *sorted(cuts), 12]):
+        search.hear(Emissions(log_probs=whole.log_probs[first:last], tokens=whole.tokens[first:last]))
+    assert search.hypotheses() == beam(whole, width=4, fusion=fusion)
+    if not with_model:
+        assert search.so_far() == search.hypotheses()[0].tokens
+
+
+def test_a_search_that_has_heard_nothing() -> None:
+    assert ctc.Search().so_far() == ()
+    assert [each.tokens for each in ctc.Search().hypotheses()] == [()]
+
+
 def test_the_beam_sums_over_alignments() -> None:
     """The textbook case: blank is best in each frame, yet the letter is more probable over all."""
     log_probs = np.log(np.array([[0.6, 0.4], [0.6, 0.4]], dtype=np.float32))

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.transcriber.sounds import burst, silence
-from transcriber.segments import LONGEST_SAMPLES, PADDING_SAMPLES, Segment, split
+from transcriber.segments import LONGEST_SAMPLES, PADDING_SAMPLES, Segment, follow, split
 
 PLAN = ((1.0, 2.5), (2.0, 0.8), (1.5, 4.0), (3.0, 1.2))  # silence, then speech, in seconds
 
@@ -139,3 +140,47 @@ def test_two_hours_in_bounded_memory() -> None:
     tracemalloc.stop()
     assert count == 120
     assert peak_bytes < 8e6
+
+
+@pytest.mark.parametrize("level_db", [0, -10, -20, -30])
+def test_a_stream_is_split_without_knowing_what_follows(level_db: int) -> None:
+    samples, spoken = talk(0.99 * 10 ** (level_db / 20))
+    found = [speech.segment for speech in follow(in_blocks(samples, [700])) if speech.ended]
+    assert len(found) == len(spoken)
+    for segment, (first, last) in zip(found, spoken, strict=True):
+        assert first - 2 * PADDING_SAMPLES <= segment.start <= first
+        assert last <= segment.end <= last + 3 * PADDING_SAMPLES
+        assert np.array_equal(segment.samples, samples[segment.start : segment.end])
+
+
+def test_speech_is_followed_while_it_goes_on() -> None:
+    """Every 0.1 s there is more of it, until it has ended 0.4 s after the last voice."""
+    samples, spoken = talk()
+    given = 0
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        nonlocal given
+        for block in in_blocks(samples, [1600]):
+            given += block.size
+            yield block
+
+    last: Segment | None = None
+    ended = 0
+    for speech in follow(blocks()):
+        if last is not None and not speech.ended:
+            assert speech.segment.start == last.start
+            assert speech.segment.samples.size == last.samples.size + 1600
+        if speech.ended:
+            assert given <= spoken[ended][1] + 16_000
+            ended += 1
+        else:
+            assert speech.segment.end == given
+        last = None if speech.ended else speech.segment
+    assert ended == len(spoken)
+
+
+def test_a_stream_without_a_pause_is_cut_where_the_next_segment_begins() -> None:
+    found = [speech.segment for speech in follow([burst(40.0), silence(1)]) if speech.ended]
+    assert len(found) >= 3
+    assert all(before.end == after.start for before, after in pairwise(found))
+    assert all(segment.samples.size <= LONGEST_SAMPLES for segment in found)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from transcriber import speakers
-from transcriber.speakers import Window, cluster, label, turns, window_bounds
+from transcriber.speakers import Voices, Window, cluster, label, turns, window_bounds
 from transcriber.transcript import Word
 
 SIZE = 64
@@ -140,3 +140,31 @@ def test_turns_keep_every_word_in_order(gaps: list[tuple[float, float]], labels:
     found = turns(words, windows, labels)
     assert [each for turn in found for each in turn.words] == words
     assert all(before.speaker != after.speaker for before, after in pairwise(found))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_voices_of_a_stream_keep_their_names(count: int) -> None:
+    """Segment after segment, with several windows each: a name for every voice, and the first one heard is S1."""
+    order = [place * 3 % count for place in range(12)]
+    known, named = Voices(similarity=0.4), list[str]()
+    for segment, voice in enumerate(order):
+        labels = known.label(windows(3), embedded([voice] * 3, seed=segment))
+        assert len(set(labels)) == 1
+        named.append(labels[0])
+    assert named == [f"S{list(dict.fromkeys(order)).index(voice) + 1}" for voice in order]
+
+
+def test_two_voices_in_one_segment_of_a_stream() -> None:
+    known = Voices(similarity=0.4)
+    first = known.label(windows(2), embedded([1, 1]))
+    assert known.label(windows(4), embedded([0, 0, 1, 1], seed=3)) == ["S2", "S2", "S1", "S1"]
+    assert first == ["S1", "S1"]
+
+
+def test_what_is_too_short_founds_no_voice_in_a_stream() -> None:
+    known = Voices(similarity=0.4)
+    assert known.label(windows(1, length_s=0.5), embedded([0])) == ["S1"]
+    assert known.label(windows(1), embedded([1])) == ["S2"]
+    # It is like neither, and no third one.
+    assert known.label(windows(1, length_s=0.5), embedded([2])) in (["S1"], ["S2"])
+    assert known.label([], np.empty((0, SIZE), dtype=np.float32)) == []
