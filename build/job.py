@@ -24,8 +24,8 @@ class Job:
     mode: Mode
     arch: Arch
     precision: str
-    quantised: Path | None = None
-    """The INT8 graph while it is being compiled: build makes it, of the graph in FP32."""
+    instead: Path | None = None
+    """The graph to compile in place of the exported one: quantised, or in an older opset."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class Job:
     @property
     def graph(self) -> Path:
         """Give the ONNX file to compile."""
-        return self.quantised or self.folder / self.graph_file(self.exported).file
+        return self.instead or self.folder / self.graph_file(self.exported).file
 
     @property
     def exported(self) -> str:

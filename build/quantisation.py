@@ -79,7 +79,7 @@ def prepared(job: Job, compiler: str) -> Iterator[Job]:
         feeds = list(gate.single_inputs(gate.real_inputs(job)).values())
         scheme = SCHEMES[compiler]
         quantiser.quantise(job.graph, target, nodes, feeds, symmetric=scheme.symmetric, seven_bits=scheme.seven_bits)
-        yield replace(job, quantised=target)
+        yield replace(job, instead=target)
 
 
 def large_products(job: Job) -> list[str]:

@@ -1,8 +1,13 @@
 """Where TensorRT 8.6, 10 and 11 differ: each function looks at what the library has, and no other module does."""
 
+import contextlib
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from build.compilers import opset
 from build.job import Job
 from build.options import Options
 from contract.arch import Arch
@@ -89,18 +94,30 @@ def check_arch(options: Options, arch: Arch) -> None:
         )
 
 
-def check_opset(library: Any, job: Job) -> None:
-    """Refuse a graph that the library's ONNX parser was not made for.
+@contextlib.contextmanager
+def readable(library: Any, job: Job) -> Iterator[Job]:
+    """Give a job whose graph the library's ONNX parser was made for: of an older opset where it has to be.
 
-    An older parser does not always say so: of an operator whose attributes became inputs it sees defaults.
+    An older parser does not always say what it does not know: of an operator whose attributes became inputs it sees
+    defaults. Raises CompileError for a graph that cannot be written in the older opset.
     """
     version = build_number(library)
     largest = _LARGEST_OPSETS.get(version.partition(".")[0])
-    if largest is not None and job.record.opset > largest:
-        cause = (
-            f"the graph has ONNX opset {job.record.opset}, and the parser of TensorRT {version} reads up to {largest}"
-        )
-        raise CompileError(f"{job.name} for {job.arch.value}", cause, "Build for a platform whose TensorRT reads it")
+    if largest is None or job.record.opset <= largest:
+        yield job
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        older = Path(folder) / job.graph.name
+        try:
+            opset.lower(job.graph, older, largest)
+        except ValueError as error:
+            cause = (
+                f"the graph has ONNX opset {job.record.opset}, the parser of TensorRT {version} reads up to {largest}, "
+                f"and {error}"
+            )
+            remedy = "Change the network so that it exports without it, or build for a platform whose TensorRT reads it"
+            raise CompileError(f"{job.name} for {job.arch.value}", cause, remedy) from error
+        yield replace(job, instead=older)
 
 
 def device_memory_bytes(engine: Any) -> int:

@@ -88,7 +88,6 @@ def options(wanted: Options) -> dict[str, Any]:
 def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001 - the protocol's verb
     """Write a plan and what TensorRT's inspector says of it, and read back from the plan what it is."""
     library = _library()
-    dialect.check_opset(library, job)
     cache = _cache(wanted)
     if cache is None:
         _build(job, target, wanted, None)
@@ -150,14 +149,15 @@ def _build(job: Job, target: Path, wanted: Options, measured: Path | None) -> No
             **dialect.compatibility_arguments(library, wanted, job.arch),
         )
 
-    polygraphy.compile_network(
-        job,
-        config,
-        target,
-        strongly_typed=dialect.keeps_types(library),
-        prepare=lambda network: dialect.pin(library, network),
-        timing=measured,
-    )
+    with dialect.readable(library, job) as readable:
+        polygraphy.compile_network(
+            readable,
+            config,
+            target,
+            strongly_typed=dialect.keeps_types(library),
+            prepare=lambda network: dialect.pin(library, network),
+            timing=measured,
+        )
 
 
 def _cache(wanted: Options) -> timing.TimingCache | None:

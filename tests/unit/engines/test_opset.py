@@ -1,0 +1,89 @@
+"""Graphs in an older opset: what export makes keeps its meaning, and the rest is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from build.compilers import opset
+from build.compilers.onnxruntime import stream_as_written
+from contract import probes
+from contract.catalogue import catalogue
+from export.tracing import trace
+from tests.unit.export import small
+
+FAMILIES = ("body", "am_en", "decoder", "lm", "diar")
+OLDER = 17
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_networks_say_the_same_in_the_older_opset(tmp_path: Path, family: str, precision: str) -> None:
+    job = small.job(family, precision)
+    newer, older = tmp_path / "newer.onnx", tmp_path / "older.onnx"
+    trace(job, newer)
+    opset.lower(newer, older, OLDER)
+    model = onnx.load(older)
+    assert [each.version for each in model.opset_import] == [OLDER]
+    for node in model.graph.node:
+        assert onnx.defs.get_schema(node.op_type, 25, node.domain).since_version != 0
+        assert onnx.defs.get_schema(node.op_type, OLDER, node.domain).since_version <= OLDER
+    axes = catalogue()[family].axes()
+    sizes = {"batch": 3, **dict.fromkeys(axes, 60), "hypothesis_count": 2, "hypothesis_tokens": 9, **job.dims}
+    feed = probes.inputs(catalogue()[family], sizes, np.random.default_rng(4))
+    ((ours,), (theirs,)) = (list(stream_as_written(path, [feed])) for path in (older, newer))
+    for name, array in theirs.items():
+        assert np.array_equal(ours[name], array)
+
+
+def written(tmp_path: Path, nodes: str, output: str = "float[B, N] y") -> Path:
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+    graph (float[B, 4, 6] x) => ({output}) <int64[1] axes = {{2}}, int64[6] pads = {{0, 0, 0, 0, 0, 1}}, int64[0] none>
+    {{ {nodes} }}"""
+    path = tmp_path / "graph.onnx"
+    model: Any = onnx.parser.parse_model(text)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("reduction", ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"])
+def test_reductions_take_their_axes_as_an_attribute(tmp_path: Path, reduction: str) -> None:
+    path = written(tmp_path, f"y = Reduce{reduction} <keepdims = 0, noop_with_empty_axes = 0> (x, axes)")
+    opset.lower(path, tmp_path / "older.onnx", OLDER)
+    model = onnx.load(tmp_path / "older.onnx")
+    (node,) = model.graph.node
+    assert list(node.input) == ["x"]
+    assert {each.name: each.ints or each.i for each in node.attribute} == {"axes": [2], "keepdims": 0}
+    assert "axes" not in {each.name for each in model.graph.initializer}
+    feed = {"x": np.abs(np.random.default_rng(1).normal(size=(2, 4, 6))).astype(np.float32) + 0.5}
+    ((ours,), (theirs,)) = (list(stream_as_written(each, [feed])) for each in (tmp_path / "older.onnx", path))
+    assert np.array_equal(ours["y"], theirs["y"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "clause"),
+    [
+        ("y = Mish (x)", "its Mish is not written in opset 17"),
+        ("a = Identity (axes)\ny = ReduceMax (x, a)", "the axes of its ReduceMax are known at run time only"),
+        ("y = ReduceMax <noop_with_empty_axes = 1> (x)", "its ReduceMax reduces nothing"),
+        ("y = Pad (x, pads, , axes)", "its Pad is told axes"),
+    ],
+)
+def test_what_has_no_older_form_is_refused(tmp_path: Path, nodes: str, clause: str) -> None:
+    with pytest.raises(ValueError, match=clause):
+        opset.lower(written(tmp_path, nodes), tmp_path / "older.onnx", OLDER)
+    assert not (tmp_path / "older.onnx").exists()
+
+
+def test_parts_of_unlike_size_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "y, z, w = Split <axis = 1, num_outputs = 3> (x)", "float[B, 2, 6] y")
+    with pytest.raises(ValueError, match=r"its Split makes parts of unlike or unknown size \(y\)"):
+        opset.lower(path, tmp_path / "older.onnx", OLDER)
+
+
+def test_an_opset_older_than_that_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "y, z = Split <axis = 2, num_outputs = 2> (x)", "float[B, 4, 3] y")
+    with pytest.raises(ValueError, match="its Split is not written in opset 12"):
+        opset.lower(path, tmp_path / "older.onnx", 12)
