@@ -1,5 +1,6 @@
 """The embedded server with the bundle of this machine, for as long as something is measured."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,12 +23,16 @@ def make_bundle() -> None:
 
 
 @contextmanager
-def served(repository: str = "dist/benchmarks/repository") -> Iterator[str]:
-    """Serve the bundle and give the gRPC endpoint; raise ServerUnavailableError when the server does not get ready."""
+def served(repository: str = "dist/benchmarks/repository", **variables: str) -> Iterator[str]:
+    """Serve the bundle, with some environment variables, and give the gRPC endpoint.
+
+    Raises ServerUnavailableError when the server does not get ready.
+    """
     ports = free_ports()
     flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
     command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--repository", repository]
-    child = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, **variables}
+    child = subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://localhost:{ports['http']}"
         probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", str(READY_SECONDS)]

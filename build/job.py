@@ -49,8 +49,12 @@ class Job:
 
     @property
     def samples(self) -> Path:
-        """Give the file of real inputs."""
-        return self.folder / samples_file(self.mode.name)
+        """Give the file of real inputs; raise GraphError where export, or an older one, left none of the mode."""
+        path = self.folder / samples_file(self.mode.name)
+        if not path.is_file():
+            cause = "export left no real inputs there, which the engine is judged by"
+            raise GraphError(path, cause, f"Run `python -m export --model {self.record.model} --force`")
+        return path
 
     def known_graph(self, precision: str) -> GraphFile | None:
         """Find the exported graph of the mode at a precision; None where export did not make it."""

@@ -15,7 +15,7 @@ from build import gate
 from build.compilers import onnxruntime, tensorrt_rtx
 from build.job import Job
 from contract.arch import Arch
-from contract.errors import GateError
+from contract.errors import GateError, GraphError
 from contract.manifest import NOT_RUN, PASSED, Gate
 from tests.integration.networks import network
 from tests.unit.engines.exported import cpu, export, jobs
@@ -187,3 +187,17 @@ def _diar(kind: Any) -> bytes:
     model = onnx.parser.parse_model(_DIAR.format(kind=kind))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def test_an_export_without_real_inputs_is_refused(tmp_path: Path) -> None:
+    """As one of before the modes had inputs of their own."""
+    export(tmp_path, "diar_standard")
+    path = tmp_path / "diar_standard" / "batch-samples.npz"
+    path.rename(path.with_name("samples.npz"))
+    (job,) = jobs(tmp_path, "diar_standard")
+    with pytest.raises(GraphError) as refusal:
+        gate.real_inputs(job)
+    assert str(refusal.value) == (
+        f"{path}: export left no real inputs there, which the engine is judged by. "
+        "Run `python -m export --model diar_standard --force`."
+    )

@@ -1,0 +1,30 @@
+"""How late a transcript is: what is counted, and that time passes while it is spoken."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.realtime import Delays, Spoken
+from tests.unit.transcriber.sounds import burst, wav
+from transcriber.audio import Recording
+
+
+def test_a_recording_is_spoken_at_the_speed_of_sound(tmp_path: Path) -> None:
+    samples = burst(1.0)
+    source = Spoken(Recording(wav(tmp_path / "talk.wav", samples)), 0.45)
+    times, blocks = list[float](), list[np.ndarray[tuple[int], np.dtype[np.float32]]]()
+    for block in source.blocks():
+        times.append(time.monotonic() - source.began)
+        blocks.append(block)
+    assert [block.size for block in blocks] == [1600] * 4 + [800]
+    assert all(after >= due for after, due in zip(times, (0.1, 0.2, 0.3, 0.4, 0.45), strict=True))
+    assert np.abs(np.concatenate(blocks) - samples[:7200]).max() < 1e-3
+
+
+def test_what_is_told_of_delays() -> None:
+    delays = Delays(streams=2, operating_point="standard", partials=tuple(np.arange(101) / 100), finals=(0.5,))
+    found = delays.to_dict()
+    assert found["partials"] == {"count": 101, "median": 0.5, "p95": pytest.approx(0.95)}
+    assert found["finals"] == {"count": 1, "median": 0.5, "p95": 0.5}
