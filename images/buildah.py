@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ class Buildah:
         return health(self._config(target)["Healthcheck"]["Test"])
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[Container]:
-        """Start the server's image."""
-        bundle = self._bundle(SERVER, [], {})
+    def serve(self, **variables: str) -> Iterator[Container]:
+        """Start the server's image with some environment variables."""
+        bundle = self._bundle(SERVER, [], {}, variables)
         name = f"voxwright-{os.getpid()}"
         with started([*self._runc(), "run", "--bundle", str(bundle), name]) as process:
             try:
@@ -77,7 +78,7 @@ class Buildah:
     def transcribe(self, beside: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the transcriber's image in the network of a container."""
         state = json.loads(run(*self._runc(), "state", beside).stdout)
-        bundle = self._bundle(CLIENT, arguments, {"network": f"/proc/{state['pid']}/ns/net"})
+        bundle = self._bundle(CLIENT, arguments, {"network": f"/proc/{state['pid']}/ns/net"}, {})
         return run(*self._runc(), "run", "--bundle", str(bundle), f"{beside}-client", check=False)
 
     def layers(self, target: str) -> list[Layer]:
@@ -143,12 +144,18 @@ class Buildah:
         expect(bool(root) and (Path(root) / "opt/voxwright").is_dir(), f"{target} could not be mounted")
         return root
 
-    def _bundle(self, target: str, arguments: Sequence[str], namespaces: dict[str, str]) -> Path:
+    def _bundle(
+        self,
+        target: str,
+        arguments: Sequence[str],
+        namespaces: dict[str, str],
+        variables: Mapping[str, str],
+    ) -> Path:
         """Write what an OCI runtime needs to run an image, confined as docs/architecture/90-containers.md says."""
         root = self._mounted(target)
         config = self._config(target)
-        bundle = self._folder / f"bundle-{target}"
-        bundle.mkdir()
+        config["Env"] += [f"{name}={value}" for name, value in variables.items()]
+        bundle = Path(tempfile.mkdtemp(prefix=f"bundle-{target}-", dir=self._folder))
         command = [*config["Entrypoint"], *(arguments or config.get("Cmd") or [])]
         # What every container runtime brings.
         (bundle / "hosts").write_text("127.0.0.1 localhost\n")

@@ -29,10 +29,11 @@ class Docker:
         return health(json.loads(found.stdout))
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[Container]:
-        """Start the server's image."""
+    def serve(self, **variables: str) -> Iterator[Container]:
+        """Start the server's image with some environment variables."""
         name = f"voxwright-{os.getpid()}"
-        with started(["docker", "run", "--rm", "--name", name, *self._confined(), tag(SERVER)]) as process:
+        told = [f"--env={name}={value}" for name, value in variables.items()]
+        with started(["docker", "run", "--rm", "--name", name, *told, *self._confined(), tag(SERVER)]) as process:
             try:
                 yield _DockerContainer(name, process, self._confined())
             finally:

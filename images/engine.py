@@ -46,8 +46,8 @@ class Engine(Protocol):
     def health_command(self, target: str) -> list[str]:
         """Read the image's own health check."""
 
-    def serve(self) -> contextlib.AbstractContextManager[Container]:
-        """Start the server's image."""
+    def serve(self, **variables: str) -> contextlib.AbstractContextManager[Container]:
+        """Start the server's image with some environment variables."""
 
     def layers(self, target: str) -> list[Layer]:
         """List an image's layers, the lowest first."""

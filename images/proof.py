@@ -3,6 +3,7 @@
 import difflib
 import json
 import time
+from collections.abc import Mapping, Sequence
 
 from images.engine import ROOT, SERVER, Container, Engine
 from images.host import expect, say
@@ -12,17 +13,28 @@ READY_S = 180
 LEAST_LIKENESS = 0.85
 
 
+# The variables of each mode, and how the transcriber is told of it.
+MODES: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (({}, ()), ({"SM_BATCH_MODE": "false"}, ("--realtime",)))
+
+
 def prove(engine: Engine) -> None:
-    """Serve, transcribe, stop; end the program with what went wrong."""
-    say("starting the server: read-only root, a tmpfs at /tmp, user 10001, no capabilities")
+    """Serve, transcribe, stop, in both modes; end the program with what went wrong."""
+    for variables, options in MODES:
+        prove_mode(engine, variables, options)
+
+
+def prove_mode(engine: Engine, variables: Mapping[str, str], options: Sequence[str]) -> None:
+    """Serve, transcribe, stop."""
+    said = "".join(f", {name}={value}" for name, value in variables.items())
+    say(f"starting the server: read-only root, a tmpfs at /tmp, user 10001, no capabilities{said}")
     started = time.monotonic()
-    with engine.serve() as server:
+    with engine.serve(**variables) as server:
         ready = server.execute(*engine.health_command(SERVER)[:-1], str(READY_S))
         expect(ready.returncode == 0, f"the server is not ready: {ready.stdout}{ready.stderr}")
         say(f"{ready.stdout.strip()} (after {time.monotonic() - started:.0f} s)")
         expect(server.execute(*engine.health_command(SERVER)).returncode == 0, "the health check fails")
         check_confinement(server)
-        heard = server.transcribe("dialogue.flac", "--endpoint", "localhost:8001")
+        heard = server.transcribe("dialogue.flac", "--endpoint", "localhost:8001", *options)
         expect(heard.returncode == 0, f"the transcriber ended with {heard.returncode}: {heard.stderr}")
         check_transcript(heard.stdout)
         code = server.stop()
