@@ -64,11 +64,16 @@ class Spoken:
 
     was_ended = False
 
-    def __init__(self, recording: Recording, seconds: float) -> None:
-        """Begin to speak now."""
+    def __init__(self, path: Path, seconds: float) -> None:
+        """Prepare to speak the first seconds of a recording."""
+        self._recording = Recording(path)
         self.began = time.monotonic()
-        self._samples = np.concatenate(list(recording.blocks()))[: round(seconds * SAMPLE_RATE_HZ)]
+        self._samples = np.concatenate(list(self._recording.blocks()))[: round(seconds * SAMPLE_RATE_HZ)]
         self.heard_s = 0.0
+
+    def recording(self) -> Recording:
+        """Give what it is spoken from."""
+        return self._recording
 
     def blocks(self) -> Iterator[Samples]:
         """Give 0.1 s at a time, each when its last sample has been said."""
@@ -120,15 +125,14 @@ def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
 
 def _listen(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
     recogniser = connect_streams(Connection(endpoint, one_server=True), "en", point)
-    recording = Recording(RECORDING)
-    source: Any = Spoken(recording, seconds)
+    source: Any = Spoken(RECORDING, seconds)
     partials, finals = list[float](), list[float]()
 
     def tell(said: Partial | Final) -> None:
         behind = time.monotonic() - source.began - said.end_s
         (finals if isinstance(said, Final) else partials).append(behind)
 
-    realtime.transcribe(recording, recogniser, Plan(), tell, source)
+    realtime.transcribe(source, recogniser, Plan(), tell)
     return partials, finals
 
 

@@ -94,7 +94,7 @@ def steps(network: Any, family: Family, stretches: list[NDArray[np.float16]]) ->
     begins = mode.windows(max(map(len, stretches)))
     heard = np.zeros((len(stretches), begins[-1] + window, stretches[0].shape[1]), dtype=np.float16)
     for row, values in zip(heard, stretches, strict=True):
-        row[: len(values)] = values
+        row[: len(values)] = values[: heard.shape[1]]
     body = network.streaming()
     states = zero_states(network, len(stretches), int(past))
     names = [tensor.name for tensor in family.inputs]

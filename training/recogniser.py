@@ -362,7 +362,9 @@ class Trainer:
             self.progress.seconds += now - before
             before = now
             if self.progress.seconds >= min(self.shared.seconds + SHARE_SECONDS, budget):
-                self._share()
+                self._share(before)
+                # From the same moment on for all: what one has waited for the others is no time of its own.
+                before = time.monotonic()
             if self.rank:
                 continue
             if now - reported > REPORT_SECONDS:
@@ -405,14 +407,18 @@ class Trainer:
         self._average_weights()
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _share(self) -> None:
-        """Go on from the mean of what all processes have learnt since the last time, by the clock of process 0."""
+    def _share(self, before: float) -> None:
+        """Go on from the mean of what all processes have learnt since the last time, by the clock of process 0.
+
+        `before` is the moment up to which its clock is right.
+        """
         steps = self.progress.step - self.shared.step
         if self.processes > 1:
             share_weights(self.parameters, steps)
             heard = torch.tensor([self.progress.audio_seconds - self.shared.audio_seconds], dtype=torch.float64)
-            clock = torch.tensor([self.progress.seconds, self.progress.step], dtype=torch.float64)
             distributed.all_reduce(heard)
+            now_s = self.progress.seconds + time.monotonic() - before
+            clock = torch.tensor([now_s, self.progress.step], dtype=torch.float64)
             distributed.broadcast(clock, src=0)
             self.progress.audio_seconds = self.shared.audio_seconds + float(heard)
             self.progress.seconds, self.progress.step = float(clock[0]), int(clock[1])

@@ -91,8 +91,9 @@ def _command(
     recording cannot be transcribed, the rest is written all the same, and the exit code is not zero.
     """
     recordings = tuple(STDIN if file == "-" else Path(file) for file in files)
-    if STDIN in recordings and sys.stdin.isatty():
-        raise SettingError("FILE -", "the standard input is a terminal", "Pipe a recording into it")
+    if STDIN in recordings and (sys.stdin is None or sys.stdin.isatty()):
+        cause = "the standard input is closed" if sys.stdin is None else "the standard input is a terminal"
+        raise SettingError("FILE -", cause, "Pipe a recording into it")
     chosen = results.format_of(format_name, Path(output) if output else None)
     if realtime:
         _check_realtime(recordings, chosen, output)
@@ -186,15 +187,19 @@ def transcribe_all(options: Options, recogniser: "Recogniser") -> list[Voxwright
 def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightError]:
     """Transcribe a stream until it ends or is interrupted, telling it on the way; give the refusals."""
     from transcriber.announcer import announcer  # noqa: PLC0415
-    from transcriber.audio import Recording  # noqa: PLC0415
-    from transcriber.realtime import Source, transcribe  # noqa: PLC0415
+    from transcriber.realtime import Final, Partial, Source, transcribe  # noqa: PLC0415
 
     (path,), (target,), started = options.recordings, options.targets, time.monotonic()
-    recording = Recording(path, live=True)
-    source = Source(recording)
+    source = Source(path)
     teller = announcer(options.format if target is None else results.DEFAULT_FORMAT, options.language)
+
+    def tell(said: Partial | Final) -> None:
+        # Nobody listening any more ends it, unless the whole is to be written as well.
+        with contextlib.suppress(*(() if target is None else (SystemExit,))):
+            teller.tell(said)
+
     with _ended_by_interrupt(source.end):
-        found = transcribe(recording, recogniser, _plan(options), teller.tell, source)
+        found = transcribe(source, recogniser, _plan(options), tell)
     _remark(path, found, time.monotonic() - started)
     errors = list(found.errors)
     if target is not None:

@@ -61,4 +61,4 @@ def announcer(format_name: str, language: str) -> Announcer:
     """Choose by the format."""
     if format_name == "json-v2":
         return JsonAnnouncer(language)
-    return TextAnnouncer(terminal=sys.stdout.isatty())
+    return TextAnnouncer(terminal=sys.stdout is not None and sys.stdout.isatty())

@@ -99,8 +99,9 @@ class Recording:
         while True:
             try:
                 packet = next(packets, None)
-            except (av.FFmpegError, OSError):
-                # The container itself breaks off: nothing more can be found behind it.
+            except (av.FFmpegError, OSError, IndexError):
+                # IndexError is PyAV's, where damage has put another stream into the container. Either way the container
+                # breaks off: nothing more can be found behind it.
                 self.losses.append(Loss(start_s=self._position_s, end_s=self.duration_s, reason=_TRUNCATED))
                 return
             if packet is None:
@@ -152,8 +153,9 @@ class _Converter:
         rest = self.flush() if wanted != self._format else np.empty(0, dtype=np.float32)
         if self._resampler is None:
             self._format = wanted
-            # Planar and with all channels: the average is taken here, since libswresample's own would be 3 dB louder.
-            self._resampler = AudioResampler(format="fltp", layout=frame.layout.name, rate=SAMPLE_RATE_HZ)
+            # With all channels: the average is taken here, since libswresample's own would be 3 dB louder. Not planar:
+            # from the ninth plane on PyAV reads what is not there.
+            self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=SAMPLE_RATE_HZ)
         # Only the order of the frames matters here; odd time stamps would make the resampler complain.
         frame.pts = None
         return _joined([rest, *map(_mono, self._resampler.resample(frame))])
@@ -199,7 +201,7 @@ def _open(path: Path, options: Mapping[str, str]) -> InputContainer:
         raise AudioError(path, "it is empty (zero bytes)", _REMEDY)
     try:
         # Without `file:` a colon in a name would choose a protocol; without the list a playlist could use the network.
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file", **options})
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file", **options}, metadata_errors="replace")
     except PermissionError as error:
         raise AudioError(path, "you may not read it", "Give yourself the right to read it") from error
     except (av.FFmpegError, OSError) as error:
@@ -234,7 +236,7 @@ def _length_s(loss: Loss) -> float:
 
 
 def _mono(frame: av.AudioFrame) -> Samples:
-    samples: Samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+    samples: Samples = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1, dtype=np.float32)
     return samples
 
 

@@ -1,5 +1,6 @@
 """Speaks to the server over gRPC: checks what it serves, pads to buckets, waits where waiting may help."""
 
+import contextlib
 import json
 import threading
 import time
@@ -136,6 +137,15 @@ class TritonStreams(TritonRecogniser):
         place = Place(stream=stream, start=start, end=end)
         return _heard(self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, place))
 
+    def give_up(self, stream: int) -> None:
+        """Let the server forget a stream; see StreamRecogniser."""
+        batch, lengths = _padded([np.zeros((0, MEL_BANDS), dtype=np.float16)], self._ensemble, self.mode)
+        # Begun and ended at once, it also is one that the server does not know, and nothing else is refused.
+        place = Place(stream=stream, start=True, end=True)
+        inputs: dict[str, NDArray[Any]] = {"features": batch, "feature_lengths": lengths}
+        with contextlib.suppress(RequestError):
+            self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, place, hurried=True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
@@ -221,12 +231,19 @@ class Connection:
         return bool(self._config(model).HasField("sequence_batching"))
 
     def infer(
-        self, model: str, family: Family, inputs: dict[str, NDArray[Any]], place: Place | None = None
+        self,
+        model: str,
+        family: Family,
+        inputs: dict[str, NDArray[Any]],
+        place: Place | None = None,
+        *,
+        hurried: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Run a model on arrays with a batch axis; scalars an item have the shape [batch, 1] on the wire.
 
         Raises RequestError when the server refuses, ServerUnreachableError when it stays away. A request in the middle
-        of a stream is asked once: nobody knows whether a server that fell silent has heard it.
+        of a stream is asked once: nobody knows whether a server that fell silent has heard it. So is a `hurried` one,
+        with little patience.
         """
         types = {tensor.name: tensor.type for tensor in family.inputs}
         tensors = [_input(name, types[name], array) for name, array in inputs.items()]
@@ -234,9 +251,10 @@ class Connection:
         sequence: dict[str, Any] = {}
         if place is not None:
             sequence = {"sequence_id": place.stream, "sequence_start": place.start, "sequence_end": place.end}
+        timeout_s = _STATUS_TIMEOUT_S if hurried else REQUEST_TIMEOUT_S
         answer = self._ask(
-            lambda client: client.infer(model, tensors, outputs=wanted, client_timeout=REQUEST_TIMEOUT_S, **sequence),
-            once=place is not None and not place.start,
+            lambda client: client.infer(model, tensors, outputs=wanted, client_timeout=timeout_s, **sequence),
+            once=hurried or (place is not None and not place.start),
         )
         return {tensor.name: _output(answer, tensor, model) for tensor in family.outputs}
 

@@ -4,15 +4,18 @@ A segment of speech is a stream of its own to the server. It is sent window afte
 search goes on with it; when it has ended it is rescored and its speakers are named, as the segment of a recording is.
 """
 
+import contextlib
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from contract.errors import ServerUnreachableError, VoxwrightError
+from contract.errors import ServerUnreachableError
 from transcriber import ctc, pipeline, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.ctc import Emissions
@@ -25,9 +28,9 @@ from transcriber.words import SHORTEST_FRAMES
 
 # Seconds of a file that are read ahead; what cannot wait, such as a microphone, is taken whenever it comes.
 _READ_AHEAD_BLOCKS = 20
-_ATTEMPTS = 3
-# Behind a segment's end lies silence that was heard while the end was being waited for: no word is in it.
-_SILENT_FRAMES = 16
+_ATTEMPTS, _PAUSE_S = 3, 0.5
+# How often somebody who waits looks whether the stream was ended.
+_LOOK_S = 0.1
 _LARGEST_STREAM = 2**63 - 1
 
 
@@ -56,28 +59,44 @@ Tell = Callable[[Partial | Final], object]
 class Source:
     """Reads a recording in a thread of its own, so that a microphone is heard while the server is waited for."""
 
-    def __init__(self, recording: Recording) -> None:
-        """Begin to read."""
-        waits = recording.path.is_file()
-        self._blocks: queue.Queue[Samples | BaseException | None] = queue.Queue(_READ_AHEAD_BLOCKS if waits else 0)
-        self._ended = threading.Event()
+    def __init__(self, path: Path) -> None:
+        """Begin to open and read it; what that raises is raised by `recording` and `blocks`."""
         self.heard_s = 0.0
-        # It may hang in a read that no one answers, and must not keep the program from its end.
-        threading.Thread(target=self._read, args=(recording,), name="source", daemon=True).start()
+        self._waits = path.is_file()
+        self._blocks: queue.Queue[Samples | None] = queue.Queue(_READ_AHEAD_BLOCKS if self._waits else 0)
+        self._opened: queue.Queue[Recording | None] = queue.Queue()
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+        # It may hang in a read that nobody answers, and must not keep the program from its end.
+        threading.Thread(target=self._read, args=(path,), name="source", daemon=True).start()
+
+    def recording(self) -> Recording | None:
+        """Wait until it is open and give it; None where it was ended before."""
+        while not self._ended.is_set():
+            with contextlib.suppress(queue.Empty):
+                recording = self._opened.get(timeout=_LOOK_S)
+                if recording is None and self._failure is not None:
+                    raise self._failure
+                return recording
+        return None
 
     def blocks(self) -> Iterator[Samples]:
         """Yield what is read; raise what the recording raises."""
-        while not self._ended.is_set():
+        while True:
             try:
-                block = self._blocks.get(timeout=0.1)
+                block = self._blocks.get(timeout=_LOOK_S)
             except queue.Empty:
+                if self._ended.is_set():
+                    return
                 continue
             if block is None:
-                return
-            if isinstance(block, BaseException):
-                raise block
+                break
             self.heard_s += block.size / SAMPLE_RATE_HZ
             yield block
+            if self._ended.is_set() and self._waits:
+                return
+        if self._failure is not None:
+            raise self._failure
 
     @property
     def was_ended(self) -> bool:
@@ -85,35 +104,40 @@ class Source:
         return self._ended.is_set()
 
     def end(self) -> None:
-        """Let the stream end here, whatever is still to come."""
+        """Let the stream end here; what has been spoken by now is still given, but nothing more of a file."""
         self._ended.set()
 
-    def _read(self, recording: Recording) -> None:
-        last: BaseException | None = None
+    def _read(self, path: Path) -> None:
         try:
+            recording = Recording(path, live=True)
+            self._opened.put(recording)
             for block in recording.blocks():
                 if not self._put(block):
                     return
-        except VoxwrightError as error:
-            last = error
-        self._put(last)
+        except BaseException as error:
+            # Whatever it is, it is raised where somebody waits.
+            self._failure = error
+        self._opened.put(None)
+        self._put(None)
 
-    def _put(self, block: Samples | BaseException | None) -> bool:
+    def _put(self, block: Samples | None) -> bool:
         while not self._ended.is_set():
-            try:
-                self._blocks.put(block, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
+            with contextlib.suppress(queue.Full):
+                self._blocks.put(block, timeout=_LOOK_S)
+                return True
         return False
 
 
-def transcribe(recording: Recording, recogniser: StreamRecogniser, plan: Plan, tell: Tell, source: Source) -> Outcome:
+def transcribe(source: Source, recogniser: StreamRecogniser, plan: Plan, tell: Tell) -> Outcome:
     """Transcribe a stream; `tell` is given what is being said and what was said as soon as it is known.
 
-    `source` reads the recording. Raises AudioError when there is no sound at all and ServerContractError for a search
-    that the server does not allow. Whatever else is lost, down to the server's staying away, is in the outcome.
+    Raises AudioError when there is no sound at all, ServerContractError for a search that the server does not allow and
+    KeyboardInterrupt where the source was ended before anything came of it. Whatever else is lost, down to the
+    server's staying away, is in the outcome.
     """
+    recording = source.recording()
+    if recording is None:
+        raise KeyboardInterrupt
     chosen = replace(plan, search=pipeline.chosen_search(recogniser, plan.search))
     listener = _Listener(recogniser, chosen, tell)
     gone: ServerUnreachableError | None = None
@@ -206,13 +230,13 @@ class _Utterance:
         if self._refusal is not None:
             return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=self._refusal))
         frames = np.concatenate(self._frames)[: max(feature_frames(segment.samples.size), SHORTEST_FRAMES)]
-        heard = _joined(self._heard)
-        length, hypotheses = words.encoder_frames(len(frames)), None
-        if heard.encoder_length <= length + _SILENT_FRAMES:
-            hypotheses = self._search.hypotheses()
+        heard, hypotheses = _joined(self._heard), None
+        if segment.is_cut:
+            # Speech goes on, and what was heard behind the cut is heard anew with what follows.
+            heard = _joined([heard], words.encoder_frames(len(frames)))
         else:
-            # Speech went on and was cut in the middle of what has been heard. The rest is heard anew with what follows.
-            heard = _joined([heard], length)
+            # Behind the end lies silence, in which its coming was waited for.
+            hypotheses = self._search.hypotheses()
         return pipeline.patiently(
             segment,
             lambda: pipeline.understand(self._recogniser, self._plan, number, segment, frames, heard, hypotheses),
@@ -243,14 +267,17 @@ class _Utterance:
         for attempt in range(_ATTEMPTS):
             try:
                 if attempt:
+                    time.sleep(_PAUSE_S * attempt)
                     self._replay()
                 return self._recogniser.step(self._stream, window, start=not self._windows, end=end)
             except RequestError as error:
                 refusal = str(error)
+        self._recogniser.give_up(self._stream)
         raise RequestError(refusal)
 
     def _replay(self) -> None:
         """Tell another stream, on a server that may have been started anew, what this one had heard."""
+        self._recogniser.give_up(self._stream)
         self._stream = _new_stream()
         for number, window in enumerate(self._windows):
             self._recogniser.step(self._stream, window, start=number == 0, end=False)

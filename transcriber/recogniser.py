@@ -73,3 +73,7 @@ class StreamRecogniser(Recogniser, Protocol):
         says that the server does not know the stream any more, and all of it has to be sent once more.
         """
         ...
+
+    def give_up(self, stream: int) -> None:
+        """Tell the server, if it hears it, that nothing more comes of a stream, so that another one has its place."""
+        ...

@@ -50,7 +50,12 @@ def write(transcript: Transcript, target: Path | None, format_name: str, *, titl
 
 
 def show(content: str) -> None:
-    """Write to the standard output at once; end the program where nobody reads it any more."""
+    """Write to the standard output at once; end the program where nobody reads it any more.
+
+    Raises OutputError where there is none.
+    """
+    if sys.stdout is None:
+        raise OutputError("the standard output", "it is closed", "Open it, or name a file with --output")
     try:
         sys.stdout.write(content)
         sys.stdout.flush()

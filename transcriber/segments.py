@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import webrtcvad
@@ -41,6 +41,8 @@ class Segment:
 
     start: int
     samples: Samples
+    is_cut: bool = False
+    """Whether speech goes on where it ends."""
 
     @property
     def end(self) -> int:
@@ -208,7 +210,7 @@ class _Splitter:
             # The quietest point is the silence that has just begun.
             yield self._close(self._speech_end())
         else:
-            yield self._close(cut)
+            yield replace(self._close(cut), is_cut=True)
             self._begin = cut
 
     def _speech_end(self) -> int:

@@ -8,12 +8,11 @@ import pytest
 
 from benchmarks.realtime import Delays, Spoken
 from tests.unit.transcriber.sounds import burst, wav
-from transcriber.audio import Recording
 
 
 def test_a_recording_is_spoken_at_the_speed_of_sound(tmp_path: Path) -> None:
     samples = burst(1.0)
-    source = Spoken(Recording(wav(tmp_path / "talk.wav", samples)), 0.45)
+    source = Spoken(wav(tmp_path / "talk.wav", samples), 0.45)
     times, blocks = list[float](), list[np.ndarray[tuple[int], np.dtype[np.float32]]]()
     for block in source.blocks():
         times.append(time.monotonic() - source.began)

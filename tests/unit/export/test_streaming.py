@@ -60,6 +60,15 @@ def test_a_stream_that_has_ended_does_not_disturb_another(body: Body) -> None:
     assert len(short) == 24
 
 
+@pytest.mark.parametrize("length", range(64, 96))
+def test_real_inputs_come_of_speech_of_any_length(body: Body, length: int) -> None:
+    """Up to three frames at its end make no encoder frame and no window."""
+    stretches = [torch.randn(length, BANDS).numpy().astype("float16") for _ in range(1)]
+    family = catalogue()["body"].at("realtime")
+    last = list(steps(body, family, stretches))[-1]
+    assert 7 <= int(last["feature_lengths"][0]) <= WINDOW
+
+
 def test_real_inputs_of_the_gate_hold_a_past(body: Body) -> None:
     """The first step knows nothing, the later ones as much as attention sees, and none more."""
     family = catalogue()["body"].at("realtime")

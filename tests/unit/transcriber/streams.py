@@ -19,6 +19,7 @@ class FakeStreams(FakeRecogniser):
         super().__init__(similarity=similarity)
         self.streams: dict[int, list[Features]] = {}
         self.ended: set[int] = set()
+        self.given_up: set[int] = set()
         self.requests = 0
         self._refuse = refuse
 
@@ -38,6 +39,9 @@ class FakeStreams(FakeRecogniser):
             path[2:4] = [LOUD, LOUD] if float(window.max()) > 23.5 else [SO, FT]
         padded = np.zeros((CHUNK, 4), np.float16)
         return Heard(emissions=sure(path), encoder_out=padded, encoder_length=frames)
+
+    def give_up(self, stream: int) -> None:
+        self.given_up.add(stream)
 
     def forget(self) -> None:
         """Be started anew."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from contract.errors import AudioError
@@ -224,3 +225,22 @@ def test_reads_a_pipe(tmp_path: Path) -> None:
         [sys.executable, "-c", script], input=path.read_bytes(), capture_output=True, check=False, timeout=60
     )
     assert done.stdout == b"8000\n", done.stderr
+
+
+@pytest.mark.parametrize("channels", [3, 8, 9, 17])
+def test_any_number_of_channels_is_averaged(tmp_path: Path, channels: int) -> None:
+    samples = np.zeros((16_000, channels), dtype=np.float32)
+    samples[:, 0] = burst(1.0)
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    heard = np.concatenate(list(Recording(path).blocks()))
+    assert np.abs(heard - samples[:, 0] / channels).max() < 1e-3
+
+
+def test_tags_in_an_old_encoding_do_not_matter(tmp_path: Path) -> None:
+    """A title in Latin-1, as recorders wrote it for years."""
+    path = wav(tmp_path / "talk.wav", burst(1.0))
+    content = path.read_bytes()
+    title = b"INFOINAM" + (6).to_bytes(4, "little") + b"caf\xe9\x00\x00"
+    path.write_bytes(content + b"LIST" + len(title).to_bytes(4, "little") + title)
+    assert sum(block.size for block in Recording(path).blocks()) == 16_000

@@ -159,6 +159,19 @@ def test_the_middle_of_a_stream_is_asked_once(connection: Connection, script: Sc
     assert len(script.requests) == 3
 
 
+def test_a_stream_is_given_up_without_waiting(connection: Connection, script: Script) -> None:
+    script.realtime = True
+    streams = connect_streams(connection, "en", None)
+    script.failures = [grpc.StatusCode.UNAVAILABLE] * 9
+    began = time.monotonic()
+    streams.give_up(7)
+    assert len(script.requests) == 1
+    assert time.monotonic() - began < 1.5
+    parameters = script.requests[0].parameters
+    assert parameters["sequence_start"].bool_param
+    assert parameters["sequence_end"].bool_param
+
+
 def test_a_server_in_the_other_mode_is_refused(connection: Connection, script: Script) -> None:
     with pytest.raises(ServerContractError) as refused:
         connect_streams(connection, "en", None)

@@ -17,7 +17,6 @@ from tests.unit.transcriber.streams import FakeStreams
 from transcriber import realtime, results
 from transcriber.__main__ import follow, parse, transcribe_all
 from transcriber.announcer import TextAnnouncer
-from transcriber.audio import Recording
 from transcriber.pipeline import Plan
 from transcriber.realtime import Source
 from transcriber.recogniser import RequestError
@@ -253,9 +252,7 @@ def test_the_whole_is_written_at_the_end(talk: Path, tmp_path: Path, capsys: pyt
 def test_a_terminal_shows_what_is_being_said(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(results, "show", shown.append)
-    recording = Recording(talk)
-    teller = TextAnnouncer(terminal=True)
-    realtime.transcribe(recording, FakeStreams(), Plan(), teller.tell, Source(recording))
+    realtime.transcribe(Source(talk), FakeStreams(), Plan(), TextAnnouncer(terminal=True).tell)
     assert shown == ["\r\x1b[K... loud", "\r\x1b[K[0:01.2 - 0:01.3] S1: loud\n"]
 
 
@@ -272,3 +269,26 @@ def test_an_interrupt_ends_a_stream_and_keeps_it(talk: Path, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert out == "[0:01.2 - 0:01.3] S1: loud\n"
     assert "0:04.0 of audio" not in err
+
+
+def test_the_whole_is_written_though_nobody_listens_any_more(
+    talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(_: str) -> None:
+        sys.exit(141)
+
+    monkeypatch.setattr(results, "show", show)
+    target = tmp_path / "talk.srt"
+    assert _followed(talk, FakeStreams(), "--output", str(target)) == []
+    assert target.read_text().endswith("S1: loud\n")
+    with pytest.raises(SystemExit):
+        _followed(talk, FakeStreams())
+
+
+def test_closed_standard_streams_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert message("-") == "FILE -: the standard input is closed. Pipe a recording into it."
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(OutputError) as caught:
+        results.show("text")
+    assert str(caught.value).startswith("the standard output: it is closed.")

@@ -1,27 +1,32 @@
 """A stream from its sound to what is told of it, with a recogniser that needs no server."""
 
+import dataclasses
+import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from contract.errors import SegmentError, ServerUnreachableError
+from tests.unit.transcriber.fakes import LOUD, sure
 from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import OVERLAP, WINDOW, FakeStreams
 from transcriber import pipeline, realtime, segments
-from transcriber.audio import Recording
+from transcriber.audio import Recording, Samples
 from transcriber.features import log_mel
 from transcriber.pipeline import Outcome, Plan
 from transcriber.realtime import Final, Partial, Source
-from transcriber.recogniser import RequestError
+from transcriber.recogniser import Features, Heard, RequestError
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(realtime, "_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -33,8 +38,7 @@ def talk(tmp_path: Path) -> Path:
 
 def follow(path: Path, recogniser: FakeStreams, plan: Plan | None = None) -> tuple[Outcome, list[Partial | Final]]:
     told: list[Partial | Final] = []
-    recording = Recording(path, live=True)
-    found = realtime.transcribe(recording, recogniser, plan or Plan(), told.append, Source(recording))
+    found = realtime.transcribe(Source(path), recogniser, plan or Plan(), told.append)
     return found, told
 
 
@@ -97,8 +101,7 @@ def test_what_is_said_is_known_before_the_stream_ends(tmp_path: Path) -> None:
 
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
-    recording = Recording(path, live=True)
-    found = realtime.transcribe(recording, FakeStreams(), Plan(), tell, Source(recording))
+    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), tell)
     speaker.join()
     assert in_time == [True]
     assert [type(each) for each in told] == [Partial, Final]
@@ -120,15 +123,14 @@ def test_a_stream_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path)
 
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
-    recording = Recording(path, live=True)
-    source = Source(recording)
+    source = Source(path)
     told: list[Partial | Final] = []
 
     def tell(each: Partial | Final) -> None:
         told.append(each)
         source.end()
 
-    found = realtime.transcribe(recording, FakeStreams(), Plan(), tell, source)
+    found = realtime.transcribe(source, FakeStreams(), Plan(), tell)
     assert time.monotonic() - began < 15
     ended.set()
     speaker.join()
@@ -213,3 +215,87 @@ def test_a_server_without_a_speaker_network_is_noted(talk: Path) -> None:
 def test_silence_is_a_result(tmp_path: Path) -> None:
     found, told = follow(wav(tmp_path / "a.wav", silence(5)), FakeStreams())
     assert (told, found.notes, found.errors) == ([], ("no speech was found in it",), ())
+
+
+def test_a_cut_near_the_end_of_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words behind it belong to the next segment, however short the way back is."""
+    monkeypatch.setattr(segments._LiveDetector, "voiced", lambda _, batch: [True] * (batch.size // 320))
+    parts = [burst(15.5, level=0.9), burst(0.2, level=0.01), burst(4.3, level=0.9)]
+    path = wav(tmp_path / "long.wav", np.concatenate(parts))
+
+    class Chatty(FakeStreams):
+        def step(self, stream: int, window: Features, *, start: bool, end: bool) -> Heard:
+            heard = super().step(stream, window, start=start, end=end)
+            path = [LOUD if frame % 4 == 1 else 0 for frame in range(heard.encoder_length)]
+            return dataclasses.replace(heard, emissions=sure(path))
+
+    found, told = follow(path, Chatty(), Plan(search="greedy"))
+    first, second = (each for each in told if isinstance(each, Final))
+    assert 15.3 < first.end_s == second.start_s < 15.8
+    words = [word for turn in found.transcript.turns for word in turn.words]
+    assert all(word.end_s - word.start_s > 0.0 for word in words)
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(words))
+    # One every 0.16 s, and none twice.
+    assert len(words) == pytest.approx(20.0 / 0.16, abs=3)
+
+
+def test_a_stream_that_fails_in_its_middle_ends(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library raises, nobody waits for what does not come."""
+
+    def blocks(_: Recording) -> Iterator[Samples]:
+        yield silence(1.0)
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(Recording, "blocks", blocks)
+    with pytest.raises(IndexError):
+        follow(talk, FakeStreams())
+
+
+def test_what_was_spoken_before_an_interrupt_is_heard(tmp_path: Path) -> None:
+    """A microphone that was taken while the server was away: all of it was said before the end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    sound = wav(tmp_path / "talk.wav", np.concatenate([burst(2), silence(1), burst(2), silence(1)])).read_bytes()
+    written, ended = threading.Event(), threading.Event()
+
+    def speak() -> None:
+        with path.open("wb") as pipe:
+            pipe.write(sound)
+            pipe.flush()
+            written.set()
+            ended.wait(20)
+
+    threading.Thread(target=speak, daemon=True).start()
+    source, told = Source(path), list[Partial | Final]()
+
+    def tell(each: Partial | Final) -> None:
+        told.append(each)
+        if len(told) == 1:
+            assert written.wait(10)
+            time.sleep(1.0)
+            source.end()
+
+    found = realtime.transcribe(source, FakeStreams(), Plan(), tell)
+    ended.set()
+    assert said(found) == [("S1", "loud"), ("S1", "loud")]
+
+
+def test_a_stream_of_which_nothing_comes_can_be_ended(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    source = Source(path)
+    threading.Timer(0.5, source.end).start()
+    with pytest.raises(KeyboardInterrupt):
+        realtime.transcribe(source, FakeStreams(), Plan(), lambda _: None)
+
+
+def test_the_server_is_told_of_streams_that_are_given_up(talk: Path) -> None:
+    def refuse(request: int) -> None:
+        if 3 <= request <= 5:
+            raise RequestError("out of luck")
+
+    recogniser = FakeStreams(refuse=refuse)
+    follow(talk, recogniser)
+    # Those of the first segment; the others came to their ends.
+    assert len(recogniser.given_up) == 3
+    assert not recogniser.given_up & recogniser.ended
