@@ -1,6 +1,5 @@
 """The model card, drawn from the figures that the stages recorded, so that the two cannot drift apart."""
 
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from contract import files
+from export.checkpoints import reference
 from training import reporting, voices
 from training.errors import MissingDataError
 from training.recipe import Recipe
@@ -25,7 +24,8 @@ STAGES = MappingProxyType(
         "recogniser_standard": "standard",
         "recogniser_enhanced": "enhanced",
         "language": "language",
-        "ngram": "ngram",
+        "ngram_standard": "ngram",
+        "ngram_enhanced": "ngram",
         "speakers_standard": "speakers",
         "speakers_enhanced": "speakers",
         "dialogue_standard": "dialogue",
@@ -60,7 +60,9 @@ def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
         "utterances": recipe.utterances,
         "library_utterances": recipe.library_utterances,
         "history": " ".join(HISTORY_PATH.read_text(encoding="utf-8").split()),
-        "batch_seconds": recipe.batch_frames * recipe.processes // 100,
+        "batch_seconds": recipe.batch_frames // 100,
+        "processes": recipe.processes,
+        "conditioned": recipe.point("enhanced").body.conditioned,
     }
     for point in recipe.points:
         values |= {f"layers_{point.name}": point.body.layers, f"decoder_layers_{point.name}": point.decoder.layers}
@@ -71,9 +73,9 @@ def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def parameters(path: Path) -> int:
-    """Count the numbers in a file of weights."""
-    with safe_open(path, framework="np") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    """Count the numbers of a network, wherever they lie."""
+    network, _ = reference.load(path)
+    return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
 def machine() -> dict[str, Any]:

@@ -42,6 +42,8 @@ class EvaluationSet:
     prose: bool
     pool: Callable[[], Sequence[Voice]]
     disturb: Callable[[Samples, Generator], Samples] = lambda samples, _: samples
+    # So many times as many recordings as the recipe says: where the points are to be told apart beyond chance.
+    times: int = 1
 
 
 def _noisy(samples: Samples, source: Generator) -> Samples:
@@ -56,13 +58,17 @@ def _through_a_telephone(samples: Samples, _: Generator) -> Samples:
 SETS: Mapping[str, EvaluationSet] = MappingProxyType(
     {
         "grammar": EvaluationSet(what="meetings, voices of the training", prose=False, pool=voices.training_voices),
-        "prose": EvaluationSet(what="prose, voices of the training", prose=True, pool=voices.training_voices),
+        "prose": EvaluationSet(what="prose, voices of the training", prose=True, pool=voices.training_voices, times=3),
         "voices": EvaluationSet(what="meetings, unseen voices", prose=False, pool=voices.unseen_voices),
         "accent": EvaluationSet(what="meetings, unseen accent", prose=False, pool=voices.unseen_accent),
         "flite": EvaluationSet(what="meetings, unseen voice of flite", prose=False, pool=voices.unseen_flite),
         "synthesiser": EvaluationSet(what="meetings, unseen synthesiser", prose=False, pool=voices.festival_voices),
         "noise": EvaluationSet(
-            what="meetings, noise 10 dB below the speech", prose=False, pool=voices.training_voices, disturb=_noisy
+            what="meetings, noise 10 dB below the speech",
+            prose=False,
+            pool=voices.training_voices,
+            disturb=_noisy,
+            times=3,
         ),
         "telephone": EvaluationSet(
             what="meetings, 300 to 3400 Hz", prose=False, pool=voices.training_voices, disturb=_through_a_telephone
@@ -100,7 +106,7 @@ def utterance(chosen: EvaluationSet, source: random.Random) -> tuple[tuple[Sente
 def _write_set(recipe: Recipe, name: str, chosen: EvaluationSet) -> None:
     source = random.Random(f"{recipe.seed} evaluation {name}")
     truth = []
-    for number in track(range(recipe.recordings), description=f"{name:<12}"):
+    for number in track(range(recipe.recordings * chosen.times), description=f"{name:<12}"):
         sentences, voice = utterance(chosen, source)
         random_source = np.random.default_rng(source.getrandbits(32))
         clean = _said(sentences, voice, random_source)

@@ -74,25 +74,29 @@ class Model:
 
 
 def make(recipe: Recipe) -> None:
-    """Count, smooth, prune to the recipe's size, write the model and record how well it foresees held-out text."""
+    """Count, smooth, prune to the size of each point, write its model and record how well it foresees held-out text."""
     logger = reporting.open_log(recipe)
     pieces = Tokenizer(recipe.tokenizer)
     encoded = [_spoken(pieces, text) for text in texts(recipe)]
     whole = estimate(count(encoded, ORDER, recipe.vocabulary), recipe.vocabulary)
-    data = fitted(whole, recipe.ngram_bytes)
-    files.write(recipe.ngram, data)
-    model = ngram.decode(data)
-    figures: dict[str, float] = {
-        "order": model.order,
-        "ngrams": len(model),
-        "counted": sum(len(grams.keys) for grams in whole.orders),
-        "bytes": len(data),
-        "tokens": sum(map(len, encoded)),
+    held_out = {
+        name: [_spoken(pieces, text) for text in group] for name, group in language.held_out_texts(recipe).items()
     }
-    for name, group in language.held_out_texts(recipe).items():
-        figures[f"perplexity_{name}"] = round(perplexity(model, [_spoken(pieces, text) for text in group]), 2)
-    logger.info("ngram: %s", figures)
-    reporting.record(recipe, "ngram", figures)
+    for point in recipe.points:
+        data = fitted(whole, point.ngram_bytes)
+        files.write(recipe.ngram(point), data)
+        model = ngram.decode(data)
+        figures: dict[str, float] = {
+            "order": model.order,
+            "ngrams": len(model),
+            "counted": sum(len(grams.keys) for grams in whole.orders),
+            "bytes": len(data),
+            "tokens": sum(map(len, encoded)),
+        }
+        for name, group in held_out.items():
+            figures[f"perplexity_{name}"] = round(perplexity(model, group), 2)
+        logger.info("n-gram model, %s: %s", point.name, figures)
+        reporting.record(recipe, f"ngram_{point.name}", figures)
 
 
 def texts(recipe: Recipe) -> Iterator[str]:

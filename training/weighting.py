@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,9 +21,10 @@ from training.synthesis import EVALUATION_PARTS
 from training.tokenizer import Tokenizer
 from transcriber import ctc, ngram
 from transcriber.ctc import Emissions, Fusion
+from transcriber.ngram import Ngram
 
 # Pairs of both are tried in the search itself, those of the rescorers afterwards among its hypotheses.
-NGRAM_WEIGHTS, TOKEN_BONUSES = (0.6, 0.8, 1.0), (1.5, 2.0, 2.5)
+NGRAM_WEIGHTS, TOKEN_BONUSES = (0.8, 1.0, 1.2), (2.0, 2.5, 3.0)
 DECODER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5)
 # What rescorers are asked at a time.
@@ -95,9 +97,10 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Best:
-    """A search, the weights of the rescorers that suit it, and what they are judged on."""
+    """How much the n-gram models count in a search, the weights of the rescorers that suit it, and what they judge."""
 
-    fusion: Fusion | None
+    ngram: float
+    bonus: float
     decoder: float
     lm: float
     found: Found
@@ -117,26 +120,23 @@ def find(recipe: Recipe) -> None:
     logger = reporting.open_log(recipe)
     # Two threads wait for one another longer than either calculates, with an utterance at a time.
     torch.set_num_threads(1)
-    if not recipe.ngram.is_file():
-        raise MissingDataError(recipe.ngram, "ngram")
-    model = ngram.decode(recipe.ngram.read_bytes())
+    models = {point.name: _ngram(recipe.ngram(point)) for point in recipe.points}
     data = dataset.load(recipe)
     examples = {part: data.part(part)[: recipe.weighting_utterances] for part in EVALUATION_PARTS}
     listeners = {
         point.name: {part: listen(recipe, point, each) for part, each in examples.items()} for point in recipe.points
     }
-    plain = best_of(listeners, None)
+    plain = best_of(listeners, {})
     tried = []
     for weight, bonus in itertools.product(NGRAM_WEIGHTS, TOKEN_BONUSES):
-        tried.append(best_of(listeners, Fusion(model=model, weight=weight, bonus=bonus)))
+        tried.append(best_of(listeners, models, weight, bonus))
         logger.info("n-gram %.2f, bonus %.2f: %d words wrong", weight, bonus, tried[-1].wrong)
     fused = min(tried, key=lambda one: one.wrong)
     figures: dict[str, Any] = {}
     for name, best in (("", plain), ("_ngram", fused)):
         figures |= {f"decoder{name}": best.decoder, f"lm{name}": best.lm}
         figures |= {f"{key}{name}": rate for key, rate in _rates(best).items()}
-    if fused.fusion is not None:
-        figures |= {"ngram": fused.fusion.weight, "bonus": fused.fusion.bonus}
+    figures |= {"ngram": fused.ngram, "bonus": fused.bonus}
     for name, value in figures.items():
         logger.info("weighting, %s: %.4g", name, value)
     reporting.record(recipe, "weighting", figures)
@@ -160,15 +160,27 @@ def listen(recipe: Recipe, point: Point, examples: Sequence[Example]) -> list[Li
     return found
 
 
-def best_of(listeners: Mapping[str, Mapping[str, Sequence[Listener]]], fusion: Fusion | None) -> Best:
-    """Search every utterance and find the weights of the rescorers with the fewest wrong words."""
+def best_of(
+    listeners: Mapping[str, Mapping[str, Sequence[Listener]]],
+    models: Mapping[str, Ngram],
+    weight: float = 0.0,
+    bonus: float = 0.0,
+) -> Best:
+    """Search every utterance, with the n-gram model of its point if any, and find the best weights of the rescorers."""
+    fusions = {point: Fusion(model=model, weight=weight, bonus=bonus) for point, model in models.items()}
     found = {
-        point: {part: [one.candidates(fusion) for one in each] for part, each in parts.items()}
+        point: {part: [one.candidates(fusions.get(point)) for one in each] for part, each in parts.items()}
         for point, parts in listeners.items()
     }
     grid = itertools.product(DECODER_WEIGHTS, LM_WEIGHTS)
     decoder, lm = min(grid, key=lambda pair: all_wrong(found, *pair))
-    return Best(fusion=fusion, decoder=decoder, lm=lm, found=found)
+    return Best(ngram=weight, bonus=bonus, decoder=decoder, lm=lm, found=found)
+
+
+def _ngram(path: Path) -> Ngram:
+    if not path.is_file():
+        raise MissingDataError(path, "ngram")
+    return ngram.decode(path.read_bytes())
 
 
 def all_wrong(found: Found, decoder: float, lm: float) -> int:

@@ -5,7 +5,7 @@ configuration) and `parameters` (strings that clients need and that depend on th
 A network that lies within another one, as the body of `standard` does within that of `enhanced`, holds only what is its
 own; a fourth text, `within`, names the other file from the folder above and its digest.
 
-The n-gram model of a family lies beside the operating points, as both have it, and joins those strings here.
+The n-gram model of a family lies beside its weights and joins those strings here.
 """
 
 import base64
@@ -33,9 +33,9 @@ def checkpoint_path(family: str, operating_point: str) -> Path:
     return REFERENCE_FOLDER / operating_point / f"{family}.safetensors"
 
 
-def ngram_path(family: str) -> Path:
+def ngram_path(family: str, operating_point: str) -> Path:
     """Say where the n-gram model lies that is told to the clients of an acoustic head, if it has one."""
-    return REFERENCE_FOLDER / f"{family}.ngram"
+    return REFERENCE_FOLDER / operating_point / f"{family}.ngram"
 
 
 def open_checkpoint(model: Model) -> Checkpoint:
@@ -50,7 +50,7 @@ def open_checkpoint(model: Model) -> Checkpoint:
         cause = f"it holds a {type(network).__name__}, and the catalogue wants a {expected.__name__} for {model.name}"
         raise CheckpointError(path, cause, "Put the weights of that network there")
     decisive = digest.of_file(path)
-    ngram = ngram_path(model.family.name)
+    ngram = ngram_path(model.family.name, model.operating_point)
     if ngram.is_file():
         parameters = {**parameters, "ngram": base64.b85encode(ngram.read_bytes()).decode()}
         decisive = digest.of_value([decisive, digest.of_file(ngram)])

@@ -18,7 +18,7 @@ from tests.unit.runtime import synthetic
 ROOT = Path(__file__).parents[2]
 READY_S, EXIT_S = 60, 20
 # As long as an n-gram model in text.
-LONG_TEXT = base64.b85encode(bytes(range(256)) * 600).decode()
+LONG_TEXT = base64.b85encode(bytes(range(256)) * 2000).decode()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

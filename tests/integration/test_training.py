@@ -15,6 +15,7 @@ import soundfile
 from safetensors import safe_open
 
 from training import curves, reporting
+from training.evaluation import SETS
 from training.recipe import Recipe, smoke
 from training.recogniser import Progress, read_checkpoint
 
@@ -101,7 +102,8 @@ def test_every_file_is_written(run: tuple[Recipe, Progress]) -> None:
     }
     weights = [f"{point}/{family}.safetensors" for point, each in families.items() for family in each]
     found = sorted(str(path.relative_to(recipe.weights)) for path in recipe.weights.rglob("*") if path.is_file())
-    assert found == sorted([*weights, "MODEL_CARD.md", "am_en.ngram", "figures.json", "tokenizer.model"])
+    ngrams = [f"{point}/am_en.ngram" for point in families]
+    assert found == sorted([*weights, *ngrams, "MODEL_CARD.md", "figures.json", "tokenizer.model"])
     for name in weights:
         with safe_open(recipe.weights / name, framework="np") as file:
             assert {"config", "network", "parameters"} <= file.metadata().keys()
@@ -141,7 +143,8 @@ def test_recordings_are_written_beside_their_truth(run: tuple[Recipe, Progress])
     ]  # fmt: skip
     for folder in folders:
         truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["recordings"]
-        assert len(truth) == recipe.recordings
+        times = SETS[folder.name].times if folder.name in SETS else 1
+        assert len(truth) == recipe.recordings * times
         for one in truth:
             info = soundfile.info(folder / one["file"])
             assert (info.samplerate, info.channels) == (16_000, 1)

@@ -87,7 +87,8 @@ def test_the_same_seed_writes_the_same_recordings(tmp_path_factory: pytest.TempP
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
     assert {path.parent.name for path in files[0]} == {*SETS, "dialogues"}
-    assert len(files[0]) == 2 * (len(SETS) + 1)
+    recordings = sum(chosen.times for chosen in SETS.values()) + 1
+    assert len(files[0]) == recordings + len(SETS) + 1
     assert all(path.parent.parent == folders[0] / "recordings" for path in files[0])
 
 

@@ -172,9 +172,11 @@ def test_the_stage_needs_a_tokenizer_and_no_network(tmp_path: Path) -> None:
     tiny.write_data(recipe)
     tokenizer.make(language.held_out_texts(recipe)["prose"], recipe.tokenizer, recipe.vocabulary)
     ngram.make(recipe)
-    found = searched.decode(recipe.ngram.read_bytes())
-    figures = reporting.read_figures(recipe)["ngram"]
-    assert found.vocabulary == len(Tokenizer(recipe.tokenizer).pieces())
-    assert recipe.ngram.stat().st_size == figures["bytes"] <= recipe.ngram_bytes
-    assert figures["ngrams"] == len(found) < figures["counted"]
-    assert figures["perplexity_prose"] < recipe.vocabulary / 2
+    for point in recipe.points:
+        path = recipe.ngram(point)
+        found = searched.decode(path.read_bytes())
+        figures = reporting.read_figures(recipe)[f"ngram_{point.name}"]
+        assert found.vocabulary == len(Tokenizer(recipe.tokenizer).pieces())
+        assert path.stat().st_size == figures["bytes"] <= point.ngram_bytes
+        assert figures["ngrams"] == len(found) < figures["counted"]
+        assert figures["perplexity_prose"] < recipe.vocabulary / 2

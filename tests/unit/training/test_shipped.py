@@ -1,6 +1,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transcriber.features import log_mel
 RECIPE = Recipe(out=Path("work/training"))
 LARGEST_BYTES = 12_000_000
 # Of the n-gram model as text: it stands in every manifest and configuration.
-LARGEST_PARAMETER = 200_000
+LARGEST_PARAMETER = 640_000
 FAMILIES = {
     "standard": ("body", "am_en", "decoder", "diar"),
     "enhanced": ("body", "am_en", "decoder", "diar", "lm"),
@@ -46,7 +47,8 @@ def tokenizer() -> Tokenizer:
 def test_the_reference_holds_these_files_and_no_others() -> None:
     found = {str(path.relative_to(RECIPE.weights)) for path in RECIPE.weights.rglob("*") if path.is_file()}
     models = {f"{point}/{family}.safetensors" for family, point in MODELS}
-    assert found == {*models, "tokenizer.model", "am_en.ngram", "figures.json", "MODEL_CARD.md"}
+    ngrams = {f"{point}/am_en.ngram" for point in FAMILIES}
+    assert found == {*models, *ngrams, "tokenizer.model", "figures.json", "MODEL_CARD.md"}
 
 
 def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None:
@@ -72,7 +74,7 @@ def test_the_ngram_model_travels_with_the_tokens_that_it_knows(tokenizer: Tokeni
     found = ngram.from_text(parameters["ngram"])
     assert found.vocabulary == len(json.loads(parameters["tokens"])) == RECIPE.vocabulary
     assert len(parameters["ngram"]) <= LARGEST_PARAMETER
-    assert len(found) == reporting.read_figures(RECIPE)["ngram"]["ngrams"]
+    assert len(found) == reporting.read_figures(RECIPE)[f"ngram_{point}"]["ngrams"]
     said, unsaid = "we will see whether they merge the pictures", "we will see weether they mer ge the picictures"
     assert found.log_prob(tokenizer.encode(said)) > found.log_prob(tokenizer.encode(unsaid)) + 10.0
     others = [family for family in FAMILIES[point] if family != "am_en"]
@@ -90,7 +92,8 @@ def test_weights_are_finite_and_of_the_network_of_the_recipe(family: str, point:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
     wanted = RECIPE.point(point)
     configs = {
-        "body": wanted.body, "decoder": wanted.decoder, "diar": wanted.diarization, "lm": RECIPE.language,
+        "body": replace(wanted.body, vocabulary=RECIPE.vocabulary if wanted.body.conditioned else 0),
+        "decoder": wanted.decoder, "diar": wanted.diarization, "lm": RECIPE.language,
         "am_en": AcousticConfig(size=wanted.body.size, vocabulary=RECIPE.vocabulary),
     }  # fmt: skip
     assert network.config == configs[family]
@@ -216,3 +219,9 @@ def test_the_feature_samples_are_cut_from_the_dialogue() -> None:
     assert [round(len(segment) / 100) for segment in segments] == pytest.approx([2, 4, 7, 11], abs=2)
     assert all(segment.dtype == np.float16 and segment.shape[1] == 80 for segment in segments)
     assert all(text in " ".join(turn.text for turn in turns) for text in texts)
+
+
+def test_the_small_body_lies_within_the_large_one() -> None:
+    with safe_open(reference.checkpoint_path("body", "standard"), framework="pt") as file:
+        assert list(file.keys()) == []
+        assert json.loads(file.metadata()["within"])["file"] == "enhanced/body.safetensors"

@@ -39,7 +39,6 @@ def recipe(out: Path, seconds: float = 1.0) -> Recipe:
         language=LanguageConfig(size=16, layers=1, heads=2, hidden=16, vocabulary=VOCABULARY),
         language_minutes=seconds / 60,
         ngram_sentences=200,
-        ngram_bytes=5_000,
         batch_frames=800,
     )
 
@@ -63,6 +62,7 @@ def _point(name: str, *, layers: int, seconds: float) -> Point:
         speakers_minutes=seconds / 60,
         peak_learning_rate=1e-3,
         warm_up_steps=10,
+        ngram_bytes=5_000,
     )
     if name == "standard":
         return point
