@@ -7,8 +7,6 @@ cannot keep up, delays grow with the length of the streams instead of staying wh
 import json
 import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.server import served
+from benchmarks.server import renew_bundle, served
 from contract import files
 from contract.catalogue import OPERATING_POINTS
 from contract.errors import guard
@@ -98,8 +96,7 @@ def command(streams: tuple[int, ...], points: tuple[str, ...], seconds: float) -
 
 
 def _run(streams: Sequence[int], points: Sequence[str], seconds: float) -> None:
-    subprocess.run([sys.executable, "-m", "export"], check=True)
-    subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu"], check=True)
+    renew_bundle()
     found = []
     with served(SM_BATCH_MODE="false") as endpoint:
         for point in points:

@@ -18,8 +18,13 @@ READY_SECONDS = 120
 def make_bundle() -> None:
     """Export and build for the CPU unless that was done."""
     if not (BUNDLE / manifest.MANIFEST_FILE).is_file():
-        subprocess.run([sys.executable, "-m", "export"], check=True)
-        subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu", "--mode", "batch"], check=True)
+        renew_bundle("--mode", "batch")
+
+
+def renew_bundle(*options: str) -> None:
+    """Export and build for the CPU what has changed, with options of build.engines."""
+    subprocess.run([sys.executable, "-m", "export"], check=True)
+    subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu", *options], check=True)
 
 
 @contextmanager

@@ -174,11 +174,7 @@ def transcribe_all(options: Options, recogniser: "Recogniser") -> list[Voxwright
         except VoxwrightError as error:
             errors.append(error)
             continue
-        errors.extend(found.errors)
-        try:
-            results.write(found.transcript, target, options.format, titled=len(options.recordings) > 1)
-        except OSError as error:
-            errors.append(as_output_error(error))
+        errors.extend(_written(found, target, options))
         if any(isinstance(error, ServerUnreachableError) for error in found.errors):
             break
     return errors
@@ -201,13 +197,16 @@ def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightEr
     with _ended_by_interrupt(source.end):
         found = transcribe(source, recogniser, _plan(options), tell)
     _remark(path, found, time.monotonic() - started)
-    errors = list(found.errors)
-    if target is not None:
-        try:
-            results.write(found.transcript, target, options.format, titled=False)
-        except OSError as error:
-            errors.append(as_output_error(error))
-    return errors
+    return list(found.errors) if target is None else _written(found, target, options)
+
+
+def _written(found: "Outcome", target: Path | None, options: Options) -> list[VoxwrightError]:
+    """Write a transcript and give its refusals, and that of the writing."""
+    try:
+        results.write(found.transcript, target, options.format, titled=len(options.recordings) > 1)
+    except OSError as error:
+        return [*found.errors, as_output_error(error)]
+    return list(found.errors)
 
 
 @contextlib.contextmanager

@@ -75,8 +75,7 @@ class TritonRecogniser:
 
     def recognise(self, features: Features) -> Heard:
         """Recognise a segment: log-mel FP16 [frames, 80]."""
-        batch, lengths = _padded([features], self._ensemble, self.mode)
-        return _heard(self._infer(self._ensemble, {"features": batch, "feature_lengths": lengths}))
+        return _heard(self._infer(self._ensemble, _padded([features], self._ensemble, self.mode)))
 
     def score(self, family: str, heard: Heard, hypotheses: Integers, lengths: Integers) -> Floats:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
@@ -99,8 +98,8 @@ class TritonRecogniser:
         largest = spec.modes[self.mode].batch.max
         parts = []
         for start in range(0, len(windows), largest):
-            batch, lengths = _padded(windows[start : start + largest], spec, self.mode)
-            parts.append(self._infer(spec, {"features": batch, "feature_lengths": lengths})["embedding"])
+            inputs = _padded(windows[start : start + largest], spec, self.mode)
+            parts.append(self._infer(spec, inputs)["embedding"])
         return np.concatenate(parts)
 
     def _infer(self, family: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -132,17 +131,15 @@ class TritonStreams(TritonRecogniser):
 
     def step(self, stream: int, window: Features, *, start: bool, end: bool) -> Heard:
         """Recognise the next window of a stream; see StreamRecogniser."""
-        batch, lengths = _padded([window], self._ensemble, self.mode)
-        inputs: dict[str, NDArray[Any]] = {"features": batch, "feature_lengths": lengths}
+        inputs = _padded([window], self._ensemble, self.mode)
         place = Place(stream=stream, start=start, end=end)
         return _heard(self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, place))
 
     def give_up(self, stream: int) -> None:
         """Let the server forget a stream; see StreamRecogniser."""
-        batch, lengths = _padded([np.zeros((0, MEL_BANDS), dtype=np.float16)], self._ensemble, self.mode)
+        inputs = _padded([np.zeros((0, MEL_BANDS), dtype=np.float16)], self._ensemble, self.mode)
         # Begun and ended at once, it also is one that the server does not know, and nothing else is refused.
         place = Place(stream=stream, start=True, end=True)
-        inputs: dict[str, NDArray[Any]] = {"features": batch, "feature_lengths": lengths}
         with contextlib.suppress(RequestError):
             self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, place, hurried=True)
 
@@ -415,13 +412,13 @@ def _heard(answer: dict[str, NDArray[Any]]) -> Heard:
     return Heard(emissions=emissions, encoder_out=answer["encoder_out"][0], encoder_length=length)
 
 
-def _padded(items: list[Features], family: Family, mode: str) -> tuple[Features, Integers]:
+def _padded(items: list[Features], family: Family, mode: str) -> dict[str, NDArray[Any]]:
     """Stack features to the smallest bucket that holds them all, so that requests of unequal length share a batch."""
     lengths = np.array([item.shape[0] for item in items], dtype=np.int32)
     batch = np.zeros((len(items), _bucket(family, mode, "frames", int(lengths.max())), MEL_BANDS), dtype=np.float16)
     for row, item in zip(batch, items, strict=True):
         row[: item.shape[0]] = item
-    return batch, lengths
+    return {"features": batch, "feature_lengths": lengths}
 
 
 def _padded_hypotheses(hypotheses: Integers, lengths: Integers, family: Family, mode: str) -> dict[str, Integers]:

@@ -123,15 +123,21 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: i
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def attempts() -> Iterator[int]:
+    """Count the attempts at something that a server may refuse, with a growing pause before each but the first."""
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE_S * attempt)
+        yield attempt
+
+
 def patiently(segment: Segment, ask: Callable[[], Understood]) -> Understood:
     """Ask for a segment up to three times, and give it up as lost then."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    refusal = ""
+    for _ in attempts():
         try:
             return ask()
         except RequestError as error:
             refusal = str(error)
-        if attempt < _ATTEMPTS:
-            time.sleep(_PAUSE_S * attempt)
     return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
 
 

@@ -8,7 +8,6 @@ import contextlib
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from transcriber.words import SHORTEST_FRAMES
 
 # Seconds of a file that are read ahead; what cannot wait, such as a microphone, is taken whenever it comes.
 _READ_AHEAD_BLOCKS = 20
-_ATTEMPTS, _PAUSE_S = 3, 0.5
 # How often somebody who waits looks whether the stream was ended.
 _LOOK_S = 0.1
 _LARGEST_STREAM = 2**63 - 1
@@ -264,10 +262,9 @@ class _Utterance:
 
     def _asked(self, window: Features, *, end: bool) -> Heard:
         refusal = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in pipeline.attempts():
             try:
                 if attempt:
-                    time.sleep(_PAUSE_S * attempt)
                     self._replay()
                 return self._recogniser.step(self._stream, window, start=not self._windows, end=end)
             except RequestError as error:

@@ -128,8 +128,8 @@ class _Detector:
     def voiced(self, batch: Samples, following: Samples) -> list[bool]:
         """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         if not self._levels:
-            self._levels.append(_loudness(batch))
-        self._levels.append(_loudness(following))
+            self._levels.append(_loudness(_energies(batch)))
+        self._levels.append(_loudness(_energies(following)))
         return _heard(self._vad, batch, min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN))
 
 
@@ -146,7 +146,7 @@ class _LiveDetector:
         """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         energies = _energies(batch)
         self._energies.extend(energies.tolist())
-        level = float(np.sqrt(np.quantile(self._energies, _LOUD_QUANTILE)))
+        level = _loudness(self._energies)
         self._frames += len(energies)
         if self._frames >= _BATCH_FRAMES:
             self._levels.append(level)
@@ -177,7 +177,8 @@ class _Splitter:
         """Give what is known of the segment that has begun, if one has."""
         if self._begin is None:
             return None
-        return Segment(start=self._begin, samples=self._samples[self._begin - self._base :].copy())
+        # Samples are joined and cut anew and never written to, so that a view stays what it is.
+        return Segment(start=self._begin, samples=self._samples[self._begin - self._base :])
 
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
@@ -247,9 +248,9 @@ def _energies(samples: Samples) -> NDArray[np.float64]:
     return energies
 
 
-def _loudness(batch: Samples) -> float:
-    """Give the RMS of the loud frames of a batch."""
-    return float(np.sqrt(np.quantile(_energies(batch), _LOUD_QUANTILE)))
+def _loudness(energies: Iterable[float]) -> float:
+    """Give the RMS of the loud ones among frames."""
+    return float(np.sqrt(np.quantile(np.fromiter(energies, dtype=np.float64), _LOUD_QUANTILE)))
 
 
 def _quietest(samples: Samples) -> int:

@@ -26,7 +26,6 @@ from transcriber.recogniser import Features, Heard, RequestError
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(realtime, "_PAUSE_S", 0.0)
 
 
 @pytest.fixture
