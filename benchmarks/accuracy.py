@@ -5,11 +5,11 @@ Every figure comes through the real server and the code of the transcriber: its 
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import click
 import numpy as np
@@ -19,20 +19,22 @@ from rich.progress import track
 
 from benchmarks import recordings
 from benchmarks.recordings import Dialogue, RecordingSet, Spoken
-from benchmarks.server import make_bundle, served
+from benchmarks.server import renew_bundle, served
+from benchmarks.streams import MODE, Streamed
 from contract import command_line, files
 from contract.catalogue import OPERATING_POINTS
 from contract.errors import ServerContractError
 from demo.scores import wrong_words
 from transcriber import ctc, pipeline, rescoring
 from transcriber.audio import Recording
-from transcriber.client import Connection, TritonRecogniser
+from transcriber.client import Connection, TritonRecogniser, TritonStreams
 from transcriber.ctc import Hypothesis
 from transcriber.features import log_mel
 from transcriber.recogniser import Features, Heard, Recogniser
 from transcriber.segments import split
 
 RESULTS, PAGE = Path("dist/accuracy/results.json"), Path("docs/accuracy.md")
+REPOSITORY = "dist/accuracy/repository"
 # Which rescorers a search may ask.
 RESCORERS = (("decoder",), ("decoder", "lm"))
 CONCURRENCY = 4
@@ -42,8 +44,14 @@ EQUAL_ERROR_SECONDS, FRAMES_PER_SECOND = 3, 100
 FIRST_FRAME = 30
 COLLAR_SECONDS = 0.25
 VOICES = "voices"
+# What is heard in real time as well.
+STREAMED = "grammar"
 
 SpokenTurn: TypeAlias = tuple[str, float, float]
+Counts: TypeAlias = NDArray[np.int64]
+Errors: TypeAlias = Mapping[str, Mapping[str, Counts]]
+"""The wrong words of every recording, by set and search."""
+Triton = TypeVar("Triton", bound=TritonRecogniser)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +80,16 @@ class Diarization:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Streams:
+    """Word error rates of the same recordings as streams and as recordings, and by how much they differ."""
+
+    streams: Rate
+    recordings: Rate
+    cost: Rate
+    """The rate of streams less that of recordings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
     """Everything that was measured: word error rates by point, set and search; errors of the speaker networks."""
 
@@ -79,6 +97,8 @@ class Results:
     words: dict[str, dict[str, dict[str, Rate]]]
     gains: dict[str, Rate]
     """By set: the standard point's word error rate less the enhanced one's, each with its best search."""
+    streams: dict[str, dict[str, Streams]]
+    """What real time costs, by point and search."""
     equal_errors: dict[str, float]
     diarization: dict[str, Diarization]
     recordings: int
@@ -97,9 +117,8 @@ class Results:
 def _command(folder: Path, limit: int | None, *, keep: bool) -> None:
     """Measure word error rates, equal error rates and diarization error rates through the embedded server."""
     chosen, dialogues = recordings.load_all(folder, limit), recordings.load_dialogues(folder, limit)
-    make_bundle()
-    with served("dist/accuracy/repository") as endpoint:
-        results = measure(endpoint, chosen, dialogues)
+    renew_bundle()
+    results = measure(chosen, dialogues)
     files.write(RESULTS, json.dumps(results.to_dict(), indent=2) + "\n")
     text = page(results)
     print(text)
@@ -113,31 +132,34 @@ def main() -> None:
     command_line.run(_command)
 
 
-def measure(endpoint: str, chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Results:
-    """Measure every operating point that the server has."""
-    connection = Connection(endpoint)
-    points = dict(_points(connection))
-    errors = {point: {one.name: errors_of(recogniser, one) for one in chosen} for point, recogniser in points.items()}
-    lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
+def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Results:
+    """Measure every operating point of the bundle, as a server of recordings and as one of streams."""
     voices = next((one for one in chosen if one.name == VOICES), None)
+    with served(REPOSITORY) as endpoint:
+        points = dict(_points(Connection(endpoint), TritonRecogniser))
+        errors = {point: {one.name: errors_of(each, one) for one in chosen} for point, each in points.items()}
+        equal_errors = {point: equal_error(each, voices.recordings) for point, each in points.items() if voices}
+        diarization = {point: diarize(each, dialogues) for point, each in points.items()}
+    with served(REPOSITORY, SM_BATCH_MODE="false") as endpoint:
+        streams = dict(_points(Connection(endpoint, one_server=True), TritonStreams))
+        streamed = {
+            point: {one.name: errors_of(Streamed(each), one) for one in chosen if one.name == STREAMED}
+            for point, each in streams.items()
+        }
+    lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
     return Results(
         sets={one.name: one.what for one in chosen},
-        words={
-            point: {
-                name: {search: rate(each, lengths[name]) for search, each in by_search.items()}
-                for name, by_search in by_set.items()
-            }
-            for point, by_set in errors.items()
-        },
+        words=_rates(errors, lengths),
         gains=_gains(errors, lengths),
-        equal_errors={point: equal_error(each, voices.recordings) for point, each in points.items()} if voices else {},
-        diarization={point: diarize(recogniser, dialogues) for point, recogniser in points.items()},
+        streams={point: costs(each, errors[point], lengths) for point, each in streamed.items()},
+        equal_errors=equal_errors,
+        diarization=diarization,
         recordings=sum(len(one.recordings) for one in chosen),
         hours=sum(each.seconds for one in chosen for each in one.recordings) / 3600,
     )
 
 
-def errors_of(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, NDArray[np.int64]]:
+def errors_of(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, Counts]:
     """Give by search the number of wrong words in each recording: substituted, deleted and inserted."""
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         answers = pool.map(lambda one: transcripts(recogniser, one.path), chosen.recordings)
@@ -176,12 +198,25 @@ def searches(recogniser: Recogniser, heard: Heard) -> Iterator[tuple[str, Hypoth
             yield " + ".join((name, *families)), rescoring.rescore(recogniser, heard, candidates, families)[0]
 
 
-def rate(errors: NDArray[np.int64], words: NDArray[np.int64]) -> Rate:
+def rate(errors: Counts, words: Counts) -> Rate:
     """Give the word error rate with its bootstrap interval over recordings (Bisani and Ney, ICASSP 2004)."""
     chosen = np.random.default_rng(0).integers(len(words), size=(RESAMPLES, len(words)))
     resampled = errors[chosen].sum(axis=1) / words[chosen].sum(axis=1)
     lower, upper = np.quantile(resampled, [(1 - SHARE_WITHIN) / 2, (1 + SHARE_WITHIN) / 2])
     return Rate(rate=float(errors.sum() / words.sum()), lower=float(lower), upper=float(upper))
+
+
+def costs(streamed: Errors, recorded: Errors, lengths: Mapping[str, Counts]) -> dict[str, Streams]:
+    """Say by search what it costs to hear recordings as streams; what is hard for both does not widen the interval."""
+    return {
+        search: Streams(
+            streams=rate(errors, lengths[name]),
+            recordings=rate(recorded[name][search], lengths[name]),
+            cost=rate(errors - recorded[name][search], lengths[name]),
+        )
+        for name, by_search in streamed.items()
+        for search, errors in by_search.items()
+    }
 
 
 def diarize(recogniser: Recogniser, dialogues: Sequence[Dialogue]) -> Diarization:
@@ -279,6 +314,20 @@ def page(results: Results) -> str:
             "|---|---|",
         ]
         lines += [f"| {name} | {gain} |" for name, gain in results.gains.items()]
+    if any(results.streams.values()):
+        window_ms = MODE.windows(1).step * 1000 // FRAMES_PER_SECOND
+        lines += [
+            "",
+            f"## What real time costs: {STREAMED}, a window of {window_ms} ms at a time",
+            "",
+            "| point | search | recordings | streams | points |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {point} | {search} | {found.recordings} | {found.streams} | {found.cost} |"
+            for point, by_search in results.streams.items()
+            for search, found in by_search.items()
+        ]
     lines += ["", "## Speakers", "", f"| | {' | '.join(results.words)} |", "|---|" + "---|" * len(results.words)]
     found = [results.diarization[point] for point in results.words]
     for title, figures in (
@@ -295,17 +344,27 @@ def page(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _points(connection: Connection) -> Iterator[tuple[str, Recogniser]]:
+def _points(
+    connection: Connection, recogniser: Callable[[Connection, str, str], Triton]
+) -> Iterator[tuple[str, Triton]]:
     for point in OPERATING_POINTS:
         try:
-            yield point, TritonRecogniser(connection, "en", point)
+            yield point, recogniser(connection, "en", point)
         except ServerContractError:
             continue
 
 
-def _gains(
-    errors: Mapping[str, Mapping[str, Mapping[str, NDArray[np.int64]]]], lengths: Mapping[str, NDArray[np.int64]]
-) -> dict[str, Rate]:
+def _rates(errors: Mapping[str, Errors], lengths: Mapping[str, Counts]) -> dict[str, dict[str, dict[str, Rate]]]:
+    return {
+        point: {
+            name: {search: rate(each, lengths[name]) for search, each in by_search.items()}
+            for name, by_search in by_set.items()
+        }
+        for point, by_set in errors.items()
+    }
+
+
+def _gains(errors: Mapping[str, Errors], lengths: Mapping[str, Counts]) -> dict[str, Rate]:
     """Resample the same recordings of both points, so that what is hard for both does not widen the interval."""
     if not {"standard", "enhanced"} <= set(errors):
         return {}

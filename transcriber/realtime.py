@@ -198,7 +198,7 @@ class _Utterance:
 
     def __init__(self, recogniser: StreamRecogniser, plan: Plan) -> None:
         self._recogniser, self._plan = recogniser, plan
-        self._stream = _new_stream()
+        self._stream = new_stream()
         self._features = FeatureStream()
         self._samples, self._frames = 0, list[Features]()
         self._waiting = self._features.hear(np.empty(0, dtype=np.float32))
@@ -228,10 +228,10 @@ class _Utterance:
         if self._refusal is not None:
             return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=self._refusal))
         frames = np.concatenate(self._frames)[: max(feature_frames(segment.samples.size), SHORTEST_FRAMES)]
-        heard, hypotheses = _joined(self._heard), None
+        heard, hypotheses = joined(self._heard), None
         if segment.is_cut:
             # Speech goes on, and what was heard behind the cut is heard anew with what follows.
-            heard = _joined([heard], words.encoder_frames(len(frames)))
+            heard = joined([heard], words.encoder_frames(len(frames)))
         else:
             # Behind the end lies silence, in which its coming was waited for.
             hypotheses = self._search.hypotheses()
@@ -275,12 +275,12 @@ class _Utterance:
     def _replay(self) -> None:
         """Tell another stream, on a server that may have been started anew, what this one had heard."""
         self._recogniser.give_up(self._stream)
-        self._stream = _new_stream()
+        self._stream = new_stream()
         for number, window in enumerate(self._windows):
             self._recogniser.step(self._stream, window, start=number == 0, end=False)
 
 
-def _joined(parts: list[Heard], length: int | None = None) -> Heard:
+def joined(parts: list[Heard], length: int | None = None) -> Heard:
     """Put what the windows of a stream were heard as behind one another, cut to a length in encoder frames."""
     valid = slice(0, length)
     log_probs = np.concatenate([part.emissions.log_probs for part in parts])[valid]
@@ -293,6 +293,6 @@ def _joined(parts: list[Heard], length: int | None = None) -> Heard:
     )
 
 
-def _new_stream() -> int:
-    # Clients choose the numbers of their streams, and know nothing of one another.
+def new_stream() -> int:
+    """Choose the number of a stream, by chance: clients do, and know nothing of one another."""
     return 1 + secrets.randbelow(_LARGEST_STREAM)

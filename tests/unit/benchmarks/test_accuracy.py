@@ -8,12 +8,14 @@ import pytest
 import soundfile
 
 from benchmarks import accuracy, recordings
-from benchmarks.accuracy import Diarization, Rate, Results
+from benchmarks.accuracy import Diarization, Rate, Results, Streams
 from benchmarks.recordings import Dialogue, RecordingSet, Spoken, Turn
+from benchmarks.streams import Streamed
 from contract.errors import AudioError
 from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
 from tests.unit.transcriber.models import single_tokens
 from tests.unit.transcriber.sounds import RATE_HZ, burst, silence
+from tests.unit.transcriber.streams import WINDOW, FakeStreams
 
 
 @pytest.fixture
@@ -48,6 +50,28 @@ def test_counts_wrong_words_of_every_recording(recording: Path) -> None:
     )
     errors = accuracy.errors_of(FakeRecogniser(), chosen)
     assert {search: counts.tolist() for search, counts in errors.items()} == {"greedy": [0, 2], "beam": [0, 2]}
+
+
+def test_a_segment_is_heard_as_a_stream_that_ends(recording: Path) -> None:
+    streams = FakeStreams()
+    assert accuracy.transcripts(Streamed(streams), recording) == {"greedy": "loud soft", "beam": "loud soft"}
+    assert len(streams.streams) == 2
+    assert streams.ended == set(streams.streams)
+    assert {len(window) for windows in streams.streams.values() for window in windows[:-1]} == {WINDOW}
+
+
+def test_a_stream_of_features_has_the_frames_of_their_windows() -> None:
+    for frames, expected in ((35, 8), (36, 8), (38, 8), (39, 9), (67, 16), (70, 16), (71, 17), (7, 1)):
+        heard = Streamed(FakeStreams()).recognise(np.zeros((frames, 80), np.float16))
+        assert heard.encoder_length == len(heard.emissions.tokens) == expected
+
+
+def test_what_streams_cost_is_the_difference_between_the_same_recordings() -> None:
+    streamed, recorded, words = np.array([2, 5, 1]), np.array([1, 4, 0]), np.array([10, 10, 10])
+    found = accuracy.costs({"a": {"beam": streamed}}, {"a": {"beam": recorded}}, {"a": words})["beam"]
+    assert (found.streams.rate, found.recordings.rate) == pytest.approx((8 / 30, 5 / 30))
+    # What is hard for both is hard for no difference.
+    assert (found.cost.lower, found.cost.rate, found.cost.upper) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_an_interval_holds_its_rate_and_narrows_with_more_recordings() -> None:
@@ -103,6 +127,7 @@ def test_the_page_holds_every_figure() -> None:
         sets={"grammar": "meetings"},
         words={point: {"grammar": {"greedy": rate, "beam": rate}} for point in ("standard", "enhanced")},
         gains={"grammar": Rate(rate=0.02, lower=0.01, upper=0.03)},
+        streams={"enhanced": {"beam": Streams(streams=rate, recordings=rate, cost=rate)}},
         equal_errors={"standard": 0.041, "enhanced": 0.032},
         diarization={
             "standard": Diarization(error=0.2, error_with_collar=0.1, counts_right=0.5),
@@ -114,6 +139,8 @@ def test_the_page_holds_every_figure() -> None:
     page = accuracy.page(results)
     assert "| grammar | meetings | 12.3 ± 2.5 | 12.3 ± 2.5 |" in page
     assert "| grammar | 2.0 ± 1.0 |" in page
+    assert "grammar, a window of 320 ms at a time" in page
+    assert "| enhanced | beam | 12.3 ± 2.5 | 12.3 ± 2.5 | 12.3 ± 2.5 |" in page
     assert "| equal error rate, 3 s, unseen voices | 4.1 % | 3.2 % |" in page
     assert "| diarization error rate, dialogues of 2 to 4 unseen voices | 10.0 % | 9.0 % |" in page
     assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in page
