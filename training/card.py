@@ -59,13 +59,14 @@ def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
         "evaluation_utterances": recipe.evaluation_utterances,
         "utterances": recipe.utterances,
         "library_utterances": recipe.library_utterances,
+        "meetings_utterances": recipe.meetings_utterances,
         "history": " ".join(HISTORY_PATH.read_text(encoding="utf-8").split()),
         "batch_seconds": recipe.batch_frames // 100,
         "processes": recipe.processes,
-        "conditioned": recipe.point("enhanced").body.conditioned,
     }
     for point in recipe.points:
         values |= {f"layers_{point.name}": point.body.layers, f"decoder_layers_{point.name}": point.decoder.layers}
+        values[f"conditioned_{point.name}"] = ", ".join(map(str, point.body.conditioned))
         counts = {path.stem: parameters(path) for path in sorted((recipe.weights / point.name).glob("*.safetensors"))}
         values |= {f"parameters_{point.name}_{family}": _millions(count) for family, count in counts.items()}
         values[f"parameters_{point.name}"] = _millions(sum(counts.values()))

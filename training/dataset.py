@@ -14,7 +14,7 @@ from training import corpus, synthesis
 from training.errors import MissingDataError
 from training.recipe import Recipe
 
-TRAINING_PARTS = ("train", "library")
+TRAINING_PARTS = ("train", "library", "meetings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +53,10 @@ def prepare(recipe: Recipe) -> None:
     more = synthesis.library_plan(corpus.library_prose(recipe.library), recipe.library_utterances, recipe.seed)
     synthesis.write_shards(
         more, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name="library"
+    )
+    meetings = synthesis.meetings_plan(recipe.meetings_utterances, recipe.seed)
+    synthesis.write_shards(
+        meetings, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name="meetings"
     )
 
 

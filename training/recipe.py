@@ -31,7 +31,7 @@ class Point:
 POINTS = (
     Point(
         name="standard",
-        body=BodyConfig(layers=5),
+        body=BodyConfig(layers=5, conditioned=(3,)),
         decoder=DecoderConfig(layers=1),
         diarization=DiarizationConfig(size=128, dilations=(1, 2, 3), attention=48),
         recogniser_minutes=54.0,
@@ -42,10 +42,10 @@ POINTS = (
     ),
     Point(
         name="enhanced",
-        body=BodyConfig(layers=9, conditioned=5),
+        body=BodyConfig(layers=12, conditioned=(3, 5, 8)),
         decoder=DecoderConfig(layers=2),
         diarization=DiarizationConfig(),
-        recogniser_minutes=100.0,
+        recogniser_minutes=77.0,
         speakers_minutes=18.0,
         peak_learning_rate=1.0e-3,
         warm_up_steps=200,
@@ -67,6 +67,7 @@ class Recipe:
     seed: int = 20_261_122
     utterances: int = 12_000
     library_utterances: int = 7_000
+    meetings_utterances: int = 6_000
     evaluation_utterances: int = 150
     # Of each of these parts, to find the weights of the rescorers on.
     weighting_utterances: int = 150
@@ -154,6 +155,7 @@ def smoke(out: Path) -> Recipe:
         evaluation=out / "recordings",
         utterances=300,
         library_utterances=100,
+        meetings_utterances=100,
         evaluation_utterances=24,
         weighting_utterances=2,
         ngram_sentences=500,

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from export.checkpoints import reference
 from export.networks.acoustic import Acoustic, AcousticConfig
-from export.networks.body import Block, Body, subsampled
+from export.networks.body import Block, Body, BodyConfig, subsampled
 from export.networks.decoder import Decoder
 from training import curves, dataset, perturb, reporting, schedule, tokenizer
 from training.dataset import TRAINING_PARTS, Example
@@ -36,12 +36,13 @@ from training.tokenizer import Tokenizer
 SUBSAMPLING, FIRST_CENTRE = 4, 3
 # Weight of the phoneme loss at the start; it falls to zero over this share of the training.
 PHONEME_WEIGHT, PHONEME_SHARE = 1.0, 0.5
-CTC_WEIGHT, DECODER_WEIGHT = 0.7, 0.3
+CTC_WEIGHT, DECODER_WEIGHT, GUESS_WEIGHT = 0.7, 0.3, 0.5
 LABEL_SMOOTHING = 0.1
 AVERAGE_DECAY, AVERAGE_EVERY = 0.998, 4
 LARGEST_GRADIENT = 2.0
-# How often an epoch holds each part: most of the library's sentences are harder than what anyone says in a meeting.
-REPEATED = MappingProxyType({"train": 2, "library": 1})
+# How often an epoch holds each part: most of the library's sentences, and words in random order, are harder than what
+# anyone says in a meeting.
+REPEATED = MappingProxyType({"train": 1, "library": 1, "meetings": 3})
 # Full context for a third of the batches; for the others a chunk and what is seen before it, in frames of 40 ms.
 FULL_CONTEXT_SHARE = 0.35
 CHUNKS, LEFT_CONTEXTS = (8, 8, 8, 8, 16), (None, 64, 128, 128)
@@ -100,7 +101,7 @@ class Recogniser(nn.Module):
     def __init__(self, point: Point, vocabulary: int, phonemes: int, inner: Point | None = None) -> None:
         super().__init__()
         self.point, self.inner = point, inner
-        self.body = Body(replace(point.body, vocabulary=vocabulary if point.body.conditioned else 0))
+        self.body = Body(conditioned(point.body, vocabulary))
         self.acoustic = Acoustic(AcousticConfig(size=point.body.size, vocabulary=vocabulary))
         self.decoder = Decoder(point.decoder)
         if inner is None:
@@ -110,29 +111,44 @@ class Recogniser(nn.Module):
             self.inner_acoustic = Acoustic(AcousticConfig(size=inner.body.size, vocabulary=vocabulary))
             self.inner_decoder = Decoder(inner.decoder)
             self.tap = inner.body.layers - 1
-            if self.body.conditioning is not None:
+        self.guesses: dict[int, nn.Linear] = {}
+        conditioning: Any
+        for layers, conditioning in zip(point.body.conditioned, self.body.conditioning, strict=True):
+            if inner is not None and layers == inner.body.layers:
                 # What the blocks above are told is what the inner point says.
-                self.inner_acoustic.out = self.body.conditioning.guess
+                self.inner_acoustic.out = conditioning.guess
+            else:
+                self.guesses[layers - 1] = conditioning.guess
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Give the mean loss of CTC and decoder per token, and of phonemes per frame or of the inner point's two."""
+        """Give the mean loss of CTC and decoder per token, and of phonemes per frame or of the inner point's two.
+
+        `guesses` is the mean CTC loss of what the blocks are told that no point ends with.
+        """
         encoded, tapped, lengths = self.body.encode(
-            batch.features, batch.lengths, chunk=batch.chunk, left=batch.left, tap=self.tap
+            batch.features, batch.lengths, chunk=batch.chunk, left=batch.left, taps=(self.tap, *self.guesses)
         )
         ctc, decoder = token_losses(self.acoustic, self.decoder, encoded, lengths, batch)
+        found = {"ctc": ctc, "decoder": decoder}
+        if self.guesses:
+            guessed = [
+                ctc_loss(torch.log_softmax(guess(tapped[index]), dim=-1), lengths, batch)
+                for index, guess in self.guesses.items()
+            ]
+            found["guesses"] = torch.stack(guessed).mean()
         if self.inner is None:
             phonemes = functional.cross_entropy(
-                self.phonemes(tapped).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
+                self.phonemes(tapped[self.tap]).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
             )
-            return {"ctc": ctc, "decoder": decoder, "phonemes": phonemes}
-        inner = token_losses(self.inner_acoustic, self.inner_decoder, tapped, lengths, batch)
-        return {"ctc": ctc, "decoder": decoder, "inner ctc": inner[0], "inner decoder": inner[1]}
+            return {**found, "phonemes": phonemes}
+        inner = token_losses(self.inner_acoustic, self.inner_decoder, tapped[self.tap], lengths, batch)
+        return {**found, "inner ctc": inner[0], "inner decoder": inner[1]}
 
     def networks(self) -> dict[str, tuple[Point, Body, Acoustic, Decoder]]:
         """Give the networks of each point that is in here, by its name."""
         found = {self.point.name: (self.point, self.body, self.acoustic, self.decoder)}
         if self.inner is not None:
-            body = Body(self.inner.body)
+            body = Body(conditioned(self.inner.body, self.acoustic.config.vocabulary))
             known = self.body.state_dict()
             body.load_state_dict({name: known[name] for name in body.state_dict()})
             found[self.inner.name] = (self.inner, body, self.inner_acoustic, self.inner_decoder)
@@ -143,16 +159,26 @@ def token_losses(
     acoustic: Acoustic, decoder: Decoder, encoded: Tensor, lengths: Tensor, batch: Batch
 ) -> tuple[Tensor, Tensor]:
     """Give the mean CTC loss and the decoder's mean cross-entropy a token."""
-    log_probs = acoustic.log_probs(encoded).transpose(0, 1)
-    ctc = functional.ctc_loss(
-        log_probs, batch.tokens, lengths, batch.token_lengths, reduction="sum", zero_infinity=True
-    )
+    ctc = ctc_loss(acoustic.log_probs(encoded), lengths, batch)
     said = decoder.log_probs(encoded, lengths, batch.tokens)
     targets = next_tokens(batch.tokens, batch.token_lengths)
     cross_entropy = functional.cross_entropy(
         said.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=LABEL_SMOOTHING
     )
-    return ctc / batch.token_lengths.sum(), cross_entropy
+    return ctc, cross_entropy
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Give the mean CTC loss a token of log-probabilities [batch, time, vocabulary]."""
+    total = functional.ctc_loss(
+        log_probs.transpose(0, 1), batch.tokens, lengths, batch.token_lengths, reduction="sum", zero_infinity=True
+    )
+    return total / batch.token_lengths.sum()
+
+
+def conditioned(body: BodyConfig, vocabulary: int) -> BodyConfig:
+    """Give the configuration of a body whose blocks are told of a vocabulary's tokens, if they are told of any."""
+    return replace(body, vocabulary=vocabulary if body.conditioned else 0)
 
 
 def next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -245,8 +271,10 @@ def begin_with(network: Recogniser, weights: dict[str, Tensor]) -> None:
     blocks: Any = network.body.blocks
     for block in blocks[known:]:
         _pass_on(block)
-    if network.body.conditioning is not None:
-        _silence(network.body.conditioning.tell)
+    conditioning: Any
+    for number, conditioning in enumerate(network.body.conditioning):
+        if f"body.conditioning.{number}.tell.weight" not in fitting:
+            _silence(conditioning.tell)
     norm = blocks[known - 1].norm
     for layer in (network.inner_acoustic.out, network.inner_decoder.bridge):
         _absorb(layer, norm.weight, norm.bias)
@@ -338,7 +366,7 @@ class Trainer:
         self.network.body.feature_norm.mean.copy_(torch.from_numpy(mean))
         self.network.body.feature_norm.deviation.copy_(torch.from_numpy(deviation))
         self.fill = self.network.body.feature_norm.mean.clone()
-        if point.begins_with:
+        if point.begins_with and not checkpoint_path(recipe, point.name).is_file():
             begin_with(self.network, read_checkpoint(recipe, point.begins_with)["average"])
         self.network.to(self.device)
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -392,6 +420,8 @@ class Trainer:
     def _step(self, batch: Batch, progress: float) -> dict[str, float]:
         losses = self.network.losses(batch.to(self.device))
         total = CTC_WEIGHT * losses["ctc"] + DECODER_WEIGHT * losses["decoder"]
+        if "guesses" in losses:
+            total = total + GUESS_WEIGHT * losses["guesses"]
         if self.inner is not None:
             total = total + CTC_WEIGHT * losses["inner ctc"] + DECODER_WEIGHT * losses["inner decoder"]
         elif progress < PHONEME_SHARE:

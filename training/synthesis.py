@@ -33,6 +33,8 @@ PITCH_JITTER = 4
 FLITE_SHARE = 0.08
 TWO_SPEAKERS_SHARE = 0.05
 LIBRARY_SHARE = 0.7
+# Of the third set: sentences of prose, and utterances by a speaker of the first set.
+MEETINGS_PROSE_SHARE, KNOWN_VOICE_SHARE = 0.2, 0.5
 # How slowly flite and festival speak.
 STRETCH = (0.85, 1.2)
 # Sentences joined in one utterance, and how often.
@@ -86,6 +88,12 @@ def library_plan(sentences: Sequence[Sentence], count: int, seed: int) -> tuple[
     """Draw the second set of training: mostly sentences of the libraries, in more mixtures of accent and voice."""
     source = random.Random(f"{seed} library")
     return tuple(_library_utterance(sentences, source) for _ in range(count))
+
+
+def meetings_plan(count: int, seed: int) -> tuple[Utterance, ...]:
+    """Draw the third set of training: what is mostly said in meetings, without words in random order."""
+    source = random.Random(f"{seed} meetings")
+    return tuple(_meetings_utterance(source) for _ in range(count))
 
 
 def require_programs(programs: Sequence[str] = PROGRAMS) -> None:
@@ -189,6 +197,22 @@ def _library_utterance(candidates: Sequence[Sentence], source: random.Random) ->
     sentences = _some(source, drawn)
     voice = source.choice(voices.flite_voices()) if source.random() < FLITE_SHARE else voices.any_voice(source)
     return _utterance("library", source, sentences, [voice] * len(sentences), disturbed=True)
+
+
+def _meetings_utterance(source: random.Random) -> Utterance:
+    def drawn() -> Sentence:
+        if source.random() < MEETINGS_PROSE_SHARE:
+            return corpus.drawn(source, corpus.prose(), held_out=False)
+        return corpus.drawn_from_grammar(source, held_out=False)
+
+    sentences = _some(source, drawn)
+    if source.random() < FLITE_SHARE:
+        voice = source.choice(voices.flite_voices())
+    elif source.random() < KNOWN_VOICE_SHARE:
+        voice = source.choice(voices.training_voices())
+    else:
+        voice = voices.any_voice(source)
+    return _utterance("meetings", source, sentences, [voice] * len(sentences), disturbed=True)
 
 
 def _some(source: random.Random, drawn: Callable[[], Sentence]) -> list[Sentence]:

@@ -1,5 +1,6 @@
 """The body: a causal-convolution Conformer that every language and both modes share (arXiv:2005.08100)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,8 +25,8 @@ class BodyConfig:
     hidden: int = 256
     kernel: int = 15
     channels: int = 192
-    # Behind so many blocks the others are told which of so many tokens has been understood; 0 for never.
-    conditioned: int = 0
+    # Behind so many blocks each the others are told which of so many tokens has been understood.
+    conditioned: tuple[int, ...] = ()
     vocabulary: int = 0
 
 
@@ -100,9 +101,13 @@ class Block(nn.Module):
         self.convolution_norm, self.convolution = Norm(config.size), Convolution(config.size, config.kernel)
         self.after_norm, self.after = Norm(config.size), FeedForward(config.size, config.hidden)
         self.norm = Norm(config.size)
+        # Added to what a block hears of a stream: with less to come, the answer may have to wait.
+        self.streamed = nn.Parameter(torch.zeros(config.size))
 
-    def forward(self, values: Tensor, valid: Tensor, mask: Tensor) -> Tensor:
-        """Transform [batch, time, size] in place of type and shape."""
+    def forward(self, values: Tensor, valid: Tensor, mask: Tensor, *, streamed: bool = False) -> Tensor:
+        """Transform [batch, time, size] in place of type and shape, `streamed` where a mask hides what is to come."""
+        if streamed:
+            values = values + self.streamed
         values = values + 0.5 * self.before(self.before_norm(values))
         normed = self.attention_norm(values)
         values = values + self.attention(normed, normed, mask)
@@ -114,6 +119,7 @@ class Block(nn.Module):
         self, values: Tensor, valid: Tensor, mask: Tensor, attention: Tensor, convolution: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Transform a chunk [batch, T, size] with the states of attention and convolution, and give the next ones."""
+        values = values + self.streamed
         values = values + 0.5 * self.before(self.before_norm(values))
         attended, attention = self.attention.step(self.attention_norm(values), mask, attention)
         values = values + attended
@@ -151,9 +157,7 @@ class Body(nn.Module):
         self.feature_norm = FeatureNorm(config.bands)
         self.subsampling = Subsampling(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.conditioning: SelfConditioning | None = None
-        if config.conditioned:
-            self.conditioning = SelfConditioning(config.size, config.vocabulary)
+        self.conditioning = nn.ModuleList(SelfConditioning(config.size, config.vocabulary) for _ in config.conditioned)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -171,9 +175,9 @@ class Body(nn.Module):
 
     def told(self, index: int, values: Tensor) -> Tensor:
         """Give what the block above block `index` is to hear of its output: [batch, time, size], the same or more."""
-        if self.conditioning is None or index + 1 != self.config.conditioned:
+        if index + 1 not in self.config.conditioned:
             return values
-        return self.conditioning(values)  # type: ignore[no-any-return]
+        return self.conditioning[self.config.conditioned.index(index + 1)](values)  # type: ignore[no-any-return]
 
     @staticmethod
     def lengths(feature_lengths: Tensor) -> Tensor:
@@ -190,9 +194,15 @@ class Body(nn.Module):
         return encoded, lengths
 
     def encode(
-        self, features: Tensor, lengths: Tensor, *, chunk: int | None = None, left: int | None = None, tap: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode as `forward` does, and also give the output of block `tap`.
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        *,
+        chunk: int | None = None,
+        left: int | None = None,
+        taps: Collection[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor], Tensor]:
+        """Encode as `forward` does, and also give the output of the blocks `taps`, by their index.
 
         With a chunk, a frame sees no further than the end of its chunk, and `left` frames before it, or all: both in
         encoder frames.
@@ -203,10 +213,10 @@ class Body(nn.Module):
         mask = valid[:, None, None, :]
         if chunk is not None:
             mask = mask & chunk_mask(values.shape[1], chunk, left, values.device)
-        tapped = values
+        tapped = {}
         for index, block in enumerate(self.blocks):
-            values = block(values, valid, mask)
-            if index == tap:
-                tapped = values
+            values = block(values, valid, mask, streamed=chunk is not None)
+            if index in taps:
+                tapped[index] = values
             values = self.told(index, values)
         return values * valid[..., None].to(values.dtype), tapped, lengths

@@ -22,7 +22,7 @@ def network(family: str) -> Any:
     torch.manual_seed(3)
     makers: dict[str, Callable[[], Any]] = {
         "body": lambda: Body(
-            BodyConfig(size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4, conditioned=1, vocabulary=12)
+            BodyConfig(size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4, conditioned=(1,), vocabulary=12)
         ),
         "am_en": lambda: Acoustic(AcousticConfig(size=SIZE, vocabulary=32)),
         "decoder": lambda: Decoder(DecoderConfig(size=SIZE, encoder_size=SIZE, layers=1, heads=2, vocabulary=32)),

@@ -146,8 +146,8 @@ def test_weights_survive_saving(tmp_path: Path) -> None:
 
 def test_weights_within_another_network_are_kept_once(tmp_path: Path) -> None:
     paths = [tmp_path / point / "body.safetensors" for point in ("enhanced", "standard")]
-    large = Body(BodyConfig(size=16, layers=3, heads=2, hidden=16, channels=8, conditioned=1, vocabulary=12))
-    small_one = Body(replace(large.config, layers=1, conditioned=0, vocabulary=0))
+    large = Body(BodyConfig(size=16, layers=3, heads=2, hidden=16, channels=8, conditioned=(1,), vocabulary=12))
+    small_one = Body(replace(large.config, layers=1, conditioned=(), vocabulary=0))
     small_one.load_state_dict({name: large.state_dict()[name] for name in small_one.state_dict()})
     with torch.no_grad():
         small_one.get_parameter("blocks.0.norm.bias").add_(1.0)

@@ -118,13 +118,27 @@ def test_a_chunk_as_long_as_everything_changes_nothing() -> None:
     assert torch.equal(whole, chunked)
 
 
-def test_the_tapped_block_is_the_one_asked_for() -> None:
+def test_a_stream_may_be_heard_with_other_ears() -> None:
+    """What a block adds to a stream changes nothing of what is heard as a whole."""
+    network = small.network("body")
+    features, lengths = torch.randn(2, 99, 80), torch.tensor([99, 60])
+    whole, _ = network(features, lengths)
+    with torch.no_grad():
+        network.get_parameter("blocks.0.streamed").normal_()
+    assert torch.equal(whole, network(features, lengths)[0])
+    chunked, _, _ = network.encode(features, lengths, chunk=1000, left=0)
+    assert not torch.allclose(whole, chunked, atol=1e-2)
+
+
+def test_the_tapped_blocks_are_those_asked_for() -> None:
     network = small.network("body")
     features, lengths = torch.randn(1, 67, 80), torch.tensor([67])
-    encoded, tapped, _ = network.encode(features, lengths, tap=0)
+    encoded, tapped, _ = network.encode(features, lengths, taps=(0,))
+    assert set(tapped) == {0}
     # It has one block only, so what it taps is its answer, but for what it would tell a block above.
-    assert torch.equal(encoded, network.told(0, tapped))
-    assert not torch.equal(encoded, tapped)
+    assert torch.equal(encoded, network.told(0, tapped[0]))
+    assert not torch.equal(encoded, tapped[0])
+    assert network.encode(features, lengths)[1] == {}
 
 
 @pytest.mark.parametrize("rotary", [False, True])

@@ -1,7 +1,6 @@
 import itertools
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors import safe_open
 from contract.catalogue import OPERATING_POINTS, catalogue, models
 from export.checkpoints import reference
 from export.networks.acoustic import AcousticConfig
-from training import card, corpus, dialogue, reporting, scores, synthesis, voices
+from training import card, corpus, dialogue, recogniser, reporting, scores, synthesis, voices
 from training.dataset import TRAINING_PARTS
 from training.errors import TrainingError
 from training.language import stacked
@@ -33,7 +32,7 @@ FAMILIES = {
     "enhanced": ("body", "am_en", "decoder", "diar", "lm"),
 }
 MODELS = [(family, point) for point, families in FAMILIES.items() for family in families]
-BLOCKS = {"standard": 5, "enhanced": 9}
+BLOCKS = {"standard": 5, "enhanced": 12}
 LARGEST_WORD_ERROR_RATES = {"standard": 0.15, "enhanced": 0.10}
 
 every_point = pytest.mark.parametrize("point", OPERATING_POINTS)
@@ -92,7 +91,7 @@ def test_weights_are_finite_and_of_the_network_of_the_recipe(family: str, point:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
     wanted = RECIPE.point(point)
     configs = {
-        "body": replace(wanted.body, vocabulary=RECIPE.vocabulary if wanted.body.conditioned else 0),
+        "body": recogniser.conditioned(wanted.body, RECIPE.vocabulary),
         "decoder": wanted.decoder, "diar": wanted.diarization, "lm": RECIPE.language,
         "am_en": AcousticConfig(size=wanted.body.size, vocabulary=RECIPE.vocabulary),
     }  # fmt: skip
@@ -162,6 +161,7 @@ def test_a_dialogue_that_repeats_the_training_is_refused(
     one = Utterance(part=part, seed=1, sentences=(said,), voices=(voice,), disturbed=False)
     monkeypatch.setattr(synthesis, "plan", lambda *_: (one,) if part == "train" else ())
     monkeypatch.setattr(synthesis, "library_plan", lambda *_: (one,) if part == "library" else ())
+    monkeypatch.setattr(synthesis, "meetings_plan", lambda *_: (one,) if part == "meetings" else ())
     (tmp_path / "library.txt").write_text("Nothing.\n")
     with pytest.raises(TrainingError) as caught:
         dialogue.refuse_known_sentences(Recipe(out=tmp_path))

@@ -45,8 +45,23 @@ def test_the_plan_of_the_libraries_is_the_same_for_the_same_seed_and_holds_their
     assert share == pytest.approx(synthesis.LIBRARY_SHARE, abs=0.08)
 
 
+def test_the_plan_of_meetings_is_the_same_for_the_same_seed_and_says_nothing_at_random() -> None:
+    plan = synthesis.meetings_plan(300, 1)
+    assert plan == synthesis.meetings_plan(300, 1)
+    assert plan != synthesis.meetings_plan(300, 2)
+    assert {each.part for each in plan} == {"meetings"}
+    sentences = [one for each in plan for one in each.sentences]
+    assert not any(corpus.is_held_out(one.text) for one in sentences)
+    prose = set(corpus.prose())
+    share = sum(one in prose for one in sentences) / len(sentences)
+    assert share == pytest.approx(synthesis.MEETINGS_PROSE_SHARE, abs=0.06)
+    known = [each.voices[0] in voices.training_voices() for each in plan if each.voices[0].synthesiser == "espeak"]
+    assert sum(known) / len(known) == pytest.approx(synthesis.KNOWN_VOICE_SHARE, abs=0.1)
+
+
 def test_no_utterance_is_longer_than_a_batch_can_bear() -> None:
-    plan = (*synthesis.plan(300, 0, 4), *synthesis.library_plan([sentence("Just one.")], 300, 4))
+    more = (*synthesis.library_plan([sentence("Just one.")], 300, 4), *synthesis.meetings_plan(300, 4))
+    plan = (*synthesis.plan(300, 0, 4), *more)
     assert all(each.sentences for each in plan)
     assert all(len(each.text.split()) <= synthesis.LONGEST_WORDS for each in plan if len(each.sentences) > 1)
 

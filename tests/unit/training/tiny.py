@@ -31,6 +31,7 @@ def recipe(out: Path, seconds: float = 1.0) -> Recipe:
         evaluation=out / "recordings",
         utterances=4,
         library_utterances=4,
+        meetings_utterances=4,
         evaluation_utterances=4,
         recordings=1,
         processes=1,
@@ -46,9 +47,10 @@ def recipe(out: Path, seconds: float = 1.0) -> Recipe:
 def write_data(recipe: Recipe) -> None:
     """Write a shard of each kind, and the sentences of the libraries."""
     source = random.Random(1)
-    for name, parts in (("shard-0000", (*EVALUATION_PARTS, "train")), ("library-0000", ("library",))):
+    kinds = {"shard": (*EVALUATION_PARTS, "train"), "library": ("library",), "meetings": ("meetings",)}
+    for name, parts in kinds.items():
         texts = [(part, corpus.grammar_sentence(source).text) for part in parts for _ in range(2 * SPEAKERS)]
-        _write_shard(recipe.shards / name, texts)
+        _write_shard(recipe.shards / f"{name}-0000", texts)
     recipe.library.write_text("A sentence of a library.\nAnother one that says nothing new.\n")
 
 
@@ -66,7 +68,7 @@ def _point(name: str, *, layers: int, seconds: float) -> Point:
     )
     if name == "standard":
         return point
-    return replace(point, body=replace(point.body, conditioned=layers - 1), begins_with="standard")
+    return replace(point, body=replace(point.body, conditioned=(layers - 1,)), begins_with="standard")
 
 
 def _write_shard(folder: Path, texts: list[tuple[str, str]]) -> None:
