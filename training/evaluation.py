@@ -57,9 +57,11 @@ def _through_a_telephone(samples: Samples, _: Generator) -> Samples:
 
 SETS: Mapping[str, EvaluationSet] = MappingProxyType(
     {
-        "grammar": EvaluationSet(what="meetings, voices of the training", prose=False, pool=voices.training_voices),
+        "grammar": EvaluationSet(
+            what="meetings, voices of the training", prose=False, pool=voices.training_voices, times=3
+        ),
         "prose": EvaluationSet(what="prose, voices of the training", prose=True, pool=voices.training_voices, times=3),
-        "voices": EvaluationSet(what="meetings, unseen voices", prose=False, pool=voices.unseen_voices),
+        "voices": EvaluationSet(what="meetings, unseen voices", prose=False, pool=voices.unseen_voices, times=3),
         "accent": EvaluationSet(what="meetings, unseen accent", prose=False, pool=voices.unseen_accent),
         "flite": EvaluationSet(what="meetings, unseen voice of flite", prose=False, pool=voices.unseen_flite),
         "synthesiser": EvaluationSet(what="meetings, unseen synthesiser", prose=False, pool=voices.festival_voices),
@@ -71,7 +73,11 @@ SETS: Mapping[str, EvaluationSet] = MappingProxyType(
             times=3,
         ),
         "telephone": EvaluationSet(
-            what="meetings, 300 to 3400 Hz", prose=False, pool=voices.training_voices, disturb=_through_a_telephone
+            what="meetings, 300 to 3400 Hz",
+            prose=False,
+            pool=voices.training_voices,
+            disturb=_through_a_telephone,
+            times=3,
         ),
     }
 )

@@ -24,9 +24,9 @@ from transcriber.ctc import Emissions, Fusion
 from transcriber.ngram import Ngram
 
 # Pairs of both are tried in the search itself, those of the rescorers afterwards among its hypotheses.
-NGRAM_WEIGHTS, TOKEN_BONUSES = (0.8, 1.0, 1.2), (2.0, 2.5, 3.0)
+NGRAM_WEIGHTS, TOKEN_BONUSES = (0.6, 0.8, 1.0), (1.0, 1.5, 2.0, 2.5)
 DECODER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5)
+LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
 # What rescorers are asked at a time.
 ASKED = 64
 

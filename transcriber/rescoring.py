@@ -14,11 +14,11 @@ from transcriber.recogniser import Heard, Recogniser
 
 # All are found by `python -m training weighting`. An n-gram model's log-probability counts so much in the search, and
 # every token of a hypothesis earns the bonus beside it.
-NGRAM_WEIGHT, TOKEN_BONUS = 1.0, 3.0
+NGRAM_WEIGHT, TOKEN_BONUS = 0.8, 2.0
 # How much a rescorer's log-probability counts beside the score of a search without and with an n-gram model, which
 # says some of the same.
-WEIGHTS = MappingProxyType({"decoder": 2.0, "lm": 1.0})
-WEIGHTS_WITH_NGRAM = MappingProxyType({"decoder": 1.25, "lm": 0.3})
+WEIGHTS = MappingProxyType({"decoder": 3.0, "lm": 1.5})
+WEIGHTS_WITH_NGRAM = MappingProxyType({"decoder": 1.0, "lm": 0.5})
 
 
 def search(emissions: Emissions, ngram: Ngram | None) -> tuple[Hypothesis, ...]:
