@@ -55,7 +55,7 @@ POINTS = (
 )
 
 
-LANGUAGE = LanguageConfig(size=128, layers=2, hidden=512)
+LANGUAGE = LanguageConfig(size=128, layers=3, hidden=448)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ class Recipe:
     vocabulary: int = 256
     points: tuple[Point, ...] = POINTS
     language: LanguageConfig = LANGUAGE
-    language_minutes: float = 9.0
+    language_minutes: float = 36.0
     # Sentences of the grammar that the n-gram model is counted on; prose and documentation are what they are.
     ngram_sentences: int = 60_000
     # Padded feature frames in the batch of one process.
