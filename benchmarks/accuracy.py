@@ -188,10 +188,10 @@ def searches(recogniser: Recogniser, heard: Heard) -> Iterator[tuple[str, Hypoth
     Rescorers are asked about what the n-gram model has found, where the weights came with one.
     """
     yield "greedy", ctc.greedy(heard.emissions)
-    name, candidates = "beam", rescoring.search(heard.emissions, None)
+    name, candidates = "beam", rescoring.search(recogniser, heard.emissions, ngram=False)
     yield name, candidates[0]
     if recogniser.ngram is not None:
-        name, candidates = f"{name} + n-gram", rescoring.search(heard.emissions, recogniser.ngram)
+        name, candidates = f"{name} + n-gram", rescoring.search(recogniser, heard.emissions)
         yield name, candidates[0]
     for families in RESCORERS:
         if set(families) <= set(recogniser.rescorers):

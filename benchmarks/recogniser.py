@@ -21,7 +21,7 @@ class GraphRecogniser:
         known = exported.records[HEAD].parameters
         self.pieces: tuple[str, ...] = tuple(json.loads(known["tokens"]))
         self.ngram = ngram.from_text(known["ngram"]) if "ngram" in known else None
-        self.rescorers = tuple(family for family in WEIGHTS if family in networks)
+        self.rescorers = tuple(family for family in WEIGHTS[self.operating_point].rescorers if family in networks)
         self.same_speaker_similarity: float | None = None
         if "diar" in networks:
             self.same_speaker_similarity = float(exported.records["diar"].parameters["same_speaker_similarity"])

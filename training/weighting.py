@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import correlate
 
 from export.checkpoints import reference
 from training import dataset, reporting
@@ -24,9 +26,15 @@ from transcriber.ctc import Emissions, Fusion
 from transcriber.ngram import Ngram
 
 # Pairs of both are tried in the search itself, those of the rescorers afterwards among its hypotheses.
-NGRAM_WEIGHTS, TOKEN_BONUSES = (0.6, 0.8, 1.0), (1.0, 1.5, 2.0, 2.5)
-DECODER_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-LM_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+NGRAM_WEIGHTS, TOKEN_BONUSES = (0.6, 0.8, 1.0, 1.2), (1.5, 2.0, 2.5, 3.0, 3.5)
+# They end where the search still has a say: from there on a ridge of equals leads to where it has none, and on unknown
+# voices it is more right than a decoder.
+RESCORER_WEIGHTS = MappingProxyType(
+    {
+        "decoder": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
+        "lm": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    }
+)
 # What rescorers are asked at a time.
 ASKED = 64
 
@@ -45,8 +53,8 @@ class Candidates:
         return int(self.wrong[int(np.argmax(totals))])
 
 
-Found: TypeAlias = Mapping[str, Mapping[str, Sequence[Candidates]]]
-"""Candidates by point and by part of the evaluation."""
+Found: TypeAlias = Mapping[str, Sequence[Candidates]]
+"""Candidates by part of the evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -97,25 +105,21 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Best:
-    """How much the n-gram models count in a search, the weights of the rescorers that suit it, and what they judge."""
+    """How much the n-gram model counts in a search, the weights of the rescorers that suit it, and what they judge."""
 
     ngram: float
     bonus: float
-    decoder: float
-    lm: float
+    rescorers: Mapping[str, float]
+    wrong: float
+    """The words that are wrong in all parts, on average over these weights of the rescorers and those beside them."""
     found: Found
-
-    @property
-    def wrong(self) -> int:
-        """Count the words that are wrong at all points and in all parts."""
-        return all_wrong(self.found, self.decoder, self.lm)
 
 
 def find(recipe: Recipe) -> None:
     """Try a grid of weights, without the n-gram model and with it, and record the best of both and their error rates.
 
-    One set of weights serves both points: it is the one with the fewest wrong words at both together. Raises
-    MissingDataError before `ngram`.
+    Each point has weights of its own: its n-gram model and its rescorers are others. Raises MissingDataError before
+    `ngram`.
     """
     logger = reporting.open_log(recipe)
     # Two threads wait for one another longer than either calculates, with an utterance at a time.
@@ -123,23 +127,20 @@ def find(recipe: Recipe) -> None:
     models = {point.name: _ngram(recipe.ngram(point)) for point in recipe.points}
     data = dataset.load(recipe)
     examples = {part: data.part(part)[: recipe.weighting_utterances] for part in EVALUATION_PARTS}
-    listeners = {
-        point.name: {part: listen(recipe, point, each) for part, each in examples.items()} for point in recipe.points
-    }
-    plain = best_of(listeners, {})
-    tried = []
-    for weight, bonus in itertools.product(NGRAM_WEIGHTS, TOKEN_BONUSES):
-        tried.append(best_of(listeners, models, weight, bonus))
-        logger.info("n-gram %.2f, bonus %.2f: %d words wrong", weight, bonus, tried[-1].wrong)
-    fused = min(tried, key=lambda one: one.wrong)
-    figures: dict[str, Any] = {}
-    for name, best in (("", plain), ("_ngram", fused)):
-        figures |= {f"decoder{name}": best.decoder, f"lm{name}": best.lm}
-        figures |= {f"{key}{name}": rate for key, rate in _rates(best).items()}
-    figures |= {"ngram": fused.ngram, "bonus": fused.bonus}
-    for name, value in figures.items():
-        logger.info("weighting, %s: %.4g", name, value)
-    reporting.record(recipe, "weighting", figures)
+    for point in recipe.points:
+        listeners = {part: listen(recipe, point, each) for part, each in examples.items()}
+        tried = []
+        for weight, bonus in itertools.product(NGRAM_WEIGHTS, TOKEN_BONUSES):
+            tried.append(best_of(listeners, Fusion(model=models[point.name], weight=weight, bonus=bonus)))
+            logger.info("%s, n-gram %.2f, bonus %.2f: %.1f words wrong", point.name, weight, bonus, tried[-1].wrong)
+        fused = min(tried, key=lambda one: one.wrong)
+        figures: dict[str, Any] = {"ngram": fused.ngram, "bonus": fused.bonus}
+        for suffix, best in (("", best_of(listeners, None)), ("_ngram", fused)):
+            figures |= {f"{name}{suffix}": weight for name, weight in best.rescorers.items()}
+            figures |= {f"{name}{suffix}": rate for name, rate in _rates(best).items()}
+        for name, value in figures.items():
+            logger.info("weighting, %s, %s: %.4g", point.name, name, value)
+        reporting.record(recipe, f"weighting_{point.name}", figures)
 
 
 @torch.inference_mode()
@@ -160,21 +161,21 @@ def listen(recipe: Recipe, point: Point, examples: Sequence[Example]) -> list[Li
     return found
 
 
-def best_of(
-    listeners: Mapping[str, Mapping[str, Sequence[Listener]]],
-    models: Mapping[str, Ngram],
-    weight: float = 0.0,
-    bonus: float = 0.0,
-) -> Best:
-    """Search every utterance, with the n-gram model of its point if any, and find the best weights of the rescorers."""
-    fusions = {point: Fusion(model=model, weight=weight, bonus=bonus) for point, model in models.items()}
-    found = {
-        point: {part: [one.candidates(fusions.get(point)) for one in each] for part, each in parts.items()}
-        for point, parts in listeners.items()
-    }
-    grid = itertools.product(DECODER_WEIGHTS, LM_WEIGHTS)
-    decoder, lm = min(grid, key=lambda pair: all_wrong(found, *pair))
-    return Best(ngram=weight, bonus=bonus, decoder=decoder, lm=lm, found=found)
+def best_of(listeners: Mapping[str, Sequence[Listener]], fusion: Fusion | None) -> Best:
+    """Search every utterance, with an n-gram model if any, and find the best weights of the rescorers.
+
+    The fewest wrong words of a whole grid are chance; so weights are judged with those beside them.
+    """
+    found = {part: [one.candidates(fusion) for one in each] for part, each in listeners.items()}
+    known = next(iter(found.values()))[0].scores
+    grids = {name: grid for name, grid in RESCORER_WEIGHTS.items() if name in known}
+    tried = [dict(zip(grids, weights, strict=True)) for weights in itertools.product(*grids.values())]
+    wrong = np.array([all_wrong(found, weights) for weights in tried])
+    around = np.ones([3] * len(grids), dtype=np.int64)
+    sums = correlate(wrong.reshape([len(grid) for grid in grids.values()]), around, mode="nearest").ravel()
+    best = int(sums.argmin())
+    weight, bonus = (fusion.weight, fusion.bonus) if fusion else (0.0, 0.0)
+    return Best(ngram=weight, bonus=bonus, rescorers=tried[best], wrong=sums[best] / around.size, found=found)
 
 
 def _ngram(path: Path) -> Ngram:
@@ -183,31 +184,21 @@ def _ngram(path: Path) -> Ngram:
     return ngram.decode(path.read_bytes())
 
 
-def all_wrong(found: Found, decoder: float, lm: float) -> int:
+def all_wrong(found: Found, weights: Mapping[str, float]) -> int:
     """Count the words that are wrong under these weights."""
-    return sum(
-        one.chosen(_weights(point, decoder, lm))
-        for point, parts in found.items()
-        for each in parts.values()
-        for one in each
-    )
+    return sum(one.chosen(weights) for each in found.values() for one in each)
 
 
 def _rates(best: Best) -> dict[str, float]:
     """Give the word error rates of the search alone, with the decoder, with all, and of the best choice there is."""
     rates = {}
-    for point, parts in best.found.items():
-        for part, each in parts.items():
-            words = sum(one.words for one in each)
-            for name, wrong in (
-                ("beam", sum(one.chosen({}) for one in each)),
-                ("decoder", sum(one.chosen({"decoder": best.decoder}) for one in each)),
-                ("rescored", sum(one.chosen(_weights(point, best.decoder, best.lm)) for one in each)),
-                ("oracle", sum(int(one.wrong.min()) for one in each)),
-            ):
-                rates[f"wer_{point}_{part}_{name}"] = wrong / words
+    for part, each in best.found.items():
+        words = sum(one.words for one in each)
+        for name, wrong in (
+            ("beam", sum(one.chosen({}) for one in each)),
+            ("decoder", sum(one.chosen({"decoder": best.rescorers["decoder"]}) for one in each)),
+            ("rescored", sum(one.chosen(best.rescorers) for one in each)),
+            ("oracle", sum(int(one.wrong.min()) for one in each)),
+        ):
+            rates[f"wer_{part}_{name}"] = wrong / words
     return rates
-
-
-def _weights(point: str, decoder: float, lm: float) -> dict[str, float]:
-    return {"decoder": decoder, "lm": lm} if point == "enhanced" else {"decoder": decoder}

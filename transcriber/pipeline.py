@@ -173,7 +173,7 @@ def _searched(
     if plan.search == "greedy":
         return ctc.greedy(heard.emissions)
     if hypotheses is None:
-        hypotheses = rescoring.search(heard.emissions, recogniser.ngram if plan.ngram else None)
+        hypotheses = rescoring.search(recogniser, heard.emissions, ngram=plan.ngram)
     return (rescoring.rescore(recogniser, heard, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 

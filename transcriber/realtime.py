@@ -203,7 +203,7 @@ class _Utterance:
         self._samples, self._frames = 0, list[Features]()
         self._waiting = self._features.hear(np.empty(0, dtype=np.float32))
         self._windows, self._heard = list[Features](), list[Heard]()
-        self._search = ctc.Search(fusion=rescoring.fusion(recogniser.ngram if plan.ngram else None))
+        self._search = ctc.Search(fusion=rescoring.fusion(recogniser) if plan.ngram else None)
         self._refusal: str | None = None
 
     def hear(self, segment: Segment) -> None:

@@ -1,7 +1,7 @@
 """How much each model counts beside the emissions: in the search, and afterwards among its best hypotheses."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -9,26 +9,48 @@ import numpy as np
 from contract.catalogue import catalogue
 from transcriber import ctc
 from transcriber.ctc import Emissions, Fusion, Hypothesis, Integers
-from transcriber.ngram import Ngram
 from transcriber.recogniser import Heard, Recogniser
 
-# All are found by `python -m training weighting`. An n-gram model's log-probability counts so much in the search, and
-# every token of a hypothesis earns the bonus beside it.
-NGRAM_WEIGHT, TOKEN_BONUS = 0.8, 2.0
-# How much a rescorer's log-probability counts beside the score of a search without and with an n-gram model, which
-# says some of the same.
-WEIGHTS = MappingProxyType({"decoder": 3.0, "lm": 1.5})
-WEIGHTS_WITH_NGRAM = MappingProxyType({"decoder": 1.0, "lm": 0.5})
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """How much log-probabilities count beside those of the emissions, at an operating point."""
+
+    ngram: float
+    """That of the n-gram model in the search."""
+    bonus: float
+    """What every token earns beside it."""
+    rescorers: Mapping[str, float]
+    """Those of the rescorers, by family, after a search without an n-gram model."""
+    rescorers_with_ngram: Mapping[str, float]
+    """The same after a search with one, which has said some of it."""
 
 
-def search(emissions: Emissions, ngram: Ngram | None) -> tuple[Hypothesis, ...]:
-    """Give the best hypotheses for emissions, with the n-gram model where there is one; best first."""
-    return ctc.beam(emissions, fusion=fusion(ngram))
+# Found by `python -m training weighting`.
+WEIGHTS: Mapping[str, Weights] = MappingProxyType(
+    {
+        "standard": Weights(ngram=0.8, bonus=2.0, rescorers={"decoder": 1.5}, rescorers_with_ngram={"decoder": 1.25}),
+        "enhanced": Weights(
+            ngram=0.8,
+            bonus=2.5,
+            rescorers={"decoder": 1.0, "lm": 0.5},
+            rescorers_with_ngram={"decoder": 2.0, "lm": 0.6},
+        ),
+    }
+)
 
 
-def fusion(ngram: Ngram | None) -> Fusion | None:
-    """Say how much an n-gram model counts in the search."""
-    return None if ngram is None else Fusion(model=ngram, weight=NGRAM_WEIGHT, bonus=TOKEN_BONUS)
+def search(recogniser: Recogniser, emissions: Emissions, *, ngram: bool = True) -> tuple[Hypothesis, ...]:
+    """Give the best hypotheses for emissions, best first; with the n-gram model, if any, unless `ngram` is off."""
+    return ctc.beam(emissions, fusion=fusion(recogniser) if ngram else None)
+
+
+def fusion(recogniser: Recogniser) -> Fusion | None:
+    """Say how much the n-gram model counts in the search; None where there is none."""
+    weights = WEIGHTS[recogniser.operating_point]
+    if recogniser.ngram is None:
+        return None
+    return Fusion(model=recogniser.ngram, weight=weights.ngram, bonus=weights.bonus)
 
 
 def rescore(
@@ -45,7 +67,8 @@ def rescore(
     if len(candidates) < 2 or longest > _most("hypothesis_tokens") or not asked:  # noqa: PLR2004
         return tuple(hypotheses)
     tokens, lengths = _stacked(candidates, longest)
-    weights = WEIGHTS if candidates[0].ngram is None else WEIGHTS_WITH_NGRAM
+    known = WEIGHTS[recogniser.operating_point]
+    weights = known.rescorers if candidates[0].ngram is None else known.rescorers_with_ngram
     added = np.array([hypothesis.added for hypothesis in candidates])
     for family in asked:
         added += weights[family] * recogniser.score(family, heard, tokens, lengths)

@@ -1,6 +1,8 @@
 """The search for weights: what counts as wrong, and what each point has to choose by."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from tests.unit.training import tiny
 from training import weighting
 from training.errors import MissingDataError
-from training.weighting import Candidates
+from training.weighting import Candidates, Listener
 
 
 def candidates(search: list[float], decoder: list[float], lm: list[float] | None = None) -> Candidates:
@@ -27,14 +29,25 @@ def test_the_best_sum_is_chosen() -> None:
     assert one.chosen({"decoder": 100.0}) == 4
 
 
-def test_only_the_enhanced_point_has_a_language_model() -> None:
+def test_wrong_words_of_all_parts_are_counted() -> None:
     heard = [-1.0, -3.0, -9.0]
     found = {
-        "standard": {"grammar": [candidates(heard, [0.0, 0.0, 0.0])]},
-        "enhanced": {"grammar": [candidates(heard, [0.0, 0.0, 0.0], [-9.0, 0.0, -9.0])]},
+        "grammar": [candidates(heard, [0.0, 0.0, 0.0], [-9.0, 0.0, -9.0])],
+        "prose": [candidates(heard, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0])],
     }
-    assert weighting.all_wrong(found, 0.0, 0.0) == 4
-    assert weighting.all_wrong(found, 0.0, 1.0) == 2
+    assert weighting.all_wrong(found, {"decoder": 1.0, "lm": 0.0}) == 4
+    assert weighting.all_wrong(found, {"decoder": 1.0, "lm": 1.0}) == 2
+
+
+@pytest.mark.parametrize("lm", [None, [-9.0, -1.0, -9.0]])
+def test_a_point_is_weighed_by_the_rescorers_that_it_has(lm: list[float] | None) -> None:
+    one = candidates([-1.0, -3.0, -9.0], [-4.0, -1.0, -9.0], lm)
+    listener = SimpleNamespace(candidates=lambda _: one)
+    best = weighting.best_of({"grammar": [cast("Listener", listener)]}, None)
+    assert set(best.rescorers) == ({"decoder"} if lm is None else {"decoder", "lm"})
+    # The least that puts it right and has neighbours that do: two thirds of the decoder, or a quarter of the other.
+    assert best.rescorers == ({"decoder": 1.0} if lm is None else {"decoder": 0.0, "lm": 0.4})
+    assert best.wrong == 0
 
 
 def test_the_ngram_model_comes_first(tmp_path: Path) -> None:

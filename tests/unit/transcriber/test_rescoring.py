@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from contract.catalogue import OPERATING_POINTS, catalogue
 from tests.unit.transcriber.fakes import FakeRecogniser, sure
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from transcriber.ctc import Emissions, Floats, Hypothesis, Integers
 from transcriber.ngram import Ngram
 from transcriber.recogniser import Heard
-from transcriber.rescoring import NGRAM_WEIGHT, TOKEN_BONUS, WEIGHTS, WEIGHTS_WITH_NGRAM, rescore, search
+from transcriber.rescoring import WEIGHTS, rescore, search
 
+ENHANCED = WEIGHTS["enhanced"]
 HEARD = Heard(emissions=sure([0]), encoder_out=np.zeros((1, 4), np.float16), encoder_length=1)
 
 
@@ -18,6 +20,7 @@ class Scripted(FakeRecogniser):
 
     def __init__(self, scores: dict[str, list[float]]) -> None:
         super().__init__(rescorers=tuple(scores))
+        self.operating_point = "enhanced"
         self.scores = scores
         self.asked: list[tuple[Integers, Integers]] = []
 
@@ -34,7 +37,7 @@ def test_weighs_the_decoder_and_the_language_model() -> None:
     recogniser = Scripted({"decoder": [-10.0, -2.0], "lm": [-1.0, -3.0]})
     best, second = rescore(recogniser, HEARD, hypotheses(((3,), -1.0), ((4, 5), -2.0)))
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
-    assert best.score == pytest.approx(-2.0 - 2.0 * WEIGHTS["decoder"] - 3.0 * WEIGHTS["lm"])
+    assert best.score == pytest.approx(-2.0 - 2.0 * ENHANCED.rescorers["decoder"] - 3.0 * ENHANCED.rescorers["lm"])
     assert (best.log_prob, second.log_prob) == (-2.0, -1.0)
 
 
@@ -46,8 +49,14 @@ def test_rescorers_count_otherwise_after_a_search_with_an_ngram_model() -> None:
     ]
     best, second = rescore(recogniser, HEARD, given)
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
-    assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * WEIGHTS_WITH_NGRAM["decoder"])
+    assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * ENHANCED.rescorers_with_ngram["decoder"])
     assert (best.log_prob, best.ngram) == (-2.0, -9.0)
+
+
+@pytest.mark.parametrize("point", OPERATING_POINTS)
+def test_whatever_is_served_at_a_point_has_a_weight(point: str) -> None:
+    served = {family for family in ("decoder", "lm") if point in catalogue()[family].operating_points}
+    assert set(WEIGHTS[point].rescorers) == set(WEIGHTS[point].rescorers_with_ngram) == served
 
 
 def test_the_search_weighs_what_the_ngram_model_says() -> None:
@@ -57,11 +66,14 @@ def test_the_search_weighs_what_the_ngram_model_says() -> None:
         tokens=np.array([[4, 0], [3, 5], [0, 3]], dtype=np.int32),
     )
     model = Ngram(LEVELS, VOCABULARY)
-    assert search(sounds, None)[0].tokens == (4, 3)
-    best = search(sounds, model)[0]
-    assert best.tokens == (4, 5)
-    assert best.ngram == pytest.approx(model.log_prob((4, 5)))
-    assert best.added == pytest.approx(NGRAM_WEIGHT * model.log_prob((4, 5)) + 2 * TOKEN_BONUS)
+    assert search(FakeRecogniser(), sounds)[0].tokens == (4, 3)
+    recogniser = FakeRecogniser(ngram=model)
+    assert search(recogniser, sounds, ngram=False)[0].tokens == (4, 3)
+    for recogniser.operating_point, weights in WEIGHTS.items():
+        best = search(recogniser, sounds)[0]
+        assert best.tokens == (4, 5)
+        assert best.ngram == pytest.approx(model.log_prob((4, 5)))
+        assert best.added == pytest.approx(weights.ngram * model.log_prob((4, 5)) + 2 * weights.bonus)
 
 
 def test_pads_with_zeros_and_sends_lengths() -> None:
