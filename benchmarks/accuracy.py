@@ -134,24 +134,25 @@ def main() -> None:
 
 def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Results:
     """Measure every operating point of the bundle, as a server of recordings and as one of streams."""
-    voices = next((one for one in chosen if one.name == VOICES), None)
+    by_name = {one.name: one for one in chosen}
+    voices, spoken = by_name.get(VOICES), by_name.get(STREAMED)
+    lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
     with served(REPOSITORY) as endpoint:
         points = dict(_points(Connection(endpoint), TritonRecogniser))
         errors = {point: {one.name: errors_of(each, one) for one in chosen} for point, each in points.items()}
         equal_errors = {point: equal_error(each, voices.recordings) for point, each in points.items() if voices}
         diarization = {point: diarize(each, dialogues) for point, each in points.items()}
     with served(REPOSITORY, SM_BATCH_MODE="false") as endpoint:
-        streams = dict(_points(Connection(endpoint, one_server=True), TritonStreams))
-        streamed = {
-            point: {one.name: errors_of(Streamed(each), one) for one in chosen if one.name == STREAMED}
-            for point, each in streams.items()
+        streams = {
+            point: costs(errors_of(Streamed(each), spoken), errors[point][STREAMED], lengths[STREAMED])
+            for point, each in _points(Connection(endpoint, one_server=True), TritonStreams)
+            if spoken
         }
-    lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
     return Results(
         sets={one.name: one.what for one in chosen},
         words=_rates(errors, lengths),
         gains=_gains(errors, lengths),
-        streams={point: costs(each, errors[point], lengths) for point, each in streamed.items()},
+        streams=streams,
         equal_errors=equal_errors,
         diarization=diarization,
         recordings=sum(len(one.recordings) for one in chosen),
@@ -206,16 +207,15 @@ def rate(errors: Counts, words: Counts) -> Rate:
     return Rate(rate=float(errors.sum() / words.sum()), lower=float(lower), upper=float(upper))
 
 
-def costs(streamed: Errors, recorded: Errors, lengths: Mapping[str, Counts]) -> dict[str, Streams]:
+def costs(streamed: Mapping[str, Counts], recorded: Mapping[str, Counts], words: Counts) -> dict[str, Streams]:
     """Say by search what it costs to hear recordings as streams; what is hard for both does not widen the interval."""
     return {
         search: Streams(
-            streams=rate(errors, lengths[name]),
-            recordings=rate(recorded[name][search], lengths[name]),
-            cost=rate(errors - recorded[name][search], lengths[name]),
+            streams=rate(errors, words),
+            recordings=rate(recorded[search], words),
+            cost=rate(errors - recorded[search], words),
         )
-        for name, by_search in streamed.items()
-        for search, errors in by_search.items()
+        for search, errors in streamed.items()
     }
 
 
@@ -314,7 +314,7 @@ def page(results: Results) -> str:
             "|---|---|",
         ]
         lines += [f"| {name} | {gain} |" for name, gain in results.gains.items()]
-    if any(results.streams.values()):
+    if results.streams:
         window_ms = MODE.windows(1).step * 1000 // FRAMES_PER_SECOND
         lines += [
             "",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from training import corpus, synthesis
 from training.errors import MissingDataError
 from training.recipe import Recipe
+from training.synthesis import Utterance
 
 TRAINING_PARTS = ("train", "library", "meetings")
 
@@ -48,16 +49,20 @@ class Dataset:
 def prepare(recipe: Recipe) -> None:
     """Speak the plan of a recipe into its folder of shards."""
     synthesis.require_programs()
-    utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
-    synthesis.write_shards(utterances, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes)
-    more = synthesis.library_plan(corpus.library_prose(recipe.library), recipe.library_utterances, recipe.seed)
-    synthesis.write_shards(
-        more, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name="library"
-    )
-    meetings = synthesis.meetings_plan(recipe.meetings_utterances, recipe.seed)
-    synthesis.write_shards(
-        meetings, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name="meetings"
-    )
+    for name, utterances in plans(recipe).items():
+        synthesis.write_shards(
+            utterances, recipe.shards, shard_size=recipe.shard_size, processes=recipe.processes, name=name
+        )
+
+
+def plans(recipe: Recipe) -> dict[str, tuple[Utterance, ...]]:
+    """Draw all that is to be spoken, by the name of its shards; the first set holds that of the evaluation too."""
+    library = corpus.library_prose(recipe.library)
+    return {
+        "shard": synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed),
+        "library": synthesis.library_plan(library, recipe.library_utterances, recipe.seed),
+        "meetings": synthesis.meetings_plan(recipe.meetings_utterances, recipe.seed),
+    }
 
 
 def load(recipe: Recipe) -> Dataset:

@@ -83,11 +83,8 @@ def sentences() -> tuple[str, ...]:
 
 def refuse_known_sentences(recipe: Recipe) -> None:
     """Raise TrainingError where a sentence of the script is one of the training."""
-    utterances = synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed)
-    library = synthesis.library_plan(corpus.library_prose(recipe.library), recipe.library_utterances, recipe.seed)
-    meetings = synthesis.meetings_plan(recipe.meetings_utterances, recipe.seed)
-    spoken = [utterance for utterance in (*utterances, *library, *meetings) if utterance.part in dataset.TRAINING_PARTS]
-    trained = {one.text for utterance in spoken for one in utterance.sentences}
+    spoken = (utterance for plan in dataset.plans(recipe).values() for utterance in plan)
+    trained = {one.text for each in spoken if each.part in dataset.TRAINING_PARTS for one in each.sentences}
     known = trained & set(sentences())
     if known:
         raise TrainingError(f"the dialogue repeats what the training says, change it: {'; '.join(sorted(known))}")

@@ -70,7 +70,7 @@ def test_a_stream_of_features_has_the_frames_of_their_windows() -> None:
 
 def test_what_streams_cost_is_the_difference_between_the_same_recordings() -> None:
     streamed, recorded, words = np.array([2, 5, 1]), np.array([1, 4, 0]), np.array([10, 10, 10])
-    found = accuracy.costs({"a": {"beam": streamed}}, {"a": {"beam": recorded}}, {"a": words})["beam"]
+    found = accuracy.costs({"beam": streamed}, {"beam": recorded}, words)["beam"]
     assert (found.streams.rate, found.recordings.rate) == pytest.approx((8 / 30, 5 / 30))
     # What is hard for both is hard for no difference.
     assert (found.cost.lower, found.cost.rate, found.cost.upper) == pytest.approx((0.1, 0.1, 0.1))
