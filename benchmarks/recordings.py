@@ -63,7 +63,7 @@ def load(folder: Path, name: str, limit: int | None = None) -> RecordingSet:
         for table in list(fields.tables("recordings"))[:limit]
     )
     if not spoken:
-        raise fields.wrong("recordings", "the list is empty")
+        raise fields.error("recordings", "the list is empty")
     return RecordingSet(name=name, what=fields.text("what"), recordings=spoken)
 
 

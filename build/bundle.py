@@ -14,8 +14,8 @@ from build.compilers import Compiler, compiler
 from build.job import Job
 from build.options import Options
 from contract import digest, files, verification
-from contract.agreement import closest
 from contract.arch import Arch
+from contract.differences import closest
 from contract.errors import BundleError, CompileError, GraphError, ManifestError
 from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform

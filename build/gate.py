@@ -15,8 +15,8 @@ import numpy as np
 from build.compilers import Compiler
 from build.compilers import onnxruntime as reference
 from build.job import Job
-from contract import probes
-from contract.agreement import Agreement, compare, difference, worst
+from contract import synthetic_inputs
+from contract.differences import Difference, compare, distance, worst
 from contract.errors import BuildError, GateError
 from contract.manifest import FP16_LIMIT, NOT_RUN, PASSED, Activation, Figure, Gate, GateCase
 
@@ -71,7 +71,7 @@ def measured(job: Job, name: str, precision: str, actual: Arrays, expected: Arra
             Figure(
                 output=tensor.name,
                 measure=measure,
-                value=difference(measure, actual[tensor.name], expected[tensor.name]),
+                value=distance(measure, actual[tensor.name], expected[tensor.name]),
             )
             for tensor in job.family.outputs
             for measure in tensor.figures
@@ -90,11 +90,11 @@ def check_half(job: Job, observed: Observed) -> None:
 
 def refuse_beyond_tolerance(job: Job, what: str, cases: Iterable[GateCase]) -> None:
     """Raise GateError that names the worst place of all where an output is beyond its tolerance."""
-    found = [(agreement, case.name) for case in cases for agreement in case.parity]
-    agreement, name = max(found, key=lambda each: (each[0].excess, _order(each[0])))
-    if not agreement.holds:
+    found = [(difference, case.name) for case in cases for difference in case.parity]
+    difference, name = max(found, key=lambda each: (each[0].limit_ratio, _order(each[0])))
+    if not difference.within_limit:
         remedy = "Look at that output, or state a wider tolerance in the catalogue"
-        raise GateError(_subject(job), f"{what}: {agreement} ({name})", remedy)
+        raise GateError(_subject(job), f"{what}: {difference} ({name})", remedy)
 
 
 def observe(job: Job) -> Observed | None:
@@ -135,12 +135,12 @@ def _observe(observation: _Observation) -> Observed:
 
 def gate_inputs(job: Job) -> dict[str, Arrays]:
     """Give every input of the gate by the name of its case: made-up ones at every corner, then the real ones."""
-    return random_inputs(job, probes.corners(job.mode)) | real_inputs(job)
+    return random_inputs(job, synthetic_inputs.corners(job.mode)) | real_inputs(job)
 
 
 def half_inputs(job: Job) -> dict[str, Arrays]:
     """Give the inputs that an FP16 graph is observed on, by the name of their case."""
-    corners = probes.corners(job.mode)
+    corners = synthetic_inputs.corners(job.mode)
     alone = {**corners[-1], "batch": job.mode.batch.min}
     return random_inputs(job, [corners[0], alone]) | single_inputs(real_inputs(job))
 
@@ -154,7 +154,7 @@ def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arra
     """Make inputs up at corners of a profile, the same at every call."""
     generator = np.random.default_rng(_SEED)
     return {
-        "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): probes.inputs(
+        "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): synthetic_inputs.inputs(
             job.family, {**job.record.dims, **corner}, generator
         )
         for corner in corners
@@ -183,9 +183,9 @@ def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> lis
         raise GateError(_subject(job), f"the engine does not run on inputs of its profile ({said})", remedy) from error
 
 
-def _order(agreement: Agreement) -> float:
+def _order(difference: Difference) -> float:
     # NaN has no order of its own, and is worse than any number.
-    return math.inf if math.isnan(agreement.value) else agreement.value
+    return math.inf if math.isnan(difference.value) else difference.value
 
 
 def _subject(job: Job) -> str:

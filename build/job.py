@@ -72,8 +72,7 @@ class Job:
     def profiles(self) -> tuple[Profile, ...]:
         """Give the least, optimal and largest shape of every input, the batch included, in each profile of the mode."""
         return tuple(
-            {tensor.name: self._shapes(tensor, profile) for tensor in self.family.inputs}
-            for profile in self.mode.profiles()
+            {tensor.name: self._shapes(tensor, profile) for tensor in self.family.inputs} for profile in (self.mode,)
         )
 
     def key_parts(self, compiler: str, toolchain: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import click
 
 from build import pages
 from contract import command_line, digest, files
-from contract.agreement import Agreement
+from contract.differences import Difference
 from contract.errors import SettingError
 from contract.manifest import PASSED, Accuracy, BundleFile, BundleManifest, EngineRecord, Gate, GateCase, load
 
@@ -75,7 +75,7 @@ class Point:
     """A measured difference relative to its limit, and where it stands in the plot."""
 
     case: str
-    agreement: Agreement
+    difference: Difference
     share: float
     """Value over limit; zero for a difference of nothing, infinite for any other where nothing is allowed."""
     place: float
@@ -143,15 +143,15 @@ def plot(gate: Gate) -> Plot:
     least = min((math.floor(math.log10(share)) for share in finite), default=-2)
     # One decade beyond the limit shows that nothing lies there; a flat axis would show nothing at all.
     scale = LogScale(least=max(-9, min(-2, least)), most=1)
-    points = (Point(case=case, agreement=each, share=share, place=scale.place(share)) for case, each, share in shares)
+    points = (Point(case=case, difference=each, share=share, place=scale.place(share)) for case, each, share in shares)
     return Plot(scale=scale, points=tuple(points))
 
 
-def share_of_limit(agreement: Agreement) -> float:
+def share_of_limit(difference: Difference) -> float:
     """Give value over limit; NaN where the value is none."""
-    if agreement.value == 0.0:
+    if difference.value == 0.0:
         return 0.0
-    return agreement.value / agreement.limit if agreement.limit else math.inf
+    return difference.value / difference.limit if difference.limit else math.inf
 
 
 def worst_share(gate: Gate) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from build.compilers import Compiler
 from build.compilers import onnxruntime as reference
-from contract import digest, graph, probes
+from contract import digest, graph, synthetic_inputs
 from contract.catalogue import NEXT_STATE, STATE, Family, catalogue, model_name
 from contract.errors import GateError, GraphError
 from contract.graph import TEXTS, WORDS_FILE
@@ -48,7 +48,7 @@ class Heard:
     @property
     def allowed_points(self) -> float:
         """Give the limit of its least exact engine."""
-        return max(self.family.word_points[step.precision] for step in self.steps)
+        return max(self.family.max_wer_increase[step.precision] for step in self.steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ def measure(staging: Path, engines: Engines, onnx: Path, compiler: Compiler, bef
 def ensembles(engines: Engines) -> Iterator[Heard]:
     """List what hears words and has all its engines."""
     for family in catalogue().values():
-        for point in family.operating_points if family.word_points else ():
+        for point in family.operating_points if family.max_wer_increase else ():
             for mode in family.modes:
                 places = [(model_name(step, point), mode) for step in family.steps]
                 if all(place in engines for place in places):
@@ -115,7 +115,7 @@ def refuse_loss(heard: Heard, found: Accuracy) -> Accuracy:
             f"{heard.model} {heard.mode}",
             f"its engines get {found.wrong} of {found.words} words wrong and its graphs in FP32 {found.wrong_in_fp32}: "
             f"{found.points:.2f} points more, allowed {found.allowed_points:g}",
-            "Look at the figures of its engines' gates, or state more word_points in the catalogue",
+            "Look at the figures of its engines' gates, or state more max_wer_increase in the catalogue",
         )
     return found
 
@@ -176,7 +176,7 @@ def _windows(heard: Heard, file: Path, stream: Any, inputs: Sequence[Arrays]) ->
             if not first:
                 for state in mode.states:
                     tensor = given[STATE + state.name]
-                    states[tensor.name] = np.zeros([1, *tensor.dims[1:]], dtype=probes.DTYPES[tensor.type])
+                    states[tensor.name] = np.zeros([1, *tensor.dims[1:]], dtype=synthetic_inputs.DTYPES[tensor.type])
             part = items[item][first : first + size]
             window = np.zeros((1, size, part.shape[1]), dtype=part.dtype)
             window[0, : len(part)] = part

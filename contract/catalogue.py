@@ -1,6 +1,5 @@
 """Reads model_repository/*/model.toml, the one truth about every model, into frozen values."""
 
-import itertools
 import tomllib
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -29,7 +28,7 @@ _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every f
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class InputGenerator:
     """How to make up values for an input: exactly one of the four is set."""
 
     normal: tuple[float, float] | None = None
@@ -40,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """The largest acceptable disagreement of an output, by a measure of contract.agreement and by precision."""
+    """The largest acceptable disagreement of an output, by a measure of contract.differences and by precision."""
 
     measure: str
     fp32: float
@@ -63,10 +62,10 @@ class Tensor:
     name: str
     type: str
     shape: tuple[int | str, ...]
-    probe: Probe | None = None
+    synthetic: InputGenerator | None = None
     tolerance: Tolerance | None = None
     figures: tuple[str, ...] = ()
-    """Further measures of contract.agreement that the gate keeps of an output; no limit is set on them."""
+    """Further measures of contract.differences that the gate keeps of an output; no limit is set on them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +89,6 @@ class Mode:
     name: str
     batch: Extent
     axes: dict[str, Extent]
-    splits: tuple[dict[str, Extent], ...] = ()
-    """The axes that each optimisation profile narrows, where the catalogue lists several."""
     states: tuple[Tensor, ...] = ()
     """What a step of a stream hands to the next one, by name; `attention` is state_attention, next_state_attention."""
     triton: dict[str, Any] | None = None
@@ -118,13 +115,6 @@ class Mode:
         shortest = self.overlap + step // self.axes["encoder_frames"].max
         return range(0, max(frames - shortest + 1, 1), step)
 
-    def profiles(self) -> tuple["Mode", ...]:
-        """Give the mode as each optimisation profile narrows it, in the engine's order; itself where there is one."""
-        return tuple(
-            replace(self, batch=split.get(BATCH, self.batch), axes={**self.axes, **_without_batch(split)}, splits=())
-            for split in self.splits or ({},)
-        )
-
     def extents(self) -> dict[str, Extent]:
         """Give every axis, the batch included, by name."""
         return {BATCH: self.batch, **self.axes}
@@ -146,7 +136,7 @@ class Family:
     modes: dict[str, Mode] = field(default_factory=dict)
     triton: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
-    word_points: dict[str, float] = field(default_factory=dict)
+    max_wer_increase: dict[str, float] = field(default_factory=dict)
     """Of an ensemble that hears words: how much its word error rate may rise by precision, in percentage points."""
 
     @property
@@ -180,7 +170,7 @@ class Family:
         if self.is_ensemble:
             return replace(self, modes={mode: chosen})
         before = (replace(state, name=STATE + state.name, tolerance=None) for state in chosen.states)
-        after = (replace(state, name=NEXT_STATE + state.name, probe=None) for state in chosen.states)
+        after = (replace(state, name=NEXT_STATE + state.name, synthetic=None) for state in chosen.states)
         return replace(
             self,
             inputs=(*self.inputs, *before),
@@ -271,43 +261,45 @@ def read_family(path: Path) -> Family:
         raise CatalogueError(path, f"it is not TOML: {error}", _REMEDY) from error
     fields = Fields(table, source=path, error=CatalogueError, remedy=_REMEDY)
     if fields.integer("schema_version") != SCHEMA_VERSION:
-        raise fields.wrong("schema_version", f"this release reads version {SCHEMA_VERSION}")
+        raise fields.error("schema_version", f"this release reads version {SCHEMA_VERSION}")
     points = fields.items("operating_points", str)
     for point in points:
         if point not in OPERATING_POINTS:
-            raise fields.wrong("operating_points", f"{point!r} is none of {', '.join(OPERATING_POINTS)}")
+            raise fields.error("operating_points", f"{point!r} is none of {', '.join(OPERATING_POINTS)}")
     return _ensemble(path.parent.name, points, fields) if fields.has("steps") else _single(path, points, fields)
 
 
 def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
-    fields.only("schema_version", "operating_points", "steps", "outputs", "word_points")
+    fields.reject_unknown("schema_version", "operating_points", "steps", "outputs", "max_wer_increase")
     # The types and shapes are those of the steps: stated once, there. _compose fills them in.
     outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
     steps = fields.items("steps", str)
-    return Family(name=name, operating_points=points, steps=steps, outputs=outputs, word_points=_word_points(fields))
+    return Family(
+        name=name, operating_points=points, steps=steps, outputs=outputs, max_wer_increase=_max_wer_increase(fields)
+    )
 
 
-def _word_points(fields: Fields) -> dict[str, float]:
-    if not fields.has("word_points"):
+def _max_wer_increase(fields: Fields) -> dict[str, float]:
+    if not fields.has("max_wer_increase"):
         return {}
-    limits = fields.table("word_points")
-    limits.only(*PRECISIONS, INT8)
+    limits = fields.table("max_wer_increase")
+    limits.reject_unknown(*PRECISIONS, INT8)
     return {precision: limits.number(precision) for precision in (*PRECISIONS, INT8)}
 
 
 def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
-    fields.only(*_FAMILY_FIELDS)
+    fields.reject_unknown(*_FAMILY_FIELDS)
     _check_tensors(fields)
     modes = fields.table("modes")
     for mode in modes.names():
         if mode not in MODES:
-            raise fields.wrong(f"modes.{mode}", f"a mode is one of {', '.join(MODES)}")
+            raise fields.error(f"modes.{mode}", f"a mode is one of {', '.join(MODES)}")
     return Family(
         name=path.parent.name,
         operating_points=points,
         network=fields.text("network"),
-        inputs=tuple(_tensor(table, probed=True, judged=False) for table in fields.tables("inputs")),
-        outputs=tuple(_tensor(table, probed=False, judged=True) for table in fields.tables("outputs")),
+        inputs=tuple(_tensor(table, synthetic=True, judged=False) for table in fields.tables("inputs")),
+        outputs=tuple(_tensor(table, synthetic=False, judged=True) for table in fields.tables("outputs")),
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=dict(fields.raw("triton")) if fields.has("triton") else {},
     )
@@ -319,26 +311,26 @@ def _check_tensors(fields: Fields) -> None:
     seen: set[str] = set()
     for table in tables:
         if table.text("name") in seen:
-            raise table.wrong("name", f"{table.text('name')!r} is the name of two tensors")
+            raise table.error("name", f"{table.text('name')!r} is the name of two tensors")
         if is_state(table.text("name")):
-            raise table.wrong("name", f"{table.text('name')!r} is kept for the states of a mode")
+            raise table.error("name", f"{table.text('name')!r} is kept for the states of a mode")
         seen.add(table.text("name"))
-        if table.has("probe") and table.table("probe").has("length_of"):
-            named = table.table("probe").text("length_of")
+        if table.has("synthetic") and table.table("synthetic").has("length_of"):
+            named = table.table("synthetic").text("length_of")
             if named not in axes:
-                raise table.wrong("probe.length_of", f"{named!r} is no axis of this model")
+                raise table.error("synthetic.length_of", f"{named!r} is no axis of this model")
 
 
-def _tensor(fields: Fields, *, probed: bool, judged: bool) -> Tensor:
-    fields.only("name", "type", "shape", *(("probe",) * probed), *(("tolerance", "figures") * judged))
+def _tensor(fields: Fields, *, synthetic: bool, judged: bool) -> Tensor:
+    fields.reject_unknown("name", "type", "shape", *(("synthetic",) * synthetic), *(("tolerance", "figures") * judged))
     kind = fields.text("type")
     if kind not in TYPES:
-        raise fields.wrong("type", f"{kind!r} is none of {', '.join(TYPES)}")
+        raise fields.error("type", f"{kind!r} is none of {', '.join(TYPES)}")
     return Tensor(
         name=fields.text("name"),
         type=kind,
         shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
-        probe=_probe(fields.table("probe")) if probed else None,
+        synthetic=_generator(fields.table("synthetic")) if synthetic else None,
         tolerance=_tolerance(fields.table("tolerance")) if judged else None,
         figures=_figures(fields) if fields.has("figures") else (),
     )
@@ -353,34 +345,34 @@ def _figures(fields: Fields) -> tuple[str, ...]:
 
 def _check_measure(fields: Fields, key: str, name: str) -> None:
     if name not in MEASURES:
-        raise fields.wrong(key, f"{name!r} is none of {', '.join(MEASURES)}")
+        raise fields.error(key, f"{name!r} is none of {', '.join(MEASURES)}")
 
 
 def _axis(fields: Fields, axis: object) -> int | str:
     # true is 1 to Python, and never what a reader of the file means.
     if isinstance(axis, str) or (isinstance(axis, int) and not isinstance(axis, bool) and axis > 0):
         return axis
-    raise fields.wrong("shape", f"{axis!r} is neither the name of an axis nor a positive size")
+    raise fields.error("shape", f"{axis!r} is neither the name of an axis nor a positive size")
 
 
-def _probe(fields: Fields) -> Probe:
-    fields.only("normal", "length_of", "token_below", "constant")
+def _generator(fields: Fields) -> InputGenerator:
+    fields.reject_unknown("normal", "length_of", "token_below", "constant")
     if len(fields.names()) != 1:
-        raise fields.wrong("", "exactly one of normal, length_of, token_below, constant is wanted")
+        raise fields.error("", "exactly one of normal, length_of, token_below, constant is wanted")
     if fields.has("normal"):
         numbers = fields.items("normal", (int, float))
         if len(numbers) != 2:  # noqa: PLR2004 - a mean and a deviation
-            raise fields.wrong("normal", "a mean and a deviation are wanted")
-        return Probe(normal=(float(numbers[0]), float(numbers[1])))
+            raise fields.error("normal", "a mean and a deviation are wanted")
+        return InputGenerator(normal=(float(numbers[0]), float(numbers[1])))
     if fields.has("length_of"):
-        return Probe(length_of=fields.text("length_of"))
+        return InputGenerator(length_of=fields.text("length_of"))
     if fields.has("constant"):
-        return Probe(constant=fields.integer("constant"))
-    return Probe(token_below=fields.text("token_below"))
+        return InputGenerator(constant=fields.integer("constant"))
+    return InputGenerator(token_below=fields.text("token_below"))
 
 
 def _tolerance(fields: Fields) -> Tolerance:
-    fields.only("measure", *PRECISIONS, INT8)
+    fields.reject_unknown("measure", *PRECISIONS, INT8)
     measure = fields.text("measure")
     _check_measure(fields, "measure", measure)
     int8 = fields.number(INT8) if fields.has(INT8) else None
@@ -388,9 +380,9 @@ def _tolerance(fields: Fields) -> Tolerance:
 
 
 def _mode(name: str, fields: Fields) -> Mode:
-    fields.only(BATCH, "axes", "profiles", "states", "overlap", "triton")
+    fields.reject_unknown(BATCH, "axes", "states", "overlap", "triton")
     axes = fields.table("axes")
-    mode = Mode(
+    return Mode(
         name=name,
         batch=_extent(fields.table(BATCH)),
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
@@ -398,11 +390,6 @@ def _mode(name: str, fields: Fields) -> Mode:
         overlap=fields.integer("overlap") if fields.has("overlap") else 0,
         triton=dict(fields.raw("triton")) if fields.has("triton") else None,
     )
-    if not fields.has("profiles"):
-        return mode
-    splits = tuple(_split(table, mode.extents()) for table in fields.tables("profiles"))
-    _check_coverage(fields, mode, splits)
-    return replace(mode, splits=splits)
 
 
 def _states(fields: Fields) -> tuple[Tensor, ...]:
@@ -410,48 +397,21 @@ def _states(fields: Fields) -> tuple[Tensor, ...]:
     for table in fields.tables("states"):
         name = table.text("name")
         if name in found:
-            raise table.wrong("name", f"{name!r} is the name of two states")
-        found[name] = _tensor(table, probed=True, judged=True)
+            raise table.error("name", f"{name!r} is the name of two states")
+        found[name] = _tensor(table, synthetic=True, judged=True)
     if not found:
-        raise fields.wrong("states", "one at least is wanted; without the field a request stands alone")
+        raise fields.error("states", "one at least is wanted; without the field a request stands alone")
     return tuple(found[name] for name in sorted(found))
 
 
-def _split(fields: Fields, whole: dict[str, Extent]) -> dict[str, Extent]:
-    fields.only(*whole)
-    found = {axis: _extent(fields.table(axis), "min", "opt", "max") for axis in fields.names()}
-    for axis, part in found.items():
-        if part.min < whole[axis].min or part.max > whole[axis].max:
-            raise fields.wrong(axis, f"a profile lies between {whole[axis].min} and {whole[axis].max}")
-    return found
-
-
-def _check_coverage(fields: Fields, mode: Mode, splits: tuple[dict[str, Extent], ...]) -> None:
-    # A size that a client may send and no profile holds would be refused by the server, request by request.
-    if not splits:
-        raise fields.wrong("profiles", "one at least is wanted; without the field the mode is one profile")
-    whole = mode.extents()
-    narrowed = [axis for axis in whole if any(axis in split for split in splits)]
-    sizes = [sorted({whole[axis].min, *whole[axis].buckets, whole[axis].max}) for axis in narrowed]
-    for point in itertools.product(*sizes):
-        at = dict(zip(narrowed, point, strict=True))
-        if not any(all(part.min <= at[axis] <= part.max for axis, part in split.items()) for split in splits):
-            where = ", ".join(f"{axis} {size}" for axis, size in at.items())
-            raise fields.wrong("profiles", f"none of them holds {where}")
-
-
-def _without_batch(split: dict[str, Extent]) -> dict[str, Extent]:
-    return {axis: extent for axis, extent in split.items() if axis != BATCH}
-
-
-def _extent(fields: Fields, *known: str) -> Extent:
-    fields.only(*(known or ("min", "opt", "max", "buckets")))
+def _extent(fields: Fields) -> Extent:
+    fields.reject_unknown("min", "opt", "max", "buckets")
     buckets = fields.items("buckets", int) if fields.has("buckets") else ()
     extent = Extent(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
     if not 0 < extent.min <= extent.opt <= extent.max:
-        raise fields.wrong("", f"min {extent.min}, opt {extent.opt} and max {extent.max} do not rise")
+        raise fields.error("", f"min {extent.min}, opt {extent.opt} and max {extent.max} do not rise")
     if list(buckets) != sorted(set(buckets)) or any(not extent.min <= size <= extent.max for size in buckets):
-        raise fields.wrong("buckets", f"sizes rise and lie between {extent.min} and {extent.max}")
+        raise fields.error("buckets", f"sizes rise and lie between {extent.min} and {extent.max}")
     return extent
 
 
@@ -470,5 +430,5 @@ def _compose(family: Family, families: dict[str, Family]) -> Family:
         outputs=tuple(made[tensor.name] for tensor in family.outputs),
         modes=steps[0].modes,
         steps=family.steps,
-        word_points=family.word_points,
+        max_wer_increase=family.max_wer_increase,
     )

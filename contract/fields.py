@@ -12,10 +12,10 @@ class Fields:
     def __init__(self, value: Any, *, source: object, error: type[VoxwrightError], remedy: str, path: str = "") -> None:
         self._source, self._error, self._remedy, self._path = source, error, remedy, path
         if not isinstance(value, dict):
-            raise self.wrong("", f"a table is wanted, not {_kind(value)}")
+            raise self.error("", f"a table is wanted, not {_kind(value)}")
         self._table: dict[str, Any] = value
 
-    def wrong(self, key: str, cause: str) -> VoxwrightError:
+    def error(self, key: str, cause: str) -> VoxwrightError:
         """Make the error for a field; an empty key means the table itself."""
         path = self._join(key)
         return self._error(self._source, f"{path}: {cause}" if path else cause, self._remedy)
@@ -28,11 +28,11 @@ class Fields:
         """Say whether the key is there and not null."""
         return self._table.get(key) is not None
 
-    def only(self, *known: str) -> None:
+    def reject_unknown(self, *known: str) -> None:
         """Refuse a key that nobody reads: it is a typing error more often than not."""
         for key in self._table:
             if key not in known:
-                raise self.wrong(key, "this field is unknown")
+                raise self.error(key, "this field is unknown")
 
     def text(self, key: str) -> str:
         """Read a string."""
@@ -46,7 +46,7 @@ class Fields:
         """Read an integer or a float."""
         return float(self._typed(key, (int, float)))
 
-    def truth(self, key: str) -> bool:
+    def boolean(self, key: str) -> bool:
         """Read a boolean."""
         return bool(self._typed(key, bool))
 
@@ -59,7 +59,7 @@ class Fields:
         values = self._typed(key, list)
         for index, value in enumerate(values):
             if not _is(value, kind):
-                raise self.wrong(f"{key}[{index}]", f"{_kind_name(kind)} is wanted, not {_kind(value)}")
+                raise self.error(f"{key}[{index}]", f"{_kind_name(kind)} is wanted, not {_kind(value)}")
         return tuple(values)
 
     def table(self, key: str) -> "Fields":
@@ -76,10 +76,10 @@ class Fields:
 
     def _typed(self, key: str, kind: type | tuple[type, ...]) -> Any:
         if key not in self._table:
-            raise self.wrong(key, "this field is missing")
+            raise self.error(key, "this field is missing")
         value = self._table[key]
         if not _is(value, kind):
-            raise self.wrong(key, f"{_kind_name(kind)} is wanted, not {_kind(value)}")
+            raise self.error(key, f"{_kind_name(kind)} is wanted, not {_kind(value)}")
         return value
 
     def _join(self, key: str) -> str:

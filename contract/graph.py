@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.agreement import Agreement
+from contract.differences import Difference
 from contract.errors import GraphError, ManifestError
 from contract.fields import Fields
 
@@ -31,8 +31,8 @@ class GraphFile:
     file: str
     sha256: str
     size_bytes: int
-    parity: tuple[Agreement, ...]
-    """The worst agreement of every output with the torch network."""
+    parity: tuple[Difference, ...]
+    """The worst difference of every output with the torch network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,10 +132,10 @@ def integers(fields: Fields) -> dict[str, int]:
     return {key: fields.integer(key) for key in fields.names()}
 
 
-def parity(fields: Fields) -> tuple[Agreement, ...]:
-    """Read the agreements that a record keeps."""
+def parity(fields: Fields) -> tuple[Difference, ...]:
+    """Read the differences that a record keeps."""
     return tuple(
-        Agreement(
+        Difference(
             output=table.text("output"),
             measure=table.text("measure"),
             value=table.number("value"),

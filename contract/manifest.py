@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from contract.agreement import Agreement
 from contract.arch import Arch
+from contract.differences import Difference
 from contract.errors import BundleError
 from contract.fields import Fields
 from contract.graph import integers, open_json, parity, read_text, texts
@@ -49,7 +49,7 @@ Profile: TypeAlias = dict[str, Shapes]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """Something measured on an output that no limit is set on, by a measure of contract.agreement."""
+    """Something measured on an output that no limit is set on, by a measure of contract.differences."""
 
     output: str
     measure: str
@@ -61,7 +61,7 @@ class GateCase:
     """One input of the gate, such as a corner of the profile or a real recording, and what was measured on it."""
 
     name: str
-    parity: tuple[Agreement, ...]
+    parity: tuple[Difference, ...]
     figures: tuple[Figure, ...] = ()
 
 
@@ -83,11 +83,11 @@ class Activation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """What the accuracy gate saw: `passed` with its worst agreements, or `not run` with the reason."""
+    """What the accuracy gate saw: `passed` with its worst differences, or `not run` with the reason."""
 
     outcome: str
     reason: str
-    parity: tuple[Agreement, ...]
+    parity: tuple[Difference, ...]
     cases: tuple[GateCase, ...] = ()
     activation: Activation | None = None
     """The largest value inside the model's FP16 graph; None where it was not looked for."""
@@ -219,7 +219,7 @@ class BundleManifest:
         fields = open_json(text, source, SCHEMA_VERSION, _REMEDY)
         arch = fields.text("arch")
         if arch not in {known.value for known in Arch}:
-            raise fields.wrong("arch", f"{arch!r} is no architecture this release knows")
+            raise fields.error("arch", f"{arch!r} is no architecture this release knows")
         return cls(
             platform=fields.text("platform"),
             arch=Arch(arch),
@@ -346,7 +346,7 @@ def _value(fields: Fields) -> float:
 def _outcome(gate: Fields) -> str:
     outcome = gate.text("outcome")
     if outcome not in (PASSED, NOT_RUN):
-        raise gate.wrong("outcome", f"{outcome!r} is neither {PASSED!r} nor {NOT_RUN!r}")
+        raise gate.error("outcome", f"{outcome!r} is neither {PASSED!r} nor {NOT_RUN!r}")
     return outcome
 
 
@@ -361,5 +361,5 @@ def _inner_path(fields: Fields) -> str:
     # A manifest may come from anywhere: its paths must not lead out of the bundle.
     path = PurePosixPath(fields.text("file"))
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise fields.wrong("file", f"{str(path)!r} leads out of the bundle")
+        raise fields.error("file", f"{str(path)!r} leads out of the bundle")
     return str(path)

@@ -112,7 +112,7 @@ def platforms() -> dict[str, Platform]:
 def requirements() -> Requirements:
     """Read what is asked of a machine that serves on a GPU."""
     fields = _fields().table("machine")
-    fields.only("gpu_memory", "host_memory", "gpu_reserve_gib", "data_centre_gpus")
+    fields.reject_unknown("gpu_memory", "host_memory", "gpu_reserve_gib", "data_centre_gpus")
     return Requirements(
         gpu_memory=_memory(fields.table("gpu_memory")),
         host_memory=_memory(fields.table("host_memory")),
@@ -132,12 +132,14 @@ def platform(name: str) -> Platform:
 def _fields() -> Fields:
     table = tomllib.loads(_FILE.read_text())
     fields = Fields(table, source=_FILE.name, error=CatalogueError, remedy="Correct the file")
-    fields.only("platforms", "machine")
+    fields.reject_unknown("platforms", "machine")
     return fields
 
 
 def _platform(name: str, fields: Fields) -> Platform:
-    fields.only("title", "purpose", "triton", "cuda", "tensorrt", "python", "backend", "driver", "data_centre_drivers")
+    fields.reject_unknown(
+        "title", "purpose", "triton", "cuda", "tensorrt", "python", "backend", "driver", "data_centre_drivers"
+    )
 
     def optional(key: str) -> str | None:
         return fields.text(key) if fields.has(key) else None
@@ -157,7 +159,7 @@ def _platform(name: str, fields: Fields) -> Platform:
 
 
 def _driver_rule(fields: Fields) -> DriverRule:
-    fields.only("version", "cuda")
+    fields.reject_unknown("version", "cuda")
     return DriverRule(version=_version(fields, "version"), cuda=_version(fields, "cuda"), text=fields.text("version"))
 
 
@@ -165,10 +167,10 @@ def _version(fields: Fields, key: str) -> Version:
     text = fields.text(key)
     numbers = version(text)
     if numbers is None or not re.fullmatch(r"[\d.]+", text):
-        raise fields.wrong(key, f"{text!r} is no version: numbers with dots between them are wanted")
+        raise fields.error(key, f"{text!r} is no version: numbers with dots between them are wanted")
     return numbers
 
 
 def _memory(fields: Fields) -> Memory:
-    fields.only("nominal_gb", "least_gib")
+    fields.reject_unknown("nominal_gb", "least_gib")
     return Memory(nominal_gb=fields.integer("nominal_gb"), least_bytes=round(fields.number("least_gib") * _GIBIBYTE))

@@ -48,7 +48,7 @@ def signature_refusal(bundle: Path, verdict: Verdict) -> SignatureError | None:
 def findings(bundle: Path, manifest: BundleManifest, read: Reader = digest.of_file) -> Iterator[tuple[str, str]]:
     """List every file that is not as it should be, with what is wrong; every byte is read once, in parallel."""
     wanted = {each.file: each for each in manifest.every_file()}
-    yield from _strangers(bundle, {*wanted, MANIFEST_FILE})
+    yield from _unlisted_files(bundle, {*wanted, MANIFEST_FILE})
     causes = _causes(bundle, wanted.values(), read)
     yield from ((file, causes[file]) for file in wanted if causes[file])
 
@@ -62,7 +62,7 @@ def _causes(bundle: Path, wanted: Iterable[BundleFile], read: Reader) -> dict[st
         return {each.file: cause for each, cause in zip(largest_first, causes, strict=True)}
 
 
-def _strangers(bundle: Path, known: set[str]) -> Iterator[tuple[str, str]]:
+def _unlisted_files(bundle: Path, known: set[str]) -> Iterator[tuple[str, str]]:
     for folder, folders, names in os.walk(bundle):
         for name in sorted([*folders, *names]):
             path = Path(folder, name)

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contract import digest, files
-from contract.agreement import closest
 from contract.catalogue import CATALOGUE_FOLDER, Model, models
+from contract.differences import closest
 from contract.errors import CheckpointError, GraphError, ManifestError
 from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, load, samples_file
 from export import parity
@@ -91,7 +91,7 @@ class Exporter:
 
     def _begins_words(self, model: Model) -> bool:
         """Say whether words are heard by what begins with this model."""
-        heard = [family for family in self.plan.families.values() if family.word_points]
+        heard = [family for family in self.plan.families.values() if family.max_wer_increase]
         return any(family.steps[0] == model.family.name for family in heard)
 
     def _before(self, model: Model) -> list[Model]:

@@ -8,9 +8,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from contract import probes
-from contract.agreement import Agreement, compare, worst
+from contract import synthetic_inputs
 from contract.catalogue import Family
+from contract.differences import Difference, compare, worst
 from contract.errors import ParityError
 from export.job import Job
 from export.samples import Sample
@@ -20,7 +20,7 @@ _SEED = 7
 _QUIET = 3
 
 
-def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Agreement, ...]:
+def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Difference, ...]:
     """Compare a graph with its network in FP32; give the worst of each output, or raise ParityError with the numbers.
 
     The inputs: made-up ones at the least and the optimal sizes of every mode, the real ones padded, and the real ones
@@ -29,15 +29,15 @@ def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Agreement, ...]:
     session = open_session(graph)
     reference = Boundary(job.network, job.family, "fp32")
     found = [
-        agreement
+        difference
         for sample in probe_inputs(job.family, job.dims, real)
-        for agreement in _agreements(job, run_graph(session, sample), run_network(reference, sample))
+        for difference in _agreements(job, run_graph(session, sample), run_network(reference, sample))
     ]
     kept = worst(found)
-    failed = [agreement for agreement in kept if not agreement.holds]
+    failed = [difference for difference in kept if not difference.within_limit]
     if failed:
         subject = f"{job.model.name} in {job.name}"
-        figures = "; ".join(str(agreement) for agreement in failed)
+        figures = "; ".join(str(difference) for difference in failed)
         remedy = "Look at what the exporter made of that network, or state a wider tolerance in the catalogue"
         raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
     return kept
@@ -48,8 +48,8 @@ def probe_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> It
     generator = np.random.default_rng(_SEED)
     for mode in family.modes.values():
         # The largest corner is the gate's business: torch would need gigabytes for it.
-        for sizes in probes.corners(mode)[:2]:
-            yield probes.inputs(family, {**sizes, **dims}, generator)
+        for sizes in synthetic_inputs.corners(mode)[:2]:
+            yield synthetic_inputs.inputs(family, {**sizes, **dims}, generator)
     yield from real
     yield from (_cut(family, dims, sample) for sample in real if len(next(iter(sample.values()))) == 1)
 
@@ -73,7 +73,7 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Agreement]:
+def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Difference]:
     for tensor, ours, theirs in zip(job.family.outputs, actual, expected, strict=True):
         yield compare(tensor, ours, theirs, job.precision)
 
@@ -81,9 +81,9 @@ def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Ag
 def _cut(family: Family, dims: dict[str, int], sample: Sample) -> Sample:
     # One item alone: every axis that a length describes, and that may have another size, ends where the length says.
     lengths = {
-        tensor.probe.length_of: sample[tensor.name].max()
+        tensor.synthetic.length_of: sample[tensor.name].max()
         for tensor in family.inputs
-        if tensor.probe and tensor.probe.length_of and tensor.probe.length_of not in dims
+        if tensor.synthetic and tensor.synthetic.length_of and tensor.synthetic.length_of not in dims
     }
     return {tensor.name: _cut_axes(sample[tensor.name], ("batch", *tensor.shape), lengths) for tensor in family.inputs}
 

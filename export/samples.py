@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from contract import probes
+from contract import synthetic_inputs
 from contract.catalogue import Extent, Family, Mode, is_state
 from contract.graph import TEXTS
 from export.networks.streaming import zero_states
@@ -109,7 +109,7 @@ def steps(network: Any, family: Family, stretches: list[NDArray[np.float16]]) ->
 
 
 def _as_sent(states: Iterable[Tensor], family: Family) -> list[NDArray[Any]]:
-    kinds = [probes.DTYPES[tensor.type] for tensor in family.inputs if is_state(tensor.name)]
+    kinds = [synthetic_inputs.DTYPES[tensor.type] for tensor in family.inputs if is_state(tensor.name)]
     return [state.numpy().astype(kind) for state, kind in zip(states, kinds, strict=True)]
 
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from contract import catalogue, probes
+from contract import catalogue, synthetic_inputs
 from export.job import Job
 
 OPSET = 18
@@ -72,7 +72,7 @@ def example_sizes(family: catalogue.Family, dims: dict[str, int]) -> dict[str, i
 
 
 def _example(tensor: catalogue.Tensor, family: catalogue.Family, dims: dict[str, int]) -> Tensor:
-    shape = probes.shape(tensor, example_sizes(family, dims))
+    shape = synthetic_inputs.shape(tensor, example_sizes(family, dims))
     kind = TORCH_TYPES[tensor.type]
     return torch.full(shape, 5, dtype=kind) if kind == torch.int32 else torch.randn(shape).to(kind)
 

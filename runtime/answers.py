@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.catalogue import Family, Mode, Tensor
-from contract.probes import FIRST_WORD_TOKEN, shape
+from contract.synthetic_inputs import FIRST_WORD_TOKEN, shape
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _FORMATS = {"FP16": "e", "FP32": "f", "INT32": "i"}
@@ -136,11 +136,11 @@ def _filled(tensor: Tensor, sizes: dict[str, int]) -> Array:
 
 
 def _value(tensor: Tensor, sizes: dict[str, int]) -> float:
-    if tensor.probe is None or tensor.probe.token_below is not None:
+    if tensor.synthetic is None or tensor.synthetic.token_below is not None:
         return FIRST_WORD_TOKEN
-    if tensor.probe.length_of is not None:
-        return sizes[tensor.probe.length_of]
-    mean, _ = tensor.probe.normal or (0.0, 1.0)
+    if tensor.synthetic.length_of is not None:
+        return sizes[tensor.synthetic.length_of]
+    mean, _ = tensor.synthetic.normal or (0.0, 1.0)
     return mean
 
 

@@ -81,7 +81,7 @@ def read(
         repository=_plain(repository),
         platform=served_platform(platform) if platform else None,
         operating_point=check_operating_point(point, "SM_OPERATING_POINT") if point else None,
-        mode="batch" if truth(batch_mode, "SM_BATCH_MODE") else "realtime",
+        mode="batch" if boolean(batch_mode, "SM_BATCH_MODE") else "realtime",
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
         threads=threads or host.available_cores(),
         trusted_keys=tuple(Path(key) for key in trusted_key),
@@ -102,7 +102,7 @@ def served_platform(name: str) -> Platform:
     return found
 
 
-def truth(text: str, setting: str) -> bool:
+def boolean(text: str, setting: str) -> bool:
     """Read true or false as people write them; raise SettingError otherwise."""
     word = text.strip().lower()
     if word not in (*_TRUE, *_FALSE):

@@ -60,9 +60,9 @@ class Licence:
         fields = Fields(value, source=source, error=LicenceError, remedy=PLACE)
         if fields.integer("schema_version") != SCHEMA_VERSION:
             cause = f"it is {fields.integer('schema_version')}, and this release reads {SCHEMA_VERSION}"
-            raise fields.wrong("schema_version", cause)
+            raise fields.error("schema_version", cause)
         # A field that was signed and is not read here might have limited the licence.
-        fields.only("schema_version", *cls.__dataclass_fields__)
+        fields.reject_unknown("schema_version", *cls.__dataclass_fields__)
         signed = fields.table("signature") if fields.has("signature") else None
         return cls(
             product=fields.text("product"),
@@ -96,4 +96,4 @@ def _time(fields: Fields, key: str) -> datetime:
     try:
         return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
-        raise fields.wrong(key, f"{text!r} is no time like 2027-11-25T00:00:00Z") from error
+        raise fields.error(key, f"{text!r} is no time like 2027-11-25T00:00:00Z") from error

@@ -23,7 +23,7 @@ from contract.catalogue import (
     model_name,
 )
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError
-from contract.probes import DTYPES
+from contract.synthetic_inputs import DTYPES
 from transcriber import ngram
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.endpoint import ENDPOINT_VARIABLE, PATIENCE_S, checked_endpoint

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from contract import catalogue as module
-from contract.catalogue import Extent, Probe, Tensor, Tolerance, catalogue, check_operating_point, models, read_family
+from contract.catalogue import (
+    Extent,
+    InputGenerator,
+    Tensor,
+    Tolerance,
+    catalogue,
+    check_operating_point,
+    models,
+    read_family,
+)
 from contract.errors import CatalogueError, SettingError
 
 REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
@@ -18,13 +27,13 @@ operating_points = ["standard"]
 name = "x"
 type = "FP16"
 shape = ["frames", 80]
-probe = { normal = [0.0, 1.0] }
+synthetic = { normal = [0.0, 1.0] }
 
 [[inputs]]
 name = "lengths"
 type = "INT32"
 shape = []
-probe = { length_of = "frames" }
+synthetic = { length_of = "frames" }
 
 [[outputs]]
 name = "y"
@@ -85,8 +94,8 @@ def test_read_family(tmp_path: Path) -> None:
     family = read_family(write(tmp_path, "one", FAMILY))
     assert (family.name, family.network, family.operating_points) == ("one", "body", ("standard",))
     assert family.inputs == (
-        Tensor(name="x", type="FP16", shape=("frames", 80), probe=Probe(normal=(0.0, 1.0))),
-        Tensor(name="lengths", type="INT32", shape=(), probe=Probe(length_of="frames")),
+        Tensor(name="x", type="FP16", shape=("frames", 80), synthetic=InputGenerator(normal=(0.0, 1.0))),
+        Tensor(name="lengths", type="INT32", shape=(), synthetic=InputGenerator(length_of="frames")),
     )
     tolerance = Tolerance(measure="relative", fp32=1e-3, fp16=2e-2)
     assert family.outputs == (Tensor(name="y", type="FP32", shape=("frames", "size"), tolerance=tolerance),)
@@ -116,13 +125,13 @@ def test_read_family(tmp_path: Path) -> None:
             '["frames", true]',
             "inputs[0].shape: True is neither the name of an axis nor a positive size",
         ),
-        ("length_of =", "longest_of =", "inputs[1].probe.longest_of: this field is unknown"),
+        ("length_of =", "longest_of =", "inputs[1].synthetic.longest_of: this field is unknown"),
         (
             "{ normal = [0.0, 1.0] }",
             '{ normal = [0.0, 1.0], token_below = "v" }',
-            "inputs[0].probe: exactly one of normal, length_of, token_below, constant is wanted",
+            "inputs[0].synthetic: exactly one of normal, length_of, token_below, constant is wanted",
         ),
-        ("[0.0, 1.0]", '[0.0, "1"]', "inputs[0].probe.normal[1]: a number is wanted, not a text"),
+        ("[0.0, 1.0]", '[0.0, "1"]', "inputs[0].synthetic.normal[1]: a number is wanted, not a text"),
         (
             '"relative"',
             '"vague"',
@@ -203,11 +212,11 @@ def test_an_operating_point() -> None:
     [
         ('shape = ["frames", 80]', "shape = 5", "inputs[0].shape: a list is wanted, not an integer"),
         ('shape = ["frames", 80]', 'shape = "ab"', "inputs[0].shape: a list is wanted, not a text"),
-        ("normal = [0.0, 1.0]", "normal = [0.0]", "inputs[0].probe.normal: a mean and a deviation are wanted"),
+        ("normal = [0.0, 1.0]", "normal = [0.0]", "inputs[0].synthetic.normal: a mean and a deviation are wanted"),
         (
             'length_of = "frames"',
             'length_of = "framez"',
-            "inputs[1].probe.length_of: 'framez' is no axis of this model",
+            "inputs[1].synthetic.length_of: 'framez' is no axis of this model",
         ),
         ('name = "lengths"', 'name = "x"', "inputs[1].name: 'x' is the name of two tensors"),
     ],
@@ -248,75 +257,8 @@ def test_figures_and_int8_are_stated_or_left_out(tmp_path: Path) -> None:
 
 def test_an_ensemble_says_what_its_words_may_lose(tmp_path: Path) -> None:
     write(tmp_path, "one", FAMILY)
-    write(tmp_path, "two", ENSEMBLE + "word_points = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
+    write(tmp_path, "two", ENSEMBLE + "max_wer_increase = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
     write(tmp_path, "three", ENSEMBLE)
     found = catalogue(tmp_path)
-    assert found["two"].word_points == {"fp32": 0.0, "fp16": 1.5, "int8": 2.5}
-    assert found["three"].word_points == {}
-
-
-SPLIT = """\
-axes.frames = { min = 200, opt = 800, max = 2000, buckets = [200, 800, 2000] }
-
-[[modes.batch.profiles]]
-frames = { min = 200, opt = 400, max = 800 }
-
-[[modes.batch.profiles]]
-batch = { min = 1, opt = 2, max = 16 }
-frames = { min = 800, opt = 2000, max = 2000 }
-"""
-WHOLE = SPLIT.splitlines(keepends=True)[0]
-
-
-def test_a_mode_is_one_profile_unless_it_says_otherwise(tmp_path: Path) -> None:
-    mode = read_family(write(tmp_path, "one", FAMILY)).modes["batch"]
-    assert mode.profiles() == (mode,)
-
-
-def test_profiles_split_a_mode(tmp_path: Path) -> None:
-    mode = read_family(write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT))).modes["batch"]
-    assert mode.axes["frames"] == Extent(min=200, opt=800, max=2000, buckets=(200, 800, 2000))
-    short, long = mode.profiles()
-    assert (short.batch, short.axes["frames"]) == (mode.batch, Extent(min=200, opt=400, max=800))
-    assert (long.batch, long.axes["frames"]) == (Extent(min=1, opt=2, max=16), Extent(min=800, opt=2000, max=2000))
-    assert short.profiles() == (short,)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "cause"),
-    [
-        ("opt = 2000, max = 2000", "opt = 1000, max = 1999", "profiles: none of them holds batch 1, frames 2000"),
-        ("min = 1, opt = 2", "min = 2, opt = 2", "profiles: none of them holds batch 1, frames 2000"),
-        ("min = 200, opt = 400", "min = 100, opt = 400", "profiles[0].frames: a profile lies between 200 and 2000"),
-        (
-            "min = 200, opt = 400",
-            "min = 500, opt = 400",
-            "profiles[0].frames: min 500, opt 400 and max 800 do not rise",
-        ),
-        ("frames = { min = 200, opt = 400", "speed = { min = 1, opt = 1", "profiles[0].speed: this field is unknown"),
-        ("max = 800 }", "max = 800, buckets = [400] }", "profiles[0].frames.buckets: this field is unknown"),
-    ],
-)
-def test_profiles_hold_every_size_that_a_client_may_send(tmp_path: Path, old: str, new: str, cause: str) -> None:
-    assert SPLIT.count(old) == 1
-    path = write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT.replace(old, new)))
-    with pytest.raises(CatalogueError) as refusal:
-        read_family(path)
-    assert str(refusal.value) == f"{path}: modes.batch.{cause}. {REMEDY}."
-
-
-@pytest.mark.parametrize(("old", "new"), [("min = 800, opt", "min = 900, opt"), ("max = 800 }", "max = 700 }")])
-def test_profiles_need_not_meet_between_buckets(tmp_path: Path, old: str, new: str) -> None:
-    """Clients send the sizes of buckets, and 800 is still in one of the two."""
-    assert SPLIT.count(old) == 1
-    path = write(tmp_path, "one", FAMILY.replace(WHOLE, SPLIT.replace(old, new)))
-    assert len(read_family(path).modes["batch"].profiles()) == 2
-
-
-def test_a_list_of_no_profiles(tmp_path: Path) -> None:
-    path = write(tmp_path, "one", FAMILY.replace(WHOLE, f"{WHOLE}profiles = []\n"))
-    with pytest.raises(CatalogueError) as refusal:
-        read_family(path)
-    assert (
-        refusal.value.cause == "modes.batch.profiles: one at least is wanted; without the field the mode is one profile"
-    )
+    assert found["two"].max_wer_increase == {"fp32": 0.0, "fp16": 1.5, "int8": 2.5}
+    assert found["three"].max_wer_increase == {}

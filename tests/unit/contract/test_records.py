@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from contract import graph, manifest
-from contract.agreement import Agreement
 from contract.arch import Arch
+from contract.differences import Difference
 from contract.errors import BundleError, GraphError, ManifestError
 from contract.graph import GraphFile, GraphRecord
 from contract.manifest import (
@@ -29,7 +29,7 @@ from contract.manifest import (
 )
 
 REMEDY = "Build the bundle again with `python -m build.engines`"
-PARITY = Agreement(output="y", measure="relative", value=0.25, limit=0.5)
+PARITY = Difference(output="y", measure="relative", value=0.25, limit=0.5)
 ENGINE = EngineRecord(
     model="body_standard",
     family="body",

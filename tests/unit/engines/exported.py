@@ -9,7 +9,7 @@ import numpy as np
 from build.compilers import Compiler, compiler
 from build.engines import plan
 from build.job import Job
-from contract import digest, files, probes
+from contract import digest, files, synthetic_inputs
 from contract.arch import Arch
 from contract.catalogue import catalogue
 from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, samples_file
@@ -41,7 +41,7 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
             graphs |= {f"{variant}-{precision}": network(model, variant) for precision in ("fp32", "fp16")}
         for mode in known.modes.values():
             sizes = {**DIMS, **SMALL, **mode.fixed()}
-            sample = probes.inputs(known, sizes, np.random.default_rng(2))
+            sample = synthetic_inputs.inputs(known, sizes, np.random.default_rng(2))
             arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
             np.savez(folder / model / samples_file(mode.name), **arrays)
     for name, written in graphs.items():

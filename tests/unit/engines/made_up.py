@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from build.compilers import COMPILERS
-from contract.agreement import Agreement, worst
 from contract.arch import Arch
 from contract.catalogue import Model, Tensor, catalogue, models
+from contract.differences import Difference, worst
 from contract.manifest import (
     PASSED,
     Accuracy,
@@ -129,7 +129,7 @@ def _case(model: Model, name: str, step: int) -> GateCase:
         assert tensor.tolerance is not None
         limit = tensor.tolerance.fp16
         value = limit * math.exp(-1.3 * step - 0.7) if limit else 0.0
-        parity.append(Agreement(output=tensor.name, measure=tensor.tolerance.measure, value=value, limit=limit))
+        parity.append(Difference(output=tensor.name, measure=tensor.tolerance.measure, value=value, limit=limit))
     figures = (Figure(output=parity[0].output, measure="absolute", value=0.03125 * (step + 1)),)
     return GateCase(name=name, parity=tuple(parity), figures=figures)
 

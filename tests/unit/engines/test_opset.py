@@ -9,7 +9,7 @@ import pytest
 
 from build.compilers import opset
 from build.compilers.onnxruntime import stream_as_written
-from contract import probes
+from contract import synthetic_inputs
 from contract.catalogue import catalogue
 from export.tracing import trace
 from tests.unit.export import small
@@ -32,7 +32,7 @@ def test_networks_say_the_same_in_the_older_opset(tmp_path: Path, family: str, p
         assert onnx.defs.get_schema(node.op_type, OLDER, node.domain).since_version <= OLDER
     axes = catalogue()[family].axes()
     sizes = {"batch": 3, **dict.fromkeys(axes, 60), "hypothesis_count": 2, "hypothesis_tokens": 9, **job.dims}
-    feed = probes.inputs(catalogue()[family], sizes, np.random.default_rng(4))
+    feed = synthetic_inputs.inputs(catalogue()[family], sizes, np.random.default_rng(4))
     ((ours,), (theirs,)) = (list(stream_as_written(path, [feed])) for path in (older, newer))
     for name, array in theirs.items():
         assert np.array_equal(ours[name], array)

@@ -13,8 +13,8 @@ import pytest
 from build import keys, pages, report
 from build.report import LogScale, Run
 from contract import digest
-from contract.agreement import Agreement
 from contract.arch import Arch
+from contract.differences import Difference
 from contract.manifest import NOT_RUN, Activation, BundleManifest, Change, Gate, GateCase, Signature
 from tests.unit.engines import made_up
 
@@ -154,10 +154,10 @@ def test_an_empty_bundle_is_no_success() -> None:
 
 
 def test_a_gate_without_cases_shows_its_worst() -> None:
-    parity = (Agreement(output="scores", measure="relative", value=1e-5, limit=1e-4),)
+    parity = (Difference(output="scores", measure="relative", value=1e-5, limit=1e-4),)
     drawn = report.plot(Gate(outcome="passed", reason="4 inputs", parity=parity))
     ((case, (point,)),) = drawn.cases()
-    assert (case, point.agreement) == ("worst of all inputs", parity[0])
+    assert (case, point.difference) == ("worst of all inputs", parity[0])
     assert point.share == pytest.approx(0.1)
 
 
@@ -232,7 +232,7 @@ def test_numbers_keep_two_digits(value: float, wanted: str) -> None:
     ("value", "limit", "share"), [(0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 4.0, 0.25), (1.0, 0.0, math.inf)]
 )
 def test_the_share_of_a_limit(value: float, limit: float, share: float) -> None:
-    assert report.share_of_limit(Agreement(output="y", measure="absolute", value=value, limit=limit)) == share
+    assert report.share_of_limit(Difference(output="y", measure="absolute", value=value, limit=limit)) == share
 
 
 def test_a_scale_rises_and_keeps_what_is_off_it_at_its_ends() -> None:

@@ -89,7 +89,7 @@ def test_engines_that_lose_words_make_no_bundle(graphs: Path, monkeypatch: pytes
         _make(graphs)
     assert str(refusal.value) == (
         "ensemble_en_standard batch: its engines get 8 of 10 words wrong and its graphs in FP32 0: 80.00 points more, "
-        "allowed 0.5. Look at the figures of its engines' gates, or state more word_points in the catalogue."
+        "allowed 0.5. Look at the figures of its engines' gates, or state more max_wer_increase in the catalogue."
     )
     assert not (graphs.parent / "cpu").exists()
 

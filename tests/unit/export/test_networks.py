@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from contract import probes
+from contract import synthetic_inputs
 from contract.catalogue import catalogue
 from export.networks.body import subsampled
 from export.networks.layers import Attention, chunk_mask
@@ -24,7 +24,7 @@ def _sizes(family: str, batch: int) -> dict[str, int]:
 def test_padding_changes_nothing(family: str, rubbish: float) -> None:
     """An item padded inside a batch gives what it gives alone, whatever the padding holds."""
     network, spec = small.network(family), catalogue()[family]
-    sample = probes.inputs(spec, _sizes(family, 1), np.random.default_rng(5))
+    sample = synthetic_inputs.inputs(spec, _sizes(family, 1), np.random.default_rng(5))
     alone = network(*map(torch.from_numpy, sample.values()))
     padded = {
         tensor.name: _pad(sample[tensor.name], [axis in spec.axes() for axis in tensor.shape], rubbish)

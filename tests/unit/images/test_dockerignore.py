@@ -40,7 +40,7 @@ def test_let_in(path: str) -> None:
         ".git/config",
         ".venv/bin/python",
         ".venv-slim/bin/python",
-        "tests/unit/test_house.py",
+        "tests/unit/test_packaging.py",
         "tests/gpu/test_engines.py",
         "work/training/shards/0",
         "training/recipe.py",

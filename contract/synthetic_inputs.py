@@ -13,11 +13,9 @@ FIRST_WORD_TOKEN = 3
 
 
 def corners(mode: Mode) -> list[dict[str, int]]:
-    """List the sizes at which an engine is checked: of every profile, all axes at their least, optimum and most."""
+    """List the sizes at which an engine is checked: every axis at its minimum, at its optimum and at its maximum."""
     found = [
-        {axis: getattr(extent, bound) for axis, extent in profile.extents().items()}
-        for profile in mode.profiles()
-        for bound in ("min", "opt", "max")
+        {axis: getattr(extent, bound) for axis, extent in mode.extents().items()} for bound in ("min", "opt", "max")
     ]
     return [sizes for index, sizes in enumerate(found) if sizes not in found[:index]]
 
@@ -33,17 +31,17 @@ def inputs(family: Family, sizes: dict[str, int], generator: Any) -> dict[str, A
 
 
 def _values(tensor: Tensor, sizes: dict[str, int], generator: Any) -> Any:
-    wanted, dtype, probe = shape(tensor, sizes), DTYPES[tensor.type], tensor.probe
-    if probe is None:
-        raise ValueError(f"{tensor.name} has no probe")
-    if probe.length_of is not None:
-        longest = sizes[probe.length_of]
+    wanted, dtype, rule = shape(tensor, sizes), DTYPES[tensor.type], tensor.synthetic
+    if rule is None:
+        raise ValueError(f"{tensor.name} has no rule for synthetic values")
+    if rule.length_of is not None:
+        longest = sizes[rule.length_of]
         lengths = generator.integers(max(1, longest // 2), longest + 1, wanted)
         lengths[0] = longest
         return lengths.astype(dtype)
-    if probe.constant is not None:
-        return generator.integers(probe.constant, probe.constant + 1, wanted).astype(dtype)
-    if probe.token_below is not None:
-        return generator.integers(FIRST_WORD_TOKEN, sizes[probe.token_below], wanted).astype(dtype)
-    mean, deviation = probe.normal or (0.0, 1.0)
+    if rule.constant is not None:
+        return generator.integers(rule.constant, rule.constant + 1, wanted).astype(dtype)
+    if rule.token_below is not None:
+        return generator.integers(FIRST_WORD_TOKEN, sizes[rule.token_below], wanted).astype(dtype)
+    mean, deviation = rule.normal or (0.0, 1.0)
     return generator.normal(mean, deviation, wanted).astype(dtype)

@@ -1,12 +1,12 @@
-"""Measures of agreement, on the smallest thing that has NumPy's methods: NumPy itself where it is installed."""
+"""Measures of difference, on the smallest thing that has NumPy's methods: NumPy itself where it is installed."""
 
 import math
 from typing import Any
 
 import pytest
 
-from contract.agreement import Agreement, closest, compare, difference, worst
 from contract.catalogue import MEASURES, Tensor, Tolerance
+from contract.differences import Difference, closest, compare, distance, worst
 
 
 def tensor(measure: str) -> Tensor:
@@ -23,7 +23,7 @@ def test_equal_arrays_agree(array: Any, measure: str) -> None:
     values = array([[0.6, 0.8], [1.0, 0.0]])
     found = compare(tensor(measure), values, values, "fp32")
     assert found.value == pytest.approx(0.0)
-    assert found.holds
+    assert found.within_limit
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_equal_arrays_agree(array: Any, measure: str) -> None:
 )
 def test_measures(array: Any, measure: str, actual: Any, expected: Any, value: float) -> None:
     found = compare(tensor(measure), array(actual), array(expected), "fp16")
-    assert found == Agreement(output="y", measure=measure, value=value, limit=0.5)
+    assert found == Difference(output="y", measure=measure, value=value, limit=0.5)
 
 
 @pytest.mark.parametrize("measure", ["absolute", "relative", "cosine"])
 def test_nan_never_agrees(array: Any, measure: str) -> None:
-    assert not compare(tensor(measure), array([[1.0, math.nan]]), array([[1.0, 2.0]]), "fp16").holds
+    assert not compare(tensor(measure), array([[1.0, math.nan]]), array([[1.0, 2.0]]), "fp16").within_limit
 
 
 def test_another_shape_never_agrees(array: Any) -> None:
     found = compare(tensor("absolute"), array([1.0]), array([1.0, 1.0]), "fp32")
     assert found.value == math.inf
-    assert not found.holds
+    assert not found.within_limit
 
 
 def test_an_input_has_no_measure(array: Any) -> None:
@@ -59,28 +59,28 @@ def test_an_input_has_no_measure(array: Any) -> None:
 
 
 def test_the_sentence() -> None:
-    found = Agreement(output="y", measure="relative", value=0.25, limit=0.1)
+    found = Difference(output="y", measure="relative", value=0.25, limit=0.1)
     assert str(found) == "y differs by 2.5e-01 (relative, allowed 1e-01)"
-    assert not found.holds
+    assert not found.within_limit
 
 
-def agreement(output: str, value: float, limit: float = 1.0) -> Agreement:
-    return Agreement(output=output, measure="absolute", value=value, limit=limit)
+def difference(output: str, value: float, limit: float = 1.0) -> Difference:
+    return Difference(output=output, measure="absolute", value=value, limit=limit)
 
 
 def test_worst_keeps_one_an_output() -> None:
-    found = worst([agreement("y", 0.1), agreement("z", 0.3), agreement("y", 0.2), agreement("y", 0.0)])
-    assert found == (agreement("y", 0.2), agreement("z", 0.3))
+    found = worst([difference("y", 0.1), difference("z", 0.3), difference("y", 0.2), difference("y", 0.0)])
+    assert found == (difference("y", 0.2), difference("z", 0.3))
 
 
 def test_worst_keeps_nan() -> None:
     for values in ([0.1, math.nan, math.inf], [math.nan, math.inf, 0.1]):
-        (found,) = worst(agreement("y", value) for value in values)
+        (found,) = worst(difference("y", value) for value in values)
         assert math.isnan(found.value)
 
 
 def test_closest_to_the_limit() -> None:
-    assert closest([agreement("y", 0.5, 10.0), agreement("z", 0.1, 0.2)]) == agreement("z", 0.1, 0.2)
+    assert closest([difference("y", 0.5, 10.0), difference("z", 0.1, 0.2)]) == difference("z", 0.1, 0.2)
     assert closest([]) is None
 
 
@@ -95,10 +95,10 @@ def test_closest_to_the_limit() -> None:
     ],
 )
 def test_the_best_hypothesis(array: Any, actual: list[list[float]], value: float) -> None:
-    assert difference("best_differing", array(actual), array([[5.0, 4.0], [-2.0, -1.0]])) == value
+    assert distance("best_differing", array(actual), array([[5.0, 4.0], [-2.0, -1.0]])) == value
 
 
 def test_how_far_beyond_its_limit() -> None:
-    assert agreement("y", 0.5, 0.25).excess == 2.0
-    assert agreement("y", 0.0, 0.0).excess == 0.0
-    assert agreement("y", 1e-9, 0.0).excess == agreement("y", math.nan).excess == math.inf
+    assert difference("y", 0.5, 0.25).limit_ratio == 2.0
+    assert difference("y", 0.0, 0.0).limit_ratio == 0.0
+    assert difference("y", 1e-9, 0.0).limit_ratio == difference("y", math.nan).limit_ratio == math.inf

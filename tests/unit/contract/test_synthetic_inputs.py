@@ -2,13 +2,13 @@
 
 import pytest
 
-from contract import probes
+from contract import synthetic_inputs
 from contract.catalogue import Extent, Mode, catalogue
 
 
 def test_corners() -> None:
     mode = catalogue()["diar"].modes["batch"]
-    assert probes.corners(mode) == [
+    assert synthetic_inputs.corners(mode) == [
         {"batch": 1, "frames": 50},
         {"batch": 8, "frames": 200},
         {"batch": 32, "frames": 400},
@@ -17,21 +17,7 @@ def test_corners() -> None:
 
 def test_equal_corners_are_one() -> None:
     fixed = Extent(min=4, opt=4, max=4)
-    assert probes.corners(Mode(name="batch", batch=fixed, axes={})) == [{"batch": 4}]
-
-
-def test_every_profile_has_corners() -> None:
-    short, long = Extent(min=1, opt=2, max=4), Extent(min=4, opt=9, max=9)
-    mode = Mode(
-        name="batch",
-        batch=Extent(min=1, opt=1, max=2),
-        axes={"frames": Extent(min=1, opt=5, max=9)},
-        splits=({"frames": short}, {"frames": long}),
-    )
-    assert [(corner["batch"], corner["frames"]) for corner in probes.corners(mode)] == [
-        *((1, 1), (1, 2), (2, 4)),
-        *((1, 4), (1, 9), (2, 9)),
-    ]
+    assert synthetic_inputs.corners(Mode(name="batch", batch=fixed, axes={})) == [{"batch": 4}]
 
 
 def test_inputs() -> None:
@@ -40,7 +26,7 @@ def test_inputs() -> None:
         "batch": 3, "encoder_frames": 49, "encoder_size": 8, "hypothesis_count": 2, "hypothesis_tokens": 16,
         "vocabulary": 20,
     }  # fmt: skip
-    made = probes.inputs(catalogue()["decoder"], sizes, numpy.random.default_rng(0))
+    made = synthetic_inputs.inputs(catalogue()["decoder"], sizes, numpy.random.default_rng(0))
     assert {name: (values.shape, str(values.dtype)) for name, values in made.items()} == {
         "encoder_out": ((3, 49, 8), "float16"),
         "encoder_lengths": ((3,), "int32"),

@@ -16,7 +16,7 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
+class Difference:
     """What was measured on one output, and what the catalogue allows."""
 
     output: str
@@ -25,12 +25,12 @@ class Agreement:
     limit: float
 
     @property
-    def holds(self) -> bool:
+    def within_limit(self) -> bool:
         """Say whether the value is within the limit; NaN never is."""
         return self.value <= self.limit
 
     @property
-    def excess(self) -> float:
+    def limit_ratio(self) -> float:
         """Say how many times its limit the value is: infinite for NaN, and for anything where nothing is allowed."""
         if self.value == 0.0:
             return 0.0
@@ -40,37 +40,37 @@ class Agreement:
         return f"{self.output} differs by {self.value:.1e} ({self.measure}, allowed {self.limit:.0e})"
 
 
-def worst(agreements: Iterable[Agreement]) -> tuple[Agreement, ...]:
+def worst(differences: Iterable[Difference]) -> tuple[Difference, ...]:
     """Keep the largest difference of each output; NaN counts as the largest of all."""
-    kept: dict[str, Agreement] = {}
-    for each in agreements:
+    kept: dict[str, Difference] = {}
+    for each in differences:
         known = kept.get(each.output)
         if known is None or _severity(each) > _severity(known):
             kept[each.output] = each
     return tuple(kept.values())
 
 
-def closest(agreements: Iterable[Agreement]) -> Agreement | None:
+def closest(differences: Iterable[Difference]) -> Difference | None:
     """Find the one that comes closest to its limit, for a line of summary; None when there is none."""
-    return max(agreements, key=lambda each: each.excess, default=None)
+    return max(differences, key=lambda each: each.limit_ratio, default=None)
 
 
-def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Agreement:
+def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Difference:
     """Measure an output of the catalogue against its reference, which must have the same shape."""
     if tensor.tolerance is None:
         raise ValueError(f"{tensor.name} is no output")
     measure = tensor.tolerance.measure
-    value = difference(measure, actual, expected)
-    return Agreement(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
+    value = distance(measure, actual, expected)
+    return Difference(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
 
 
-def difference(measure: str, actual: Any, expected: Any) -> float:
+def distance(measure: str, actual: Any, expected: Any) -> float:
     """Measure how far an array is from its reference; infinitely for another shape."""
     return _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
 
 
-def _severity(agreement: Agreement) -> float:
-    return math.inf if math.isnan(agreement.value) else agreement.value
+def _severity(difference: Difference) -> float:
+    return math.inf if math.isnan(difference.value) else difference.value
 
 
 def _absolute(actual: Any, expected: Any) -> float:
@@ -81,10 +81,10 @@ def _absolute(actual: Any, expected: Any) -> float:
 def _relative(actual: Any, expected: Any) -> float:
     """Give the L2 norm of the difference over that of the reference."""
     wide, reference = actual.astype("float64"), expected.astype("float64")
-    difference, size = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
+    squared, size = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
     if size == 0.0:
-        return 0.0 if difference == 0.0 else math.inf
-    return math.sqrt(difference / size)
+        return 0.0 if squared == 0.0 else math.inf
+    return math.sqrt(squared / size)
 
 
 def _cosine(actual: Any, expected: Any) -> float:
