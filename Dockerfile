@@ -1,30 +1,30 @@
-# The images of Voxwright, one target each; docs/architecture/90-containers.md says why they are as they are.
+# The images of Voxwright, one target each. docs/architecture/90-containers.md explains the design.
 #   docker build --target runtime-cpu --tag voxwright-runtime-cpu .
 #   docker build --target transcriber --tag voxwright-transcriber .
 #   docker build --target builder     --tag voxwright-builder:26.08 .
 #   docker build --target runtime     --tag voxwright-runtime:26.08-sm86 --build-arg ARCH=sm86 .
-# Behind a proxy: --secret id=pip.conf,src=FILE and --secret id=ca.pem,src=FILE reach pip and stay out of the image.
-# Base images come from DEBIAN_IMAGE, UBUNTU_IMAGE and NVIDIA, which may name mirrors.
+# Behind a proxy: --secret id=pip.conf,src=FILE and --secret id=ca.pem,src=FILE configure pip and are stored in no image.
+# DEBIAN_IMAGE, UBUNTU_IMAGE and NVIDIA name the base images; they may name mirrors.
 ARG PLATFORM=26.08
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 ARG UBUNTU_IMAGE=ubuntu
 ARG NVIDIA=nvcr.io/nvidia
 
 
-# ---- Debian with Python, and the environments that are made on it
+# ---- Debian with Python, and the environments that are built on it
 FROM ${DEBIAN_IMAGE} AS python
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
  && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin voxwright
-# Python finds the rooms in PYTHONPATH alone: nothing in a mounted working directory can take their place.
+# Python imports the packages from PYTHONPATH only: a file in a mounted working directory cannot replace one of them.
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/voxwright \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1
 
 FROM python AS environment
-# The environment that is copied has no pip, and its packages not their tests.
+# The environment that is copied contains neither pip nor the tests of its packages.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv \
  && rm -rf /var/lib/apt/lists/* \
@@ -35,7 +35,7 @@ COPY pyproject.toml requirements.lock ./
 COPY images/requirements.py images/
 
 FROM environment AS embedded-environment
-# Of nvidia-pytriton only the tritonserver in it is used: the web stack that its Python API asks for stays out.
+# Only the tritonserver binary of nvidia-pytriton is used: the web stack that its Python API requires is not installed.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
     python3 images/requirements.py embedded > all.txt \
  && grep -v '^nvidia-pytriton' all.txt > packages.txt \
@@ -83,8 +83,8 @@ COPY contract /opt/voxwright/contract
 COPY model_repository /opt/voxwright/model_repository
 COPY runtime /opt/voxwright/runtime
 COPY dist/engines/embedded/cpu /opt/voxwright/engines/embedded/cpu
-# All that is written goes below /tmp, where Triton's python backend also wants a folder: one tmpfs is enough.
-# Unless told otherwise ONNX Runtime's wheel keeps a device's id and sends usage data to its maker.
+# All files are written below /tmp, where Triton's python backend also creates a folder: one tmpfs is enough.
+# By default ONNX Runtime's wheel stores a device id and sends usage data to its vendor.
 ENV ORT_DISABLE_TELEMETRY=1 \
     VOXWRIGHT_PLATFORM=embedded \
     VOXWRIGHT_ENGINES=/opt/voxwright/engines \
@@ -109,7 +109,7 @@ FROM ${NVIDIA}/tensorrt:${PLATFORM}-py3 AS builder
 WORKDIR /opt/project
 COPY pyproject.toml requirements.lock ./
 COPY images/requirements.py images/
-# The environment sees the TensorRT that lies beside it. The image of 23.12 has Python 3.10 and is refused here.
+# The environment includes the TensorRT of the base image. The image of 23.12 has Python 3.10 and is rejected here.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
     python3 -c 'import sys; sys.exit("error: Voxwright needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)' \
  && python3 -m venv --without-pip --system-site-packages /opt/venv \
@@ -129,7 +129,7 @@ ENV ORT_DISABLE_TELEMETRY=1 \
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="voxwright-builder" \
-      org.opencontainers.image.description="Exports Voxwright's graphs and builds engines of them" \
+      org.opencontainers.image.description="Exports Voxwright's graphs and builds engines from them" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
@@ -141,7 +141,7 @@ HEALTHCHECK NONE
 CMD ["python3", "-m", "build.engines", "--help"]
 
 
-# ---- tritonserver out of NVIDIA's image, with what it needs and nothing else. The bases have that image's glibc and Python.
+# ---- tritonserver out of NVIDIA's image, with only the libraries that it needs. The bases have that image's glibc.
 FROM ${UBUNTU_IMAGE}:24.04 AS base-26.08
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 \
@@ -155,20 +155,25 @@ RUN apt-get update \
 
 FROM ${NVIDIA}/tritonserver:26.08-py3 AS server-26.08
 COPY images/gather.py /opt/gather.py
-# DCGM, which reads the GPU's load and memory for the metrics, opens its own modules.
+# DCGM reads the GPU's load and memory for the metrics, and opens its own modules at run time.
 RUN --mount=type=bind,from=base-26.08,target=/base \
-    python3 /opt/gather.py /slim --base /base --also 'libdcgm*.so.*' \
-      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so \
- && cp /NVIDIA_Deep_Learning_Container_License.pdf /slim/opt/tritonserver/
+    python3 /opt/gather.py /slim --base /base --licence /opt/tritonserver/NVIDIA_Deep_Learning_Container_License.pdf --licence /NVIDIA_Deep_Learning_Container_License.pdf \
+      --also 'libdcgm*.so.*' \
+      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so
 
 FROM ${NVIDIA}/tritonserver:23.12-py3 AS server-23.12
 COPY images/gather.py /opt/gather.py
-# TensorRT 8.6 opens cuBLAS and cuDNN, and drivers older than 545 need CUDA's compatibility library.
+# TensorRT 8.6 opens cuBLAS and cuDNN at run time. Drivers older than 545 need CUDA's compatibility library.
 RUN --mount=type=bind,from=base-23.12,target=/base \
-    python3 /opt/gather.py /slim --base /base --also 'libdcgm*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
-      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so \
- && cp /NVIDIA_Deep_Learning_Container_License.pdf /slim/opt/tritonserver/ \
- && mkdir -p /slim/usr/local/cuda && cp -RL /usr/local/cuda/compat /slim/usr/local/cuda/
+    python3 /opt/gather.py /slim --base /base --licence /opt/tritonserver/NVIDIA_Deep_Learning_Container_License.pdf --licence /NVIDIA_Deep_Learning_Container_License.pdf \
+      --also 'libdcgm*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
+      /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so
+# NVIDIA's image has the compatibility library in lib.real, and its entrypoint links it, which this image does not run. The
+# container toolkit looks for compat/libcuda.so.*.* only.
+RUN compat=/usr/local/cuda/compat \
+ && if [ -d "${compat}/lib.real" ]; then compat="${compat}/lib.real"; fi \
+ && mkdir -p /slim/usr/local/cuda/compat \
+ && cp -P "${compat}"/lib*.so* /slim/usr/local/cuda/compat/
 
 # hadolint ignore=DL3006
 FROM server-${PLATFORM} AS server
@@ -193,8 +198,8 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
 FROM base-${PLATFORM} AS runtime
 ARG PLATFORM
 ARG ARCH
-# A server of every architecture would carry five bundles to use one.
-RUN if [ -z "${ARCH}" ]; then echo 'error: say which architecture: --build-arg ARCH=sm86' >&2; exit 1; fi \
+# An image for all architectures would contain five bundles and use one.
+RUN if [ -z "${ARCH}" ]; then echo 'error: ARCH is empty: name the architecture of the GPU, for example --build-arg ARCH=sm86' >&2; exit 1; fi \
  && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin voxwright
 COPY --from=server /slim/ /
 RUN echo /opt/tritonserver/lib > /etc/ld.so.conf.d/tritonserver.conf && ldconfig
@@ -203,12 +208,12 @@ COPY contract /opt/voxwright/contract
 COPY model_repository /opt/voxwright/model_repository
 COPY runtime /opt/voxwright/runtime
 COPY dist/engines/${PLATFORM}/${ARCH} /opt/voxwright/engines/${PLATFORM}/${ARCH}
-# NVIDIA's container toolkit reads the two that bear its name.
+# NVIDIA's container toolkit reads NVIDIA_DRIVER_CAPABILITIES. NVIDIA_VISIBLE_DEVICES is not set: with the device plugin's
+# strategy cdi-cri, `all` in the image would give a pod every GPU of the node. Docker and the plugin select the GPU.
 ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/voxwright \
     PYTHONSAFEPATH=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     VOXWRIGHT_PLATFORM=${PLATFORM} \
     VOXWRIGHT_ENGINES=/opt/voxwright/engines \

@@ -1,19 +1,20 @@
 # make demo   environment, export, build, serve, transcribe a dialogue, score it
-# make test   environment, every test: units, the slim rooms without their heavy neighbours, the real server and compilers
-# make lint   ruff, mypy --strict, import-linter
+# make test   environment, then every test but the slow ones: units, the slim environment, the real server and compilers
+# make test-all  the same with the slow tests: the training in small, all four compile targets, longer kill loops
+# make lint   ruff, mypy --strict, import-linter, the list of words
 # make images builds two images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
-# make bench  what is measured, side by side
-# make lock   resolve requirements.lock anew
+# make bench  measure speed, memory and accuracy, side by side
+# make lock   resolve requirements.lock again
 PYTHON ?= python3
 VENV := .venv
 SLIM := .venv-slim
 BIN := $(VENV)/bin
 # Two OpenMP pools on two cores are slower than one thread in each of several processes.
 export OMP_NUM_THREADS ?= 1
-# ONNX Runtime otherwise keeps events in the home folder and tells its maker of them.
+# ONNX Runtime would otherwise store usage events in the home folder and send them to its maker.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint images bench lock env clean
+.PHONY: demo test test-all lint images bench lock env clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,24 +30,39 @@ $(VENV)/installed: requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@
 
-# contract and runtime with nothing but what an operator's image has.
+# What the image of a server has, and pytest: contract and runtime must need no more.
 $(SLIM)/installed: requirements.lock
 	$(PYTHON) -m venv --clear $(SLIM)
-	$(SLIM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock click cuda-bindings cryptography nvidia-ml-py pytest
+	$(SLIM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock click cuda-bindings cryptography nvidia-ml-py pytest pytest-xdist
 	touch $@
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
+# contract and runtime first in the slim environment; the full one then runs what the slim one skipped, and all the rest.
+# One worker a core, each takes a whole file (tests/conftest.py).
+PYTEST := -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PASSED := dist/tests/passed-slim.txt
+
 test: $(VENV)/installed $(SLIM)/installed
-	VOXWRIGHT_SLIM=1 $(SLIM)/bin/python -m pytest -q tests/unit/contract tests/unit/runtime
-	$(BIN)/python -m pytest -q
+	@echo "make test: about 10 minutes on two cores, 6 GB of memory, 3 GB below dist/tests. make test-all: about 25 minutes."
+	$(run-tests)
+
+test-all: $(VENV)/installed $(SLIM)/installed
+	@echo "make test-all: about 25 minutes on two cores, 6 GB of memory, 3 GB below dist/tests."
+	$(run-tests) -m "slow or not slow"
+
+define run-tests
+VOXWRIGHT_SLIM=1 $(SLIM)/bin/python -m pytest $(PYTEST) --write-passed=$(PASSED) tests/unit/contract tests/unit/runtime
+$(BIN)/python -m pytest $(PYTEST) --leave-out=$(PASSED)
+endef
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python ci/check_words.py
 
 images: $(VENV)/installed
 	$(BIN)/python -m export --out dist/onnx
@@ -56,7 +72,7 @@ images: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 
-# pip-tools brings PyPA's `build`, which must not stand beside ours: it gets an environment of its own.
+# pip-tools installs PyPA's `build`, which would hide the package of this project: it gets an environment of its own.
 lock:
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2

@@ -1,1 +1,1 @@
-"""What is measured, side by side in one run; machines are shared and noisy, so the figures are medians and ratios."""
+"""Benchmarks, side by side in one run: medians and ratios, because machines are shared and noisy."""

@@ -1,4 +1,4 @@
-"""python -m benchmarks: serving against the same networks here, INT8 against FP32, a start against a read."""
+"""python -m benchmarks: serving against ONNX Runtime in this process, INT8 against FP32, a start against a read."""
 
 import json
 import platform
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Measure, print a table, and keep the figures."""
+    """Measure, print a table, and write the figures."""
     found = [*serving.measure(), *quantised.measure(), *startup.measure()]
     for comparison in found:
         show(comparison)

@@ -1,17 +1,17 @@
-"""Two ways of doing the same, measured in turns, so that a busy machine hits both alike."""
+"""Comparisons of two implementations, measured alternately, so that load on the machine affects both alike."""
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Rounds of two ways; `ratio` is the second's median over the first's."""
+    """The rounds of two implementations; `ratio` is the second's median over the first's."""
 
     title: str
     unit: str
@@ -20,24 +20,36 @@ class Comparison:
     second_name: str
     second: tuple[float, ...]
 
+    @classmethod
+    def of_pairs(cls, pairs: Sequence[tuple[float, float]], *, title: str, unit: str, first: str, second: str) -> Self:
+        """Return the comparison of pairs of rounds; `first` and `second` are the names of the implementations."""
+        return cls(
+            title=title,
+            unit=unit,
+            first_name=first,
+            first=tuple(pair[0] for pair in pairs),
+            second_name=second,
+            second=tuple(pair[1] for pair in pairs),
+        )
+
     @property
     def ratio(self) -> float:
-        """Give the second's median over the first's."""
+        """Return the second's median over the first's."""
         return statistics.median(self.second) / statistics.median(self.first)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all figures for a file."""
+        """Return all figures for a JSON file."""
         return {**asdict(self), "ratio": round(self.ratio, 3)}
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time one round of work."""
+    """Return the duration of one round of work, in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def in_turns(rounds: int, first: Callable[[], T], second: Callable[[], T]) -> list[tuple[T, T]]:
-    """Measure both ways in turns after one round of each that does not count."""
+def alternate(rounds: int, first: Callable[[], T], second: Callable[[], T]) -> list[tuple[T, T]]:
+    """Measure both alternately, after one warm-up round of each."""
     first(), second()
     return [(first(), second()) for _ in range(rounds)]

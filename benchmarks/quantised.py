@@ -1,18 +1,19 @@
-"""INT8 against FP32 on this processor: engines of the same graphs on the same real inputs, in turns in one process."""
+"""INT8 against FP32 on this processor: engines of the same graphs on the same real inputs, in one process."""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Comparison, in_turns, seconds
-from benchmarks.server import make_bundle
+from benchmarks.measuring import Comparison, alternate, seconds
+from benchmarks.server import ensure_bundle
 from build import bundle, gate, quantisation
 from build.compilers import compiler
-from build.compilers.onnxruntime import run_session, session
-from build.engines import Request, plan, target_of
+from build.engines import Request, target_of
 from build.job import Job
 from build.options import Options
+from build.planning import plan
+from build.reference import run_session, session
 from contract.arch import Arch
 from contract.catalogue import INT8
 from contract.manifest import Accuracy
@@ -22,13 +23,13 @@ ONNX = Path("dist/onnx")
 
 
 def measure() -> list[Comparison]:
-    """Compare both engines of every network with an INT8 tolerance in the catalogue, and count the words it costs."""
-    make_bundle()
+    """Compare both engines of every network with an INT8 tolerance in the catalogue, and their word errors."""
+    ensure_bundle()
     return [*comparisons(ONNX), *words(ONNX)]
 
 
 def words(onnx: Path) -> list[Comparison]:
-    """Build a whole INT8 bundle through its gate, and give the share of words that it gets right beside the graphs'."""
+    """Build a whole INT8 bundle through its gate, and compare its share of right words with that of the graphs."""
     with tempfile.TemporaryDirectory() as folder:
         request = Request(compiler=None, platform=None, onnx=onnx, out=Path(folder, "engines"))
         target = target_of(request, Arch.CPU)
@@ -50,7 +51,7 @@ def comparisons(onnx: Path, rounds: int = ROUNDS) -> Iterator[Comparison]:
 
 
 def longest_input(job: Job) -> dict[str, Any]:
-    """Give the longest real input of one item."""
+    """Return the longest real input with a batch size of one."""
     *_, longest = gate.single_inputs(gate.real_inputs(job)).values()
     return longest
 
@@ -62,7 +63,7 @@ def _words(counted: Accuracy) -> Comparison:
         unit="percent of words right",
         first_name="graphs in FP32",
         first=(right[0],),
-        second_name=f"INT8 engines ({counted.points:+.2f} points of word error rate)",
+        second_name=f"INT8 engines ({counted.wer_increase:+.2f} points of word error rate)",
         second=(right[1],),
     )
 
@@ -70,19 +71,13 @@ def _words(counted: Accuracy) -> Comparison:
 def _comparison(exact: Job, quantised: Job, rounds: int) -> Comparison:
     feed = longest_input(exact)
     first, second = _engine(exact), _engine(quantised)
-    times = in_turns(
+    times = alternate(
         rounds,
         lambda: 1.0 / seconds(lambda: run_session(first, feed)),
         lambda: 1.0 / seconds(lambda: run_session(second, feed)),
     )
-    return Comparison(
-        title=f"{exact.name}, its longest real input",
-        unit="runs a second",
-        first_name="FP32",
-        first=tuple(first for first, _ in times),
-        second_name="INT8",
-        second=tuple(second for _, second in times),
-    )
+    title = f"{exact.name}, its longest real input"
+    return Comparison.of_pairs(times, title=title, unit="runs a second", first="FP32", second="INT8")
 
 
 def _engine(job: Job) -> Any:

@@ -1,7 +1,7 @@
-"""python -m benchmarks.realtime: how far behind the voice a transcript is, with more and more streams at once.
+"""python -m benchmarks.realtime: the delay of live transcripts, by the number of simultaneous streams.
 
-Every stream is a client in a process of its own that hears the demonstration at the speed of sound. Where the machine
-cannot keep up, delays grow with the length of the streams instead of staying what they are.
+Every stream is a client in a process of its own that sends the demonstration's dialogue in real time. When the machine
+cannot keep up, delays grow with the length of the streams instead of staying constant.
 """
 
 import json
@@ -16,16 +16,16 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.server import renew_bundle, served
-from contract import files
+from benchmarks.server import served, update_bundle
+from contract import command_line, files
 from contract.catalogue import OPERATING_POINTS
-from contract.errors import guard
 from transcriber import realtime
 from transcriber.audio import Recording, Samples
-from transcriber.client import Connection, connect_streams
+from transcriber.connection import Connection
 from transcriber.features import SAMPLE_RATE_HZ
 from transcriber.pipeline import Plan
 from transcriber.realtime import Final, Partial
+from transcriber.triton_recogniser import connect_streams
 
 RECORDING = Path("demo/dialogue.flac")
 RESULTS = Path("dist/benchmarks/realtime.json")
@@ -36,10 +36,10 @@ STEP_SAMPLES = SAMPLE_RATE_HZ // 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delays:
-    """Seconds between a sound and what is told of it, over all streams that were heard at once.
+    """Delays of transcripts in seconds, over all simultaneous streams.
 
-    `partials` are behind the last sound that they tell of, `finals` behind the end of their segment, 0.2 s after the
-    last voice.
+    `partials` count from the last sample that they cover, `finals` from the end of their segment, 0.2 s after the last
+    voice.
     """
 
     streams: int
@@ -48,7 +48,7 @@ class Delays:
     finals: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the quantiles and how many they are of."""
+        """Return the quantiles and the number of delays, for a JSON file."""
         return {
             "streams": self.streams,
             "operating_point": self.operating_point,
@@ -57,50 +57,58 @@ class Delays:
         }
 
 
-class Spoken:
-    """A source that gives a recording at the speed of sound."""
+class PacedRecording:
+    """A source that yields a recording in real time."""
 
-    was_ended = False
+    was_stopped = False
 
     def __init__(self, path: Path, seconds: float) -> None:
-        """Prepare to speak the first seconds of a recording."""
+        """Read the first seconds of a recording."""
         self._recording = Recording(path)
         self.began = time.monotonic()
         self._samples = np.concatenate(list(self._recording.blocks()))[: round(seconds * SAMPLE_RATE_HZ)]
-        self.heard_s = 0.0
+        self.read_s = 0.0
 
     def recording(self) -> Recording:
-        """Give what it is spoken from."""
+        """Return the recording."""
         return self._recording
 
     def blocks(self) -> Iterator[Samples]:
-        """Give 0.1 s at a time, each when its last sample has been said."""
+        """Yield blocks of 0.1 s, each at the time of its last sample."""
         self.began = time.monotonic()
         for start in range(0, self._samples.size, STEP_SAMPLES):
             block = self._samples[start : start + STEP_SAMPLES]
-            self.heard_s = (start + block.size) / SAMPLE_RATE_HZ
-            time.sleep(max(0.0, self.began + self.heard_s - time.monotonic()))
+            self.read_s = (start + block.size) / SAMPLE_RATE_HZ
+            time.sleep(max(0.0, self.began + self.read_s - time.monotonic()))
             yield block
 
-    def end(self) -> None:
-        """Do nothing: nobody interrupts it."""
+    def stop(self) -> None:
+        """Do nothing: the benchmark is never interrupted."""
 
 
 @click.command()
-@click.option("--streams", multiple=True, type=click.IntRange(1), default=STREAMS, show_default=True, help="How many.")
+@click.option(
+    "--streams",
+    multiple=True,
+    type=click.IntRange(1),
+    default=STREAMS,
+    show_default=True,
+    help="Number of simultaneous streams; may be repeated.",
+)
 @click.option("--operating-point", "points", multiple=True, type=click.Choice(OPERATING_POINTS), help="[default: all]")
-@click.option("--seconds", default=SECONDS, show_default=True, help="Of the demonstration, for every stream.")
+@click.option("--seconds", default=SECONDS, show_default=True, help="Length of every stream.")
+@command_line.verbose_option()
 def command(streams: tuple[int, ...], points: tuple[str, ...], seconds: float) -> None:
-    """Serve the bundle of this machine in real-time mode, listen to it, and tell how late it is."""
-    guard(lambda: _run(streams, points or OPERATING_POINTS, seconds))
+    """Serve the bundle of this machine in real-time mode and measure the delays of its transcripts."""
+    _run(streams, points or OPERATING_POINTS, seconds)
 
 
 def _run(streams: Sequence[int], points: Sequence[str], seconds: float) -> None:
-    renew_bundle()
+    update_bundle()
     found = []
     with served(SM_BATCH_MODE="false") as endpoint:
         for point in points:
-            print(f"\n{point}: seconds behind the voice, median and 95th percentile")
+            print(f"\n{point}: delay in seconds, median and 95th percentile")
             for count in streams:
                 found.append(measure(endpoint, point, count, seconds))
                 print(_line(found[-1]), flush=True)
@@ -109,9 +117,9 @@ def _run(streams: Sequence[int], points: Sequence[str], seconds: float) -> None:
 
 
 def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
-    """Listen to some streams at once, a client in a process each."""
+    """Measure some simultaneous streams, each with a client in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(streams) as pool:
-        parts = pool.starmap(_listen, [(endpoint, point, seconds)] * streams)
+        parts = pool.starmap(_transcribe_stream, [(endpoint, point, seconds)] * streams)
     return Delays(
         streams=streams,
         operating_point=point,
@@ -120,16 +128,16 @@ def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
     )
 
 
-def _listen(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
+def _transcribe_stream(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
     recogniser = connect_streams(Connection(endpoint, one_server=True), "en", point)
-    source: Any = Spoken(RECORDING, seconds)
+    source: Any = PacedRecording(RECORDING, seconds)
     partials, finals = list[float](), list[float]()
 
-    def tell(said: Partial | Final) -> None:
-        behind = time.monotonic() - source.began - said.end_s
-        (finals if isinstance(said, Final) else partials).append(behind)
+    def record(event: Partial | Final) -> None:
+        delay = time.monotonic() - source.began - event.end_s
+        (finals if isinstance(event, Final) else partials).append(delay)
 
-    realtime.transcribe(source, recogniser, Plan(), tell)
+    realtime.transcribe(source, recogniser, Plan(), record)
     return partials, finals
 
 
@@ -143,9 +151,9 @@ def _quantiles(delays: Sequence[float]) -> dict[str, float]:
 
 def _line(delays: Delays) -> str:
     found = delays.to_dict()
-    told = ", ".join(f"{name} {found[name]['median']:.2f} {found[name]['p95']:.2f}" for name in ("partials", "finals"))
-    return f"  {delays.streams:2d} streams: {told}"
+    text = ", ".join(f"{name} {found[name]['median']:.2f} {found[name]['p95']:.2f}" for name in ("partials", "finals"))
+    return f"  {delays.streams:2d} streams: {text}"
 
 
 if __name__ == "__main__":
-    command()
+    command_line.run(command)

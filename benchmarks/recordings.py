@@ -1,4 +1,4 @@
-"""The recordings of `python -m training evaluation`, and what is said in them."""
+"""The recordings of `python -m training evaluation`, with their transcripts."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _REMEDY = "Write the recordings with `python -m training evaluation`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spoken:
-    """A recording of one voice: its words, whose voice it is, and its length."""
+class LabelledRecording:
+    """A recording of one voice: its transcript, its speaker and its length."""
 
     path: Path
     text: str
@@ -26,7 +26,7 @@ class Spoken:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """Who speaks in a dialogue, from `start` to `end` in seconds."""
+    """A turn of a dialogue: its speaker, its start and its end in seconds."""
 
     speaker: str
     start: float
@@ -43,18 +43,18 @@ class Dialogue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordingSet:
-    """Recordings of one kind; `what` says which."""
+    """Recordings of one kind."""
 
     name: str
-    what: str
-    recordings: tuple[Spoken, ...]
+    description: str
+    recordings: tuple[LabelledRecording, ...]
 
 
 def load(folder: Path, name: str, limit: int | None = None) -> RecordingSet:
     """Read a set, or the first `limit` recordings of it; raise AudioError when it is absent or damaged."""
     fields = _truth(folder / name)
-    spoken = tuple(
-        Spoken(
+    found = tuple(
+        LabelledRecording(
             path=folder / name / table.text("file"),
             text=table.text("text"),
             speaker=table.text("speaker"),
@@ -62,16 +62,16 @@ def load(folder: Path, name: str, limit: int | None = None) -> RecordingSet:
         )
         for table in list(fields.tables("recordings"))[:limit]
     )
-    if not spoken:
+    if not found:
         raise fields.error("recordings", "the list is empty")
-    return RecordingSet(name=name, what=fields.text("what"), recordings=spoken)
+    return RecordingSet(name=name, description=fields.text("what"), recordings=found)
 
 
 def load_all(folder: Path, limit: int | None = None) -> tuple[RecordingSet, ...]:
-    """Read every set of one voice a recording; raise AudioError when there is none or one is damaged."""
+    """Read every set of recordings with a single voice; raise AudioError when there is none or one is damaged."""
     names = [path.parent.name for path in sorted(folder.glob(f"*/{TRUTH_FILE}")) if path.parent.name != DIALOGUES]
     if not names:
-        raise AudioError(folder, "there are no recordings with their words", _REMEDY)
+        raise AudioError(folder, "there are no recordings with transcripts", _REMEDY)
     return tuple(load(folder, name, limit) for name in names)
 
 
@@ -92,7 +92,7 @@ def load_dialogues(folder: Path, limit: int | None = None) -> tuple[Dialogue, ..
 def _truth(folder: Path) -> Fields:
     path = folder / TRUTH_FILE
     if not path.is_file():
-        raise AudioError(path, "there are no recordings with their words", _REMEDY)
+        raise AudioError(path, "there are no recordings with transcripts", _REMEDY)
     return Fields(_json(path), source=path, error=AudioError, remedy=_REMEDY)
 
 

@@ -1,4 +1,4 @@
-"""The embedded server with the bundle of this machine, for as long as something is measured."""
+"""The embedded server with the bundle of this machine, during a measurement."""
 
 import os
 import subprocess
@@ -9,35 +9,36 @@ from pathlib import Path
 
 from contract import manifest
 from contract.errors import ServerUnavailableError
-from demo.ports import free_ports
+from demo.ports import free_ports, port_options
 
 BUNDLE = Path("dist/engines/embedded/cpu")
 READY_SECONDS = 120
 
 
-def make_bundle() -> None:
-    """Export and build for the CPU unless that was done."""
+def ensure_bundle() -> None:
+    """Export and build for the CPU unless a bundle exists."""
     if not (BUNDLE / manifest.MANIFEST_FILE).is_file():
-        renew_bundle("--mode", "batch")
+        update_bundle("--mode", "batch")
 
 
-def renew_bundle(*options: str) -> None:
-    """Export and build for the CPU what has changed, with options of build.engines."""
+def update_bundle(*options: str) -> None:
+    """Export and build for the CPU what has changed; `options` are those of build.engines."""
     subprocess.run([sys.executable, "-m", "export"], check=True)
     subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu", *options], check=True)
 
 
 @contextmanager
 def served(repository: str = "dist/benchmarks/repository", **variables: str) -> Iterator[str]:
-    """Serve the bundle, with some environment variables, and give the gRPC endpoint.
+    """Serve the bundle, with environment variables, and yield the gRPC endpoint.
 
     Raises ServerUnavailableError when the server does not get ready.
     """
     ports = free_ports()
-    flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
     command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--repository", repository]
     environment = {**os.environ, **variables}
-    child = subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*command, *port_options(ports)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         url = f"http://localhost:{ports['http']}"
         probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", str(READY_SECONDS)]

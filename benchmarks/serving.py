@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 from tritonclient import grpc as triton
 
-from benchmarks.measuring import Comparison, in_turns, seconds
-from benchmarks.server import BUNDLE, make_bundle, served
+from benchmarks.measuring import Comparison, alternate, seconds
+from benchmarks.server import BUNDLE, ensure_bundle, served
 from contract import manifest
 
 REQUESTS, ROUNDS, CONCURRENCY = 16, 7, 4
@@ -18,7 +18,7 @@ FRAMES, FRAMES_PER_SECOND = 1000, 100
 
 def measure() -> list[Comparison]:
     """Compare the ensemble of the standard point with its two networks in this process."""
-    make_bundle()
+    ensure_bundle()
     generator = np.random.default_rng(1)
     requests = [generator.normal(10.0, 4.0, (1, FRAMES, 80)).astype(np.float16) for _ in range(REQUESTS)]
     body, head = (_session(name) for name in ("body_standard", "am_en_standard"))
@@ -28,19 +28,20 @@ def measure() -> list[Comparison]:
         triton.InferenceServerClient(endpoint) as client,
         ThreadPoolExecutor(CONCURRENCY) as pool,
     ):
-        pairs = in_turns(
+        pairs = alternate(
             ROUNDS,
             lambda: audio_seconds / seconds(lambda: _run_all(body, head, requests)),
-            lambda: audio_seconds / seconds(lambda: list(pool.map(lambda features: _ask(client, features), requests))),
+            lambda: (
+                audio_seconds / seconds(lambda: list(pool.map(lambda features: _infer(client, features), requests)))
+            ),
         )
     return [
-        Comparison(
+        Comparison.of_pairs(
+            pairs,
             title=f"body and acoustic head on {FRAMES / FRAMES_PER_SECOND:.0f} s of audio a request",
             unit="seconds of audio a second",
-            first_name=f"ONNX Runtime in this process, {os.cpu_count()} threads",
-            first=tuple(first for first, _ in pairs),
-            second_name=f"tritonserver over gRPC, {CONCURRENCY} in flight",
-            second=tuple(second for _, second in pairs),
+            first=f"ONNX Runtime in this process, {os.cpu_count()} threads",
+            second=f"tritonserver over gRPC, {CONCURRENCY} in flight",
         )
     ]
 
@@ -59,7 +60,7 @@ def _run_all(body: Any, head: Any, requests: list[np.ndarray[Any, Any]]) -> None
         head.run(None, {"encoder_out": encoded, "encoder_lengths": encoder_lengths})
 
 
-def _ask(client: triton.InferenceServerClient, features: np.ndarray[Any, Any]) -> None:
+def _infer(client: triton.InferenceServerClient, features: np.ndarray[Any, Any]) -> None:
     inputs = [
         triton.InferInput("features", features.shape, "FP16"),
         triton.InferInput("feature_lengths", [1, 1], "INT32"),

@@ -1,4 +1,4 @@
-"""A start with engines of production size: what it takes against one read of their bytes, and where the time goes."""
+"""A start with engines of production size: its duration against one read of their bytes, and the time of its parts."""
 
 import os
 import resource
@@ -12,49 +12,49 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.measuring import Comparison, in_turns, seconds
-from benchmarks.server import BUNDLE, make_bundle
+from benchmarks.measuring import Comparison, alternate, seconds
+from benchmarks.server import BUNDLE, ensure_bundle
 from contract import digest, files, verification
 from contract.manifest import MANIFEST_FILE, BundleManifest, EngineRecord, load
-from demo.ports import free_ports
+from demo.ports import free_ports, port_options
 from runtime import checks, decision, repository
 from runtime.__main__ import parse
 from runtime.selection import Selection
 
 GIGABYTES, ROUNDS = 2.0, 5
-PLACE = Path("dist/benchmarks")
+FOLDER = Path("dist/benchmarks")
 _GIGABYTE = 10**9
 _BLOCK_BYTES = 1 << 20
-_LOOK_SECONDS = 0.002
-_MOST_SECONDS = 300
+_POLL_SECONDS = 0.002
+_TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a piece of work took: by the clock, which other work on the machine lengthens, and of the processors."""
+    """The duration of some work: wall time, which depends on the load of the machine, and processor time."""
 
     wall_seconds: float
     cpu_seconds: float
 
 
 def measure() -> list[Comparison]:
-    """Compare whole starts and their parts with one read, cold and warm, and hashing with openssl's."""
-    make_bundle()
-    PLACE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PLACE, prefix="startup-") as name:
+    """Compare whole starts and their parts with one read, cold and warm, and hashing with that of openssl."""
+    ensure_bundle()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER, prefix="startup-") as name:
         folder = Path(name)
-        manifest = enlarged(folder / "embedded" / "cpu")
+        manifest = write_large_bundle(folder / "embedded" / "cpu")
         paths = [folder / "embedded" / "cpu" / engine.file for engine in manifest.engines]
         return [
-            *_start(folder, paths, "from the disk", forget),
+            *_start(folder, paths, "from the disk", drop_from_page_cache),
             *_start(folder, paths, "from memory", read),
             *_parts(folder, paths),
             _hashing(folder / "embedded" / "cpu", manifest, paths),
         ]
 
 
-def enlarged(folder: Path) -> BundleManifest:
-    """Write a bundle like this machine's own, each engine random bytes of the same share of the whole."""
+def write_large_bundle(folder: Path) -> BundleManifest:
+    """Write a bundle like that of this machine, with random bytes in equal shares in place of its engines."""
     manifest = load(BUNDLE)
     served = [engine for engine in manifest.engines if engine.mode == "batch"]
     size = int(GIGABYTES * _GIGABYTE / len(served))
@@ -70,29 +70,29 @@ def read(paths: list[Path]) -> None:
         list(pool.map(_read, paths))
 
 
-def forget(paths: list[Path]) -> None:
-    """Drop files from the memory of the system, so that the next reader waits for the disk."""
+def drop_from_page_cache(paths: list[Path]) -> None:
+    """Drop files from the page cache, so that the next reader waits for the disk."""
     os.sync()
     for path in paths:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def to_exec(command: list[str]) -> Cost:
-    """Start a server and end it when it becomes tritonserver; raise CalledProcessError if it never does."""
+def run_to_exec(command: list[str]) -> Cost:
+    """Start a server and kill it at its exec of tritonserver; raise CalledProcessError when that does not come."""
     started = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     image = Path(f"/proc/{child.pid}/exe")
     while child.poll() is None and image.resolve().name != "tritonserver":
-        if time.perf_counter() - started > _MOST_SECONDS:
+        if time.perf_counter() - started > _TIMEOUT_SECONDS:
             break
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     wall = time.perf_counter() - started
     alive = child.poll() is None
     before = _children_seconds()
     child.kill()
     child.wait()
-    if not alive or wall > _MOST_SECONDS:
+    if not alive or wall > _TIMEOUT_SECONDS:
         raise subprocess.CalledProcessError(child.returncode, command)
     return Cost(wall_seconds=wall, cpu_seconds=_children_seconds() - before)
 
@@ -102,36 +102,41 @@ def _start(
 ) -> tuple[Comparison, Comparison]:
     command = [sys.executable, "-m", "runtime", "--platform", "embedded", "--engines", str(folder)]
     command += ["--repository", str(folder / "repository")]
-    command += [text for name, port in free_ports().items() for text in (f"--{name}-port", str(port))]
+    command += port_options(free_ports())
 
     def once(work: Callable[[], Cost]) -> Cost:
         before(paths)
         return work()
 
-    pairs = in_turns(ROUNDS, lambda: once(lambda: _cost(lambda: read(paths))), lambda: once(lambda: to_exec(command)))
+    pairs = alternate(
+        ROUNDS, lambda: once(lambda: _cost(lambda: read(paths))), lambda: once(lambda: run_to_exec(command))
+    )
     title = f"a start with {GIGABYTES:g} GB of engines {where}, to the exec of tritonserver"
     walls = [(first.wall_seconds, second.wall_seconds) for first, second in pairs]
     spent = [(first.cpu_seconds, second.cpu_seconds) for first, second in pairs]
     return (
-        _comparison(title, "seconds", walls, "one read", "the start"),
-        _comparison(title, "CPU seconds", spent, "one read", "the start"),
+        Comparison.of_pairs(walls, title=title, unit="seconds", first="one read", second="the start"),
+        Comparison.of_pairs(spent, title=title, unit="CPU seconds", first="one read", second="the start"),
     )
 
 
 def _hashing(bundle: Path, manifest: BundleManifest, paths: list[Path]) -> Comparison:
     rate = GIGABYTES
     openssl = ["openssl", "dgst", "-sha256", *map(str, paths)]
-    pairs = in_turns(
+    pairs = alternate(
         ROUNDS,
         lambda: rate / seconds(lambda: subprocess.run(openssl, check=True, stdout=subprocess.DEVNULL)),
         lambda: rate / seconds(lambda: verification.check(bundle, manifest)),
     )
-    return _comparison("hashing a bundle in memory", "GB a second", pairs, "openssl dgst -sha256", "verification")
+    title = "hashing a bundle in memory"
+    return Comparison.of_pairs(
+        pairs, title=title, unit="GB a second", first="openssl dgst -sha256", second="verification"
+    )
 
 
 def _parts(folder: Path, paths: list[Path]) -> list[Comparison]:
     settings = parse(["--platform", "embedded", "--engines", str(folder), "--repository", str(folder / "parts")])
-    chosen: Selection = decision.observe(settings, os.environ).agreed()
+    chosen: Selection = decision.observe(settings, os.environ).selection_or_raise()
     place = folder / "part"
     parts: dict[str, Callable[[], object]] = {
         "process start": lambda: subprocess.run(
@@ -148,8 +153,9 @@ def _parts(folder: Path, paths: list[Path]) -> list[Comparison]:
             shutil.rmtree(place, ignore_errors=True)
             return seconds(work)
 
-        pairs = in_turns(ROUNDS, lambda: seconds(lambda: read(paths)), part)
-        return _comparison("part of a start from memory", "seconds", pairs, "one read", name)
+        pairs = alternate(ROUNDS, lambda: seconds(lambda: read(paths)), part)
+        title = "part of a start from memory"
+        return Comparison.of_pairs(pairs, title=title, unit="seconds", first="one read", second=name)
 
     return [compare(name, work) for name, work in parts.items()]
 
@@ -168,17 +174,6 @@ def _cost(work: Callable[[], object]) -> Cost:
 def _children_seconds() -> float:
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     return spent.ru_utime + spent.ru_stime
-
-
-def _comparison(title: str, unit: str, pairs: list[tuple[float, float]], first: str, second: str) -> Comparison:
-    return Comparison(
-        title=title,
-        unit=unit,
-        first_name=first,
-        first=tuple(pair[0] for pair in pairs),
-        second_name=second,
-        second=tuple(pair[1] for pair in pairs),
-    )
 
 
 def _random(folder: Path, engine: EngineRecord, size: int) -> EngineRecord:

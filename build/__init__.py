@@ -1,1 +1,1 @@
-"""Offline room: ONNX graphs become engine bundles, one an architecture."""
+"""Build engine bundles from ONNX graphs offline, one bundle for each architecture."""

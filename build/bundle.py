@@ -1,5 +1,7 @@
-"""Makes a bundle: every engine compiled, gated and recorded, or taken over when nothing that decides it changed."""
+"""Build a bundle: compile, gate and record every engine, or reuse one whose key has not changed."""
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -9,26 +11,27 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate, keys, quantisation, report, store, words
+from build import gate, keys, quantisation, report, store, wer_gate
 from build.compilers import Compiler, compiler
 from build.job import Job
 from build.options import Options
 from contract import digest, files, verification
 from contract.arch import Arch
 from contract.differences import closest
-from contract.errors import BundleError, CompileError, GraphError, ManifestError
+from contract.errors import BundleError, CompileError, GraphError, ManifestError, OutputError
 from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
 from contract.platform import Platform
 
 UNCHANGED, FROM_STORE, BUILT = "unchanged", "from the store", "built"
 Place = tuple[str, str]
-"""A model and a mode: where an engine stands in a bundle."""
-Say = Callable[[Job, EngineRecord, str], None]
+"""A model and a mode: the place of an engine in a bundle."""
+OnEngine = Callable[[Job, EngineRecord, str], None]
+"""Receives each finished engine: its job, its record and its outcome."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """Where a bundle goes and what makes it."""
+    """The folder of a bundle and what builds it."""
 
     folder: Path
     platform: Platform
@@ -38,12 +41,12 @@ class Target:
     options: Options = field(default_factory=Options)
     force: bool = False
     processes: int = 1
-    """How many engines are made at once; on a GPU one, since timing tactics beside another build misleads it."""
+    """How many engines are built in parallel. On a GPU: one, because a second build distorts the timing of kernels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What is to be done for one engine of a bundle: all that decides it, and what the bundle holds in its place."""
+    """One engine to build: its job, the parts of its key, and the record of the engine now in its place."""
 
     job: Job
     parts: dict[str, Any]
@@ -51,25 +54,30 @@ class Step:
 
     @property
     def key(self) -> str:
-        """Give the engine's key."""
+        """Return the engine's key."""
         return digest.of_value(self.parts)
 
     @property
     def place(self) -> Place:
-        """Say where the engine stands in the bundle."""
+        """Return the place of the engine in the bundle."""
         return self.job.record.model, self.job.mode.name
 
     def changes(self) -> tuple[Change, ...]:
-        """List what changed since the engine in the bundle was made."""
+        """List the parts of the key that differ from those of the engine in the bundle."""
         return keys.changes(self.known.key_parts, self.parts) if self.known else ()
 
 
 def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
-    """Say what a bundle would be made of, without making anything. Raises GraphError for a damaged graph."""
+    """List the engines of a bundle without building any.
+
+    Raises GraphError for a damaged graph, and OutputError for a signed bundle of another precision (see
+    `check_replaceable`).
+    """
     for job in jobs:
         check_graph(job)
-    old, toolchain = _engines(_old_bundle(target.folder)), target.compiler.toolchain()
-    return [
+    before, toolchain = _old_bundle(target.folder), target.compiler.toolchain()
+    old = _engines(before)
+    planned = [
         Step(
             job=job,
             parts=job.key_parts(target.compiler.NAME, toolchain, _options(target, job)),
@@ -77,6 +85,35 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
         )
         for job in jobs
     ]
+    check_replaceable(target, before, planned)
+    return planned
+
+
+def check_replaceable(target: Target, before: BundleManifest | None, planned: Sequence[Step]) -> None:
+    """Raise OutputError for a signed bundle whose engines would be replaced by engines of another precision.
+
+    A signature states that a person approved these engines. A forgotten or an additional `--precision` would replace
+    most of them, so that such a build needs --force or another folder.
+    """
+    if before is None or before.signature is None or target.force:
+        return
+    for step in planned:
+        if step.known is not None and step.known.precision != step.job.precision:
+            name = f"{step.known.model} {step.known.mode}"
+            cause = f"the bundle is signed, and this build would replace its {step.known.precision} engine {name} with"
+            remedy = "Name another folder with --out, or replace the signed bundle with --force"
+            raise OutputError(target.folder, f"{cause} {step.job.precision}", remedy)
+
+
+def signing_key(folder: Path) -> str | None:
+    """Return the key that signed the bundle in a folder; None for an unsigned bundle, or where there is none.
+
+    It also reads the manifest of an older schema, so that the loss of its signature can be reported.
+    """
+    try:
+        return str(json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["signature"]["key"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _options(target: Target, job: Job) -> dict[str, Any]:
@@ -84,60 +121,75 @@ def _options(target: Target, job: Job) -> dict[str, Any]:
 
 
 def source(target: Target, step: Step) -> str | None:
-    """Say where an engine would be taken from; None for one that would be built."""
+    """Return where an existing engine would be taken from; None for one that would be built."""
     if target.force:
         return None
-    if step.known is not None and step.known.key == step.key and _is_whole(target.folder, step.known):
+    if step.known is not None and step.known.key == step.key and _is_intact_engine(target.folder, step.known):
         return UNCHANGED
     return FROM_STORE if store.find(target.store, step.key) else None
 
 
-def make(target: Target, jobs: Sequence[Job], say: Say) -> BundleManifest:
-    """Make or renew a bundle in one step; `say` hears of every engine as it is done.
+def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleManifest:
+    """Build or update a bundle in one step; call `on_engine` for every finished engine.
 
-    Engines of models that no job is about stay as they are, and so does a bundle of which nothing changed: with its
-    report and its signature. Raises GraphError, CompileError or GateError, and then leaves the old bundle untouched;
-    what was built before the failure is in the store.
+    Engines of models without a job stay as they are. A bundle in which nothing changed keeps its files, its report and
+    its signature. When a signed bundle changes, its signature is dropped, and a line on stderr states it.
+    Raises GraphError, CompileError, GateError or OutputError, and then leaves the old bundle untouched; engines that
+    were built before the failure are in the store.
     """
     target.compiler.prepare(target.options)
     planned = steps(target, jobs)
-    # A folder that nobody may write to is better found before hours of building than after.
-    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    # Detect a folder that is not writable before hours of building, not after.
+    files.make_folder(target.folder.parent)
     before, toolchain = _old_bundle(target.folder), target.compiler.toolchain()
-    old = _engines(before)
-    made: dict[Place, EngineRecord] = {}
+    old, signed_by = _engines(before), signing_key(target.folder)
+    records: dict[Place, EngineRecord] = {}
     outcomes: dict[Place, str] = {}
-    for step, (record, outcome) in zip(planned, _obtained(target, toolchain, planned), strict=True):
-        made[step.place], outcomes[step.place] = record, outcome
-        say(step.job, record, outcome)
+    for step, (record, outcome) in zip(planned, _results(target, toolchain, planned), strict=True):
+        records[step.place], outcomes[step.place] = record, outcome
+        on_engine(step.job, record, outcome)
     for place, record in old.items():
         # An engine of an older toolchain must not end up under a manifest that names the new one.
         same_tools = record.key_parts.get("toolchain") == toolchain
-        if place not in made and same_tools and _is_whole(target.folder, record):
-            made[place] = record
-    if before is not None and made == old and _holds(target.folder, before):
+        if place not in records and same_tools and _is_intact_engine(target.folder, record):
+            records[place] = record
+    # Records alone do not decide: an engine that was built again may have a record that is equal to the old one.
+    if before is not None and BUILT not in outcomes.values() and records == old and _is_intact(target.folder, before):
         return before
     manifest = BundleManifest(
         platform=target.platform.name,
         arch=target.arch,
         toolchain=toolchain,
-        engines=tuple(record for _, record in sorted(made.items())),
+        engines=tuple(record for _, record in sorted(records.items())),
     )
-    known = words.Before(
+    previous = wer_gate.PreviousAccuracy(
         accuracy=before.accuracy if before else (),
-        anew={place for place, outcome in outcomes.items() if outcome != UNCHANGED},
+        rebuilt={place for place, outcome in outcomes.items() if outcome != UNCHANGED},
     )
     built = [place for place, outcome in outcomes.items() if outcome == BUILT]
-    return _write(target, manifest, known, built, jobs[0].folder.parent)
+    manifest = _write(target, manifest, previous, built, jobs[0].folder.parent)
+    if signed_by is not None:
+        _report_dropped_signature(target.folder, signed_by)
+    return manifest
+
+
+def _report_dropped_signature(folder: Path, key: str) -> None:
+    sentence = f"the signature of key {key} was dropped, because the bundle has changed"
+    remedy = f"Sign it again with `python -m build.sign {folder} --key PRIVATE_KEY`"
+    print(f"warning: {folder}: {sentence}. {remedy}.", file=sys.stderr, flush=True)
 
 
 def _write(
-    target: Target, manifest: BundleManifest, known: words.Before, built: Sequence[Place], onnx: Path
+    target: Target,
+    manifest: BundleManifest,
+    previous: wer_gate.PreviousAccuracy,
+    built: Sequence[Place],
+    onnx: Path,
 ) -> BundleManifest:
     with files.replacing(target.folder) as staging:
         for record in manifest.engines:
             store.link(store.holding(target.store, record) or target.folder, record, staging)
-        accuracy = words.measure(staging, _engines(manifest), onnx, target.compiler, known)
+        accuracy = wer_gate.measure(staging, _engines(manifest), onnx, target.compiler, previous)
         manifest = replace(manifest, accuracy=accuracy)
         manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
@@ -145,7 +197,7 @@ def _write(
 
 
 def check_graph(job: Job) -> None:
-    """Raise GraphError unless the job's graphs are there and are what their record says."""
+    """Raise GraphError unless the job's graphs exist and have the digests of their record."""
     for precision in dict.fromkeys(("fp32", job.exported)):
         graph = job.graph_file(precision)
         path = job.folder / graph.file
@@ -153,14 +205,14 @@ def check_graph(job: Job) -> None:
         if not path.is_file():
             raise GraphError(path, "the file is missing", remedy)
         if digest.of_file(path) != graph.sha256:
-            raise GraphError(path, "it is damaged: its content is not what the export record says", remedy)
+            raise GraphError(path, "it is damaged: its digest is not the one in the export record", remedy)
 
 
 def _old_bundle(folder: Path) -> BundleManifest | None:
     try:
         return load(folder)
     except (BundleError, ManifestError):
-        # Nothing there, or nothing of use: everything is built anew.
+        # No bundle, or an unreadable one: everything is built again.
         return None
 
 
@@ -169,8 +221,8 @@ def _engines(manifest: BundleManifest | None) -> dict[Place, EngineRecord]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Order:
-    """What a process needs to make an engine; it finds the compiler by its name, since no module can be sent to it."""
+class BuildTask:
+    """What a worker process needs to build an engine; the compiler is named, because a module cannot be pickled."""
 
     step: Step
     platform: str
@@ -182,9 +234,9 @@ class _Order:
     force: bool
 
 
-def _obtained(target: Target, toolchain: dict[str, str], planned: Sequence[Step]) -> Iterator[tuple[EngineRecord, str]]:
-    orders = [
-        _Order(
+def _results(target: Target, toolchain: dict[str, str], planned: Sequence[Step]) -> Iterator[tuple[EngineRecord, str]]:
+    tasks = [
+        BuildTask(
             step=step,
             platform=target.platform.name,
             toolchain=toolchain,
@@ -197,47 +249,47 @@ def _obtained(target: Target, toolchain: dict[str, str], planned: Sequence[Step]
         for step in planned
     ]
     with ExitStack() as stack:
-        if target.processes == 1 or len(orders) == 1:
-            yield from map(_obtain, orders)
+        if target.processes == 1 or len(tasks) == 1:
+            yield from map(_fetch_or_build, tasks)
             return
         context = get_context("spawn")
         pool = stack.enter_context(ProcessPoolExecutor(target.processes, mp_context=context))
-        # The first failure is reported at once: what has not begun by then never begins.
+        # Report the first failure at once: tasks that have not started by then are cancelled.
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        yield from pool.map(_obtain, orders)
+        yield from pool.map(_fetch_or_build, tasks)
 
 
-def _obtain(order: _Order) -> tuple[EngineRecord, str]:
-    """Give an engine's record, the engine being in the store from then on, and where it came from."""
-    step, known = order.step, order.step.known
-    with store.locked(order.store, step.key):
-        entry = None if order.force else store.find(order.store, step.key)
-        if known is not None and known.key == step.key and not order.force and _is_whole(order.bundle, known):
+def _fetch_or_build(task: BuildTask) -> tuple[EngineRecord, str]:
+    """Return an engine's record and its outcome; afterwards the engine is in the store."""
+    step, known = task.step, task.step.known
+    with store.locked(task.store, step.key):
+        entry = None if task.force else store.find(task.store, step.key)
+        if known is not None and known.key == step.key and not task.force and _is_intact_engine(task.bundle, known):
             if entry is None:
-                store.adopt(order.store, order.bundle, _alone(order, known))
+                store.adopt(task.store, task.bundle, _single_engine_manifest(task, known))
             return known, UNCHANGED
         if entry:
             return replace(entry.record, changes=step.changes()), FROM_STORE
-        with files.replacing(store.entry_folder(order.store, step.key)) as staging:
-            record = replace(_made(order, staging), changes=step.changes())
-            store.add(staging, _alone(order, record))
+        with files.replacing(store.entry_folder(task.store, step.key)) as staging:
+            record = replace(_build(task, staging), changes=step.changes())
+            store.add(staging, _single_engine_manifest(task, record))
     return record, BUILT
 
 
-def _alone(order: _Order, record: EngineRecord) -> BundleManifest:
-    arch = Arch(order.step.parts["arch"])
-    return BundleManifest(platform=order.platform, arch=arch, toolchain=order.toolchain, engines=(record,))
+def _single_engine_manifest(task: BuildTask, record: EngineRecord) -> BundleManifest:
+    arch = Arch(task.step.parts["arch"])
+    return BundleManifest(platform=task.platform, arch=arch, toolchain=task.toolchain, engines=(record,))
 
 
-def _made(order: _Order, staging: Path) -> EngineRecord:
-    job, parts = order.step.job, order.step.parts
-    chosen = compiler(order.compiler, job.arch)
+def _build(task: BuildTask, staging: Path) -> EngineRecord:
+    job, parts = task.step.job, task.step.parts
+    chosen = compiler(task.compiler, job.arch)
     file = f"{job.record.model}/{job.mode.name}/{chosen.FILE}"
     path = staging / file
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with quantisation.prepared(job, chosen.NAME) as ready:
-        compiled = chosen.compile(ready, path, order.options)
+        compiled = chosen.compile(ready, path, task.options)
     seconds = time.monotonic() - started
     _check_tensors(job, {tensor.name: tensor.type for tensor in (*compiled.inputs, *compiled.outputs)})
     return EngineRecord(
@@ -259,7 +311,7 @@ def _made(order: _Order, staging: Path) -> EngineRecord:
         parameters=job.record.parameters,
         build_seconds=round(seconds, 3),
         gate=gate.check(job, chosen, path),
-        profiles=compiled.profiles,
+        profile=compiled.profile,
         device_memory_bytes=compiled.device_memory_bytes,
         built_on=chosen.host(),
         files=tuple(_bundle_file(staging, each) for each in compiled.files),
@@ -280,19 +332,19 @@ def _run(manifest: BundleManifest, built: Sequence[Place]) -> report.Run:
 
 
 def gate_summary(result: Gate) -> str:
-    """Say in a few words what the gate saw: how it ended, and the output that came closest to its limit."""
+    """Return the outcome of the gate and the output that came closest to its limit, for a log line."""
     worst = closest(result.parity)
     return f"gate {result.outcome}: {worst}" if worst else f"compiled; gate {result.outcome}"
 
 
-def _is_whole(folder: Path, record: EngineRecord) -> bool:
+def _is_intact_engine(folder: Path, record: EngineRecord) -> bool:
     return all(
         (folder / each.file).is_file() and digest.of_file(folder / each.file) == each.sha256
         for each in store.engine_files(record)
     )
 
 
-def _holds(folder: Path, manifest: BundleManifest) -> bool:
+def _is_intact(folder: Path, manifest: BundleManifest) -> bool:
     try:
         verification.check(folder, manifest)
     except BundleError:
@@ -301,7 +353,7 @@ def _holds(folder: Path, manifest: BundleManifest) -> bool:
 
 
 def _check_tensors(job: Job, found: dict[str, str]) -> None:
-    wanted = {tensor.name: tensor.type for tensor in (*job.family.inputs, *job.family.outputs)}
-    if found != wanted:
-        cause = f"the engine's tensors are {found}, and the catalogue's are {wanted}"
-        raise CompileError(job.name, cause, "Make export and catalogue agree on names and types")
+    expected = {tensor.name: tensor.type for tensor in (*job.family.inputs, *job.family.outputs)}
+    if found != expected:
+        cause = f"the engine's tensors are {found}, and the catalogue's are {expected}"
+        raise CompileError(job.name, cause, "Correct the network or model.toml, so that names and types are equal")

@@ -1,4 +1,4 @@
-"""python -m build.check: whether every exported graph compiles for every architecture, on a machine without a GPU."""
+"""`python -m build.check`: check that every exported graph compiles for every architecture, without a GPU."""
 
 import json
 import sys
@@ -12,10 +12,11 @@ import click
 
 from build import store
 from build.bundle import UNCHANGED, Target, make
-from build.compilers import compiler
-from build.engines import plan
+from build.compilers import compiler, tensorrt_rtx
 from build.job import Job
 from build.options import Options
+from build.planning import plan
+from build.units import mebibytes
 from contract import command_line
 from contract.arch import Arch
 from contract.catalogue import INT8
@@ -23,14 +24,12 @@ from contract.errors import BuildError, CompileError
 from contract.manifest import EngineRecord
 from contract.platform import platform
 
-COMPILER = "tensorrt_rtx"
-ARCHES = (Arch.SM75, Arch.SM80, Arch.SM86, Arch.SM89)
-_MEBIBYTE = 1 << 20
+ARCHES = tensorrt_rtx.ARCHES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What became of one graph for one architecture; cause and remedy are empty where it compiled."""
+    """The result of one graph for one architecture; cause and remedy are empty where it compiled."""
 
     model: str
     mode: str
@@ -38,7 +37,7 @@ class Outcome:
     precision: str
     compiles: bool
     unchanged: bool
-    """Whether it had been compiled before, so that nothing was done."""
+    """Whether an earlier result was reused."""
     seconds: float
     size_bytes: int
     cause: str = ""
@@ -49,20 +48,20 @@ class Outcome:
 @click.option("--onnx", type=click.Path(path_type=Path), default=Path("dist/onnx"), show_default=True, help="Graphs.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("dist/engines"), show_default=True,
-    help="Where what has compiled is kept, so that an unchanged graph is not compiled again.",
+    help="Folder of the compiled engines: an unchanged graph is not compiled again.",
 )  # fmt: skip
 @click.option(
     "--arch", "arches", type=click.Choice([arch.value for arch in ARCHES]), multiple=True,
-    help="May be repeated. [default: all]",
+    help="Repeatable. [default: all]",
 )  # fmt: skip
-@click.option("--model", "names", multiple=True, help="A model such as body_standard; may be repeated. [default: all]")
+@click.option("--model", "names", multiple=True, help="A model such as body_standard; repeatable. [default: all]")
 @click.option(
     "--precision", type=click.Choice([INT8]),
-    help="Check what quantising makes of the graphs, for all but sm75; nothing of it is kept. [default: fp16]",
+    help="Check the quantised graphs, for all but sm75; the engines are not kept. [default: fp16]",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Compile again what is unchanged.")
-@click.option("--json", "as_json", is_flag=True, help="Write the outcomes as JSON instead of the table.")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
+@click.option("--force", is_flag=True, help="Compile unchanged graphs again.")
+@click.option("--json", "as_json", is_flag=True, help="Write the results as JSON instead of the table.")
+@command_line.verbose_option()
 def command(
     onnx: Path,
     out: Path,
@@ -72,7 +71,6 @@ def command(
     *,
     force: bool,
     as_json: bool,
-    verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
 ) -> None:
     """Compile every exported graph for every architecture with TensorRT-RTX; exit 0 only when all compile."""
     chosen = [Arch(name) for name in arches] or [arch for arch in ARCHES if not precision or arch is not Arch.SM75]
@@ -80,14 +78,14 @@ def command(
         folder = Path(temporary) if precision else out
         outcomes = [each for arch in chosen for each in check(onnx, folder, arch, names, precision, force=force)]
     print(to_json(outcomes) if as_json else "\n".join(table(outcomes)))
-    refuse_failures(outcomes)
+    raise_failures(outcomes)
 
 
 def check(
     onnx: Path, out: Path, arch: Arch, names: tuple[str, ...], precision: str | None = None, *, force: bool = False
 ) -> Iterator[Outcome]:
-    """Compile every graph for an architecture; one that fails keeps no other from being tried."""
-    rtx = compiler(COMPILER, arch)
+    """Compile every graph for an architecture; continue after a graph that fails."""
+    rtx = compiler(tensorrt_rtx.NAME, arch)
     place = platform(rtx.PLATFORM)
     rtx.check(arch, place, Options())
     target = Target(
@@ -106,7 +104,7 @@ def check(
 
 
 def compile_one(target: Target, job: Job) -> Outcome:
-    """Compile one graph into the bundle of compile checks, unless that was done; it passes the gate as well."""
+    """Compile one graph into the bundle of compile checks, unless it is unchanged; apply the gate to its FP16 graph."""
     made: list[tuple[EngineRecord, str]] = []
     started = time.monotonic()
     cause = remedy = ""
@@ -129,7 +127,7 @@ def compile_one(target: Target, job: Job) -> Outcome:
 
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Lay out a line a graph and a column an architecture, then every failure with its remedy."""
+    """Yield the lines of a table: a row for each graph, a column for each architecture, then every failure."""
     arches = list(dict.fromkeys(each.arch for each in outcomes))
     cells = {(each.model, each.mode, each.arch): _cell(each) for each in outcomes}
     yield f"{'graph':<28}" + "".join(f"{arch:>12}" for arch in arches)
@@ -141,13 +139,13 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def to_json(outcomes: Sequence[Outcome]) -> str:
-    """Write all outcomes as text."""
+    """Return all results as JSON text."""
     whole = {"compiles": all(each.compiles for each in outcomes), "graphs": [asdict(each) for each in outcomes]}
     return json.dumps(whole, indent=2)
 
 
-def refuse_failures(outcomes: Sequence[Outcome]) -> None:
-    """Raise CompileError unless everything compiles; the first failure speaks for all."""
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raise CompileError with the first failure and the number of others, unless everything compiles."""
     failed = [each for each in outcomes if not each.compiles]
     if failed:
         first = failed[0]
@@ -162,7 +160,7 @@ def main() -> None:
 
 
 def _cell(outcome: Outcome) -> str:
-    return f"{outcome.size_bytes / _MEBIBYTE:.1f} MiB" if outcome.compiles else "FAILS"
+    return mebibytes(outcome.size_bytes) if outcome.compiles else "FAILS"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m build.explain: what decided an engine of a bundle, and what changed since the one before it."""
+"""`python -m build.explain`: print the parts of an engine's key, or what changed since the previous engine."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ from contract.manifest import EngineRecord, load
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("model")
 @click.option("--mode", default="batch", show_default=True, help="The mode of the engine.")
-@click.option("--why", is_flag=True, help="Which part changed since the last build, rather than all parts.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
+@click.option("--why", is_flag=True, help="Print only the parts that changed since the last build.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@command_line.verbose_option()
 def command(
     bundle: Path,
     model: str,
@@ -25,7 +25,6 @@ def command(
     *,
     why: bool,
     as_json: bool,
-    verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
 ) -> None:
     """Print the parts of the key of MODEL, such as body_standard, in a BUNDLE, such as dist/engines/26.08/sm86."""
     record = find(bundle, model, mode)
@@ -37,26 +36,26 @@ def command(
 
 
 def find(bundle: Path, model: str, mode: str) -> EngineRecord:
-    """Find an engine of a bundle; raise SettingError that lists those there are."""
+    """Return an engine's record from a bundle; raise SettingError with the list of its engines."""
     engines = load(bundle).engines
     for record in engines:
         if (record.model, record.mode) == (model, mode):
             return record
     known = ", ".join(f"{record.model} {record.mode}" for record in engines) or "none"
-    raise SettingError(f"{model} {mode}", f"{bundle} holds no such engine", f"Choose one of: {known}")
+    raise SettingError(f"{model} {mode}", f"it is not in the bundle {bundle}", f"Choose one of: {known}")
 
 
 def parts(record: EngineRecord) -> list[str]:
-    """List the key and its parts, a line each."""
+    """Return the key and its parts, one line each."""
     flat = dict(keys.flat(record.key_parts))
     width = max(map(len, flat), default=0)
     return [f"key {record.key}", *(f"{name:<{width}}  {value}" for name, value in flat.items())]
 
 
 def reasons(record: EngineRecord) -> list[str]:
-    """Say what changed, a line each."""
+    """Return what changed, one line each."""
     if not record.changes:
-        return [f"{record.model} {record.mode} is the first engine here of this model, mode and bundle"]
+        return [f"{record.model} {record.mode} is the first engine of this model and mode in this bundle"]
     return [keys.sentence(change) for change in record.changes]
 
 

@@ -1,4 +1,4 @@
-"""python -m build.farm: Kubernetes Jobs that build a platform's bundles, one an architecture, each on a GPU of it."""
+"""`python -m build.farm`: write Kubernetes Jobs that build a platform's bundles, one Job for each architecture."""
 
 import re
 import sys
@@ -17,13 +17,13 @@ CPU_IMAGE = "docker.io/library/python:3.12-bookworm"
 _SCRIPT = "/farm/checkout/ci/build-engines"
 _FOLDERS = ("--onnx", "/farm/onnx", "--out", "/farm/dist/engines")
 _MISUSE_EXIT_CODE = 2
-# The names that Kubernetes gives to objects: RFC 1123.
+# Valid names of Kubernetes objects: RFC 1123.
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FarmJob:
-    """One architecture's Job; `capability` is what its node's GPU must have, None for the CPU."""
+    """The Job of one architecture; `capability` is that of the node's GPU, None for the CPU."""
 
     name: str
     arch: str
@@ -33,43 +33,45 @@ class FarmJob:
 
 
 def image(place: Platform) -> str:
-    """Name the image in which engines for a GPU platform are built.
+    """Return the image in which engines for a GPU platform are built.
 
-    NVIDIA publishes a TensorRT container beside each of Triton's, with the same number, for TensorRT's Python package.
-    build.engines holds its version against the platform's, so that another one is a refusal.
+    For each Triton container, NVIDIA publishes a TensorRT container of the same number with TensorRT's Python package.
+    build.engines rejects an image whose TensorRT version is not the platform's.
     """
     return f"nvcr.io/nvidia/tensorrt:{place.name}-py3"
 
 
 def gpu_platforms() -> tuple[str, ...]:
-    """List the platforms that engines are built for on GPUs, the default one first."""
+    """List the platforms whose engines are built on GPUs, the default first."""
     return tuple(name for name, place in platforms().items() if place.tensorrt is not None)
 
 
 def jobs(place: Platform, image_name: str | None = None) -> list[FarmJob]:
-    """List the Jobs of a platform: all architectures, the CPU too; raise SettingError for one without TensorRT."""
+    """List the Jobs of a platform for all architectures and the CPU; raise SettingError for one without TensorRT."""
     if place.name not in gpu_platforms():
         known = ", ".join(gpu_platforms())
         raise SettingError(
-            f"--platform {place.name}", "no farm is needed for it: it has no TensorRT", f"Choose one of {known}"
+            f"--platform {place.name}", "it has no TensorRT, so its bundles need no farm", f"Choose one of {known}"
         )
     return [_job(arch, place, image_name or image(place)) for arch in Arch]
 
 
 def manifests(place: Platform, claim: str, image_name: str | None = None) -> str:
-    """Give the Jobs of a platform as YAML documents; `claim` names the volume that they share."""
+    """Return the Jobs of a platform as YAML documents; `claim` names the volume that they share."""
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - `--help` works without it
 
     if not _CLAIM.fullmatch(claim):
-        raise SettingError(f"--claim {claim}", "Kubernetes has no such names", "Use small letters, digits and dashes")
-    # YAML, not markup: what a value could break is quoted in the template.
+        raise SettingError(
+            f"--claim {claim}", "it is not a valid Kubernetes name", "Use lower-case letters, digits and dashes"
+        )
+    # YAML, not markup: the template quotes values.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(platform=place.name, jobs=jobs(place, image_name), refusals=refusals(), claim=claim) + "\n"
 
 
 def refusals() -> list[int]:
-    """List the exit codes after which another try of the same build ends the same way."""
+    """List the exit codes after which a retry of the same build would fail again."""
     kinds: list[type[errors.VoxwrightError]] = [errors.SettingError, errors.CatalogueError, errors.ManifestError]
     kinds += errors.BuildError.__subclasses__()
     return sorted([_MISUSE_EXIT_CODE, *(kind.exit_code for kind in kinds)])
@@ -91,16 +93,14 @@ def _job(arch: Arch, place: Platform, image_name: str) -> FarmJob:
 @click.option("--image", "image_name", help="The image for GPU hosts. [default: NVIDIA's TensorRT of that release]")
 @click.option("--claim", default="voxwright-farm", show_default=True, help="The volume claim that the pods share.")
 @click.option("--output", type=click.Path(path_type=Path), help="A file. [default: standard output]")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
+@command_line.verbose_option()
 def command(
     platform_name: str | None,
     image_name: str | None,
     claim: str,
     output: Path | None,
-    *,
-    verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
 ) -> None:
-    """Write Kubernetes Jobs that build engines, one an architecture: see deploy/build-farm/README.md."""
+    """Write Kubernetes Jobs that build engines, one for each architecture: see deploy/build-farm/README.md."""
     text = manifests(platform(platform_name or gpu_platforms()[0]), claim, image_name)
     if output is None:
         sys.stdout.write(text)

@@ -1,6 +1,6 @@
-"""The accuracy gate: every engine that can run here is held against its graph in FP32 before it may ship.
+"""The accuracy gate: compare every engine that this host can run with its graph in FP32.
 
-The FP16 graph of every network is looked at on the CPU as well, so that an overflow is found before a GPU is.
+The FP16 graph of every network also runs on the CPU, so that an overflow is found without a GPU.
 """
 
 import math
@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from build import reference
 from build.compilers import Compiler
-from build.compilers import onnxruntime as reference
 from build.job import Job
 from contract import synthetic_inputs
 from contract.differences import Difference, compare, distance, worst
 from contract.errors import BuildError, GateError
-from contract.manifest import FP16_LIMIT, NOT_RUN, PASSED, Activation, Figure, Gate, GateCase
+from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Activation, Gate, GateCase, Measurement
 
 Arrays: TypeAlias = dict[str, Any]
 FP16 = "fp16"
@@ -27,17 +27,18 @@ _SEED = 11
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
-    """What was seen of an FP16 graph on the CPU."""
+    """The measurements of an FP16 graph on the CPU."""
 
     cases: tuple[GateCase, ...]
     activation: Activation | None
 
 
 def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
-    """Hold an engine against ONNX Runtime in FP32 at every corner of its profile and on real inputs.
+    """Compare an engine with ONNX Runtime in FP32 at every corner of its profile and on real inputs.
 
-    Raises GateError that names the worst place of all where an output is beyond its tolerance. An engine made of an
-    FP16 graph also needs that graph to pass `check_half`, whether or not the engine can run here.
+    Raises GateError for an output beyond its tolerance; the error names the output with the largest value/limit ratio
+    of all inputs, and NaN ranks highest. The graph of an FP16 engine must also pass `check_half`, whether or not this
+    host can run the engine.
     """
     observed = observe(job)
     if job.precision == FP16 and observed:
@@ -45,7 +46,7 @@ def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
     activation = observed.activation if observed else None
     graph_cases = observed.cases if job.precision == FP16 and observed else ()
     if not compiler.RUNS_HERE:
-        reason = f"{compiler.NAME} engines run on an {job.arch.value} GPU only"
+        reason = f"{compiler.NAME} engines run only on an {job.arch.value} GPU"
         return Gate(outcome=NOT_RUN, reason=reason, parity=(), cases=graph_cases, activation=activation)
     inputs = gate_inputs(job)
     feeds = list(inputs.values())
@@ -54,21 +55,21 @@ def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
         measured(job, name, job.precision, ours, theirs)
         for name, ours, theirs in zip(inputs, actual, expected, strict=True)
     )
-    refuse_beyond_tolerance(job, "the engine differs from its graph", cases)
+    check_tolerances(job, "the engine differs from its graph", cases)
     parity = worst(each for case in cases for each in case.parity)
     reason = f"{len(cases)} inputs"
     return Gate(outcome=PASSED, reason=reason, parity=parity, cases=cases + graph_cases, activation=activation)
 
 
 def measured(job: Job, name: str, precision: str, actual: Arrays, expected: Arrays) -> GateCase:
-    """Measure every output of one input: by the catalogue's tolerance at a precision, and by its further figures."""
+    """Measure every output for one input: against the catalogue's tolerance at a precision, and its other figures."""
     return GateCase(
         name=name,
         parity=tuple(
             compare(tensor, actual[tensor.name], expected[tensor.name], precision) for tensor in job.family.outputs
         ),
         figures=tuple(
-            Figure(
+            Measurement(
                 output=tensor.name,
                 measure=measure,
                 value=distance(measure, actual[tensor.name], expected[tensor.name]),
@@ -80,28 +81,29 @@ def measured(job: Job, name: str, precision: str, actual: Arrays, expected: Arra
 
 
 def check_half(job: Job, observed: Observed) -> None:
-    """Raise GateError for an FP16 graph that overflows, or that differs from the one in FP32 beyond tolerance."""
+    """Raise GateError for an FP16 graph that overflows, or that differs from the FP32 graph beyond tolerance."""
     activation = observed.activation
     if activation and math.isinf(activation.value):
-        cause = f"its FP16 graph exceeds {FP16_LIMIT:.0f} at {activation.node} ({activation.operator})"
-        raise GateError(_subject(job), cause, "Compute that node in FP32, or scale what comes to it, and export again")
-    refuse_beyond_tolerance(job, "its FP16 graph differs from the one in FP32", observed.cases)
+        cause = f"its FP16 graph exceeds {FP16_MAX:.0f} at {activation.node} ({activation.operator})"
+        raise GateError(_subject(job), cause, "Compute that node in FP32, or scale its inputs, and export again")
+    check_tolerances(job, "its FP16 graph differs from its FP32 graph", observed.cases)
 
 
-def refuse_beyond_tolerance(job: Job, what: str, cases: Iterable[GateCase]) -> None:
-    """Raise GateError that names the worst place of all where an output is beyond its tolerance."""
+def check_tolerances(job: Job, what: str, cases: Iterable[GateCase]) -> None:
+    """Raise GateError for an output beyond its tolerance; name the one with the largest value/limit ratio."""
     found = [(difference, case.name) for case in cases for difference in case.parity]
     difference, name = max(found, key=lambda each: (each[0].limit_ratio, _order(each[0])))
     if not difference.within_limit:
-        remedy = "Look at that output, or state a wider tolerance in the catalogue"
+        remedy = "Correct the computation of that output, or set a wider tolerance in the catalogue"
         raise GateError(_subject(job), f"{what}: {difference} ({name})", remedy)
 
 
 def observe(job: Job) -> Observed | None:
-    """Run a model's FP16 graph on the CPU as it is written, against the one in FP32; None where there is none.
+    """Run a model's FP16 graph on the CPU as written and compare it with the FP32 graph; None without an FP16 graph.
 
-    It costs many times what an engine does, so that it is run at the least corner, at the longest one with a batch of
-    one item, and on real inputs of one item: what overflows depends on values and on lengths, never on the batch.
+    A run costs many times that of an engine. So the inputs are the smallest corner, the longest corner with a batch of
+    one item, and real inputs of one item: an overflow depends on values and on lengths, never on the batch.
+    The result is kept for the life of the process, since it is the same for every architecture.
     """
     if job.known_graph(FP16) is None:
         return None
@@ -111,7 +113,7 @@ def observe(job: Job) -> Observed | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Observation:
-    """A job as far as it decides what is observed: the same graphs for several architectures are looked at once."""
+    """A job, compared by its graphs and mode: jobs for several architectures share one observation."""
 
     key: tuple[str, ...]
     job: Job = field(compare=False)
@@ -119,7 +121,7 @@ class _Observation:
 
 @cache
 def _observe(observation: _Observation) -> Observed:
-    # ONNX takes a moment to import, and --help needs none of it.
+    # ONNX is slow to import, and --help does not need it.
     from build import activations  # noqa: PLC0415
 
     job = observation.job
@@ -134,27 +136,27 @@ def _observe(observation: _Observation) -> Observed:
 
 
 def gate_inputs(job: Job) -> dict[str, Arrays]:
-    """Give every input of the gate by the name of its case: made-up ones at every corner, then the real ones."""
+    """Return every input of the gate by the name of its case: random inputs at every corner, then real inputs."""
     return random_inputs(job, synthetic_inputs.corners(job.mode)) | real_inputs(job)
 
 
 def half_inputs(job: Job) -> dict[str, Arrays]:
-    """Give the inputs that an FP16 graph is observed on, by the name of their case."""
+    """Return the inputs that an FP16 graph is observed on, by the name of their case."""
     corners = synthetic_inputs.corners(job.mode)
     alone = {**corners[-1], "batch": job.mode.batch.min}
     return random_inputs(job, [corners[0], alone]) | single_inputs(real_inputs(job))
 
 
 def single_inputs(inputs: dict[str, Arrays]) -> dict[str, Arrays]:
-    """Choose the inputs of one item; all where there are none."""
+    """Return the inputs with a batch of one item; all inputs where there are none."""
     return {name: feed for name, feed in inputs.items() if len(next(iter(feed.values()))) == 1} or inputs
 
 
 def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arrays]:
-    """Make inputs up at corners of a profile, the same at every call."""
+    """Return random inputs at corners of a profile, the same at every call."""
     generator = np.random.default_rng(_SEED)
     return {
-        "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): synthetic_inputs.inputs(
+        "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): synthetic_inputs.make_inputs(
             job.family, {**job.record.dims, **corner}, generator
         )
         for corner in corners
@@ -162,7 +164,7 @@ def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arra
 
 
 def real_inputs(job: Job) -> dict[str, Arrays]:
-    """Load the real inputs that export left beside the graph."""
+    """Load the real inputs that export wrote next to the graph."""
     with np.load(job.samples) as arrays:
         numbers = sorted({int(key.rpartition(".")[2]) for key in arrays.files})
         return {
@@ -177,14 +179,14 @@ def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> lis
     except BuildError:
         raise
     except Exception as error:
-        # The libraries' exceptions share no base but Exception; an engine that fails on valid inputs is a wrong one.
-        said = " ".join(str(error).split())
-        remedy = "Build it again with --force, and report the graph if it stays"
-        raise GateError(_subject(job), f"the engine does not run on inputs of its profile ({said})", remedy) from error
+        # The libraries' exceptions have no common base but Exception. An engine must run on valid inputs.
+        reason = " ".join(str(error).split())
+        remedy = "Build it again with --force, and report the graph if the error remains"
+        raise GateError(_subject(job), f"the engine fails on inputs of its profile ({reason})", remedy) from error
 
 
 def _order(difference: Difference) -> float:
-    # NaN has no order of its own, and is worse than any number.
+    # NaN compares with no number; here it ranks above all.
     return math.inf if math.isnan(difference.value) else difference.value
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a graph before it is compiled: types and operators that an architecture cannot do."""
+"""Find types and operators in a graph that an architecture does not support, before the graph is compiled."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from contract.catalogue import TYPES
 from contract.errors import CompileError
 
 _NAMES = {onnx.TensorProto.FLOAT16: "FP16", onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.INT32: "INT32"}
-# TensorRT-RTX compiles FP32 convolutions for Turing, but no product of matrices: it refuses some and gives zeros for
-# others whose shapes are dynamic.
+# TensorRT-RTX compiles FP32 convolutions for Turing, but no FP32 matrix products: it rejects some, and for others with
+# dynamic shapes it returns zeros.
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")
-_KEEP_FP16 = "Export it in FP16: an island of FP32 may hold a softmax or a norm, but no product of matrices"
+_KEEP_FP16 = "Export it in FP16: an FP32 island may hold a softmax or a norm, but no matrix product"
 _NO_TYPE = "Export it in FP16 or FP32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A tensor or a node that cannot be compiled, and what to do about it."""
+    """A tensor or a node that cannot be compiled, and the remedy."""
 
     place: str
     cause: str
@@ -30,9 +30,9 @@ class Finding:
 
 
 def check(job: Job) -> None:
-    """Raise CompileError that names the first thing in a job's graph which TensorRT-RTX cannot do for its architecture.
+    """Raise CompileError for the first tensor or node that TensorRT-RTX does not support on the job's architecture.
 
-    What is no ONNX graph is left for the compiler to refuse.
+    A file that is not an ONNX graph is left for the compiler to reject.
     """
     try:
         found = list(findings(job.graph, job.arch))
@@ -47,7 +47,7 @@ def check(job: Job) -> None:
 
 
 def findings(path: Path, arch: Arch) -> Iterator[Finding]:
-    """List what an architecture cannot do in a graph, its boundary first, then node by node."""
+    """List what an architecture does not support in a graph: inputs and outputs first, then node by node."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     yield from _boundary(model.graph)
     kinds = {
@@ -67,8 +67,8 @@ def _boundary(graph: onnx.GraphProto) -> Iterator[Finding]:
                 name = onnx.TensorProto.DataType.Name(kind)
                 yield Finding(
                     place=f"{what} {value.name!r}",
-                    cause=f"is {name}, and no client sends or reads that",
-                    remedy=f"Give it one of the catalogue's types: {', '.join(TYPES)}",
+                    cause=f"is {name}, which no client sends or reads",
+                    remedy=f"Use one of the catalogue's types: {', '.join(TYPES)}",
                 )
 
 
@@ -76,8 +76,8 @@ def _node(node: onnx.NodeProto, kinds: set[int | None], arch: Arch) -> Iterator[
     place = f"node {node.name!r} ({node.op_type})"
     for kind in (onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE):
         if kind in kinds:
-            cause = f"computes in {onnx.TensorProto.DataType.Name(kind)}, which not every GPU here can"
+            cause = f"computes in {onnx.TensorProto.DataType.Name(kind)}, which not every supported GPU can"
             yield Finding(place=place, cause=cause, remedy=_NO_TYPE)
     if arch is Arch.SM75 and node.op_type in _PRODUCTS and onnx.TensorProto.FLOAT in kinds:
-        cause = "multiplies matrices in FP32, which TensorRT-RTX cannot do on Turing"
+        cause = "multiplies matrices in FP32, which TensorRT-RTX does not support on Turing"
         yield Finding(place=place, cause=cause, remedy=_KEEP_FP16)

@@ -1,12 +1,12 @@
-"""What a build may be told beside the graph: the choices that decide an engine."""
+"""The options of a build that determine an engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from build.units import GIBIBYTE
 from contract import compatibility
 from contract.errors import SettingError
 
-GIBIBYTE = 1 << 30
 _FLAGS = {
     "workspace_bytes": "--workspace-gib",
     "optimization_level": "--optimization-level",
@@ -17,23 +17,21 @@ _FLAGS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The choices of a build; the defaults are right for a bundle that is served where it was built."""
+    """The options of a build; the defaults suit a bundle that is served on the GPU model that built it."""
 
     workspace_bytes: int = 4 * GIBIBYTE
-    """The most device memory that one operation may take for itself while it runs."""
+    """The most device memory that one operation may use while it runs."""
     optimization_level: int = 3
     """How long TensorRT searches for fast kernels, 0 to 5."""
     compatibility: str = compatibility.NONE
-    """Which other GPUs an engine runs on: none, those of the same compute capability, or Ampere and later."""
+    """The other GPUs that an engine runs on: none, those of the same compute capability, or Ampere and later."""
     version_compatible: bool = False
-    """Whether a later TensorRT of the same major version, or the next one, loads an engine."""
+    """Whether a later TensorRT of the same or the next major version loads an engine."""
     timing: Path | None = None
-    """The folder of timing caches; None keeps none."""
+    """The folder of timing caches; None for no cache."""
 
-    def refuse_unless_default(self, compiler: str) -> None:
-        """Raise SettingError for a choice that a compiler without builder options cannot follow."""
+    def require_defaults(self, compiler: str) -> None:
+        """Raise SettingError for an option that a compiler without builder options cannot apply."""
         for name, flag in _FLAGS.items():
             if getattr(self, name) != getattr(Options(), name):
-                raise SettingError(
-                    flag, f"it has no meaning for {compiler}", "Leave it out, or use --compiler tensorrt"
-                )
+                raise SettingError(flag, f"it does not apply to {compiler}", "Omit it, or use --compiler tensorrt")

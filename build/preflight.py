@@ -1,4 +1,4 @@
-"""What this host is and has: its GPU, asked of the driver, and room on its disk and in the GPU's memory."""
+"""Check the host before a build: its GPU as the driver reports it, free disk space and free GPU memory."""
 
 import platform as platform_module
 import shutil
@@ -10,35 +10,36 @@ from types import ModuleType
 from typing import Any
 
 from build.job import Job
-from build.options import GIBIBYTE, Options
+from build.options import Options
+from build.units import GIBIBYTE, gibibytes
 from contract.arch import Arch, ComputeCapability
 from contract.errors import CompilerUnavailableError, GpuError, OutputError
 
 _NAME_BYTES = 256
-# What the driver says where there is simply no GPU; any other refusal is a broken installation.
+# The driver's status where there is no GPU; any other error means a broken installation.
 _NO_GPU = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
-# An engine is about as large as its graph; the rest is the inspector's output and the file that is being written.
+# An engine is about as large as its graph; the rest is for the inspector's output and the file being written.
 _DISK_PER_GRAPH = 2
-# The graph's weights, the engine's, and those that a builder converts and lays out anew.
+# The weights of the graph, of the engine, and those that the builder converts to another layout.
 _MEMORY_PER_GRAPH = 3
 _CUDA_CONTEXT_BYTES = GIBIBYTE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """The GPU that a build uses: the first visible one."""
+    """The GPU that a build uses: the first visible GPU."""
 
     name: str
     capability: ComputeCapability
     visible: int
-    """How many GPUs there are to this process."""
+    """How many GPUs are visible to this process."""
     driver: str
-    """The driver's version, such as 580.95.05; where it does not tell, the CUDA version that it runs."""
+    """The driver's version, such as 580.95.05; where that is not available, the CUDA version that it supports."""
 
     @property
     def arch(self) -> Arch:
-        """Name its architecture; raise GpuError for one that no engine can be made for."""
-        return Arch.of(self.capability, self.name)
+        """Return its architecture; raise GpuError for one that Voxwright does not build for."""
+        return Arch.from_capability(self.capability, self.name)
 
     def __str__(self) -> str:
         which = f"GPU 0 of {self.visible} visible" if self.visible > 1 else "the GPU"
@@ -46,24 +47,24 @@ class Gpu:
 
 
 def gpu() -> Gpu | None:
-    """Describe the first visible GPU; None where there is none, no driver or no cuda-bindings.
+    """Return the first visible GPU; None without a GPU, a driver or cuda-bindings.
 
     Raises GpuError for a driver that does not start.
     """
     driver = _driver()
-    visible = 0 if driver is None else _ask(driver.cuDeviceGetCount)
+    visible = 0 if driver is None else _query(driver.cuDeviceGetCount)
     if driver is None or visible == 0:
         return None
-    device = _ask(driver.cuDeviceGet, 0)
+    device = _query(driver.cuDeviceGet, 0)
     attributes = driver.CUdevice_attribute
-    major = _ask(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _ask(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    name = _ask(driver.cuDeviceGetName, _NAME_BYTES, device).partition(b"\0")[0].decode(errors="replace")
+    major = _query(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+    minor = _query(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+    name = _query(driver.cuDeviceGetName, _NAME_BYTES, device).partition(b"\0")[0].decode(errors="replace")
     return Gpu(name=name, capability=(major, minor), visible=visible, driver=_driver_version(driver))
 
 
 def check_gpu(arch: Arch, platform: str) -> Gpu:
-    """Give the GPU of a build; raise CompilerUnavailableError unless it is of the architecture."""
+    """Return the GPU of a build; raise CompilerUnavailableError unless it has the architecture."""
     found = gpu()
     if found is not None and found.arch is arch:
         return found
@@ -72,27 +73,27 @@ def check_gpu(arch: Arch, platform: str) -> Gpu:
         which = f"the first of the {found.visible} visible GPUs" if found.visible > 1 else "the GPU here"
         here = f"{which} is {found.name}, {found.arch.value}"
     several = found is not None and found.visible > 1
-    choose = "Choose the GPU with CUDA_VISIBLE_DEVICES, or run" if several else "Run"
+    choose = "Select the GPU with CUDA_VISIBLE_DEVICES, or run" if several else "Run"
     raise CompilerUnavailableError(
         f"--arch {arch.value}",
-        f"TensorRT needs an {arch.value} GPU ({arch.gpus}) to build for it, and {here}",
+        f"TensorRT needs an {arch.value} GPU ({arch.example_gpus}) to build for it, and {here}",
         f"{choose} the same command on a host with such a GPU inside the container of platform {platform}, "
         f"or prove here that the graphs compile with `--compiler tensorrt_rtx`",
     )
 
 
 def check_disk(jobs: Iterable[Job], folder: Path) -> None:
-    """Raise OutputError unless the file system of a folder holds what the jobs may make, all of it anew."""
+    """Raise OutputError unless the file system of a folder has room for the engines of all jobs."""
     wanted = _DISK_PER_GRAPH * sum(_graph_bytes(job) for job in jobs)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < wanted:
-        cause = f"its file system has {_gib(free)} free, and these engines may take {_gib(wanted)}"
-        raise OutputError(folder, cause, "Free some space, or name another folder with --out")
+        cause = f"its file system has {gibibytes(free)} free, and these engines may need {gibibytes(wanted)}"
+        raise OutputError(folder, cause, "Free some space, or name a folder elsewhere with --out")
 
 
 def check_memory(jobs: Iterable[Job], options: Options) -> None:
-    """Raise CompilerUnavailableError unless the GPU has room for the largest of the jobs; none needs no room."""
+    """Raise CompilerUnavailableError unless the GPU has room for the largest of the jobs; no jobs need no room."""
     largest = max((_graph_bytes(job) for job in jobs), default=None)
     if largest is None:
         return
@@ -101,18 +102,18 @@ def check_memory(jobs: Iterable[Job], options: Options) -> None:
     if found is None or driver is None:
         return
     with _context(driver):
-        free, total = _ask_two(driver.cuMemGetInfo)
+        free, total = _query_pair(driver.cuMemGetInfo)
     if free < wanted:
         cause = (
-            f"it has {_gib(free)} of {_gib(total)} free, and this build may take {_gib(wanted)}, "
-            f"{_gib(options.workspace_bytes)} of them as workspace"
+            f"it has {gibibytes(free)} of {gibibytes(total)} free, and this build may need {gibibytes(wanted)}, "
+            f"{gibibytes(options.workspace_bytes)} of them as workspace"
         )
-        remedy = "Stop what else runs on it, or lower --workspace-gib"
+        remedy = "Stop other processes on this GPU, or lower --workspace-gib"
         raise CompilerUnavailableError(f"GPU {found.name}", cause, remedy)
 
 
 def processor() -> str:
-    """Name this host's processor, such as `Intel(R) Xeon(R) Platinum 8481C`, or its kind where Linux does not say."""
+    """Return this host's processor, such as `Intel(R) Xeon(R) Platinum 8481C`; its architecture where unknown."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -125,10 +126,6 @@ def _graph_bytes(job: Job) -> int:
     return graph.size_bytes if graph else 0
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIBIBYTE:.1f} GiB"
-
-
 def _driver() -> ModuleType | None:
     try:
         from cuda.bindings import driver  # noqa: PLC0415 - only hosts that build for a GPU need it
@@ -137,7 +134,7 @@ def _driver() -> ModuleType | None:
     try:
         status = driver.cuInit(0)[0]
     except RuntimeError:
-        # The bindings look for libcuda.so.1 at the first call: no such library, no driver.
+        # The bindings load libcuda.so.1 at the first call: without that library there is no driver.
         return None
     if status.name in _NO_GPU:
         return None
@@ -154,35 +151,35 @@ def _driver_version(driver: ModuleType) -> str:
         pynvml.nvmlInitWithFlags(0)
         return str(pynvml.nvmlSystemGetDriverVersion())
     except pynvml.NVMLError:
-        # No libnvidia-ml.so.1, as in a container that was given the compute part of the driver alone.
+        # No libnvidia-ml.so.1, as in a container that has only the compute part of the driver.
         return _cuda_version(driver)
 
 
 def _cuda_version(driver: ModuleType) -> str:
-    version = _ask(driver.cuDriverGetVersion)
+    version = _query(driver.cuDriverGetVersion)
     return f"of CUDA {version // 1000}.{version % 1000 // 10}"
 
 
 @contextmanager
 def _context(driver: ModuleType) -> Iterator[None]:
-    # Free memory is asked of a context. The primary one is what TensorRT uses too, and is given back at once.
-    device = _ask(driver.cuDeviceGet, 0)
-    context = _ask(driver.cuDevicePrimaryCtxRetain, device)
+    # Only a context reports free memory. The primary one is what TensorRT uses too; it is released at once.
+    device = _query(driver.cuDeviceGet, 0)
+    context = _query(driver.cuDevicePrimaryCtxRetain, device)
     try:
         _check(driver.cuCtxPushCurrent(context)[0])
         yield
-        _ask(driver.cuCtxPopCurrent)
+        _query(driver.cuCtxPopCurrent)
     finally:
         _check(driver.cuDevicePrimaryCtxRelease(device)[0])
 
 
-def _ask(function: Any, *arguments: Any) -> Any:
+def _query(function: Any, *arguments: Any) -> Any:
     status, value = function(*arguments)
     _check(status)
     return value
 
 
-def _ask_two(function: Any) -> tuple[int, int]:
+def _query_pair(function: Any) -> tuple[int, int]:
     status, first, second = function()
     _check(status)
     return first, second
@@ -191,5 +188,5 @@ def _ask_two(function: Any) -> tuple[int, int]:
 def _check(status: Any) -> None:
     if status.name != "CUDA_SUCCESS":
         raise GpuError(
-            "NVIDIA driver", f"it refuses: {status.name}", "See what `nvidia-smi` says, and repair the driver"
+            "NVIDIA driver", f"it fails with {status.name}", "Run `nvidia-smi` to find the error, and repair the driver"
         )

@@ -1,7 +1,7 @@
-"""python -m build.release: the bundles of several hosts become one release, with an index, or a reason why not.
+"""`python -m build.release`: join the bundles of several hosts into one release with an index, or reject them.
 
-<out>/index.json                    what the release holds; index.html says the same to people
-<out>/<platform>/<arch>/            each bundle as it was built, so that runtime serves the folder as it is
+<out>/index.json                    the contents of the release; index.html shows the same as a page
+<out>/<platform>/<arch>/            each bundle unchanged, so that runtime can serve the folder
 """
 
 import json
@@ -26,33 +26,39 @@ SCHEMA_VERSION = 1
 INDEX_FILE = "index.json"
 INDEX_PAGE = "index.html"
 EMBEDDED = "embedded"
-# What decides an engine and may differ from one architecture to the next; every other part of a key must not, so that a
-# part that is new is compared until someone says here that it may differ.
+# The parts of a key that may differ between architectures. Every other part must be equal, so that a new part is
+# compared until it is added here.
 MAY_DIFFER = frozenset({"arch", "compiler", "graph", "options", "precision", "toolchain"})
-_REBUILD = "Build both from the same export, with the same release of Voxwright"
+_NAME_SERVED = "Build the engines to release with `python -m build.engines --arch ARCH`, and name their folder"
+_REBUILD = "Build both bundles from the same export, with the same release of Voxwright"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A bundle that is to be released, and the folder it is in."""
+    """A bundle to release, and its folder."""
 
     folder: Path
     manifest: BundleManifest
 
     @property
     def engines(self) -> dict[str, EngineRecord]:
-        """Give its engines by name: `body_standard/batch`."""
+        """Return its engines by name: `body_standard/batch`."""
         return {f"{engine.model}/{engine.mode}": engine for engine in self.manifest.engines}
 
     @property
+    def is_compile_check(self) -> bool:
+        """Return whether no Triton backend loads its engines."""
+        return platform(self.manifest.platform).backend is None
+
+    @property
     def place(self) -> str:
-        """Give its folder in a release."""
+        """Return its folder in a release."""
         return f"{self.manifest.platform}/{self.manifest.arch.value}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """What a release is held to."""
+class ReleasePolicy:
+    """What a release may lack or include, and the keys that must have signed it."""
 
     with_embedded: bool = False
     allow_missing: frozenset[Arch] = frozenset()
@@ -62,64 +68,84 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexedBundle:
-    """What the index says of a bundle."""
+    """A bundle in the index."""
 
     folder: str
     platform: str
     arch: str
     manifest_sha256: str
     size_bytes: int
-    """All its files, the manifest included."""
+    """The size of all its files and its manifest."""
     models: dict[str, tuple[str, ...]]
     """The modes of every model."""
     signature_key: str | None
     """Fingerprint of the key that signed it; None for an unsigned one."""
     verified: bool
-    """Whether that key was a trusted one and the signature right."""
+    """Whether that key is trusted and the signature is valid."""
     report: str | None
-    """Its report, a path below its folder; None where it has none."""
+    """The path of its report below its folder; None without a report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """What a release holds."""
+    """The contents of a release."""
 
     platform: str
     architectures: tuple[str, ...]
     missing: tuple[str, ...]
-    """Architectures of the platform that it was allowed to lack."""
+    """The architectures of the platform without a bundle, which the policy allowed."""
     bundles: tuple[IndexedBundle, ...]
 
     def to_json(self) -> str:
-        """Write the index as text."""
+        """Return the index as JSON text."""
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
 
 
 def find(folders: tuple[Path, ...]) -> list[Bundle]:
-    """Read the bundles of folders, each a bundle itself or holding <platform>/<arch>; raise BundleError for none."""
+    """Read the bundles of folders: a bundle itself, a platform's folder of <arch>, or a folder of <platform>/<arch>.
+
+    Compile checks inside a folder are left out, and a line on stderr states it. A compile check that is named itself
+    raises ReleaseError, and so does a folder with nothing else. Raises BundleError for a folder without a bundle.
+    """
     bundles = []
     for folder in folders:
-        inner = [path.parent for path in sorted(folder.glob(f"*/*/{MANIFEST_FILE}"))]
-        # A name with a dot in front is a bundle that a build is still writing.
-        whole = [path for path in inner if not path.name.startswith(".")]
-        is_bundle = (folder / MANIFEST_FILE).is_file() or not whole
-        bundles += [Bundle(folder=path, manifest=load(path)) for path in ([folder] if is_bundle else whole)]
+        if (folder / MANIFEST_FILE).is_file():
+            bundle = Bundle(folder=folder, manifest=load(folder))
+            if bundle.is_compile_check:
+                raise ReleaseError(folder, "it is a compile check, which no server can load", _NAME_SERVED)
+            bundles.append(bundle)
+        else:
+            bundles += _inside(folder)
     return bundles
 
 
-def release(bundles: list[Bundle], terms: Terms, out: Path) -> Index:
-    """Join bundles in one step: whoever looks finds the old release or the whole new one.
+def _inside(folder: Path) -> list[Bundle]:
+    manifests = (*folder.glob(f"*/{MANIFEST_FILE}"), *folder.glob(f"*/*/{MANIFEST_FILE}"))
+    # A leading dot marks a bundle that a build is still writing. A folder without a manifest makes `load` raise.
+    paths = sorted(path.parent for path in manifests if not path.parent.name.startswith(".")) or [folder]
+    found = [Bundle(folder=path, manifest=load(path)) for path in paths]
+    served = [bundle for bundle in found if not bundle.is_compile_check]
+    if not served:
+        raise ReleaseError(folder, "it contains only compile checks, which no server can load", _NAME_SERVED)
+    for bundle in found:
+        if bundle.is_compile_check:
+            print(f"release leaves out {bundle.folder}: a compile check, which no server can load", file=sys.stderr)
+    return served
 
-    Raise ReleaseError for bundles that do not belong together, BundleError for a damaged one, SignatureError for one
-    that no trusted key signed.
+
+def release(bundles: list[Bundle], policy: ReleasePolicy, out: Path) -> Index:
+    """Join bundles atomically: a reader sees either the old release or the complete new one.
+
+    Raises ReleaseError for bundles that do not belong together, BundleError for a damaged bundle, and SignatureError
+    for a bundle without a valid signature of a trusted key.
     """
-    name = _platform(bundles, terms)
-    check_architectures(bundles, name, terms.allow_missing)
+    name = _platform(bundles, policy)
+    check_architectures(bundles, name, policy.allow_missing)
     for bundle in bundles:
         check_gates(bundle)
     for first, second in combinations(bundles, 2):
         check_alike(first, second)
-    verified = _signed(bundles, terms)
+    verified = _signed(bundles, policy)
     _check_out(out, bundles)
     with files.replacing(out) as staging:
         indexed = [_take(bundle, staging, verified=sure) for bundle, sure in zip(bundles, verified, strict=True)]
@@ -133,24 +159,24 @@ def release(bundles: list[Bundle], terms: Terms, out: Path) -> Index:
         files.write(staging / INDEX_FILE, index.to_json())
         files.write(
             staging / INDEX_PAGE,
-            pages.render("release.html.jinja", index=index, gpus={arch.value: arch.gpus for arch in Arch}),
+            pages.render("release.html.jinja", index=index, gpus={arch.value: arch.example_gpus for arch in Arch}),
         )
     return index
 
 
 def architectures(platform_name: str) -> tuple[Arch, ...]:
-    """List the architectures that a release of a platform has to hold: all that its server runs on."""
+    """List the architectures that a release of a platform must contain: all that its server runs on."""
     on_cpu = platform(platform_name).tensorrt is None
     return tuple(arch for arch in Arch if (arch.capability is None) == on_cpu)
 
 
 def check_architectures(bundles: list[Bundle], platform_name: str, allow_missing: frozenset[Arch]) -> None:
-    """Raise ReleaseError for two bundles of one architecture, and for an architecture that has none."""
+    """Raise ReleaseError for two bundles of one architecture, and for an architecture without a bundle."""
     seen: dict[str, Bundle] = {}
     for bundle in bundles:
         if bundle.place in seen:
-            cause = f"it is for {bundle.manifest.arch.value}, as {seen[bundle.place].folder} is"
-            raise ReleaseError(bundle.folder, cause, "Name one of the two")
+            cause = f"it is for {bundle.manifest.arch.value}, as is {seen[bundle.place].folder}"
+            raise ReleaseError(bundle.folder, cause, "Name only one of the two")
         seen[bundle.place] = bundle
     wanted = [arch for arch in architectures(platform_name) if f"{platform_name}/{arch.value}" not in seen]
     missing = [arch for arch in wanted if arch not in allow_missing]
@@ -159,26 +185,26 @@ def check_architectures(bundles: list[Bundle], platform_name: str, allow_missing
         without = " ".join(f"--allow-missing {arch.value}" for arch in missing)
         raise ReleaseError(
             f"release for platform {platform_name}",
-            f"there is no bundle for {', '.join(f'{arch.value} ({arch.gpus})' for arch in missing)}",
-            f"{build}, or release without: {without}",
+            f"there is no bundle for {', '.join(f'{arch.value} ({arch.example_gpus})' for arch in missing)}",
+            f"{build}, or release without it: {without}",
         )
 
 
 def check_gates(bundle: Bundle) -> None:
-    """Raise ReleaseError for an engine whose accuracy was not checked, and for a bundle without any."""
+    """Raise ReleaseError for an engine whose accuracy was not checked, and for a bundle without engines."""
     if not bundle.engines:
-        raise ReleaseError(bundle.folder, "it holds no engine", "Build it again, or leave it out")
+        raise ReleaseError(bundle.folder, "it contains no engine", "Build it again, or omit it")
     for name, engine in bundle.engines.items():
         if engine.gate.outcome != PASSED:
             raise ReleaseError(
                 f"{bundle.folder} ({name})",
                 f"its accuracy was not checked: {engine.gate.reason or engine.gate.outcome}",
-                "Build it on a host that can run it, or leave the bundle out",
+                "Build it on a host that can run it, or omit the bundle",
             )
 
 
 def check_alike(first: Bundle, second: Bundle) -> None:
-    """Raise ReleaseError unless two bundles hold the same models, made from the same weights under the same rules."""
+    """Raise ReleaseError unless two bundles have the same models, weights and build rules."""
     for one, other in ((first, second), (second, first)):
         lacking = [name for name in other.engines if name not in one.engines]
         if lacking:
@@ -186,22 +212,26 @@ def check_alike(first: Bundle, second: Bundle) -> None:
     for name, engine in first.engines.items():
         part = next(_differing(engine, second.engines[name], same_platform=_same_platform(first, second)), None)
         if part is not None:
-            cause = f"its {part} is not that of the same engine in {first.folder}"
+            cause = f"its {part} differs from that of the same engine in {first.folder}"
             raise ReleaseError(f"{second.folder} ({name})", cause, _REBUILD)
 
 
-def _platform(bundles: list[Bundle], terms: Terms) -> str:
-    """Name the platform of the release; the embedded one counts only where there is no other."""
+def _platform(bundles: list[Bundle], policy: ReleasePolicy) -> str:
+    """Return the platform of the release: `embedded` only where there is no other."""
     names = list(dict.fromkeys(bundle.manifest.platform for bundle in bundles))
     others = [name for name in names if name != EMBEDDED]
     if len(others) > 1:
+        name = min(others)
+        folders = " ".join(str(each.folder) for each in bundles if each.manifest.platform == name)
         raise ReleaseError(
-            f"platforms {' and '.join(sorted(others))}", "a release is for one platform", "Make a release of each"
+            f"platforms {' and '.join(sorted(others))}",
+            "a release is for one platform",
+            f"Name the bundles of one: `python -m build.release {folders}`",
         )
-    if others and EMBEDDED in names and not terms.with_embedded:
+    if others and EMBEDDED in names and not policy.with_embedded:
         folder = next(bundle.folder for bundle in bundles if bundle.manifest.platform == EMBEDDED)
         cause = f"it is for platform {EMBEDDED}, and the release for {others[0]}"
-        raise ReleaseError(folder, cause, "Let it accompany the release with --with-embedded, or leave it out")
+        raise ReleaseError(folder, cause, "Add --with-embedded to include it, or name only the other bundles")
     return (others or names)[0]
 
 
@@ -210,38 +240,40 @@ def _same_platform(first: Bundle, second: Bundle) -> bool:
 
 
 def _differing(first: EngineRecord, second: EngineRecord, *, same_platform: bool) -> Iterator[str]:
-    """Name the parts of two keys that should be equal and are not, in words."""
+    """Yield the parts of two keys that must be equal and differ, as words for a sentence."""
     ours, theirs = first.key_parts, second.key_parts
     wanted = ["reference", *(part for part in {**ours, **theirs} if part not in {"reference", *MAY_DIFFER})]
     wanted += ["graph"] if first.precision == second.precision else []
     wanted += ["toolchain"] if same_platform else []
     for part in wanted:
-        # A key that does not name its graph proves nothing about it.
+        # A key without a part proves nothing about that part.
         if part not in ours or part not in theirs or ours[part] != theirs[part]:
             yield {"reference": "graph in FP32", "graph": f"graph in {first.precision.upper()}"}.get(part, part)
 
 
-def _signed(bundles: list[Bundle], terms: Terms) -> list[bool]:
-    """Say of each bundle whether a trusted key signed it; raise SignatureError for one that needs it and is not."""
-    if not terms.trusted_keys and not terms.allow_unsigned:
-        cause = "it is not given, so no signature can be verified"
-        raise SettingError("--trusted-key", cause, "Name a public key, or release what is not signed: --allow-unsigned")
-    trusted = [signature.public_key(path) for path in terms.trusted_keys]
-    verdicts = [signature.judge(bundle.manifest, trusted) for bundle in bundles]
+def _signed(bundles: list[Bundle], policy: ReleasePolicy) -> list[bool]:
+    """Return for each bundle whether a trusted key signed it; raise SignatureError where that is required."""
+    if not policy.trusted_keys and not policy.allow_unsigned:
+        cause = "it is missing, so that no signature can be verified"
+        raise SettingError(
+            "--trusted-key", cause, "Name a public key, or release unsigned bundles with --allow-unsigned"
+        )
+    trusted = [signature.load_public_key(path) for path in policy.trusted_keys]
+    verdicts = [signature.verify(bundle.manifest, trusted) for bundle in bundles]
     for bundle, verdict in zip(bundles, verdicts, strict=True):
-        if not (verdict is Verdict.UNSIGNED and terms.allow_unsigned):
+        if not (verdict is Verdict.UNSIGNED and policy.allow_unsigned):
             verification.check_signature(bundle.folder, verdict)
     return [verdict is Verdict.TRUSTED for verdict in verdicts]
 
 
 def _check_out(out: Path, bundles: list[Bundle]) -> None:
-    # It is replaced as a whole: a folder of something else would be lost, and so would a bundle inside.
-    subject, remedy = f"--out {out}", "Name a folder that is for the release alone"
+    # The whole folder is replaced: files of something else, or a bundle inside, would be lost.
+    subject, remedy = f"--out {out}", "Name a folder that is used only for the release"
     if out.exists() and not (out / INDEX_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingError(subject, "it exists and is no release, and it would be replaced as a whole", remedy)
+        raise SettingError(subject, "it exists and is not a release, and the whole folder would be replaced", remedy)
     for bundle in bundles:
         if bundle.folder.resolve().is_relative_to(out.resolve()):
-            raise SettingError(subject, f"{bundle.folder} lies in it, and it would be replaced as a whole", remedy)
+            raise SettingError(subject, f"{bundle.folder} is in it, and the whole folder would be replaced", remedy)
 
 
 def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:
@@ -249,7 +281,7 @@ def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:
     verification.check(bundle.folder, manifest)
     for file in (MANIFEST_FILE, *(each.file for each in manifest.every_file())):
         files.link_or_copy(bundle.folder / file, target / file)
-    # What was copied rather than linked is read again: the release itself is what has to be whole.
+    # Files may have been copied rather than linked, so the release itself is checked again.
     verification.check(target, manifest)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     models: dict[str, tuple[str, ...]] = {}
@@ -271,16 +303,16 @@ def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("dist/release"), show_default=True)
-@click.option("--with-embedded", is_flag=True, help="Let the CPU bundle accompany those of a GPU platform.")
-@click.option("--allow-missing", multiple=True, metavar="ARCH", help="Release without it; may be repeated.")
+@click.option("--with-embedded", is_flag=True, help="Include the CPU bundle with those of a GPU platform.")
+@click.option("--allow-missing", multiple=True, metavar="ARCH", help="Release without this architecture; repeatable.")
 @click.option(
     "--trusted-key",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A public key that every bundle must be signed with, or with another that is named; may be repeated.",
+    help="A public key, PEM; every bundle must be signed by one of the keys. Repeatable.",
 )
-@click.option("--allow-unsigned", is_flag=True, help="Release bundles that nobody signed as well.")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
+@click.option("--allow-unsigned", is_flag=True, help="Also release unsigned bundles.")
+@command_line.verbose_option()
 def command(
     folders: tuple[Path, ...],
     out: Path,
@@ -289,16 +321,15 @@ def command(
     *,
     with_embedded: bool,
     allow_unsigned: bool,
-    verbose: bool,  # noqa: ARG001 - contract.errors.guard reads it
 ) -> None:
-    """Join bundles, or folders that hold them as <platform>/<arch>, into one release for one platform."""
-    terms = Terms(
+    """Join BUNDLEs, or folders of bundles such as dist/engines, into one release for one platform."""
+    policy = ReleasePolicy(
         with_embedded=with_embedded,
         allow_missing=frozenset(map(Arch.parse, allow_missing)),
         trusted_keys=trusted_key,
         allow_unsigned=allow_unsigned,
     )
-    index = release(find(folders), terms, out)
+    index = release(find(folders), policy, out)
     for bundle in index.bundles:
         signed = f"signed by {bundle.signature_key}" if bundle.verified else "not verified"
         print(f"release {bundle.folder:<16} {len(bundle.models)} models, {signed}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""report.html: what a bundle holds and how exact it is, as one page for the release manager's files.
+"""Write report.html: the engines of a bundle and their accuracy, as one page for the release manager's records.
 
-python -m build.report BUNDLE renders it again, from the manifest alone.
+`python -m build.report BUNDLE` renders it again from the manifest only.
 """
 
 import math
@@ -15,22 +15,30 @@ import click
 
 from build import pages
 from contract import command_line, digest, files
-from contract.differences import Difference
+from contract.differences import Difference, closest
 from contract.errors import SettingError
-from contract.manifest import PASSED, Accuracy, BundleFile, BundleManifest, EngineRecord, Gate, GateCase, load
+from contract.manifest import (
+    FP16_MAX,
+    PASSED,
+    Accuracy,
+    BundleFile,
+    BundleManifest,
+    EngineRecord,
+    Gate,
+    GateCase,
+    load,
+)
 
 REPORT_FILE = "report.html"
-LARGEST_FP16 = 65504.0
-"""The largest number that IEEE 754 binary16 holds."""
 BUILT, REUSED = "built", "reused"
 _MOST_TICKS = 5
-# Values of no size at all stand left of every logarithmic axis.
+# A value of zero stands left of every logarithmic axis.
 _ZERO_PERCENT, _AXIS_START_PERCENT, _AXIS_END_PERCENT = 2.0, 7.0, 98.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One run of build.engines: when it ended and where, and the engines it made and took over, as `model/mode`."""
+    """One run of build.engines: when and where it ended, and the engines it built and reused, as `model/mode`."""
 
     ended: str
     machine: str
@@ -39,7 +47,7 @@ class Run:
 
     @classmethod
     def here(cls, built: Iterable[str], reused: Iterable[str]) -> "Run":
-        """Describe a run that ends now, on this machine."""
+        """Return a run that ends now, on this machine."""
         return cls(
             ended=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             machine=f"{platform.node()} ({platform.system()} {platform.release()}, {platform.machine()})",
@@ -56,7 +64,7 @@ class LogScale:
     most: int
 
     def place(self, value: float) -> float:
-        """Give where a value stands: zero left of the axis, what exceeds the axis (or is no number) at its end."""
+        """Return the place of a value: zero is left of the axis; a value beyond the axis, or NaN, is at its end."""
         if value == 0.0:
             return _ZERO_PERCENT
         share = (math.log10(value) - self.least) / (self.most - self.least) if 0.0 < value < math.inf else 1.0
@@ -64,7 +72,7 @@ class LogScale:
         return round(_AXIS_START_PERCENT + width * min(1.0, max(0.0, share)), 2)
 
     def ticks(self) -> list[tuple[float, int]]:
-        """Give place and exponent of at most five powers of ten, 1 among them where the axis holds it."""
+        """Return place and exponent of at most five powers of ten; 1 is among them where the axis includes it."""
         step = math.ceil((self.most - self.least + 1) / _MOST_TICKS)
         wanted = [exponent for exponent in range(self.least, self.most + 1) if exponent % step == 0]
         return [(self.place(10.0**exponent), exponent) for exponent in wanted]
@@ -72,18 +80,16 @@ class LogScale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """A measured difference relative to its limit, and where it stands in the plot."""
+    """A measured difference and its place in the plot."""
 
     case: str
     difference: Difference
-    share: float
-    """Value over limit; zero for a difference of nothing, infinite for any other where nothing is allowed."""
     place: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """The gate of an engine as a plot: a row a case and output."""
+    """The gate of an engine as a plot: one row for each case and output."""
 
     scale: LogScale
     points: tuple[Point, ...]
@@ -95,7 +101,7 @@ class Plot:
 
 
 def add(manifest: BundleManifest, run: Run, bundle: Path) -> BundleManifest:
-    """Write a bundle's report and give the manifest that names it, in place of an earlier report."""
+    """Write a bundle's report; return the manifest that lists it instead of an earlier report."""
     text = render(manifest, run)
     files.write(bundle / REPORT_FILE, text)
     written = BundleFile(
@@ -106,8 +112,8 @@ def add(manifest: BundleManifest, run: Run, bundle: Path) -> BundleManifest:
 
 
 def render(manifest: BundleManifest, run: Run | None = None) -> str:
-    """Give the page; the same manifest and run, the same page. None: the page is made from a manifest alone."""
-    # No page can hold its own hash; left out everywhere, a page rendered again lists the same files.
+    """Return the page for a manifest and a run; without a run, the page states only what the manifest holds."""
+    # A page cannot contain its own hash. It is omitted everywhere, so that a page rendered again lists the same files.
     kept = tuple(each for each in manifest.every_file() if each.file != REPORT_FILE)
     return pages.render(
         "report.html.jinja",
@@ -115,13 +121,13 @@ def render(manifest: BundleManifest, run: Run | None = None) -> str:
         run=run,
         outcomes=_outcomes(run),
         plots={place(engine): plot(engine.gate) for engine in manifest.engines},
-        worst={place(engine): worst_share(engine.gate) for engine in manifest.engines},
+        worst={place(engine): largest_ratio(engine.gate) for engine in manifest.engines},
         place=place,
         passed=PASSED,
         unchecked=tuple(engine for engine in manifest.engines if engine.gate.outcome != PASSED),
         activations=_activations(manifest),
         activation_scale=LogScale(least=0, most=6),
-        largest=LARGEST_FP16,
+        largest=FP16_MAX,
         accuracy=tuple((each, *_rates(each)) for each in manifest.accuracy),
         kept=kept,
         total_bytes=sum(each.size_bytes for each in kept),
@@ -131,33 +137,26 @@ def render(manifest: BundleManifest, run: Run | None = None) -> str:
 
 
 def place(engine: EngineRecord) -> str:
-    """Name an engine inside its bundle: `body_standard/batch`."""
+    """Return the name of an engine in its bundle: `body_standard/batch`."""
     return f"{engine.model}/{engine.mode}"
 
 
 def plot(gate: Gate) -> Plot:
-    """Place every difference that the gate measured; where it kept no cases, the worst of every output."""
+    """Place every difference that the gate measured; without cases, the largest difference of every output."""
     cases = gate.cases or (GateCase(name="worst of all inputs", parity=gate.parity),)
-    shares = [(case.name, each, share_of_limit(each)) for case in cases for each in case.parity]
-    finite = [share for _, _, share in shares if 0.0 < share < math.inf]
-    least = min((math.floor(math.log10(share)) for share in finite), default=-2)
-    # One decade beyond the limit shows that nothing lies there; a flat axis would show nothing at all.
+    differences = [(case.name, each) for case in cases for each in case.parity]
+    finite = [each.limit_ratio for _, each in differences if 0.0 < each.limit_ratio < math.inf]
+    least = min((math.floor(math.log10(ratio)) for ratio in finite), default=-2)
+    # One decade beyond the limit shows that no value is there. The axis has at least three decades.
     scale = LogScale(least=max(-9, min(-2, least)), most=1)
-    points = (Point(case=case, difference=each, share=share, place=scale.place(share)) for case, each, share in shares)
+    points = (Point(case=case, difference=each, place=scale.place(each.limit_ratio)) for case, each in differences)
     return Plot(scale=scale, points=tuple(points))
 
 
-def share_of_limit(difference: Difference) -> float:
-    """Give value over limit; NaN where the value is none."""
-    if difference.value == 0.0:
-        return 0.0
-    return difference.value / difference.limit if difference.limit else math.inf
-
-
-def worst_share(gate: Gate) -> float | None:
-    """Give the largest share of a limit that an engine uses up; None where nothing was measured."""
-    shares = [share_of_limit(each) for each in (*gate.parity, *(each for case in gate.cases for each in case.parity))]
-    return max(shares, key=lambda share: math.inf if math.isnan(share) else share, default=None)
+def largest_ratio(gate: Gate) -> float | None:
+    """Return the largest value/limit ratio of an engine's differences; None where nothing was measured."""
+    worst = closest((*gate.parity, *(each for case in gate.cases for each in case.parity)))
+    return None if worst is None else worst.limit_ratio
 
 
 def _outcomes(run: Run | None) -> dict[str, str]:
@@ -167,13 +166,13 @@ def _outcomes(run: Run | None) -> dict[str, str]:
 
 
 def _activations(manifest: BundleManifest) -> tuple[EngineRecord, ...]:
-    # The modes of a model share its graph: one row a network.
+    # The modes of a model share its graph: one row for each network.
     found = {engine.model: engine for engine in manifest.engines if engine.gate.activation is not None}
     return tuple(found[model] for model in sorted(found))
 
 
 def _rates(accuracy: Accuracy) -> tuple[float, float, float]:
-    """Give the word error rate of the engines and of their graphs in FP32, and the difference, in percent."""
+    """Return the word error rates of the engines and of their graphs in FP32, and the difference, in percent."""
     words = max(1, accuracy.words)
     ours, theirs = 100 * accuracy.wrong / words, 100 * accuracy.wrong_in_fp32 / words
     return ours, theirs, ours - theirs
@@ -182,17 +181,17 @@ def _rates(accuracy: Accuracy) -> tuple[float, float, float]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="The page. [default: BUNDLE.report.html]")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
-def command(bundle: Path, output: Path | None, *, verbose: bool) -> None:  # noqa: ARG001 - guard reads `verbose`
-    """Render the report of a bundle again, from its manifest.
+@command_line.verbose_option()
+def command(bundle: Path, output: Path | None) -> None:
+    """Render the report of a BUNDLE, such as dist/engines/26.08/sm86, again from its manifest.
 
-    The page in the bundle stays as it is, for the manifest holds its hash.
+    The page in the bundle stays as it is, because the manifest contains its hash.
     """
     target = output or bundle.with_name(f"{bundle.resolve().name}.{REPORT_FILE}")
     manifest = load(bundle)
     if target.resolve().is_relative_to(bundle.resolve()):
-        cause = "it lies in the bundle, whose manifest holds the hash of every file"
-        raise SettingError(f"--output {target}", cause, "Name a file outside of the bundle")
+        cause = "it is in the bundle, whose manifest contains the hash of every file"
+        raise SettingError(f"--output {target}", cause, "Name a file outside the bundle")
     files.write(target, render(manifest))
     print(f"report {target}", file=sys.stderr)
 

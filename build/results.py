@@ -1,5 +1,6 @@
-"""What a run of build.engines did or would do, for people and for machines."""
+"""The results of `python -m build.engines`, as a table and as JSON."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ WOULD_BUILD, REFUSED = "would be built", "refused"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineResult:
-    """One engine: what became of it, or would; size and build time where it exists."""
+    """The outcome of one engine; size and build time where the engine exists."""
 
     model: str
     mode: str
+    precision: str
     outcome: str
     detail: str
     key: str
@@ -28,30 +30,30 @@ class EngineResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BundleResult:
-    """One architecture: its bundle with every engine, or the refusal."""
+    """The bundle of one architecture with every engine, or the refusal."""
 
     arch: Arch
     platform: str
     folder: Path
     engines: tuple[EngineResult, ...] = ()
     refusal: VoxwrightError | None = None
+    dropped_signature: str | None = None
+    """The key whose signature this build dropped; None where it dropped none."""
 
     @property
     def is_beyond_this_host(self) -> bool:
-        """Say whether the refusal is no failure: another host can make that bundle."""
+        """Return whether the refusal is no failure, because another host can build that bundle."""
         return isinstance(self.refusal, CompilerUnavailableError)
 
     def summary(self) -> str:
-        """Say in words what became of the bundle."""
+        """Return the counts of the outcomes: `2 built, 7 unchanged`."""
         if self.refusal is not None:
             return REFUSED
-        counts: dict[str, int] = {}
-        for engine in self.engines:
-            counts[engine.outcome] = counts.get(engine.outcome, 0) + 1
+        counts = Counter(engine.outcome for engine in self.engines)
         return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it for JSON."""
+        """Return the result as JSON values."""
         refusal = None
         if self.refusal is not None:
             refusal = {"exit_code": self.refusal.exit_code, "message": str(self.refusal)}
@@ -60,13 +62,14 @@ class BundleResult:
             "platform": self.platform,
             "bundle": str(self.folder),
             "engines": [asdict(engine) for engine in self.engines],
+            "dropped_signature": self.dropped_signature,
             "refusal": refusal,
         }
 
 
 def table(results: Iterable[BundleResult]) -> list[str]:
-    """Draw a line an architecture: what was built, taken over or refused, and why."""
-    rows = [("arch", "platform", "engines", "why not")]
+    """Return the lines of a table, one for each architecture: what was built, reused or refused, and why."""
+    rows = [("arch", "platform", "engines", "reason")]
     rows += [
         (each.arch.value, each.platform, each.summary(), str(each.refusal) if each.refusal else "") for each in results
     ]
@@ -75,5 +78,5 @@ def table(results: Iterable[BundleResult]) -> list[str]:
 
 
 def to_json(results: Iterable[BundleResult]) -> Mapping[str, Any]:
-    """Give all results as one JSON value."""
+    """Return all results as one JSON value."""
     return {"bundles": [each.to_dict() for each in results]}

@@ -1,4 +1,4 @@
-"""python -m build.sign: signs a bundle's manifest, which names every file of the bundle with its hash."""
+"""`python -m build.sign`: sign a bundle's manifest, which lists every file of the bundle with its hash."""
 
 import sys
 from pathlib import Path
@@ -11,21 +11,26 @@ from contract.manifest import MANIFEST_FILE, BundleManifest, load
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", required=True, type=click.Path(path_type=Path), help="An Ed25519 private key, PEM.")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
-def command(bundle: Path, key: Path, *, verbose: bool) -> None:  # noqa: ARG001 - contract.errors.guard reads it
-    """Sign a BUNDLE, such as dist/engines/26.08/sm86, after checking every file of it."""
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="An Ed25519 private key, PEM.",
+)
+@command_line.verbose_option()
+def command(bundle: Path, key: Path) -> None:
+    """Sign a BUNDLE, such as dist/engines/26.08/sm86, after checking every file in it."""
     signed = sign(bundle, key)
     if signed.signature is not None:
         print(f"signed {bundle} with key {signed.signature.key}", file=sys.stderr)
 
 
 def sign(bundle: Path, key: Path) -> BundleManifest:
-    """Sign a bundle in place; raise KeyFileError, and BundleError for a bundle that is not what its manifest says.
+    """Sign a bundle in place; return the signed manifest.
 
-    A signature vouches for what was built: a damaged bundle gets none.
+    Raises KeyFileError for an unusable key, and BundleError for a bundle whose files differ from its manifest.
     """
-    opened = signature.private_key(key)
+    opened = signature.load_private_key(key)
     manifest = load(bundle)
     verification.check(bundle, manifest)
     signed = signature.sign(manifest, opened)

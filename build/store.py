@@ -1,8 +1,8 @@
-"""The store: every engine by its key, shared by all bundles and all builds; python -m build.store tells and clears it.
+"""The store keeps every engine by its key, for all bundles and builds. `python -m build.store` lists and prunes it.
 
-dist/store/<2 digits>/<key>/    a bundle of this one engine, manifest and all
+dist/store/<2 digits>/<key>/    a bundle of this one engine, with its manifest
 
-An engine is built into its entry, whole or not at all, and linked from there into bundles.
+An engine is built into its entry atomically, and hard-linked from there into bundles.
 """
 
 import fcntl
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import click
 
+from build.units import mebibytes
 from contract import command_line, files, verification
 from contract.errors import BundleError, ManifestError
 from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, EngineRecord, load
 
 NAME = "store"
-_MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +32,12 @@ class Entry:
 
     @property
     def is_used(self) -> bool:
-        """Say whether a bundle on this file system holds the engine too."""
+        """Return whether a bundle on this file system also holds the engine (it has another hard link)."""
         return (self.folder / self.record.file).stat().st_nlink > 1
 
 
 def find(store: Path, key: str) -> Entry | None:
-    """Find an engine by its key; None where there is none, or a damaged one."""
+    """Return an engine by its key; None where it is absent or damaged."""
     folder = entry_folder(store, key)
     try:
         manifest = load(folder)
@@ -49,12 +49,12 @@ def find(store: Path, key: str) -> Entry | None:
 
 
 def add(staging: Path, manifest: BundleManifest) -> None:
-    """Make a folder that holds an engine's files an entry: the manifest names that engine alone."""
+    """Turn a folder with an engine's files into an entry; the manifest lists that engine only."""
     files.write(staging / MANIFEST_FILE, manifest.to_json())
 
 
 def holding(store: Path, record: EngineRecord) -> Path | None:
-    """Give the entry that says it holds this very engine, and not another of the same key; None where none does."""
+    """Return the entry that holds exactly this engine, not another build of the same key; None where none does."""
     folder = entry_folder(store, record.key)
     try:
         (known,) = load(folder).engines
@@ -63,34 +63,34 @@ def holding(store: Path, record: EngineRecord) -> Path | None:
     return folder if known.sha256 == record.sha256 else None
 
 
-def adopt(store: Path, bundle: Path, alone: BundleManifest) -> None:
-    """Take a whole engine over from a bundle, which may have come from another machine; `alone` names that engine."""
-    (record,) = alone.engines
+def adopt(store: Path, bundle: Path, single: BundleManifest) -> None:
+    """Add an intact engine of a bundle, perhaps from another machine; `single` is a manifest of that engine only."""
+    (record,) = single.engines
     with files.replacing(entry_folder(store, record.key)) as staging:
         link(bundle, record, staging)
-        add(staging, alone)
+        add(staging, single)
 
 
 def engine_files(record: EngineRecord) -> tuple[BundleFile, ...]:
-    """List the engine and what was kept of its build."""
+    """List the engine's file and the other files of its build."""
     return (BundleFile(file=record.file, sha256=record.sha256, size_bytes=record.size_bytes), *record.files)
 
 
 def link(folder: Path, record: EngineRecord, into: Path) -> None:
-    """Put an engine and its files from a folder into another."""
+    """Link or copy an engine and its files from one folder into another."""
     for each in engine_files(record):
         files.link_or_copy(folder / each.file, into / each.file)
 
 
 @contextmanager
 def locked(store: Path, key: str) -> Iterator[None]:
-    """Let nobody else build an engine of this key meanwhile: who comes second finds it done.
+    """Lock a key, so that a second build of the same engine waits and then finds it in the store.
 
-    The lock is that of the folder of the key's first two digits. So no lock file stays behind, a killed process holds
-    none, and two keys seldom wait for one another.
+    The lock is on the folder of the key's first two digits. So no lock file remains, a killed process releases its
+    lock, and two keys rarely wait for each other.
     """
     folder = entry_folder(store, key).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -100,12 +100,12 @@ def locked(store: Path, key: str) -> Iterator[None]:
 
 
 def entry_folder(store: Path, key: str) -> Path:
-    """Say where an engine of a key lies."""
+    """Return the folder of a key's entry."""
     return store / key[:2] / key
 
 
 def entries(store: Path) -> Iterator[Entry]:
-    """List what is in the store and whole enough to be read, by key."""
+    """List the intact entries of the store, by key."""
     for path in sorted(store.glob(f"*/*/{MANIFEST_FILE}")):
         entry = None if path.parent.name.startswith(".") else find(store, path.parent.name)
         if entry is not None:
@@ -116,10 +116,10 @@ def entries(store: Path) -> Iterator[Entry]:
 @click.option(
     "--store", type=click.Path(path_type=Path), default=Path("dist", NAME), show_default=True, help="Its folder."
 )
-@click.option("--prune", is_flag=True, help="Remove the engines that no bundle on this file system holds.")
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
-def command(store: Path, *, prune: bool, verbose: bool) -> None:  # noqa: ARG001 - contract.errors.guard reads it
-    """List the engines in the store, a line each; or remove those that no bundle holds."""
+@click.option("--prune", is_flag=True, help="Remove the engines that are in no bundle on this file system.")
+@command_line.verbose_option()
+def command(store: Path, *, prune: bool) -> None:
+    """List the engines in the store, one line each; or remove those that are in no bundle."""
     count = size = 0
     for entry in list(entries(store)):
         if prune and entry.is_used:
@@ -131,7 +131,7 @@ def command(store: Path, *, prune: bool, verbose: bool) -> None:  # noqa: ARG001
         used = "removed" if prune else "in a bundle" if entry.is_used else "in no bundle"
         arch = entry.record.key_parts.get("arch", "?")
         print(f"{entry.record.key[:12]}  {entry.record.model:<18} {entry.record.mode:<9} {arch:<5} {used}")
-    print(f"{store}: {count} engines{' removed' if prune else ''}, {size / _MEBIBYTE:.1f} MiB", file=sys.stderr)
+    print(f"{store}: {count} engines{' removed' if prune else ''}, {mebibytes(size)}", file=sys.stderr)
 
 
 def main() -> None:

@@ -1,14 +1,13 @@
-"""python -m build.verify: says whether a bundle is whole and genuine."""
+"""`python -m build.verify`: check that a bundle is complete, unchanged and signed by a trusted key."""
 
 import sys
 from pathlib import Path
 
 import click
 
+from build.units import mebibytes
 from contract import command_line, signature, verification
 from contract.manifest import BundleManifest, load
-
-_MEBIBYTE = 1 << 20
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,24 +19,24 @@ _MEBIBYTE = 1 << 20
     type=click.Path(path_type=Path),
     help="An Ed25519 public key, PEM; repeatable.",
 )
-@click.option("--verbose", is_flag=True, help="Add the traceback to a refusal.")
-def command(bundle: Path, keys: tuple[Path, ...], *, verbose: bool) -> None:  # noqa: ARG001 - guard reads it
-    """Hold every file of a BUNDLE against its manifest, and the manifest's signature against the trusted keys."""
+@command_line.verbose_option()
+def command(bundle: Path, keys: tuple[Path, ...]) -> None:
+    """Check every file of a BUNDLE against its manifest, and the manifest's signature against the trusted keys."""
     manifest, verdict = verify(bundle, keys)
     total = sum(each.size_bytes for each in manifest.every_file())
     count = sum(1 for _ in manifest.every_file())
-    print(f"{bundle} is whole: {count} files, {total / _MEBIBYTE:.1f} MiB; {verdict.value}", file=sys.stderr)
+    print(f"{bundle} is intact: {count} files, {mebibytes(total)}; {verdict.value}", file=sys.stderr)
 
 
 def verify(bundle: Path, keys: tuple[Path, ...]) -> tuple[BundleManifest, signature.Verdict]:
-    """Give the manifest and what its signature is worth.
+    """Return the manifest and the verdict on its signature.
 
-    Raise BundleError for a file that is not what the manifest says, SignatureError where keys are trusted and none of
-    them signed this manifest, KeyFileError for a key that is none.
+    Raises BundleError for a file that differs from the manifest, SignatureError where keys are trusted and none of them
+    signed this manifest, and KeyFileError for an unusable key.
     """
-    trusted = [signature.public_key(key) for key in keys]
+    trusted = [signature.load_public_key(key) for key in keys]
     manifest = load(bundle)
-    verdict = signature.judge(manifest, trusted)
+    verdict = signature.verify(manifest, trusted)
     verification.check_signature(bundle, verdict)
     verification.check(bundle, manifest)
     return manifest, verdict

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 # The words that may not come back, and what the field calls the thing.
 REPLACEMENTS = {
     ("hear", "hears", "heard", "hearing"): "recognise, receive, read, train on",
@@ -37,7 +37,7 @@ _DOCSTRING = re.compile(r'^\s*[rf]?"""(Give|Gives|Say|Says|Tell|Tells)\b')
 # Words of identifiers: parts of snake_case and of CamelCase, and whole words of prose.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SUFFIXES = {".py", ".md", ".toml", ".c", ".sh", ".yaml", ".yml", ".jinja", ".tpl", ".txt", ".css", ".html", ""}
-# Text that voices speak or that others wrote.
+# Sentences that are spoken, text that others wrote, and the list itself.
 _EXEMPT = {"LICENSE", "training/grammar.txt", "ci/check_words.py", "tests/unit/test_check_words.py"}
 _MARK = "words: spoken"
 """A line that ends with this comment holds text that is spoken in a recording, not a sentence of ours."""
@@ -57,26 +57,29 @@ def findings(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def tracked() -> Iterator[Path]:
-    """Yield every text file of the checkout, but for those that hold spoken or foreign text."""
+    """Yield every text file that git tracks, and every one that it would take."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     for name in names:
         path = ROOT / name
-        if name not in _EXEMPT and path.suffix in _SUFFIXES and path.is_file():
+        if path.suffix in _SUFFIXES and path.is_file():
             yield path
 
 
 def main(files: Iterable[str]) -> int:
     """Print every finding in the files, or in the whole checkout; return 1 when there is one."""
     found = 0
-    for path in [Path(file) for file in files] or tracked():
+    for path in [Path(file).resolve() for file in files] or tracked():
+        name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+        if name in _EXEMPT:
+            continue
         try:
             text = path.read_text()
         except UnicodeDecodeError:
             continue
         for number, word, use in findings(text):
             found += 1
-            print(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{number}: {word} (use: {use})")
+            print(f"{name}:{number}: {word} (use: {use})")
     return 1 if found else 0
 
 

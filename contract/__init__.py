@@ -1,1 +1,4 @@
-"""The words every stage shares. Standard library only; imports none of the other rooms."""
+"""The records, names and file formats that all stages share; it imports none of the other packages.
+
+Standard library only, but for signature.py (cryptography, when a key is used) and command_line.py (click).
+"""

@@ -1,4 +1,4 @@
-"""The architectures engines are made for, and how a GPU's compute capability names one."""
+"""Lists the architectures that engines are built for, and maps a GPU's compute capability to one of them."""
 
 from enum import Enum
 
@@ -10,7 +10,7 @@ ComputeCapability = tuple[int, int]
 class Arch(Enum):
     """An architecture; the value is its name on command lines, in paths and in manifests.
 
-    Never compare two by their numbers: a plan for sm80 says nothing about sm86.
+    Do not compare two of them by their numbers: whether a plan for sm80 runs on sm86 does not follow from them.
     """
 
     CPU = "cpu"
@@ -22,18 +22,16 @@ class Arch(Enum):
 
     @classmethod
     def parse(cls, text: str) -> "Arch":
-        """Read an architecture's name; raise SettingError that lists the known ones."""
+        """Return the architecture of a name, in any case; raise SettingError that lists the known ones."""
         for arch in cls:
             if arch.value == text.strip().lower():
                 return arch
         known = ", ".join(arch.value for arch in cls)
-        raise SettingError(
-            f"architecture {text!r}", "it is not one that Voxwright builds for", f"Choose one of {known}"
-        )
+        raise SettingError(f"architecture {text!r}", "Voxwright does not build for it", f"Choose one of {known}")
 
     @classmethod
-    def of(cls, capability: ComputeCapability, gpu_name: str) -> "Arch":
-        """Name the architecture of a GPU; raise GpuError for one that no engine can be made for."""
+    def from_capability(cls, capability: ComputeCapability, gpu_name: str) -> "Arch":
+        """Return the architecture of a GPU; raise GpuError for a GPU that no engine can be built for."""
         for arch, known in _CAPABILITIES.items():
             if known == capability:
                 return arch
@@ -47,12 +45,12 @@ class Arch(Enum):
 
     @property
     def capability(self) -> ComputeCapability | None:
-        """Give (major, minor); None for the CPU."""
+        """Return (major, minor); None for the CPU."""
         return _CAPABILITIES.get(self)
 
     @property
-    def gpus(self) -> str:
-        """Name example GPUs, for help texts and refusals."""
+    def example_gpus(self) -> str:
+        """Return examples of its GPUs, for help texts and error messages."""
         return _GPUS[self]
 
 

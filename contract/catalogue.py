@@ -1,4 +1,4 @@
-"""Reads model_repository/*/model.toml, the one truth about every model, into frozen values."""
+"""Reads model_repository/*/model.toml, the single description of every model, into frozen records."""
 
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -16,8 +16,8 @@ BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
 INT8 = "int8"
-# What a stream's step is given of the past, and what it hands on. Triton pairs the two lists by sorted name.
-STATE, NEXT_STATE = "state_", "next_state_"
+# Prefixes of the state inputs and state outputs of a step. Triton pairs the two lists by sorted name.
+STATE_PREFIX, NEXT_STATE_PREFIX = "state_", "next_state_"
 MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
 SCHEMA_VERSION = 1
 _FAMILY_FIELDS = (
@@ -29,7 +29,7 @@ _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every f
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputGenerator:
-    """How to make up values for an input: exactly one of the four is set."""
+    """How to generate values for an input: exactly one of the four is set (docs/architecture/10-catalogue.md)."""
 
     normal: tuple[float, float] | None = None
     length_of: str | None = None
@@ -39,16 +39,16 @@ class InputGenerator:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """The largest acceptable disagreement of an output, by a measure of contract.differences and by precision."""
+    """The largest acceptable difference of an output, by a measure of contract.differences and by precision."""
 
     measure: str
     fp32: float
     fp16: float
     int8: float | None = None
-    """None where quantising the network makes no sense."""
+    """None where the network is not quantised."""
 
-    def at(self, precision: str) -> float:
-        """Give the limit at a precision; raise ValueError for one that has none."""
+    def limit(self, precision: str) -> float:
+        """Return the limit at a precision; raise ValueError for a precision without one."""
         limit = {"fp32": self.fp32, "fp16": self.fp16, INT8: self.int8}.get(precision)
         if limit is None:
             raise ValueError(f"no tolerance is stated for {precision}")
@@ -57,7 +57,7 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tensor:
-    """A tensor at a model's boundary; `shape` without the batch, each axis a number or a name."""
+    """An input or output of a model; `shape` is without the batch, each axis a size or a name."""
 
     name: str
     type: str
@@ -65,62 +65,62 @@ class Tensor:
     synthetic: InputGenerator | None = None
     tolerance: Tolerance | None = None
     figures: tuple[str, ...] = ()
-    """Further measures of contract.differences that the gate keeps of an output; no limit is set on them."""
+    """Further measures of contract.differences that the gate records for an output; they have no limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Extent:
-    """How far an axis goes: what engines are optimised for, and the sizes that clients pad to."""
+class AxisRange:
+    """The sizes of an axis: those that engines are optimised for, and the buckets that clients pad to."""
 
     min: int
     opt: int
     max: int
     buckets: tuple[int, ...] = ()
 
-    def bucket(self, size: int) -> int | None:
-        """Give the smallest bucket that holds a size, the maximum where there are none; None for what no one holds."""
+    def smallest_bucket(self, size: int) -> int | None:
+        """Return the smallest bucket of at least a size, or None. Without buckets the maximum is the only one."""
         return next((known for known in self.buckets or (self.max,) if size <= known), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """What a mode asks of an engine: the batch axis and every axis whose size changes."""
+    """What a mode requires of an engine: the range of the batch axis and of every axis whose size a mode states."""
 
     name: str
-    batch: Extent
-    axes: dict[str, Extent]
+    batch: AxisRange
+    axes: dict[str, AxisRange]
     states: tuple[Tensor, ...] = ()
-    """What a step of a stream hands to the next one, by name; `attention` is state_attention, next_state_attention."""
+    """What a step of a stream passes to the next one: `attention` is state_attention and next_state_attention."""
     triton: dict[str, Any] | None = None
-    """Triton's own fields in this mode, in place of the family's; None where those hold."""
+    """Triton's own fields in this mode; None where those of the family apply."""
     overlap: int = 0
-    """How many frames at the end of a window of a stream are heard again by the next one."""
+    """How many frames at the end of a window of a stream are also the first frames of the next window."""
 
     @property
     def is_streaming(self) -> bool:
-        """Say whether a request is a step of a stream, so that the mode needs a graph of its own."""
+        """Return whether a request is a step of a stream. Such a mode has its own graph."""
         return bool(self.states)
 
     @property
     def variant(self) -> str:
-        """Name the graph that serves the mode, as Family.variants does: "" for that of whole recordings."""
+        """Return the key in Family.variants of the graph that serves the mode: "" is the graph of whole recordings."""
         return self.name if self.is_streaming else ""
 
-    def windows(self, frames: int) -> range:
-        """Say where each window of a stream of so many frames begins.
+    def window_starts(self, frames: int) -> range:
+        """Return the first frame of each window of a stream with this number of frames.
 
-        The last one may not be full, but makes one encoder frame at least; where there is but one it may hold less.
+        The last window may not be full, but yields at least one encoder frame. A single window may hold less.
         """
         step = self.axes["frames"].max - self.overlap
         shortest = self.overlap + step // self.axes["encoder_frames"].max
         return range(0, max(frames - shortest + 1, 1), step)
 
-    def extents(self) -> dict[str, Extent]:
-        """Give every axis, the batch included, by name."""
+    def axis_ranges(self) -> dict[str, AxisRange]:
+        """Return the range of every axis by name, the batch included."""
         return {BATCH: self.batch, **self.axes}
 
-    def fixed(self) -> dict[str, int]:
-        """Give the size of every axis that has only one, the batch aside."""
+    def fixed_axes(self) -> dict[str, int]:
+        """Return the size of every axis that has only one, by name, without the batch."""
         return {axis: extent.max for axis, extent in self.axes.items() if extent.min == extent.max}
 
 
@@ -137,40 +137,40 @@ class Family:
     triton: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     max_wer_increase: dict[str, float] = field(default_factory=dict)
-    """Of an ensemble that hears words: how much its word error rate may rise by precision, in percentage points."""
+    """Of an ensemble of words: by how many percentage points its word error rate may rise, by precision."""
 
     @property
     def is_ensemble(self) -> bool:
-        """Say whether the server composes it of other models, so that it has no engine."""
+        """Return whether the server composes it from other models. An ensemble has no engine."""
         return bool(self.steps)
 
     @property
-    def quantisable(self) -> bool:
-        """Say whether every output states a tolerance for INT8."""
+    def supports_int8(self) -> bool:
+        """Return whether every output states a tolerance for INT8."""
         return all(tensor.tolerance and tensor.tolerance.int8 is not None for tensor in self.outputs)
 
     @property
     def language(self) -> str | None:
-        """Give the language that its name ends in, en of am_en; None for what serves every language."""
+        """Return the language that its name ends with, en for am_en; None for a family that serves every language."""
         return language_of(self.name)
 
-    def models(self) -> tuple[str, ...]:
-        """Name its models, one an operating point: `body_standard`."""
+    def model_names(self) -> tuple[str, ...]:
+        """Return the names of its models, one for each operating point: `body_standard`."""
         return tuple(model_name(self.name, point) for point in self.operating_points)
 
-    def axes(self) -> tuple[str, ...]:
-        """Name the axes whose size changes from request to request, in the order of the tensors."""
-        dynamic = {name for mode in self.modes.values() for name in mode.axes if name not in mode.fixed()}
+    def dynamic_axes(self) -> tuple[str, ...]:
+        """Return the names of the axes whose size changes between requests, in the order of the tensors."""
+        dynamic = {name for mode in self.modes.values() for name in mode.axes if name not in mode.fixed_axes()}
         named = [axis for tensor in (*self.inputs, *self.outputs) for axis in tensor.shape if isinstance(axis, str)]
         return tuple(dict.fromkeys(axis for axis in named if axis in dynamic))
 
-    def at(self, mode: str) -> "Family":
-        """Give the family as it is in one mode: with that mode alone, its states among the tensors, its fields."""
+    def in_mode(self, mode: str) -> "Family":
+        """Return the family in one mode: with only that mode, its states among the tensors and its Triton fields."""
         chosen = self.modes[mode]
         if self.is_ensemble:
             return replace(self, modes={mode: chosen})
-        before = (replace(state, name=STATE + state.name, tolerance=None) for state in chosen.states)
-        after = (replace(state, name=NEXT_STATE + state.name, synthetic=None) for state in chosen.states)
+        before = (replace(state, name=STATE_PREFIX + state.name, tolerance=None) for state in chosen.states)
+        after = (replace(state, name=NEXT_STATE_PREFIX + state.name, synthetic=None) for state in chosen.states)
         return replace(
             self,
             inputs=(*self.inputs, *before),
@@ -180,8 +180,8 @@ class Family:
         )
 
     def variants(self) -> dict[str, "Family"]:
-        """Give the family as each of its graphs has it: "" for the one of every whole recording, and each stream's."""
-        streams = {name: self.at(name) for name, mode in self.modes.items() if mode.is_streaming}
+        """Return the family as each of its graphs has it, by mode of streams; "" is the graph of whole recordings."""
+        streams = {name: self.in_mode(name) for name, mode in self.modes.items() if mode.is_streaming}
         whole = {name: mode for name, mode in self.modes.items() if not mode.is_streaming}
         return ({"": replace(self, modes=whole)} if whole else {}) | streams
 
@@ -196,23 +196,23 @@ class Model:
 
 
 def is_state(tensor: str) -> bool:
-    """Say whether a tensor's name is that of a state, before or after a step."""
-    return tensor.startswith((STATE, NEXT_STATE))
+    """Return whether a tensor's name is that of a state, before or after a step."""
+    return tensor.startswith((STATE_PREFIX, NEXT_STATE_PREFIX))
 
 
 def language_of(family: str) -> str | None:
-    """Give the language that a family's name ends in."""
+    """Return the part of a family's name after its last underscore; None where it has none."""
     return family.rpartition("_")[2] or None if "_" in family else None
 
 
 def model_name(family: str, operating_point: str) -> str:
-    """Name a model as the server knows it."""
+    """Return the name of a model on the server."""
     return f"{family}_{operating_point}"
 
 
 @cache
 def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
-    """Read every family of a folder, by name; raise CatalogueError with the file and the field that is wrong."""
+    """Return every family of a folder by name; raise CatalogueError with the file and the field that is wrong."""
     families = {path.parent.name: read_family(path) for path in sorted(folder.glob("*/model.toml"))}
     if not families:
         raise CatalogueError(
@@ -227,16 +227,16 @@ def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
 def _check_step(folder: Path, family: Family, step: Family | None, name: str) -> None:
     path = folder / family.name / "model.toml"
     if step is None:
-        raise CatalogueError(path, f"{name!r} is no family here", _REMEDY)
+        raise CatalogueError(path, f"steps: there is no family {name!r} in this catalogue", _REMEDY)
     if step.is_ensemble:
-        raise CatalogueError(path, f"steps: {name!r} is itself composed of others", _REMEDY)
+        raise CatalogueError(path, f"steps: {name!r} is itself an ensemble", _REMEDY)
     missing = [point for point in family.operating_points if point not in step.operating_points]
     if missing:
         raise CatalogueError(path, f"operating_points: {name} has no {missing[0]}", _REMEDY)
 
 
 def models(families: dict[str, Family], operating_point: str | None = None) -> dict[str, Model]:
-    """List the models, by name, of one operating point or of all."""
+    """Return the models of one operating point or of all, by name and sorted."""
     found = {
         model_name(family.name, point): Model(name=model_name(family.name, point), family=family, operating_point=point)
         for family in families.values()
@@ -247,14 +247,14 @@ def models(families: dict[str, Family], operating_point: str | None = None) -> d
 
 
 def check_operating_point(text: str, setting: str) -> str:
-    """Accept an operating point's name; raise SettingError otherwise."""
+    """Return the name of an operating point unchanged; raise SettingError for any other text."""
     if text not in OPERATING_POINTS:
-        raise SettingError(setting, f"{text!r} is no operating point", f"Use {' or '.join(OPERATING_POINTS)}")
+        raise SettingError(setting, f"{text!r} is not an operating point", f"Use {' or '.join(OPERATING_POINTS)}")
     return text
 
 
 def read_family(path: Path) -> Family:
-    """Read one model.toml; the folder's name is the family's."""
+    """Return the family of one model.toml; its name is that of the folder. Raise CatalogueError for a wrong file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -265,13 +265,13 @@ def read_family(path: Path) -> Family:
     points = fields.items("operating_points", str)
     for point in points:
         if point not in OPERATING_POINTS:
-            raise fields.error("operating_points", f"{point!r} is none of {', '.join(OPERATING_POINTS)}")
+            raise fields.error("operating_points", f"{point!r} is not one of {', '.join(OPERATING_POINTS)}")
     return _ensemble(path.parent.name, points, fields) if fields.has("steps") else _single(path, points, fields)
 
 
 def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
     fields.reject_unknown("schema_version", "operating_points", "steps", "outputs", "max_wer_increase")
-    # The types and shapes are those of the steps: stated once, there. _compose fills them in.
+    # The steps state types and shapes; _compose fills them in.
     outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
     steps = fields.items("steps", str)
     return Family(
@@ -293,13 +293,13 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
     modes = fields.table("modes")
     for mode in modes.names():
         if mode not in MODES:
-            raise fields.error(f"modes.{mode}", f"a mode is one of {', '.join(MODES)}")
+            raise fields.error(f"modes.{mode}", f"a mode must be one of {', '.join(MODES)}")
     return Family(
         name=path.parent.name,
         operating_points=points,
         network=fields.text("network"),
-        inputs=tuple(_tensor(table, synthetic=True, judged=False) for table in fields.tables("inputs")),
-        outputs=tuple(_tensor(table, synthetic=False, judged=True) for table in fields.tables("outputs")),
+        inputs=tuple(_tensor(table, synthetic=True, compared=False) for table in fields.tables("inputs")),
+        outputs=tuple(_tensor(table, synthetic=False, compared=True) for table in fields.tables("outputs")),
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=dict(fields.raw("triton")) if fields.has("triton") else {},
     )
@@ -313,25 +313,26 @@ def _check_tensors(fields: Fields) -> None:
         if table.text("name") in seen:
             raise table.error("name", f"{table.text('name')!r} is the name of two tensors")
         if is_state(table.text("name")):
-            raise table.error("name", f"{table.text('name')!r} is kept for the states of a mode")
+            raise table.error("name", f"{table.text('name')!r} has a prefix that is reserved for states")
         seen.add(table.text("name"))
         if table.has("synthetic") and table.table("synthetic").has("length_of"):
             named = table.table("synthetic").text("length_of")
             if named not in axes:
-                raise table.error("synthetic.length_of", f"{named!r} is no axis of this model")
+                raise table.error("synthetic.length_of", f"{named!r} is not an axis of this model")
 
 
-def _tensor(fields: Fields, *, synthetic: bool, judged: bool) -> Tensor:
-    fields.reject_unknown("name", "type", "shape", *(("synthetic",) * synthetic), *(("tolerance", "figures") * judged))
+def _tensor(fields: Fields, *, synthetic: bool, compared: bool) -> Tensor:
+    optional = (*(("synthetic",) * synthetic), *(("tolerance", "figures") * compared))
+    fields.reject_unknown("name", "type", "shape", *optional)
     kind = fields.text("type")
     if kind not in TYPES:
-        raise fields.error("type", f"{kind!r} is none of {', '.join(TYPES)}")
+        raise fields.error("type", f"{kind!r} is not one of {', '.join(TYPES)}")
     return Tensor(
         name=fields.text("name"),
         type=kind,
         shape=tuple(_axis(fields, axis) for axis in fields.items("shape", object)),
         synthetic=_generator(fields.table("synthetic")) if synthetic else None,
-        tolerance=_tolerance(fields.table("tolerance")) if judged else None,
+        tolerance=_tolerance(fields.table("tolerance")) if compared else None,
         figures=_figures(fields) if fields.has("figures") else (),
     )
 
@@ -345,11 +346,11 @@ def _figures(fields: Fields) -> tuple[str, ...]:
 
 def _check_measure(fields: Fields, key: str, name: str) -> None:
     if name not in MEASURES:
-        raise fields.error(key, f"{name!r} is none of {', '.join(MEASURES)}")
+        raise fields.error(key, f"{name!r} is not one of {', '.join(MEASURES)}")
 
 
 def _axis(fields: Fields, axis: object) -> int | str:
-    # true is 1 to Python, and never what a reader of the file means.
+    # In Python true equals 1; in this file it is a mistake.
     if isinstance(axis, str) or (isinstance(axis, int) and not isinstance(axis, bool) and axis > 0):
         return axis
     raise fields.error("shape", f"{axis!r} is neither the name of an axis nor a positive size")
@@ -358,11 +359,11 @@ def _axis(fields: Fields, axis: object) -> int | str:
 def _generator(fields: Fields) -> InputGenerator:
     fields.reject_unknown("normal", "length_of", "token_below", "constant")
     if len(fields.names()) != 1:
-        raise fields.error("", "exactly one of normal, length_of, token_below, constant is wanted")
+        raise fields.error("", "exactly one of normal, length_of, token_below, constant is required")
     if fields.has("normal"):
         numbers = fields.items("normal", (int, float))
         if len(numbers) != 2:  # noqa: PLR2004 - a mean and a deviation
-            raise fields.error("normal", "a mean and a deviation are wanted")
+            raise fields.error("normal", "two numbers are required: the mean and the standard deviation")
         return InputGenerator(normal=(float(numbers[0]), float(numbers[1])))
     if fields.has("length_of"):
         return InputGenerator(length_of=fields.text("length_of"))
@@ -398,20 +399,20 @@ def _states(fields: Fields) -> tuple[Tensor, ...]:
         name = table.text("name")
         if name in found:
             raise table.error("name", f"{name!r} is the name of two states")
-        found[name] = _tensor(table, synthetic=True, judged=True)
+        found[name] = _tensor(table, synthetic=True, compared=True)
     if not found:
-        raise fields.error("states", "one at least is wanted; without the field a request stands alone")
+        raise fields.error("states", "the list is empty; leave the field out for a mode without states")
     return tuple(found[name] for name in sorted(found))
 
 
-def _extent(fields: Fields) -> Extent:
+def _extent(fields: Fields) -> AxisRange:
     fields.reject_unknown("min", "opt", "max", "buckets")
     buckets = fields.items("buckets", int) if fields.has("buckets") else ()
-    extent = Extent(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
+    extent = AxisRange(min=fields.integer("min"), opt=fields.integer("opt"), max=fields.integer("max"), buckets=buckets)
     if not 0 < extent.min <= extent.opt <= extent.max:
-        raise fields.error("", f"min {extent.min}, opt {extent.opt} and max {extent.max} do not rise")
+        raise fields.error("", f"min {extent.min}, opt {extent.opt}, max {extent.max} must be positive and ascend")
     if list(buckets) != sorted(set(buckets)) or any(not extent.min <= size <= extent.max for size in buckets):
-        raise fields.error("buckets", f"sizes rise and lie between {extent.min} and {extent.max}")
+        raise fields.error("buckets", f"the sizes must ascend and lie between {extent.min} and {extent.max}")
     return extent
 
 
@@ -421,7 +422,7 @@ def _compose(family: Family, families: dict[str, Family]) -> Family:
     for tensor in family.outputs:
         if tensor.name not in made:
             path = f"{CATALOGUE_FOLDER.name}/{family.name}/model.toml"
-            raise CatalogueError(path, f"outputs: no step gives {tensor.name!r}", _REMEDY)
+            raise CatalogueError(path, f"outputs: no step has an output {tensor.name!r}", _REMEDY)
     needed = {tensor.name: tensor for step in steps for tensor in step.inputs if tensor.name not in made}
     return Family(
         name=family.name,

@@ -1,15 +1,37 @@
-"""How a command made with click ends: misuse as click says it, refusals and interrupts as `guard` does."""
+"""What all commands made with click share: the option --verbose, and how a command ends."""
 
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
-from contract.errors import guard
+from contract import errors
+
+_Described = TypeVar("_Described", bound=Callable[..., object] | click.Command)
+
+
+def verbose_option(
+    text: str = "Add the traceback to an error.", *, expose_value: bool = False
+) -> Callable[[_Described], _Described]:
+    """Return a decorator that adds --verbose to a command: guard then prints the traceback of an error as well.
+
+    The command function has a parameter `verbose` only where `expose_value` is set.
+    """
+    # Eager: the setting holds already while click reads the other options.
+    return click.option(
+        "--verbose", is_flag=True, is_eager=True, expose_value=expose_value, callback=_set_tracebacks, help=text
+    )
 
 
 def run(command: click.Command) -> None:
-    """Run a command, and end with the exit code that fits."""
-    guard(lambda: _parse_and_run(command))
+    """Run a command and exit the process: misuse as click prints it, errors and interrupts as errors.guard does."""
+    errors.guard(lambda: _parse_and_run(command))
+
+
+def _set_tracebacks(_context: click.Context, _option: click.Parameter, value: bool) -> bool:  # noqa: FBT001 - click's own
+    errors.show_tracebacks(value)
+    return value
 
 
 def _parse_and_run(command: click.Command) -> None:
@@ -19,5 +41,5 @@ def _parse_and_run(command: click.Command) -> None:
         misuse.show()
         sys.exit(misuse.exit_code)
     except click.Abort as interrupt:
-        # click's own ending would be exit code 1.
+        # click itself would exit with code 1.
         raise KeyboardInterrupt from interrupt

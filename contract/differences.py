@@ -1,7 +1,7 @@
-"""How far an output is from its reference: the measures that export, the gate and their reports share.
+"""Measures how far an output is from its reference: export, the gate and their reports use the same measures.
 
-Arrays are handed in (anything with NumPy's methods), so that this room needs no NumPy itself. Every measure is zero for
-equal arrays, and the catalogue states the largest acceptable value.
+The functions use only the methods of the arrays they are given (NumPy's), so that this package does not import NumPy.
+Every measure is zero for equal arrays. The catalogue states the largest acceptable value.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Any
 
 from contract.catalogue import Tensor
 
-# Keeps a reference of zeros from dividing by zero: any other output is then as far off as it should be.
+# Avoids a division by zero for a reference of zeros; any other output then has a very large difference.
 _TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """What was measured on one output, and what the catalogue allows."""
+    """The value measured on one output, and the largest value that the catalogue allows."""
 
     output: str
     measure: str
@@ -26,12 +26,12 @@ class Difference:
 
     @property
     def within_limit(self) -> bool:
-        """Say whether the value is within the limit; NaN never is."""
+        """Return whether the value is within the limit; NaN never is."""
         return self.value <= self.limit
 
     @property
     def limit_ratio(self) -> float:
-        """Say how many times its limit the value is: infinite for NaN, and for anything where nothing is allowed."""
+        """Return value / limit: 0 for a value of 0, infinite for NaN and for any other value where the limit is 0."""
         if self.value == 0.0:
             return 0.0
         return math.inf if math.isnan(self.value) or self.limit == 0.0 else self.value / self.limit
@@ -41,7 +41,7 @@ class Difference:
 
 
 def worst(differences: Iterable[Difference]) -> tuple[Difference, ...]:
-    """Keep the largest difference of each output; NaN counts as the largest of all."""
+    """Return the largest difference of each output; NaN ranks highest."""
     kept: dict[str, Difference] = {}
     for each in differences:
         known = kept.get(each.output)
@@ -51,21 +51,25 @@ def worst(differences: Iterable[Difference]) -> tuple[Difference, ...]:
 
 
 def closest(differences: Iterable[Difference]) -> Difference | None:
-    """Find the one that comes closest to its limit, for a line of summary; None when there is none."""
+    """Return the difference with the largest value/limit ratio, for a summary line; None when there is none."""
     return max(differences, key=lambda each: each.limit_ratio, default=None)
 
 
 def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Difference:
-    """Measure an output of the catalogue against its reference, which must have the same shape."""
+    """Return the difference between an output of the catalogue and its reference.
+
+    It is infinite for arrays of different shapes. Raise ValueError for a tensor without a tolerance, such as an input,
+    and for a precision without a limit.
+    """
     if tensor.tolerance is None:
-        raise ValueError(f"{tensor.name} is no output")
+        raise ValueError(f"{tensor.name} has no tolerance")
     measure = tensor.tolerance.measure
     value = distance(measure, actual, expected)
-    return Difference(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.at(precision))
+    return Difference(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.limit(precision))
 
 
 def distance(measure: str, actual: Any, expected: Any) -> float:
-    """Measure how far an array is from its reference; infinitely for another shape."""
+    """Return how far an array is from its reference, by one of catalogue.MEASURES; infinite for another shape."""
     return _MEASURES[measure](actual, expected) if actual.shape == expected.shape else math.inf
 
 
@@ -74,12 +78,12 @@ def _severity(difference: Difference) -> float:
 
 
 def _absolute(actual: Any, expected: Any) -> float:
-    """Give the largest absolute difference."""
+    """Return the largest absolute difference."""
     return _largest(abs(actual.astype("float64") - expected.astype("float64")))
 
 
 def _relative(actual: Any, expected: Any) -> float:
-    """Give the L2 norm of the difference over that of the reference."""
+    """Return the L2 norm of the difference, divided by that of the reference."""
     wide, reference = actual.astype("float64"), expected.astype("float64")
     squared, size = float(((wide - reference) ** 2).sum()), float((reference**2).sum())
     if size == 0.0:
@@ -88,10 +92,10 @@ def _relative(actual: Any, expected: Any) -> float:
 
 
 def _cosine(actual: Any, expected: Any) -> float:
-    """Give one minus the smallest cosine between rows [rows, size] of unit length.
+    """Return one minus the smallest cosine between rows [rows, size] of unit length.
 
-    Computed as half the squared distance over the squared length of the reference, which is the same for unit vectors
-    and also sees a row that is all zeros or has the wrong length.
+    Computed as |x - y|^2 / (2 |y|^2), which equals 1 - cos(x, y) for unit vectors and also detects a row that is all
+    zeros or has the wrong length.
     """
     wide, reference = actual.astype("float64"), expected.astype("float64")
     distances, lengths = ((wide - reference) ** 2).sum(-1), (reference**2).sum(-1)
@@ -99,23 +103,26 @@ def _cosine(actual: Any, expected: Any) -> float:
 
 
 def _differing(actual: Any, expected: Any) -> float:
-    """Give the share of elements that differ."""
+    """Return the share of elements that differ."""
     return float((actual != expected).mean()) if actual.size else 0.0
 
 
 def _first_differing(actual: Any, expected: Any) -> float:
-    """Give the share of rows whose first element, the best one of a sorted list, differs."""
+    """Return the share of rows whose first element, the best one of a sorted list, differs."""
     return _differing(actual[..., 0], expected[..., 0])
 
 
 def _best_differing(actual: Any, expected: Any) -> float:
-    """Give the share of rows whose highest score is not where the reference has its own; equal scores are one place."""
+    """Return the share of rows whose highest score is at another index than in the reference.
+
+    Where several scores are the highest, one index in common is enough.
+    """
     ours, theirs = actual == actual.max(-1, keepdims=True), expected == expected.max(-1, keepdims=True)
     return float((~(ours & theirs).any(-1)).mean()) if actual.size else 0.0
 
 
 def _largest(values: Any) -> float:
-    # A NaN has to surface: max() of the builtins could lose it, the array's own keeps it.
+    # The built-in max() could drop a NaN; the method of the array returns it.
     return float(values.max()) if values.size else 0.0
 
 

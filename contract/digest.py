@@ -1,4 +1,4 @@
-"""SHA-256 of files and of values: hashed while copying, so that nothing is read twice."""
+"""Computes the SHA-256 of files and of JSON values."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ _BLOCK_BYTES = 1 << 20
 
 
 def of_file(path: Path) -> str:
-    """Give the SHA-256 of a file as hexadecimal text."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
     view = memoryview(block)
     with path.open("rb", buffering=0) as file:
-        # The system then reads further ahead, so that the disk works while this hashes.
+        # The system then reads further ahead: the disk works while this process hashes.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         while count := file.readinto(block):
             digest.update(view[:count])
@@ -22,17 +22,5 @@ def of_file(path: Path) -> str:
 
 
 def of_value(value: Any) -> str:
-    """Give the SHA-256 of a JSON value; equal values give equal digests whatever the order of their keys."""
+    """Return the SHA-256 of a JSON value as hexadecimal text; the order of keys does not change it."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def copy(source: Path, target: Path) -> str:
-    """Copy a file to a path that must not exist, flush it to the disk, and give its SHA-256."""
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while block := reader.read(_BLOCK_BYTES):
-            digest.update(block)
-            writer.write(block)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest()

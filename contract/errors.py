@@ -1,53 +1,64 @@
-"""Every way Voxwright refuses, each with its exit code and its remedy.
+"""Defines every error that Voxwright reports, each with its exit code and its remedy.
 
 VoxwrightError                      1
 ├── SettingError                   10   an option or environment variable has an unusable value
 ├── CatalogueError                 11   a model.toml or platforms.toml breaks its schema
 ├── ManifestError                  12   a bundle's manifest or an export record breaks its schema
 ├── OutputError                    13   a result cannot be written
-├── KeyFileError                   14   a key for signatures is absent, locked or of another kind
+├── KeyFileError                   14   a key for signatures is absent, needs a passphrase or is not an Ed25519 key
 ├── SignatureError                 15   a signature is absent, of an unknown key or wrong
 ├── ExportError
 │   ├── CheckpointError            20   weights are absent, damaged or of another network
 │   └── ParityError                21   an exported graph differs from its torch network
 ├── BuildError
 │   ├── GraphError                 30   an exported graph is absent or damaged
-│   ├── CompilerUnavailableError   31   this machine cannot make the engine that was asked for
-│   ├── CompileError               32   a compiler refused a graph
+│   ├── CompilerUnavailableError   31   this machine cannot build the requested engine
+│   ├── CompileError               32   a compiler rejected a graph
 │   ├── GateError                  33   an engine differs from its graph
 │   └── ReleaseError               34   bundles do not make a release together
 ├── ServeError
-│   ├── GpuError                   40   no, several or an unsuitable GPU
+│   ├── GpuError                   40   no GPU, several GPUs or an unsuitable one
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
-│   ├── BundleError                42   a bundle's files are absent or not what the manifest says
+│   ├── BundleError                42   a bundle's files are absent or do not match its manifest
 │   ├── ServerUnavailableError     43   no tritonserver can be started here
 │   ├── PortInUseError             44   a port is taken
-│   ├── LicenceError               46   a licence is absent, not genuine or does not grant this
-│   └── ProbeError                 47   a served model gives an answer that cannot be right
+│   ├── LicenceError               46   a licence is absent, not genuine or does not cover this use
+│   └── ProbeError                 47   a served model returns an impossible response
 └── TranscriptionError
     ├── AudioError                 50   a recording cannot be read
-    ├── ServerUnreachableError     51   nothing answers at the endpoint, or it is not ready
-    ├── ServerContractError        52   the server's models are not the ones this client speaks to
+    ├── ServerUnreachableError     51   no server responds at the endpoint, or it is not ready
+    ├── ServerContractError        52   the server's models are not those that this client supports
     └── SegmentError               53   part of a recording could not be transcribed
 
-A command line's own misuse (an unknown option) is exit code 2, as everywhere; an interrupt is 130.
+Misuse of the command line, such as an unknown option, is exit code 2; an interrupt is 130.
 """
 
 import errno
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import ClassVar, NoReturn
 
 INTERRUPTED_EXIT_CODE = 130
-_CANNOT_WRITE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
-    *(errno.EEXIST, errno.EBUSY, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EIO),
-)
+_tracebacks: ContextVar[bool] = ContextVar("tracebacks", default=False)
+# These errors of the system come from writing only.
+_WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_FREE_SPACE = "Free some space and run the same command again"
+_WRITE_REMEDIES: dict[int | None, str] = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.ENAMETOOLONG: "Choose a shorter name",
+}
+ACCESS_ERRNOS = _WRITE_ERRNOS | {
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EBUSY),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EIO),
+}
+"""Errors of the system that have their cause in a path, a disk or its permissions, not in the program."""
 
 
 class VoxwrightError(Exception):
-    """A refusal: `subject` is the file or setting, `cause` what is wrong with it, `remedy` what to do."""
+    """An error for the user: `subject` is the file or setting, `cause` what is wrong with it, `remedy` the fix."""
 
     exit_code: ClassVar[int] = 1
 
@@ -86,7 +97,7 @@ class OutputError(VoxwrightError):
 
 
 class KeyFileError(VoxwrightError):
-    """A key for signatures is absent, locked or of another kind."""
+    """A key for signatures is absent, needs a passphrase or is not an Ed25519 key."""
 
     exit_code = 14
 
@@ -98,7 +109,7 @@ class SignatureError(VoxwrightError):
 
 
 class ExportError(VoxwrightError):
-    """The export half of the tree."""
+    """Base class of the errors of export."""
 
 
 class CheckpointError(ExportError):
@@ -114,7 +125,7 @@ class ParityError(ExportError):
 
 
 class BuildError(VoxwrightError):
-    """The build half of the tree."""
+    """Base class of the errors of build."""
 
 
 class GraphError(BuildError):
@@ -124,13 +135,13 @@ class GraphError(BuildError):
 
 
 class CompilerUnavailableError(BuildError):
-    """This machine cannot make the engine that was asked for."""
+    """This machine cannot build the requested engine."""
 
     exit_code = 31
 
 
 class CompileError(BuildError):
-    """A compiler refused a graph."""
+    """A compiler rejected a graph."""
 
     exit_code = 32
 
@@ -148,11 +159,11 @@ class ReleaseError(BuildError):
 
 
 class ServeError(VoxwrightError):
-    """The runtime's part of the tree."""
+    """Base class of the errors of runtime."""
 
 
 class GpuError(ServeError):
-    """No, several or an unsuitable GPU: capability, memory or driver."""
+    """No GPU, several GPUs, or one of an unsuitable capability, memory or driver."""
 
     exit_code = 40
 
@@ -164,7 +175,7 @@ class NoEngineError(ServeError):
 
 
 class BundleError(ServeError):
-    """A bundle's files are absent or not what the manifest says."""
+    """A bundle's files are absent or do not match its manifest."""
 
     exit_code = 42
 
@@ -182,19 +193,19 @@ class PortInUseError(ServeError):
 
 
 class LicenceError(ServeError):
-    """A licence is absent, not genuine or does not grant this."""
+    """A licence is absent, not genuine or does not cover this use."""
 
     exit_code = 46
 
 
 class ProbeError(ServeError):
-    """A served model gives an answer that cannot be right."""
+    """A served model returns an impossible response."""
 
     exit_code = 47
 
 
 class TranscriptionError(VoxwrightError):
-    """The transcriber's part of the tree."""
+    """Base class of the errors of the transcriber."""
 
 
 class AudioError(TranscriptionError):
@@ -204,13 +215,13 @@ class AudioError(TranscriptionError):
 
 
 class ServerUnreachableError(TranscriptionError):
-    """Nothing answers at the endpoint, or it is not ready."""
+    """No server responds at the endpoint, or it is not ready."""
 
     exit_code = 51
 
 
 class ServerContractError(TranscriptionError):
-    """The server's models are not the ones this client speaks to."""
+    """The server's models are not those that this client supports."""
 
     exit_code = 52
 
@@ -221,35 +232,61 @@ class SegmentError(TranscriptionError):
     exit_code = 53
 
 
-def guard(command: Callable[[], object]) -> NoReturn:
-    """Run a command line to its end: a refusal is one sentence on stderr and its exit code, no traceback.
+def show_tracebacks(enabled: bool) -> None:  # noqa: FBT001 - a setter of one flag
+    """Choose whether guard prints the traceback of an error before its sentence; it does not unless this is called."""
+    _tracebacks.set(enabled)
 
-    `--verbose` anywhere on the command line adds the traceback.
+
+def shows_tracebacks() -> bool:
+    """Return whether the traceback of an error is printed."""
+    return _tracebacks.get()
+
+
+def guard(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit the process: with 0, or with an error's sentence on stderr and its exit code.
+
+    The option --verbose (contract.command_line.verbose_option) adds the traceback. Errors of any other kind are defects
+    of the program and keep their traceback.
     """
     try:
         command()
     except VoxwrightError as error:
-        _refuse(error)
+        _exit_with(error)
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if not _is_explained_by_its_path(error):
             raise
-        _refuse(as_output_error(error))
+        _exit_with(_as_access_error(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_EXIT_CODE)
     sys.exit(0)
 
 
-def as_output_error(error: OSError) -> OutputError:
-    """Say what a full disk or a forbidden folder means to the person in front of it."""
-    subject = error.filename2 or error.filename or "output"
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "Free some space and run the same command again" if full else "Choose a folder that you may write to"
-    return OutputError(subject, f"cannot be written ({error.strerror})", remedy)
+def as_output_error(error: OSError, target: object = None) -> OutputError:
+    """Return the OutputError for a failure to write; it names `target`, or else the file that `error` names."""
+    subject = target or error.filename2 or error.filename or "output"
+    remedy = _WRITE_REMEDIES.get(error.errno, "Choose a folder that you may write to")
+    return OutputError(subject, f"cannot be written ({error.strerror or error})", remedy)
 
 
-def _refuse(error: VoxwrightError) -> NoReturn:
-    if "--verbose" in sys.argv:
+def _is_explained_by_its_path(error: OSError) -> bool:
+    if error.filename is None:
+        return error.errno in _WRITE_ERRNOS | {errno.EIO}
+    return error.errno in ACCESS_ERRNOS
+
+
+def _as_access_error(error: OSError) -> OutputError:
+    # What writes an output raises OutputError itself (contract.files): most of the rest are failures to read.
+    if error.errno in _WRITE_ERRNOS:
+        return as_output_error(error)
+    subject = error.filename2 or error.filename or "input or output"
+    return OutputError(
+        subject, f"cannot be read or written ({error.strerror})", "Correct the path, or the permissions of this user"
+    )
+
+
+def _exit_with(error: VoxwrightError) -> NoReturn:
+    if shows_tracebacks():
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

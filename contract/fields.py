@@ -1,4 +1,4 @@
-"""Reads fields out of parsed TOML or JSON, and names the path of the one that is wrong: `modes.batch.frames.min`."""
+"""Reads fields of parsed TOML or JSON; an error names the path of the wrong field: `modes.batch.axes.frames.min`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,67 +7,67 @@ from contract.errors import VoxwrightError
 
 
 class Fields:
-    """A table at a path inside a source; every read says what it expects and raises the given error otherwise."""
+    """A table at a path inside a source; every read checks the type and raises the given error for another one."""
 
     def __init__(self, value: Any, *, source: object, error: type[VoxwrightError], remedy: str, path: str = "") -> None:
         self._source, self._error, self._remedy, self._path = source, error, remedy, path
         if not isinstance(value, dict):
-            raise self.error("", f"a table is wanted, not {_kind(value)}")
+            raise self.error("", f"expected a table, found {_kind(value)}")
         self._table: dict[str, Any] = value
 
     def error(self, key: str, cause: str) -> VoxwrightError:
-        """Make the error for a field; an empty key means the table itself."""
+        """Return the error for a field; an empty key means the table itself."""
         path = self._join(key)
         return self._error(self._source, f"{path}: {cause}" if path else cause, self._remedy)
 
     def names(self) -> list[str]:
-        """List the keys in their order."""
+        """Return the keys in their order."""
         return list(self._table)
 
     def has(self, key: str) -> bool:
-        """Say whether the key is there and not null."""
+        """Return whether the key is present and not null."""
         return self._table.get(key) is not None
 
     def reject_unknown(self, *known: str) -> None:
-        """Refuse a key that nobody reads: it is a typing error more often than not."""
+        """Raise the error for a key that is not listed: it is most likely a typing error."""
         for key in self._table:
             if key not in known:
                 raise self.error(key, "this field is unknown")
 
     def text(self, key: str) -> str:
-        """Read a string."""
+        """Return a string."""
         return str(self._typed(key, str))
 
     def integer(self, key: str) -> int:
-        """Read an integer."""
+        """Return an integer."""
         return int(self._typed(key, int))
 
     def number(self, key: str) -> float:
-        """Read an integer or a float."""
+        """Return an integer or a float, as a float."""
         return float(self._typed(key, (int, float)))
 
     def boolean(self, key: str) -> bool:
-        """Read a boolean."""
+        """Return a boolean."""
         return bool(self._typed(key, bool))
 
     def raw(self, key: str) -> Any:
-        """Give a value of any type that is there."""
+        """Return a value of any type; the key must be present."""
         return self._typed(key, object)
 
     def items(self, key: str, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-        """Read a list whose members are all of one kind."""
+        """Return a list whose members are all of one type."""
         values = self._typed(key, list)
         for index, value in enumerate(values):
             if not _is(value, kind):
-                raise self.error(f"{key}[{index}]", f"{_kind_name(kind)} is wanted, not {_kind(value)}")
+                raise self.error(f"{key}[{index}]", f"expected {_kind_name(kind)}, found {_kind(value)}")
         return tuple(values)
 
     def table(self, key: str) -> "Fields":
-        """Open the table below a key."""
+        """Return the table below a key."""
         return self._below(self._typed(key, dict), key)
 
     def tables(self, key: str) -> Iterator["Fields"]:
-        """Open each table of a list of tables."""
+        """Yield each table of a list of tables."""
         for index, value in enumerate(self._typed(key, list)):
             yield self._below(value, f"{key}[{index}]")
 
@@ -79,7 +79,7 @@ class Fields:
             raise self.error(key, "this field is missing")
         value = self._table[key]
         if not _is(value, kind):
-            raise self.error(key, f"{_kind_name(kind)} is wanted, not {_kind(value)}")
+            raise self.error(key, f"expected {_kind_name(kind)}, found {_kind(value)}")
         return value
 
     def _join(self, key: str) -> str:
@@ -87,13 +87,13 @@ class Fields:
 
 
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    # bool is an int to Python, never to a reader of a configuration file.
+    # In Python a bool is an int; in a configuration file it is not.
     if isinstance(value, bool):
         return kind in (bool, object)
     return isinstance(value, kind)
 
 
-_NAMES = {dict: "a table", list: "a list", str: "a text", bool: "true or false", int: "an integer", float: "a number"}
+_NAMES = {dict: "a table", list: "a list", str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
 
 
 def _kind(value: Any) -> str:

@@ -1,8 +1,12 @@
-"""Writes files and folders so that a reader, or a kill at any moment, finds the old or the new one, never a part."""
+"""Writes files and folders so that a reader, or a kill at any moment, finds the old or the new one, never a part.
+
+Every failure to write is an OutputError that names the file or folder that was to be written.
+"""
 
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -11,82 +15,133 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.errors import ACCESS_ERRNOS, OutputError, as_output_error
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _PARTIAL = ".partial"
+_OLD = ".old"
+# A file name has at most 255 bytes. A temporary one adds two dots, eight random characters and these suffixes.
+_MAX_STEM_BYTES = 255 - 2 - 8 - len(_PARTIAL) - len(_OLD)
 _GRACE_SECONDS = 10.0
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Write a file beside its target and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file next to its target and rename it into place; raise OutputError where that fails."""
     content = data.encode() if isinstance(data, str) else data
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(prefix=_prefix(path), suffix=_PARTIAL, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(partial).chmod(0o644)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise OutputError that names `target` for every OSError of the block, which must only write it."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
+        yield
     except OSError as error:
-        _name(error, path)
-        raise
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        raise as_output_error(error, target) from error
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target`; on success it takes the target's place, on any failure it is removed.
+    """Yield an empty folder next to `target`; on success it takes the target's place, on any failure it is removed.
 
-    What a killed process left of an earlier try is removed as well.
+    What a killed process left of an earlier try is removed as well. Raise OutputError where the folder or, inside the
+    block, a file below it cannot be written; other errors of the block pass unchanged.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
-    lock = os.open(staging, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    staging, lock = _make_staging(target)
     try:
-        staging.chmod(0o755)
-        yield staging
-        if target.exists() or not _first(staging, target):
-            _exchange(staging, target)
-    except OSError as error:
-        _name(error, target)
-        raise
+        with _naming(staging, target):
+            yield staging
+        with writing(target):
+            if target.exists() or not _rename_to_free_name(staging, target):
+                _exchange(staging, target)
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents unless it exists; raise OutputError where that fails."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file; copy it where the file system cannot."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Hard-link a file, or copy it where the file system cannot link; raise OutputError where that fails.
+
+    A source that is absent or unreadable raises the system's own error.
+    """
     try:
-        os.link(source, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(source, target)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+        if not os.access(source, os.R_OK):
             raise
-        shutil.copyfile(source, target)
+        raise as_output_error(error, target) from error
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder: its name is gone in one step, its content after that."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PARTIAL, dir=folder.parent))
+    """Remove a folder: its name is gone in one step, its content after that; raise OutputError where that fails."""
+    with writing(folder):
+        aside = Path(tempfile.mkdtemp(prefix=_prefix(folder), suffix=_PARTIAL, dir=folder.parent))
     folder.rename(aside / folder.name)
     shutil.rmtree(aside)
 
 
-def _name(error: OSError, target: Path) -> None:
-    # A write to a full disk fails without saying where; whoever reads the refusal needs to know.
-    if error.filename is None:
-        error.filename = str(target)
+def _prefix(target: Path) -> str:
+    return f".{os.fsencode(target.name)[:_MAX_STEM_BYTES].decode(errors='ignore')}."
 
 
-def _sweep(target: Path) -> None:
-    # A living process holds the lock of its folder; a moment's grace covers the step between making and locking it.
-    for left in target.parent.glob(f".{target.name}.*{_PARTIAL}"):
+def _make_staging(target: Path) -> tuple[Path, int]:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        staging = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=_PARTIAL, dir=target.parent))
+        lock = os.open(staging, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        staging.chmod(0o755)
+        return staging, lock
+
+
+@contextmanager
+def _naming(staging: Path, target: Path) -> Iterator[None]:
+    """Raise OutputError for a failure to write below a staging folder; it names the path the file was to have."""
+    try:
+        yield
+    except OutputError as error:
+        subject = error.subject.replace(str(staging), str(target), 1)
+        raise OutputError(subject, error.cause, error.remedy) from error
+    except shutil.Error as error:
+        # copytree collects its failures: (source, target, text of the error) of each file.
+        *_, reason = error.args[0][0]
+        raise as_output_error(OSError(reason), target) from error
+    except OSError as error:
+        if not _is_write_failure(error, staging):
+            raise
+        raise as_output_error(error, target) from error
+
+
+def _is_write_failure(error: OSError, staging: Path) -> bool:
+    # A write to a full disk fails without a file name.
+    path = error.filename2 or error.filename
+    below = path is None or (isinstance(path, str | bytes) and Path(os.fsdecode(path)).is_relative_to(staging))
+    return below and error.errno in ACCESS_ERRNOS
+
+
+def _remove_leftovers(target: Path) -> None:
+    # A living process holds the lock of its folder. The grace covers the step between making and locking it.
+    for left in target.parent.glob(f"{glob.escape(_prefix(target))}*{_PARTIAL}"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             lock = os.open(left, os.O_RDONLY)
             try:
@@ -97,8 +152,17 @@ def _sweep(target: Path) -> None:
                 os.close(lock)
 
 
-def _first(staging: Path, target: Path) -> bool:
-    # Another process may have put its own there since this one looked.
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        shutil.copyfile(source, target)
+
+
+def _rename_to_free_name(staging: Path, target: Path) -> bool:
+    # Another process may have put its own folder there since this one looked.
     try:
         staging.rename(target)
     except OSError as error:
@@ -119,7 +183,7 @@ def _exchange(first: Path, second: Path) -> None:
     if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(second))
     # A file system without the exchange: for an instant the target is absent, never half there.
-    aside = first.with_name(f"{first.name}.old")
+    aside = first.with_name(f"{first.name}{_OLD}")
     second.rename(aside)
     first.rename(second)
     shutil.rmtree(aside, ignore_errors=True)

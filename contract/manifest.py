@@ -1,8 +1,8 @@
-"""The bundle manifest: what build puts beside its engines, and all that runtime knows of them.
+"""Defines the bundle manifest, which build writes next to its engines and from which runtime reads about them.
 
 dist/engines/<platform>/<arch>/manifest.json     names every other file of the bundle, with its SHA-256
                                <model>/<mode>/model.onnx|model.plan|model.rtx
-                               report.html, timing.cache and what else `files` lists
+                               report.html, timing.cache and the other entries of `files`
 """
 
 import json
@@ -16,18 +16,18 @@ from contract.arch import Arch
 from contract.differences import Difference
 from contract.errors import BundleError
 from contract.fields import Fields
-from contract.graph import integers, open_json, parity, read_text, texts
+from contract.graph import integer_table, parse_json, read_differences, read_text, string_table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 PASSED, NOT_RUN = "passed", "not run"
-FP16_LIMIT = 65_504.0
+FP16_MAX = 65_504.0
 _REMEDY = "Build the bundle again with `python -m build.engines`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoundTensor:
-    """A tensor as read back from an engine; -1 for an axis whose size changes, the batch included."""
+    """A tensor as read back from an engine; -1 stands for an axis of variable size, the batch included."""
 
     name: str
     type: str
@@ -35,21 +35,21 @@ class BoundTensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shapes:
-    """The least, optimal and largest shape of one input in an optimisation profile, the batch included."""
+class ShapeRange:
+    """The minimum, optimum and maximum shape of one input in an optimisation profile, the batch included."""
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
     max: tuple[int, ...]
 
 
-Profile: TypeAlias = dict[str, Shapes]
+Profile: TypeAlias = dict[str, ShapeRange]
 """An optimisation profile: shapes by the name of the input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """Something measured on an output that no limit is set on, by a measure of contract.differences."""
+class Measurement:
+    """A value measured on an output that has no limit, by a measure of contract.differences."""
 
     output: str
     measure: str
@@ -58,44 +58,44 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateCase:
-    """One input of the gate, such as a corner of the profile or a real recording, and what was measured on it."""
+    """One input of the gate, such as a corner of the profile or a real recording, and the values measured on it."""
 
     name: str
     parity: tuple[Difference, ...]
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activation:
-    """The tensor inside a graph that comes closest to the largest number of FP16, and the node that makes it."""
+    """The tensor inside a graph with the largest value, and the node that computes it."""
 
     value: float
-    """Its largest absolute value: infinite for an overflow and for NaN."""
+    """The largest absolute value: infinite for an overflow and for NaN."""
     tensor: str
     node: str
     operator: str
 
     @property
     def headroom(self) -> float:
-        """Say how many times the value fits into FP16."""
-        return FP16_LIMIT / self.value if self.value else math.inf
+        """Return the largest finite number of FP16 divided by the value; infinite for a value of 0."""
+        return FP16_MAX / self.value if self.value else math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """What the accuracy gate saw: `passed` with its worst differences, or `not run` with the reason."""
+    """The result of the accuracy gate: `passed` with its largest differences, or `not run` with the reason."""
 
     outcome: str
     reason: str
     parity: tuple[Difference, ...]
     cases: tuple[GateCase, ...] = ()
     activation: Activation | None = None
-    """The largest value inside the model's FP16 graph; None where it was not looked for."""
+    """The largest value inside the model's FP16 graph; None where it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BundleFile:
-    """A file of a bundle: its path below the bundle, with forward slashes, and its content."""
+    """A file of a bundle: its path below the bundle, with forward slashes, its SHA-256 and its size."""
 
     file: str
     sha256: str
@@ -104,7 +104,7 @@ class BundleFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """A part of a key that changed, `toolchain.onnxruntime`, and its values as JSON; "" for none."""
+    """A part of a key that changed, such as `toolchain.onnxruntime`, and its values as JSON; "" for no value."""
 
     part: str
     before: str
@@ -124,7 +124,7 @@ class EngineRecord:
     sha256: str
     size_bytes: int
     key: str
-    """Digest over `key_parts`: the same key, the same engine."""
+    """Digest over `key_parts`: engines of the same key are interchangeable."""
     key_parts: dict[str, Any]
     compiler: str
     precision: str
@@ -135,21 +135,21 @@ class EngineRecord:
     parameters: dict[str, str]
     build_seconds: float
     gate: Gate
-    profiles: tuple[Profile, ...] = ()
-    """The optimisation profiles of the engine, in its own order."""
+    profile: Profile | None = None
+    """The optimisation profile of the engine; None where it accepts any shape."""
     device_memory_bytes: int | None = None
-    """What an execution context of the engine takes on the device beside its weights; None where it is not known."""
+    """What an execution context of the engine takes on the device in addition to its weights; None where unknown."""
     built_on: dict[str, str] = field(default_factory=dict)
-    """The machine that built it: `gpu` and `driver`, or `processor`."""
+    """The machine that built the engine: `gpu` and `driver`, or `processor`."""
     files: tuple[BundleFile, ...] = ()
-    """What else was kept of the build, such as the engine inspector's output."""
+    """Further files of the build, such as the output of the engine inspector."""
     changes: tuple[Change, ...] = ()
-    """How `key_parts` differ from those of the engine that this one took the place of; none for a first one."""
+    """How `key_parts` differ from those of the engine that this one replaced; empty for a first engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """Words that the engines of an operating point and their graphs in FP32 got wrong on the same recordings."""
+    """Word errors of the engines of an operating point, and of their graphs in FP32, on the same recordings."""
 
     operating_point: str
     mode: str
@@ -157,15 +157,15 @@ class Accuracy:
     wrong: int
     wrong_in_fp32: int
     allowed_points: float
-    """How many percentage points more than the graphs the engines may get wrong."""
+    """By how many percentage points the word error rate of the engines may exceed that of the graphs."""
     model: str = ""
-    """The ensemble that heard, such as ensemble_en_standard."""
+    """The ensemble that recognised the words, such as ensemble_en_standard."""
     reason: str = ""
-    """On what it was measured; where `words` is zero, why it was not."""
+    """The recordings that were used; where `words` is zero, why nothing was measured."""
 
     @property
-    def points(self) -> float:
-        """Give the rise of the word error rate over the graphs in FP32, in percentage points."""
+    def wer_increase(self) -> float:
+        """Return the word error rate of the engines minus that of the graphs in FP32, in percentage points."""
         return 100.0 * (self.wrong - self.wrong_in_fp32) / self.words if self.words else 0.0
 
 
@@ -187,23 +187,23 @@ class BundleManifest:
     """Name and exact version of every library that made the engines."""
     engines: tuple[EngineRecord, ...]
     files: tuple[BundleFile, ...] = ()
-    """What belongs to the bundle as a whole: the report, the timing cache."""
+    """The files of the bundle as a whole: the report, the timing cache."""
     accuracy: tuple[Accuracy, ...] = ()
     """Word error rates of the bundle's engines together."""
     signature: Signature | None = None
 
     def to_json(self) -> str:
-        """Write the manifest as text; from_json reads it back equal."""
+        """Return the manifest as JSON text; from_json reads it back equal."""
         return json.dumps(self._table(), indent=2) + "\n"
 
     def signed_bytes(self) -> bytes:
-        """Give what a signature is over: all but the signature itself, in one spelling."""
+        """Return the bytes that are signed: the manifest without its signature, as JSON in a canonical form."""
         table = self._table()
         del table["signature"]
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
 
     def every_file(self) -> Iterator[BundleFile]:
-        """List every file of the bundle but the manifest."""
+        """Yield every file of the bundle except the manifest."""
         for engine in self.engines:
             yield BundleFile(file=engine.file, sha256=engine.sha256, size_bytes=engine.size_bytes)
             yield from engine.files
@@ -215,15 +215,15 @@ class BundleManifest:
 
     @classmethod
     def from_json(cls, text: str, source: object) -> "BundleManifest":
-        """Read a manifest; raise ManifestError with the file and the field that is wrong."""
-        fields = open_json(text, source, SCHEMA_VERSION, _REMEDY)
+        """Return the manifest of a JSON text; raise ManifestError with the file and the field that is wrong."""
+        fields = parse_json(text, source, SCHEMA_VERSION, _REMEDY)
         arch = fields.text("arch")
         if arch not in {known.value for known in Arch}:
-            raise fields.error("arch", f"{arch!r} is no architecture this release knows")
+            raise fields.error("arch", f"this release has no architecture {arch!r}")
         return cls(
             platform=fields.text("platform"),
             arch=Arch(arch),
-            toolchain=texts(fields.table("toolchain")),
+            toolchain=string_table(fields.table("toolchain")),
             engines=tuple(_engine(table) for table in fields.tables("engines")),
             files=_files(fields),
             accuracy=tuple(_accuracy(table) for table in fields.tables("accuracy")),
@@ -232,10 +232,10 @@ class BundleManifest:
 
 
 def load(bundle: Path) -> BundleManifest:
-    """Read a bundle's manifest; raise BundleError when there is none."""
+    """Return a bundle's manifest; raise BundleError when there is none."""
     path = bundle / MANIFEST_FILE
     if not path.is_file():
-        raise BundleError(bundle, f"it holds no {MANIFEST_FILE}, so it is no bundle", _REMEDY)
+        raise BundleError(bundle, f"it holds no {MANIFEST_FILE}, so it is not a bundle", _REMEDY)
     return BundleManifest.from_json(read_text(path, _REMEDY), path)
 
 
@@ -255,13 +255,13 @@ def _engine(fields: Fields) -> EngineRecord:
         max_batch=fields.integer("max_batch"),
         inputs=_tensors(fields, "inputs"),
         outputs=_tensors(fields, "outputs"),
-        dims=integers(fields.table("dims")),
-        parameters=texts(fields.table("parameters")),
+        dims=integer_table(fields.table("dims")),
+        parameters=string_table(fields.table("parameters")),
         build_seconds=fields.number("build_seconds"),
         gate=_gate(fields.table("gate")),
-        profiles=_profiles(fields),
+        profile=_profile(fields.table("profile")) if fields.has("profile") else None,
         device_memory_bytes=fields.integer("device_memory_bytes") if fields.has("device_memory_bytes") else None,
-        built_on=texts(fields.table("built_on")),
+        built_on=string_table(fields.table("built_on")),
         files=_files(fields),
         changes=tuple(_change(table) for table in fields.tables("changes")),
     )
@@ -275,7 +275,7 @@ def _gate(fields: Fields) -> Gate:
     return Gate(
         outcome=_outcome(fields),
         reason=fields.text("reason"),
-        parity=parity(fields),
+        parity=read_differences(fields),
         cases=tuple(_case(table) for table in fields.tables("cases")),
         activation=_activation(fields.table("activation")) if fields.has("activation") else None,
     )
@@ -283,10 +283,10 @@ def _gate(fields: Fields) -> Gate:
 
 def _case(fields: Fields) -> GateCase:
     figures = tuple(
-        Figure(output=table.text("output"), measure=table.text("measure"), value=_value(table))
+        Measurement(output=table.text("output"), measure=table.text("measure"), value=_value(table))
         for table in fields.tables("figures")
     )
-    return GateCase(name=fields.text("name"), parity=parity(fields), figures=figures)
+    return GateCase(name=fields.text("name"), parity=read_differences(fields), figures=figures)
 
 
 def _activation(fields: Fields) -> Activation:
@@ -298,12 +298,12 @@ def _activation(fields: Fields) -> Activation:
     )
 
 
-def _profiles(fields: Fields) -> tuple[Profile, ...]:
-    return tuple({name: _shapes(table.table(name)) for name in table.names()} for table in fields.tables("profiles"))
+def _profile(fields: Fields) -> Profile:
+    return {name: _shapes(fields.table(name)) for name in fields.names()}
 
 
-def _shapes(fields: Fields) -> Shapes:
-    return Shapes(min=fields.items("min", int), opt=fields.items("opt", int), max=fields.items("max", int))
+def _shapes(fields: Fields) -> ShapeRange:
+    return ShapeRange(min=fields.items("min", int), opt=fields.items("opt", int), max=fields.items("max", int))
 
 
 def _files(fields: Fields) -> tuple[BundleFile, ...]:

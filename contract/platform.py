@@ -1,4 +1,4 @@
-"""The platforms engines are built for, and what a machine must have to serve on one, read from platforms.toml."""
+"""Reads platforms.toml: the platforms that engines are built for, and what a machine needs to serve on one."""
 
 import re
 import tomllib
@@ -14,22 +14,22 @@ _FILE = Path(__file__).with_name("platforms.toml")
 _GIBIBYTE = 1 << 30
 
 Version: TypeAlias = tuple[int, ...]
-"""A version's numbers: compared as numbers, never as text, so that 535.104 comes after 535.86."""
+"""The numbers of a version. They compare as numbers, so that 535.104 is later than 535.86."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverRule:
-    """A driver version that a platform runs with, and the CUDA version that this driver's branch brings."""
+    """The first driver version that a platform runs with, and the CUDA version of this driver's branch."""
 
     version: Version
     cuda: Version
     text: str
-    """The version as it is written: 525.85.05 has a zero that its numbers lose."""
+    """The version as it is written: the numbers of 525.85.05 lose a zero."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Platform:
-    """A Triton release with what it carries; None where it carries no such part."""
+    """A Triton release and the libraries in it; None for a library that it does not contain."""
 
     name: str
     title: str
@@ -40,28 +40,28 @@ class Platform:
     python: str
     backend: str | None
     driver: DriverRule | None
-    """The first driver of any branch."""
+    """The first driver that is admitted on every GPU, whatever its branch."""
     data_centre_drivers: tuple[DriverRule, ...]
-    """On data-centre GPUs only: the first driver of an older branch that will do as well."""
+    """On data-centre GPUs only: the first admitted driver of each older branch."""
 
     def admits_driver(self, version: Version, *, data_centre: bool) -> bool:
-        """Say whether a driver runs this platform on such a GPU; a listed branch admits its own versions only."""
+        """Return whether a driver runs this platform on such a GPU; a listed branch admits only its own versions."""
         if self.driver is None or version >= self.driver.version:
             return True
         branches = self.data_centre_drivers if data_centre else ()
         return any(version[0] == rule.version[0] and version >= rule.version for rule in branches)
 
     def admits_cuda(self, version: Version, *, data_centre: bool) -> bool:
-        """Say the same of a driver that only tells the newest CUDA version it runs.
+        """Return the same for a driver of which only the newest supported CUDA version is known.
 
-        A branch that is listed from some version on is given the benefit of the doubt.
+        A branch that is listed from some version on is admitted, although its version may be an earlier one.
         """
         if self.driver is None or version >= self.driver.cuda:
             return True
         return data_centre and any(version == rule.cuda for rule in self.data_centre_drivers)
 
-    def wanted_drivers(self, *, data_centre: bool) -> str:
-        """Say which drivers run this platform on such a GPU: `545 or later, or 535.86 or later of branch 535`."""
+    def supported_drivers(self, *, data_centre: bool) -> str:
+        """Return which drivers run this platform on such a GPU: `545 or later, or 535.86 or later of branch 535`."""
         branches = self.data_centre_drivers if data_centre else ()
         older = (f"{rule.text} or later of branch {rule.version[0]}" for rule in branches)
         return ", or ".join([f"{self.driver.text} or later" if self.driver else "any", *older])
@@ -69,48 +69,48 @@ class Platform:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """An amount of memory as it is sold, and what a machine that has it reports at the least."""
+    """An amount of memory as it is sold, and the least that a machine with this amount reports."""
 
     nominal_gb: int
-    least_bytes: int
+    min_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a machine that serves on a GPU must have, whatever the platform."""
+    """What a machine needs to serve on a GPU, on every platform."""
 
     gpu_memory: Memory
     host_memory: Memory
     gpu_reserve_bytes: int
-    """What the CUDA context and the server take on the GPU beside the engines."""
+    """What the CUDA context and the server take on the GPU in addition to the engines."""
     data_centre_gpus: frozenset[str]
 
     def is_data_centre(self, gpu_name: str) -> bool:
-        """Say whether a GPU, by the name its driver gives it, is one for the data centre."""
+        """Return whether a GPU, by the name that its driver reports, is one for the data centre."""
         return not self.data_centre_gpus.isdisjoint(re.findall(r"[A-Za-z0-9]+", gpu_name))
 
 
-def version(text: str) -> Version | None:
-    """Read the numbers a version begins with: 580.65.06 is (580, 65, 6); None where there are none."""
+def parse_version(text: str) -> Version | None:
+    """Return the numbers that a version begins with: (580, 65, 6) for 580.65.06; None where there are none."""
     match = re.match(r"\d+(?:\.\d+)*", text.strip())
     return tuple(int(number) for number in match[0].split(".")) if match else None
 
 
-def dotted(numbers: Version) -> str:
-    """Write a version: (13, 0) is 13.0."""
+def format_version(numbers: Version) -> str:
+    """Return a version as text: 13.0 for (13, 0)."""
     return ".".join(str(number) for number in numbers)
 
 
 @cache
 def platforms() -> dict[str, Platform]:
-    """Read every platform, by name, the default one for GPUs first."""
+    """Return every platform by name, the default for GPUs first."""
     fields = _fields().table("platforms")
     return {name: _platform(name, fields.table(name)) for name in fields.names()}
 
 
 @cache
 def requirements() -> Requirements:
-    """Read what is asked of a machine that serves on a GPU."""
+    """Return what a machine needs to serve on a GPU."""
     fields = _fields().table("machine")
     fields.reject_unknown("gpu_memory", "host_memory", "gpu_reserve_gib", "data_centre_gpus")
     return Requirements(
@@ -122,7 +122,7 @@ def requirements() -> Requirements:
 
 
 def platform(name: str) -> Platform:
-    """Find a platform; raise SettingError that lists the known ones."""
+    """Return a platform by its name; raise SettingError that lists the known ones."""
     if name not in platforms():
         known = ", ".join(platforms())
         raise SettingError(f"platform {name!r}", "it is not known", f"Choose one of {known}")
@@ -165,12 +165,12 @@ def _driver_rule(fields: Fields) -> DriverRule:
 
 def _version(fields: Fields, key: str) -> Version:
     text = fields.text(key)
-    numbers = version(text)
+    numbers = parse_version(text)
     if numbers is None or not re.fullmatch(r"[\d.]+", text):
-        raise fields.error(key, f"{text!r} is no version: numbers with dots between them are wanted")
+        raise fields.error(key, f"{text!r} is not a version: expected numbers separated by dots")
     return numbers
 
 
 def _memory(fields: Fields) -> Memory:
     fields.reject_unknown("nominal_gb", "least_gib")
-    return Memory(nominal_gb=fields.integer("nominal_gb"), least_bytes=round(fields.number("least_gib") * _GIBIBYTE))
+    return Memory(nominal_gb=fields.integer("nominal_gb"), min_bytes=round(fields.number("least_gib") * _GIBIBYTE))

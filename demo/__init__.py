@@ -1,1 +1,1 @@
-"""The demonstration: every room in turn, on a dialogue that nobody trained on."""
+"""The demonstration: every step of the pipeline, on a dialogue that is in no training set."""

@@ -1,4 +1,4 @@
-"""python -m demo: weights to graphs to engines to a running server to a transcript, and how right it is."""
+"""python -m demo: export, build, serve and transcribe with the reference weights, then score the transcripts."""
 
 import json
 import os
@@ -12,17 +12,21 @@ from pathlib import Path
 
 from contract.catalogue import OPERATING_POINTS
 from contract.errors import ServerUnavailableError, VoxwrightError, guard
-from demo.ports import free_ports
+from demo.ports import free_ports, port_options
 from demo.scores import Score, score
 
 FOLDER = Path(__file__).parent
 DIALOGUE, REFERENCE = FOLDER / "dialogue.flac", FOLDER / "dialogue.json"
 TRANSCRIPTS = Path("dist/demo")
 _READY_SECONDS, _STOP_SECONDS = 120, 30
+INTRODUCTION = """\
+This demonstration runs the whole pipeline on this machine, without a GPU. Each step prints the command that it runs.
+On two cores the first run takes about 7 minutes, mostly for the steps "Export" and "Build". Later runs reuse their
+results and take about 20 seconds. Everything is written to dist/."""
 
 
 class StepError(VoxwrightError):
-    """A step of the demonstration failed; it has said why itself, and its exit code is passed on."""
+    """A step of the demonstration failed and has printed its own error; its exit code is passed on."""
 
     def __init__(self, step: str, code: int) -> None:
         super().__init__(step, f"it ended with exit code {code}", "Its own message stands above")
@@ -35,39 +39,51 @@ def main() -> None:
 
 
 def run() -> None:
-    """Show the whole pipeline; every step is the command that a user would type."""
+    """Run the whole pipeline; every step is the command that a user would type."""
     started = time.monotonic()
-    # What is made goes under the checkout's dist/, wherever the command is given.
+    # Results go to dist/ of the checkout, wherever the command is started.
     os.chdir(FOLDER.parent)
-    step("Export: torch networks to ONNX, each held against torch", "export", "--out", "dist/onnx")
+    print(INTRODUCTION, flush=True)
     step(
-        "Build: ONNX to a bundle of engines for the CPU, each through the gate",
-        "build.engines",
-        "--arch",
-        "cpu",
-        "--mode",
-        "batch",
-    )
+        "Export",
+        "Converts the torch networks to ONNX and compares each graph with its torch network. Minutes when nothing is "
+        "exported yet.",
+        "export", "--out", "dist/onnx",
+    )  # fmt: skip
+    step(
+        "Build",
+        "Makes a bundle of engines for the CPU and compares each engine with its graph. Minutes when nothing is built "
+        "yet.",
+        "build.engines", "--arch", "cpu", "--mode", "batch",
+    )  # fmt: skip
     ports = free_ports()
     endpoint = f"localhost:{ports['grpc']}"
     with server(ports) as url:
-        step("Probe: the server is live and every model ready", "runtime.probe", "--url", url, "--timeout", "10")
-        heading("Transcribe: a dialogue of two voices, in words that are in no training sentence")
+        step(
+            "Probe",
+            "Checks that the server is live and every model is ready. Seconds.",
+            "runtime.probe", "--url", url, "--timeout", "10",
+        )  # fmt: skip
+        heading(
+            "Transcribe",
+            "Transcribes a dialogue of two voices at both operating points. None of its sentences is in a training "
+            "set. Seconds.",
+        )
         for point in OPERATING_POINTS:
             transcribe(endpoint, point, transcript_path(point))
         show()
-        heading("Stop: SIGTERM")
-    print(f"the server ended cleanly; all in all {time.monotonic() - started:.0f} s")
+        heading("Stop", "Sends SIGTERM to the server and waits for it to end. Seconds.")
+    print(f"The server stopped cleanly. Total time: {time.monotonic() - started:.0f} s")
 
 
-def step(title: str, module: str, *arguments: str) -> None:
+def step(title: str, explanation: str, module: str, *arguments: str) -> None:
     """Run a command of the project under a heading."""
-    heading(title)
+    heading(title, explanation)
     call(module, *arguments)
 
 
 def call(module: str, *arguments: str) -> None:
-    """Run a command of the project and show it; raise StepError when it fails."""
+    """Print a command of the project and run it; raise StepError when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     print(f"$ python -m {' '.join([module, *arguments])}", flush=True)
     code = subprocess.run(command, check=False).returncode
@@ -77,10 +93,16 @@ def call(module: str, *arguments: str) -> None:
 
 @contextmanager
 def server(ports: dict[str, int]) -> Iterator[str]:
-    """Start the server and give its address when it is ready; stop it as an operator would."""
-    heading("Serve: the embedded Triton server with the engines that fit this machine")
-    flags = [text for name, port in ports.items() for text in (f"--{name}-port", str(port))]
-    arguments = ["--engines", "dist/engines", "--platform", "embedded", *flags]
+    """Start the server and yield its URL when it is ready; stop it with SIGTERM, as an operator would.
+
+    Raises StepError when the server ends with an error, ServerUnavailableError when it does not get ready.
+    """
+    heading(
+        "Serve",
+        "Starts the embedded Triton server with the engines that fit this machine, and waits until it is ready. "
+        "Seconds.",
+    )
+    arguments = ["--engines", "dist/engines", "--platform", "embedded", *port_options(ports)]
     print(f"$ python -m runtime {' '.join(arguments)}", flush=True)
     child = subprocess.Popen([sys.executable, "-m", "runtime", *arguments])
     try:
@@ -95,7 +117,7 @@ def server(ports: dict[str, int]) -> Iterator[str]:
 
 
 def wait(child: subprocess.Popen[bytes], url: str) -> None:
-    """Wait until the server is ready; say so at once when it ends instead."""
+    """Wait until the server is ready; raise StepError at once when it ends instead."""
     probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", "1"]
     for _ in range(_READY_SECONDS):
         if child.poll() is not None:
@@ -106,7 +128,7 @@ def wait(child: subprocess.Popen[bytes], url: str) -> None:
 
 
 def transcript_path(point: str) -> Path:
-    """Say where the transcript of an operating point goes."""
+    """Return the path of the transcript of an operating point."""
     return TRANSCRIPTS / f"dialogue-{point}.json"
 
 
@@ -119,28 +141,32 @@ def transcribe(endpoint: str, point: str, target: Path) -> None:
 
 
 def show() -> None:
-    """Print what each operating point understood, what was said, and how they differ."""
+    """Print the transcript of each operating point, the reference transcript, and the error rates."""
     reference = json.loads(REFERENCE.read_text())
     scores: dict[str, Score] = {}
     for point in OPERATING_POINTS:
         transcript = json.loads(transcript_path(point).read_text())
         scores[point] = score(transcript, reference)
-        heading(f"{point.capitalize()} understood")
+        heading(f"Transcript ({point})")
         for first, last, speaker, text in turns(transcript):
             print(f"  {first:5.1f} - {last:4.1f}  {speaker}  {text}")
-    heading("What was said")
+    heading("Reference transcript")
     for turn in reference["turns"]:
         print(f"  {turn['start']:5.1f} - {turn['end']:4.1f}  {turn['speaker']:2}  {turn['text']}")
-    print(f"\n  {'':<28}" + "".join(f"{point:>12}" for point in scores))
+    heading("Scores", "Error rates are shares of the words of the reference transcript.")
+    print("\n".join(score_table(scores)))
+
+
+def score_table(scores: dict[str, Score]) -> Iterator[str]:
+    """Yield the lines of a table of scores, one column for each operating point."""
+    yield f"  {'':<28}" + "".join(f"{point:>12}" for point in scores)
+    (reference_speakers,) = {each.reference_speakers for each in scores.values()}
     for title, texts in (
         ("word error rate", [f"{100 * each.word_error_rate:.1f} %" for each in scores.values()]),
-        ("the same, words by speaker", [f"{100 * each.speaker_word_error_rate:.1f} %" for each in scores.values()]),
-        (
-            f"speakers, of {len({turn['speaker'] for turn in reference['turns']})}",
-            [str(each.speakers) for each in scores.values()],
-        ),
+        ("word error rate by speaker", [f"{100 * each.speaker_word_error_rate:.1f} %" for each in scores.values()]),
+        (f"speakers (reference: {reference_speakers})", [str(each.speakers) for each in scores.values()]),
     ):
-        print(f"  {title:<28}" + "".join(f"{text:>12}" for text in texts))
+        yield f"  {title:<28}" + "".join(f"{text:>12}" for text in texts)
 
 
 def turns(transcript: dict[str, list[dict[str, object]]]) -> Iterator[tuple[float, float, str, str]]:
@@ -159,9 +185,11 @@ def turns(transcript: dict[str, list[dict[str, object]]]) -> Iterator[tuple[floa
         yield first, last, speaker, " ".join(texts)
 
 
-def heading(text: str) -> None:
-    """Print the title of a step."""
-    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+def heading(title: str, explanation: str = "") -> None:
+    """Print the title of a step, and a sentence that explains it."""
+    print(f"\n\033[1m{title}\033[0m" if sys.stdout.isatty() else f"\n== {title}", flush=True)
+    if explanation:
+        print(explanation, flush=True)
 
 
 def _ended(child: subprocess.Popen[bytes]) -> int:

@@ -1,59 +1,73 @@
-"""How right a transcript is: its words, its words by speaker, its speakers' times."""
+"""Error rates of transcripts and of speaker verification; benchmarks and training use the same functions."""
 
 import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Error rates as shares of the reference."""
+    """Error rates of a transcript, as shares of the reference's words, and numbers of speakers."""
 
     word_error_rate: float
     speaker_word_error_rate: float
     """Concatenated minimum-permutation word error rate (cpWER, arXiv:2004.09249): words count for their speaker."""
     speakers: int
-    wanted_speakers: int
+    reference_speakers: int
 
 
 def score(transcript: dict[str, Any], reference: dict[str, Any]) -> Score:
     """Compare a json-v2 transcript with a reference of `turns`, each with a speaker and a text."""
     words = [result for result in transcript["results"] if result["type"] == "word"]
-    said: dict[str, list[str]] = {}
+    hypotheses: dict[str, list[str]] = {}
     for word in words:
         best = word["alternatives"][0]
-        said.setdefault(best.get("speaker", ""), []).append(best["content"])
-    wanted: dict[str, list[str]] = {}
+        hypotheses.setdefault(best.get("speaker", ""), []).append(best["content"])
+    references: dict[str, list[str]] = {}
     for turn in reference["turns"]:
-        wanted.setdefault(turn["speaker"], []).append(turn["text"])
+        references.setdefault(turn["speaker"], []).append(turn["text"])
     whole = " ".join(turn["text"] for turn in reference["turns"])
     return Score(
         word_error_rate=jiwer.wer(whole, " ".join(word["alternatives"][0]["content"] for word in words)),
-        speaker_word_error_rate=_permuted(
-            [" ".join(texts) for texts in wanted.values()], [*map(" ".join, said.values())]
+        speaker_word_error_rate=_minimum_permutation_rate(
+            [" ".join(texts) for texts in references.values()], [*map(" ".join, hypotheses.values())]
         ),
-        speakers=len(said),
-        wanted_speakers=len(wanted),
+        speakers=len(hypotheses),
+        reference_speakers=len(references),
     )
 
 
-def _permuted(wanted: list[str], said: list[str]) -> float:
-    size = max(len(wanted), len(said))
-    padded = said + [""] * (size - len(said))
-    references = wanted + [""] * (size - len(wanted))
-    total = sum(len(text.split()) for text in wanted)
+def word_errors(reference: str, hypothesis: str) -> int:
+    """Return the number of words that are substituted, deleted and inserted."""
+    if not reference:
+        return len(hypothesis.split())
+    found = jiwer.process_words(reference, hypothesis)
+    return int(found.substitutions + found.deletions + found.insertions)
+
+
+def equal_error_rate(same: NDArray[np.float32], different: NDArray[np.float32]) -> float:
+    """Return the rate at which false rejections and false acceptances are equal.
+
+    same, different: the similarities of pairs of one speaker and of two speakers; neither may be empty.
+    """
+    thresholds = np.sort(np.concatenate((same, different)))
+    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
+    accepted = 1.0 - np.searchsorted(np.sort(different), thresholds) / len(different)
+    best = int(np.argmin(np.abs(rejected - accepted)))
+    return float((rejected[best] + accepted[best]) / 2)
+
+
+def _minimum_permutation_rate(references: list[str], hypotheses: list[str]) -> float:
+    size = max(len(references), len(hypotheses))
+    padded_hypotheses = hypotheses + [""] * (size - len(hypotheses))
+    padded_references = references + [""] * (size - len(references))
+    total = sum(len(text.split()) for text in references)
     errors = (
-        sum(wrong_words(reference, text) for reference, text in zip(references, order, strict=True))
-        for order in itertools.permutations(padded)
+        sum(word_errors(reference, text) for reference, text in zip(padded_references, order, strict=True))
+        for order in itertools.permutations(padded_hypotheses)
     )
     return min(errors) / total
-
-
-def wrong_words(reference: str, text: str) -> int:
-    """Count the words substituted, deleted and inserted."""
-    if not reference:
-        return len(text.split())
-    found = jiwer.process_words(reference, text)
-    return found.substitutions + found.deletions + found.insertions

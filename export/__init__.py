@@ -1,1 +1,1 @@
-"""Offline room: trained torch networks become ONNX graphs that keep every transcript."""
+"""Exports trained torch networks to ONNX graphs that give the same transcripts; runs offline."""

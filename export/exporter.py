@@ -1,4 +1,4 @@
-"""Exports the models of a plan: weights to graphs, checked, with a record, each model's folder in one step."""
+"""Exports the models of a plan: traces and checks each graph, writes a record, replaces each folder in one step."""
 
 import logging
 import sys
@@ -21,9 +21,10 @@ from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, load
 from export import parity
 from export.checkpoints import SOURCES
 from export.checkpoints.checkpoint import Checkpoint
+from export.checkpoints.reference import NO_WEIGHTS
 from export.job import Job
 from export.plan import Plan
-from export.samples import SPEECH_FILE, Sample, samples, words
+from export.samples import SPEECH_FILE, Sample, samples, transcribed_samples
 from export.tracing import OPSET, trace
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -31,38 +32,37 @@ _MEBIBYTE = 1 << 20
 
 
 class Exporter:
-    """One run over a plan; keeps opened checkpoints, because the networks before a model make its real inputs."""
+    """One run over a plan; keeps opened checkpoints, because a model's real inputs come from the networks before it."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._opened: dict[str, Checkpoint] = {}
 
     def checkpoint(self, model: Model) -> Checkpoint:
-        """Open a model's weights once."""
+        """Return a model's weights; read them on the first call only."""
         if model.name not in self._opened:
             self._opened[model.name] = SOURCES[self.plan.weights](model)
         return self._opened[model.name]
 
     def export(self, model: Model, progress: "Steps") -> None:
-        """Export one model unless its record says that nothing has changed."""
+        """Export one model unless its record shows that nothing has changed."""
         checkpoint = self.checkpoint(model)
         key = self._key(model, checkpoint)
         folder = self.plan.out / model.name
         if not self.plan.force and unchanged(folder, key, model.family.modes):
-            progress.say(model.name, "unchanged")
+            progress.report(model.name, "unchanged")
             progress.advance(self.plan.graphs(model))
             return
         with files.replacing(folder) as staging:
-            real = self._samples(model, staging)
-            known = list(words(model.family.modes["batch"].axes["frames"])) if self._begins_words(model) else []
-            if known:
-                _save_samples(staging / WORDS_FILE, known)
-            jobs = [
-                Job(model=model, checkpoint=checkpoint, precision=precision, variant=variant)
-                for variant in model.family.variants()
-                for precision in self.plan.precisions
-            ]
-            graphs = {job.name: _graph(job, real[job.variant], staging, progress) for job in jobs}
+            graphs: dict[str, GraphFile] = {}
+            for variant, inputs in self._write_samples(model, staging).items():
+                jobs = [
+                    Job(model=model, checkpoint=checkpoint, precision=precision, variant=variant)
+                    for precision in self.plan.precisions
+                ]
+                # Computed once: torch in FP32 is the reference of every precision.
+                expected = parity.references(jobs[0], inputs)
+                graphs |= {job.name: _export_graph(job, expected, staging, progress) for job in jobs}
             record = GraphRecord(
                 model=model.name,
                 family=model.family.name,
@@ -77,25 +77,29 @@ class Exporter:
             )
             files.write(staging / RECORD_FILE, record.to_json())
 
-    def _samples(self, model: Model, folder: Path) -> dict[str, list[Sample]]:
-        """Save real inputs in every mode; give those of each of the family's graphs, by variant."""
-        chain = [*self._before(model), model]
-        before = {str(each.family.network): self.checkpoint(each).network for each in chain}
+    def _write_samples(self, model: Model, folder: Path) -> dict[str, list[Sample]]:
+        """Write the files of real inputs; return the inputs by the variant of the family's graphs."""
+        if self._starts_gated_ensemble(model):
+            transcribed = list(transcribed_samples(model.family.modes["batch"].axes["frames"]))
+            if transcribed:
+                _save_samples(folder / WORDS_FILE, transcribed)
+        chain = [*self._upstream(model), model]
+        networks = {str(each.family.network): self.checkpoint(each).network for each in chain}
         found: dict[str, list[Sample]] = {}
         for variant, family in model.family.variants().items():
             for mode in family.modes.values():
-                made = list(samples(model.family, mode, self.plan.families.values(), before))
-                _save_samples(folder / samples_file(mode.name), made)
-                found.setdefault(variant, []).extend(made)
+                inputs = list(samples(model.family, mode, self.plan.families.values(), networks))
+                _save_samples(folder / samples_file(mode.name), inputs)
+                found.setdefault(variant, []).extend(inputs)
         return found
 
-    def _begins_words(self, model: Model) -> bool:
-        """Say whether words are heard by what begins with this model."""
-        heard = [family for family in self.plan.families.values() if family.max_wer_increase]
-        return any(family.steps[0] == model.family.name for family in heard)
+    def _starts_gated_ensemble(self, model: Model) -> bool:
+        """Return whether the model is the first step of an ensemble whose word error rate the gate limits."""
+        gated = [family for family in self.plan.families.values() if family.max_wer_increase]
+        return any(family.steps[0] == model.family.name for family in gated)
 
-    def _before(self, model: Model) -> list[Model]:
-        """List the models that make this one's real inputs: none for one that hears features itself."""
+    def _upstream(self, model: Model) -> list[Model]:
+        """Return the models whose outputs are this model's inputs: none if it takes features."""
         if {tensor.name for tensor in model.family.inputs} == {"features", "feature_lengths"}:
             return []
         same_point = models(self.plan.families, model.operating_point).values()
@@ -105,7 +109,7 @@ class Exporter:
         return digest.of_value(
             {
                 "weights": checkpoint.digest,
-                "before": [self.checkpoint(each).digest for each in self._before(model)],
+                "upstream": [self.checkpoint(each).digest for each in self._upstream(model)],
                 "speech": digest.of_file(SPEECH_FILE),
                 "catalogue": digest.of_file(CATALOGUE_FOLDER / model.family.name / "model.toml"),
                 "code": _code_digest(),
@@ -116,7 +120,7 @@ class Exporter:
 
 
 class Steps:
-    """Progress on stderr: a bar where there is a terminal, and a line for everything that is finished."""
+    """Progress on stderr: a bar if it is a terminal, and a line for each finished graph or skipped model."""
 
     def __init__(self, total: int) -> None:
         console = Console(stderr=True)
@@ -125,20 +129,23 @@ class Steps:
         self.task = self.progress.add_task("", total=total)
 
     def show(self, text: str) -> None:
-        """Name what is being done."""
+        """Show the current work in the bar."""
         self.progress.update(self.task, description=text)
 
-    def say(self, what: str, outcome: str) -> None:
-        """Print a line about something finished."""
-        print(f"export {what:<22} {outcome}", file=sys.stderr, flush=True)
+    def report(self, subject: str, outcome: str) -> None:
+        """Print a line about finished work."""
+        print(f"export {subject:<22} {outcome}", file=sys.stderr, flush=True)
 
     def advance(self, steps: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self.progress.advance(self.task, steps)
 
 
 def export_all(plan: Plan) -> None:
-    """Export every model of a plan; one without weights is an error only when it was asked for."""
+    """Export every model of a plan.
+
+    A model without weights raises CheckpointError if the plan names models or a point; otherwise it is skipped.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exporter, steps = Exporter(plan), Steps(sum(map(plan.graphs, plan.models)))
     with steps.progress:
@@ -146,14 +153,14 @@ def export_all(plan: Plan) -> None:
             try:
                 exporter.export(model, steps)
             except CheckpointError as error:
-                if plan.named or not error.cause.startswith("there are no"):
+                if plan.named or error.cause != NO_WEIGHTS:
                     raise
-                steps.say(model.name, f"left out: {error.cause}")
+                steps.report(model.name, f"skipped: {error.cause}")
                 steps.advance(plan.graphs(model))
 
 
 def unchanged(folder: Path, key: str, modes: Iterable[str]) -> bool:
-    """Say whether a model's folder holds what the key stands for, whole and undamaged, with real inputs in `modes`."""
+    """Return whether a folder holds undamaged graphs with this key, and the real inputs of all `modes`."""
     try:
         record = load(folder)
     except (GraphError, ManifestError):
@@ -164,14 +171,14 @@ def unchanged(folder: Path, key: str, modes: Iterable[str]) -> bool:
     return record.key == key and present and all(digest.of_file(folder / each.file) == each.sha256 for each in graphs)
 
 
-def _graph(job: Job, real: list[Sample], folder: Path, progress: Steps) -> GraphFile:
+def _export_graph(job: Job, expected: list[parity.Reference], folder: Path, progress: Steps) -> GraphFile:
     started = time.monotonic()
     path = folder / f"{job.name}.onnx"
     progress.show(f"{job.model.name} {job.name}")
     trace(job, path)
-    found = parity.check(job, path, real)
+    found = parity.check(job, path, expected)
     size = path.stat().st_size
-    progress.say(
+    progress.report(
         f"{job.model.name} {job.name}",
         f"{size / _MEBIBYTE:.1f} MiB in {time.monotonic() - started:.1f} s; {closest(found)}",
     )
@@ -179,9 +186,9 @@ def _graph(job: Job, real: list[Sample], folder: Path, progress: Steps) -> Graph
     return GraphFile(file=path.name, sha256=digest.of_file(path), size_bytes=size, parity=found)
 
 
-def _save_samples(path: Path, real: list[Sample]) -> None:
+def _save_samples(path: Path, inputs: list[Sample]) -> None:
     arrays: dict[str, Any] = {
-        f"{name}.{number}": array for number, sample in enumerate(real) for name, array in sample.items()
+        f"{name}.{number}": array for number, sample in enumerate(inputs) for name, array in sample.items()
     }
     np.savez_compressed(path, **arrays)
 

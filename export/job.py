@@ -1,4 +1,4 @@
-"""One graph to be made: a model, its weights, a variant and a precision."""
+"""One graph to export: a model, its weights, a variant and a precision."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,32 +12,32 @@ from export.checkpoints.checkpoint import Checkpoint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What tracing and parity work on."""
+    """The input of tracing and of the parity check."""
 
     model: Model
     checkpoint: Checkpoint
     precision: str
     variant: str = ""
-    """Which of the family's graphs: that of whole recordings, or the mode of streams that has its own."""
+    """The graph within the family: "" for whole recordings, or the name of a streaming mode."""
 
     @property
     def family(self) -> Family:
-        """Give the model's family as this graph has it."""
+        """Return the model's family with the tensors and modes of this graph."""
         return self.model.family.variants()[self.variant]
 
     @property
     def network(self) -> nn.Module:
-        """Give the torch network: of a stream, that of its step."""
+        """Return the torch network; for a streaming mode, that of one step."""
         network: Any = self.checkpoint.network
         return network.streaming() if self.variant else network  # type: ignore[no-any-return]
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that do not change from request to request: by the weights, and in a stream by its mode."""
-        fixed = self.family.modes[self.variant].fixed() if self.variant else {}
+        """Return the sizes that are the same in every request: fixed by the weights or by the streaming mode."""
+        fixed = self.family.modes[self.variant].fixed_axes() if self.variant else {}
         return {**self.checkpoint.dims, **fixed}
 
     @property
     def name(self) -> str:
-        """Name the graph as its record does."""
+        """Return the graph's name in the export record."""
         return graph_name(self.variant, self.precision)

@@ -1,6 +1,7 @@
-"""Holds an exported graph against the torch network it came from, on made-up and on real inputs."""
+"""Compares an exported graph with its torch network on synthetic and on real inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +18,89 @@ from export.samples import Sample
 from export.tracing import Boundary
 
 _SEED = 7
-_QUIET = 3
+_LOG_ERRORS_ONLY = 3
 
 
-def check(job: Job, graph: Path, real: list[Sample]) -> tuple[Difference, ...]:
-    """Compare a graph with its network in FP32; give the worst of each output, or raise ParityError with the numbers.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """One input of a network, and the outputs of torch in FP32 that graphs of every precision are compared with."""
 
-    The inputs: made-up ones at the least and the optimal sizes of every mode, the real ones padded, and the real ones
-    cut to their own length, so that padding is proven to change nothing.
+    inputs: Sample
+    outputs: list[Any]
+
+
+def references(job: Job, real: Iterable[Sample]) -> list[Reference]:
+    """Run a torch network in FP32 on all inputs that its graphs are compared on; the job's precision does not matter.
+
+    The inputs: synthetic ones in the minimum and the optimal sizes of every mode, the real ones padded, and the real
+    ones cut to their own length, which proves that padding changes nothing.
+    """
+    network = Boundary(job.network, job.family, "fp32")
+    inputs = comparison_inputs(job.family, job.dims, list(real))
+    return [Reference(inputs=sample, outputs=run_network(network, sample)) for sample in inputs]
+
+
+def check(job: Job, graph: Path, expected: Iterable[Reference]) -> tuple[Difference, ...]:
+    """Compare a graph with its network; return the largest difference of each output.
+
+    Raises ParityError with the figures if a difference is above the catalogue's tolerance.
     """
     session = open_session(graph)
-    reference = Boundary(job.network, job.family, "fp32")
     found = [
         difference
-        for sample in probe_inputs(job.family, job.dims, real)
-        for difference in _agreements(job, run_graph(session, sample), run_network(reference, sample))
+        for reference in expected
+        for difference in _differences(job, run_graph(session, reference.inputs), reference.outputs)
     ]
     kept = worst(found)
     failed = [difference for difference in kept if not difference.within_limit]
     if failed:
         subject = f"{job.model.name} in {job.name}"
         figures = "; ".join(str(difference) for difference in failed)
-        remedy = "Look at what the exporter made of that network, or state a wider tolerance in the catalogue"
+        remedy = (
+            f"Compare the exported graph with export/networks, or set a larger tolerance in "
+            f"model_repository/{job.model.family.name}/model.toml"
+        )
         raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
     return kept
 
 
-def probe_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> Iterator[Sample]:
-    """Give every input that a graph is compared on."""
+def comparison_inputs(family: Family, dims: dict[str, int], real: list[Sample]) -> Iterator[Sample]:
+    """Yield every input that a graph is compared on."""
     generator = np.random.default_rng(_SEED)
     for mode in family.modes.values():
-        # The largest corner is the gate's business: torch would need gigabytes for it.
+        # The gate of `build` checks the maximum sizes: torch would need gigabytes for them.
         for sizes in synthetic_inputs.corners(mode)[:2]:
-            yield synthetic_inputs.inputs(family, {**sizes, **dims}, generator)
+            yield synthetic_inputs.make_inputs(family, {**sizes, **dims}, generator)
     yield from real
     yield from (_cut(family, dims, sample) for sample in real if len(next(iter(sample.values()))) == 1)
 
 
 def run_network(network: Boundary, sample: Sample) -> list[Any]:
-    """Run a torch network on NumPy arrays."""
+    """Run a torch network on NumPy arrays; return NumPy arrays."""
     with torch.no_grad():
         outputs = network(*(torch.from_numpy(array) for array in sample.values()))
     return [output.numpy() for output in outputs]
 
 
 def run_graph(session: onnxruntime.InferenceSession, sample: Sample) -> list[Any]:
-    """Run a graph on NumPy arrays."""
+    """Run an ONNX graph on NumPy arrays; return NumPy arrays."""
     return list(session.run(None, sample))
 
 
 def open_session(graph: Path) -> onnxruntime.InferenceSession:
     """Open a graph on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
+    options.log_severity_level = _LOG_ERRORS_ONLY
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _agreements(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Difference]:
+def _differences(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Difference]:
     for tensor, ours, theirs in zip(job.family.outputs, actual, expected, strict=True):
         yield compare(tensor, ours, theirs, job.precision)
 
 
 def _cut(family: Family, dims: dict[str, int], sample: Sample) -> Sample:
-    # One item alone: every axis that a length describes, and that may have another size, ends where the length says.
+    # The sample has one item: each dynamic axis with a length is cut to this length.
     lengths = {
         tensor.synthetic.length_of: sample[tensor.name].max()
         for tensor in family.inputs

@@ -1,12 +1,12 @@
-"""What an export was asked for, decided before anything heavy is imported."""
+"""Selects what to export, before anything slow is imported."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.catalogue import Family, Model, models
+from contract.catalogue import OPERATING_POINTS, Family, Model, models
 from contract.errors import SettingError
 
-# The keys of export.checkpoints.SOURCES, which takes torch to import.
+# The keys of export.checkpoints.SOURCES, which cannot be imported without torch.
 WEIGHTS = ("reference", "random", "production")
 
 
@@ -20,11 +20,11 @@ class Plan:
     weights: str
     out: Path
     named: bool
-    """Whether the models were asked for by name or point: then one without weights is an error, otherwise a remark."""
+    """Whether the user named models or a point. A model without weights is then an error, otherwise it is skipped."""
     force: bool = False
 
     def graphs(self, model: Model) -> int:
-        """Count the graphs that are made of a model."""
+        """Return the number of graphs that are exported from a model."""
         return len(model.family.variants()) * len(self.precisions)
 
 
@@ -38,14 +38,18 @@ def plan(
     *,
     force: bool = False,
 ) -> Plan:
-    """Choose models by name and point; raise SettingError for a name that is unknown or has no network of its own."""
-    known = models(families, operating_point)
+    """Select models by name and operating point.
+
+    Raises SettingError for a name that the catalogue does not have, that is of another operating point, or that has no
+    network of its own.
+    """
     for name in names:
-        _check(name, known)
-    chosen = [model for model in known.values() if not model.family.is_ensemble and (not names or model.name in names)]
+        _check(name, families, operating_point)
+    known = models(families, operating_point)
+    selected = [model for model in known.values() if _is_exportable(model) and (not names or model.name in names)]
     return Plan(
         families=families,
-        models=tuple(chosen),
+        models=tuple(selected),
         precisions=tuple(precisions),
         weights=weights,
         out=out,
@@ -54,12 +58,34 @@ def plan(
     )
 
 
-def _check(name: str, known: dict[str, Model]) -> None:
-    exportable = ", ".join(model.name for model in known.values() if not model.family.is_ensemble)
-    if name not in known:
-        raise SettingError(f"--model {name}", "the catalogue has no such model", f"Choose from {exportable}")
-    if known[name].family.is_ensemble:
-        steps = " and ".join(known[name].family.steps)
-        raise SettingError(
-            f"--model {name}", f"it has no network: the server composes it of {steps}", f"Choose from {exportable}"
-        )
+def _is_exportable(model: Model) -> bool:
+    return not model.family.is_ensemble
+
+
+def _check(name: str, families: dict[str, Family], operating_point: str | None) -> None:
+    setting = f"--model {name}"
+    exportable = [each.name for each in models(families, operating_point).values() if _is_exportable(each)]
+    choose = f"Choose from {', '.join(exportable)}"
+    model = models(families).get(name)
+    if model is None:
+        raise SettingError(setting, *_unknown(name, families, choose))
+    if model.family.is_ensemble:
+        steps = " and ".join(model.family.steps)
+        raise SettingError(setting, f"it has no network: the server composes it of {steps}", choose)
+    if operating_point not in (None, model.operating_point):
+        cause = f"it is a model of {model.operating_point}, and --operating-point selects {operating_point} only"
+        siblings = [each for each in model.family.model_names() if each in exportable]
+        remedy = "Leave out --operating-point" + "".join(f", or use --model {sibling}" for sibling in siblings)
+        raise SettingError(setting, cause, remedy)
+
+
+def _unknown(name: str, families: dict[str, Family], choose: str) -> tuple[str, str]:
+    """Return cause and remedy for a name that the catalogue does not have."""
+    prefix, _, point = name.rpartition("_")
+    family = families.get(name) or families.get(prefix if point in OPERATING_POINTS else "")
+    if family is None or family.is_ensemble:
+        return "the catalogue has no such model", choose
+    options = " or ".join(f"--model {model}" for model in family.model_names())
+    if name == family.name:
+        return "it is a family of models, not a model", f"Use {options}"
+    return f"the catalogue has no {point} model of {prefix}", f"Use {options}"

@@ -1,1 +1,1 @@
-"""Builds the images of the Dockerfile and proves them."""
+"""Build the images of the Dockerfile and test them."""

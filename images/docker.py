@@ -1,4 +1,4 @@
-"""Builds and runs images with a Docker engine."""
+"""Build and run images with a Docker engine."""
 
 import contextlib
 import json
@@ -7,12 +7,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from images.engine import CLIENT, ROOT, SERVER, Container, Layer, health, revision, short, tag
-from images.host import EXIT_S, run, show, started, wait_for
+from images.engine import CLIENT, ROOT, SERVER, Container, Layer, abbreviate, health_check_command, revision, tag
+from images.host import EXIT_S, run, run_visible, started_process, wait_for
 
 
 class Docker:
-    """A Docker engine."""
+    """An engine that builds and runs images with Docker."""
 
     name = "docker"
 
@@ -21,33 +21,35 @@ class Docker:
 
     def build(self, target: str) -> None:
         """Build a target of the Dockerfile."""
-        show("docker", "build", "--target", target, "--tag", tag(target), *self._secrets, *revision(), str(ROOT))
+        options = ["--target", target, "--tag", tag(target), *self._secrets, *revision()]
+        run_visible("docker", "build", *options, str(ROOT))
 
     def health_command(self, target: str) -> list[str]:
-        """Read the image's own health check."""
+        """Return the command of the image's own health check."""
         found = run("docker", "image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", tag(target))
-        return health(json.loads(found.stdout))
+        return health_check_command(json.loads(found.stdout))
 
     @contextlib.contextmanager
     def serve(self, **variables: str) -> Iterator[Container]:
-        """Start the server's image with some environment variables."""
+        """Run the server's image with some environment variables, and remove the container at the end."""
         name = f"voxwright-{os.getpid()}"
-        told = [f"--env={name}={value}" for name, value in variables.items()]
-        with started(["docker", "run", "--rm", "--name", name, *told, *self._confined(), tag(SERVER)]) as process:
+        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        command = ["docker", "run", "--rm", "--name", name, *environment, *self._confinement(), tag(SERVER)]
+        with started_process(command) as process:
             try:
-                yield _DockerContainer(name, process, self._confined())
+                yield _DockerContainer(name, process, self._confinement())
             finally:
                 run("docker", "rm", "--force", name, check=False)
 
     def layers(self, target: str) -> list[Layer]:
-        """List an image's layers, the lowest first."""
+        """Return an image's layers, the lowest first."""
         columns = "{{.Size}}\t{{.CreatedBy}}"
         shown = run("docker", "history", "--no-trunc", "--human=false", "--format", columns, tag(target))
         rows = [line.split("\t", 1) for line in reversed(shown.stdout.splitlines())]
-        return [Layer(size_bytes=int(size), made_by=short(by)) for size, by in rows if int(size)]
+        return [Layer(size_bytes=int(size), made_by=abbreviate(by)) for size, by in rows if int(size)]
 
     @staticmethod
-    def _confined() -> list[str]:
+    def _confinement() -> list[str]:
         return ["--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 
 
@@ -55,7 +57,7 @@ class Docker:
 class _DockerContainer:
     name: str
     process: subprocess.Popen[bytes]
-    confined: list[str]
+    confinement: list[str]
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         wait_for(lambda: run("docker", "exec", self.name, "true", check=False).returncode == 0, self.process)
@@ -67,4 +69,4 @@ class _DockerContainer:
 
     def transcribe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         mounted = [f"--volume={ROOT / 'demo'}:/recordings:ro", f"--network=container:{self.name}"]
-        return run("docker", "run", "--rm", *self.confined, *mounted, tag(CLIENT), *arguments, check=False)
+        return run("docker", "run", "--rm", *self.confinement, *mounted, tag(CLIENT), *arguments, check=False)

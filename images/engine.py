@@ -1,4 +1,4 @@
-"""The form of what builds and runs images, and what all of them agree on."""
+"""Define the interface of the engines that build and run images, and helpers for all of them."""
 
 import contextlib
 import subprocess
@@ -11,32 +11,32 @@ from images.host import run
 ROOT = Path(__file__).resolve().parents[1]
 SERVER, CLIENT = "runtime-cpu", "transcriber"
 TARGETS = (SERVER, CLIENT)
-_LINE = 110
+_MAX_LINE_CHARS = 110
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A layer of an image; its size is that of its files, uncompressed."""
+    """A layer of an image: the size of its uncompressed files, and the instruction of the Dockerfile that made it."""
 
     size_bytes: int
     made_by: str
 
 
 class Container(Protocol):
-    """A server that runs in an image."""
+    """A running container of the server's image."""
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command beside it."""
+        """Run a command in the container."""
 
     def stop(self) -> int:
-        """Ask it to end with SIGTERM; give its exit code."""
+        """Send SIGTERM to the server, wait for its end, and return its exit code."""
 
     def transcribe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the transcriber's image in its network, with the demonstration's recordings."""
+        """Run the transcriber's image in the container's network, with the recordings of demo/."""
 
 
 class Engine(Protocol):
-    """What builds images and runs them."""
+    """A tool that builds images and runs them."""
 
     name: str
 
@@ -44,32 +44,32 @@ class Engine(Protocol):
         """Build a target of the Dockerfile."""
 
     def health_command(self, target: str) -> list[str]:
-        """Read the image's own health check."""
+        """Return the command of the image's own health check."""
 
     def serve(self, **variables: str) -> contextlib.AbstractContextManager[Container]:
-        """Start the server's image with some environment variables."""
+        """Run the server's image with some environment variables, and remove the container at the end."""
 
     def layers(self, target: str) -> list[Layer]:
-        """List an image's layers, the lowest first."""
+        """Return an image's layers, the lowest first."""
 
 
 def tag(target: str) -> str:
-    """Name a target's image."""
+    """Return the name of a target's image."""
     return f"localhost/voxwright-{target}"
 
 
 def revision() -> list[str]:
-    """Say which commit is built, where git knows."""
+    """Return the build argument with the commit that is built; no argument outside a git checkout."""
     found = run("git", "-C", str(ROOT), "rev-parse", "HEAD", check=False)
     return [f"--build-arg=REVISION={found.stdout.strip()}"] if found.returncode == 0 else []
 
 
-def health(test: list[str]) -> list[str]:
-    """Give the command of a health check, which Docker keeps with the word CMD before it."""
+def health_check_command(test: list[str]) -> list[str]:
+    """Return the command of a health check. Docker stores it with the word CMD before it."""
     return test[1:]
 
 
-def short(made_by: str) -> str:
-    """Say in one line how a layer was made."""
+def abbreviate(made_by: str) -> str:
+    """Return the instruction that made a layer, as one line of limited length."""
     plain = " ".join(made_by.replace("/bin/sh -c #(nop)", "").replace("/bin/sh -c", "RUN").split())
-    return plain if len(plain) <= _LINE else f"{plain[:_LINE]}..."
+    return plain if len(plain) <= _MAX_LINE_CHARS else f"{plain[:_MAX_LINE_CHARS]}..."

@@ -1,15 +1,23 @@
-"""Gathers tritonserver with exactly the libraries it needs, out of a vendor's image that holds fifty times as much.
+"""Copy tritonserver and exactly the libraries that it needs out of NVIDIA's image, which is fifty times as large.
 
-python3 images/gather.py TARGET --base ROOT [--also NAME...] BINARY...
+python3 images/gather.py TARGET --base ROOT [--also NAME...] [--licence FILE...] BINARY...
 
-Every BINARY is copied below TARGET at its own path. The libraries that they load, directly or not, are copied to
-TARGET/opt/tritonserver/lib, except those that ROOT, the base of the slim image, has itself. --also names libraries that
-are opened at run time and which no binary lists (file name patterns). A library that is nowhere, or that only a builder
-of engines needs, is refused with exit code 1.
+Every BINARY is copied below TARGET at its own path. The libraries that the binaries load, directly or indirectly, are
+copied to TARGET/opt/tritonserver/lib, except those that ROOT, the base of the slim image, already has. --also names
+libraries that are opened at run time and that no binary lists (file name patterns). --licence names the places where
+NVIDIA's images may have their licence; the first that exists is copied to TARGET/opt/tritonserver.
+
+The program ends with exit code 1 when a library or the licence is missing, or when only a builder of engines needs a
+library.
+
+NVIDIA's tensorrt backend has the run path $ORIGIN and needs libtritonserver.so, which lies in /opt/tritonserver/lib. No
+loader path contains that folder: tritonserver opens the library before the backend. So libraries are looked up in the
+folder `lib` of the binaries' own `tritonserver` folder first.
 """
 
 import argparse
 import fnmatch
+import os
 import shutil
 import subprocess
 import sys
@@ -17,81 +25,107 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LIBRARY_FOLDER = Path("opt/tritonserver/lib")
-# A GPU host's driver brings these into the container when it starts.
-FROM_THE_DRIVER = ("libcuda.so.1", "libnvidia-ml.so.1")
-# Only a builder loads these, and they are larger than all else.
-REFUSED = "libnvinfer_builder_resource*"
+# NVIDIA's container toolkit mounts these from the host's driver when the container starts.
+DRIVER_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
+# Only a builder of engines loads these, and they are the largest libraries of the image.
+BUILDER_ONLY = "libnvinfer_builder_resource*"
 
 
 class GatherError(Exception):
-    """What stands in the way of a slim image."""
+    """A library is missing, or may not be part of a slim image."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the command line and gather."""
+    """Read the command line and copy the files."""
     parser = argparse.ArgumentParser(prog="images/gather.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--also", action="append", default=[], metavar="NAME")
+    parser.add_argument("--licence", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("binaries", type=Path, nargs="+", metavar="BINARY")
     options = parser.parse_args(arguments)
     gather(options.target, options.base, options.also, options.binaries)
+    if options.licence:
+        copy_licence(options.target, options.licence)
 
 
 def gather(target: Path, base: Path, also: Iterable[str], binaries: Sequence[Path]) -> None:
-    """Copy the binaries and their libraries; raise GatherError for what is missing or may not ship."""
+    """Copy the binaries and their libraries. Raises GatherError for a library that is missing or for builders only."""
     opened = [path for pattern in also for path in matching(pattern)]
     libraries = {path.name: path for path in opened}
+    folders = library_folders(binaries)
     for binary in [*binaries, *opened]:
-        libraries |= needed(binary)
+        libraries |= needed(binary, folders)
     for binary in binaries:
         _copy(binary, target / binary.relative_to("/"))
     for name, path in sorted(libraries.items()):
-        if fnmatch.fnmatch(name, REFUSED):
-            raise GatherError(f"{name}: only a builder needs it, and something asked for it")
-        if not has(base, name):
+        if fnmatch.fnmatch(name, BUILDER_ONLY):
+            raise GatherError(f"{name}: one of the binaries loads this library, which only a builder of engines needs")
+        if not in_base(base, name):
             _copy(path, target / LIBRARY_FOLDER / name)
 
 
-def needed(binary: Path) -> dict[str, Path]:
-    """Name all libraries that a binary loads, with where each was found; raise GatherError for one that is nowhere."""
-    listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=False)
+def copy_licence(target: Path, places: Sequence[Path]) -> None:
+    """Copy the first of the files that exists. Raises GatherError when none exists."""
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise GatherError(
+            f"the image's licence is at none of {', '.join(map(str, places))}: name its path with --licence"
+        )
+    _copy(found, target / LIBRARY_FOLDER.parent / found.name)
+
+
+def library_folders(binaries: Iterable[Path]) -> list[Path]:
+    """Return the folders `tritonserver/lib` of the installation that the binaries belong to."""
+    parents = (parent for binary in binaries for parent in binary.parents if parent.name == "tritonserver")
+    return list(dict.fromkeys(parent / "lib" for parent in parents))
+
+
+def needed(binary: Path, folders: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return name and path of all libraries that a binary loads, looked up in the folders first.
+
+    Raises GatherError for a missing library.
+    """
+    earlier = os.environ.get("LD_LIBRARY_PATH", "")
+    search_path = ":".join(filter(None, [*map(str, folders), earlier]))
+    environment = {**os.environ, "LD_LIBRARY_PATH": search_path}
+    listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=False, env=environment)
     if listed.returncode:
         raise GatherError(f"{binary}: {listed.stderr.strip()}")
-    return parse(listed.stdout, binary)
+    return parse_ldd(listed.stdout, binary)
 
 
-def parse(listing: str, binary: Path) -> dict[str, Path]:
-    """Read ldd's lines, `name => path (address)`; one without an arrow is the kernel's or the loader."""
+def parse_ldd(listing: str, binary: Path) -> dict[str, Path]:
+    """Parse ldd's lines, `name => path (address)`. A line without an arrow is the kernel's vDSO or the loader."""
     found: dict[str, Path] = {}
     for line in listing.splitlines():
-        name, arrow, place = (part.strip() for part in line.partition("=>"))
-        if not arrow or name in FROM_THE_DRIVER:
+        name, arrow, path = (part.strip() for part in line.partition("=>"))
+        if not arrow or name in DRIVER_LIBRARIES:
             continue
-        if place.startswith("not found"):
-            raise GatherError(f"{binary}: it needs {name}, which is nowhere in this image")
-        found[name] = Path(place.rpartition(" (")[0])
+        if path.startswith("not found"):
+            raise GatherError(f"{binary}: it needs {name}, which is not in this image")
+        found[name] = Path(path.rpartition(" (")[0])
     return found
 
 
 def matching(pattern: str) -> list[Path]:
-    """Find the libraries that the loader knows under a name pattern; raise GatherError when there is none."""
+    """Return the libraries in the loader's cache that match a name pattern. Raises GatherError when there is none."""
     listing = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     known = (line.rpartition(" => ")[::2] for line in listing.splitlines() if " => " in line)
-    found = [Path(place) for name, place in known if fnmatch.fnmatch(name.split()[0], pattern)]
+    found = [Path(path) for name, path in known if fnmatch.fnmatch(name.split()[0], pattern)]
     if not found:
-        raise GatherError(f"{pattern}: the loader knows no such library in this image")
+        raise GatherError(f"{pattern}: the loader's cache of this image (ldconfig -p) has no such library")
     return found
 
 
-def has(base: Path, name: str) -> bool:
-    """Say whether the slim image's base has a library already."""
+def in_base(base: Path, name: str) -> bool:
+    """Return whether the slim image's base already has a library."""
     return any((base / folder / name).exists() for folder in ("usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib"))
 
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Links are followed: the file lies there once, under the name that its users ask for.
+    # Links are followed: the file is copied once, under the name that the binaries list.
     shutil.copy(source, target)
 
 

@@ -1,4 +1,4 @@
-"""How the host's tools are called, and what is said about it."""
+"""Run the host's tools, wait for them, and report errors."""
 
 import contextlib
 import subprocess
@@ -14,22 +14,22 @@ _PAUSE_S = 0.2
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a tool and keep what it says; unless told otherwise, end the program when it fails."""
+    """Run a tool and capture its output; with `check`, end the program when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if check and done.returncode:
         fail(f"`{' '.join(command)}` ended with {done.returncode}: {done.stderr.strip()}")
     return done
 
 
-def show(*command: str) -> None:
-    """Run a tool and let it speak."""
+def run_visible(*command: str) -> None:
+    """Run a tool with its output on the terminal; end the program when it fails."""
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
     expect(done.returncode == 0, f"`{' '.join(command[:2])} ...` ended with {done.returncode}")
 
 
 @contextlib.contextmanager
-def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a program and leave nothing of it behind; when something fails, tell the end of what it said."""
+def started_process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program in the background and terminate it at the end; on an error, print the last lines of its output."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -46,27 +46,27 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait until something holds; end the program when the process ends first."""
+    """Wait until the condition is true; end the program when the process ends first."""
     end = time.monotonic() + EXIT_S
     while not condition():
         if process.poll() is not None:
             fail(f"the server ended with exit code {process.returncode}")
         if time.monotonic() > end:
-            fail("the server's container does not start")
+            fail(f"the server's container did not start within {EXIT_S} s")
         time.sleep(_PAUSE_S)
 
 
-def expect(truth: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
-    """End the program when something is not so."""
-    if not truth:
-        fail(otherwise)
+def expect(condition: bool, error: str) -> None:  # noqa: FBT001 - the condition is the only flag
+    """End the program with an error when the condition is false."""
+    if not condition:
+        fail(error)
 
 
 def fail(cause: str) -> NoReturn:
-    """End the program with a sentence."""
+    """End the program with an error message and exit code 1."""
     sys.exit(f"ci/images: error: {cause}")
 
 
-def say(line: str) -> None:
-    """Tell how far it is."""
+def log(line: str) -> None:
+    """Print a line about the progress."""
     print(f"ci/images: {line}", flush=True)

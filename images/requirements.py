@@ -1,4 +1,4 @@
-"""Prints what pip must install for some extras of pyproject.toml, one requirement a line; no extra: the base alone.
+"""Print the requirements of some extras of pyproject.toml for pip, one a line; without extras, only the base's.
 
 python3 images/requirements.py [EXTRA...]    reads pyproject.toml in the folder above this file
 """
@@ -12,10 +12,10 @@ PROJECT_FILE = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def requirements(extras: Iterable[str]) -> list[str]:
-    """List the base's requirements and those of every extra; raise KeyError for an extra that there is not."""
+    """Return the base's requirements and those of every extra. Raises KeyError for an unknown extra."""
     project = tomllib.loads(PROJECT_FILE.read_text())["project"]
-    offered = project["optional-dependencies"]
-    return [*project["dependencies"], *(each for extra in extras for each in offered[extra])]
+    by_extra = project["optional-dependencies"]
+    return [*project["dependencies"], *(each for extra in extras for each in by_extra[extra])]
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Online room: a bundle becomes a Triton model repository and a running server, or a refusal that says why."""
+"""Online room: turn a bundle into a Triton model repository and a running server, or exit with an error."""

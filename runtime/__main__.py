@@ -1,4 +1,4 @@
-"""`python -m runtime`: from a bundle to a running server, or to a refusal that says why."""
+"""Command line `python -m runtime`: assemble a Triton repository from bundles and start tritonserver."""
 
 import os
 import sys
@@ -11,32 +11,32 @@ import click
 from contract.catalogue import catalogue
 from contract.platform import Platform
 from runtime import checks, embedded, launch, log, options, repository, shared_memory
-from runtime.decision import NOT_LOOKED_FOR, Decision, observe
+from runtime.decision import DETECTION_SKIPPED, Decision, observe
 from runtime.selection import Selection, explain
 from runtime.server import Server
 from runtime.settings import Settings
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Read the command line and the environment; raise SettingError, or SystemExit for --help and misuse."""
+    """Return the settings of a command line and the environment; raise SettingError, or SystemExit for --help."""
     values = options.parse(command(), arguments)
     log.configure(values["log_format"])
     return options.read(values)
 
 
 def command() -> click.Command:
-    """Describe the command line."""
-    about = "Choose the engines that fit this machine, assemble a Triton repository and become tritonserver."
+    """Return the click command."""
+    about = "Select the engines that fit this machine, assemble a Triton repository and start tritonserver."
     return options.command("voxwright-serve", about)
 
 
 def run(chosen: Settings) -> None:
-    """Decide, verify, assemble and start; does not come back when the server starts."""
+    """Decide, verify, assemble and start; does not return when the server starts."""
     decision = observe(chosen, os.environ)
-    announce(decision)
-    selection = decision.agreed()
-    report(selection)
-    # All before the repository is touched: a start that is refused must not disturb the server that reads it.
+    log_target(decision)
+    selection = decision.selection_or_raise()
+    log_selection(selection)
+    # All checks run before the repository changes: a failed start must not disturb the server that reads it.
     for check in checks.before_assembly(chosen, selection):
         check.run()
     repository.assemble(selection, chosen.repository, chosen.threads)
@@ -46,39 +46,40 @@ def run(chosen: Settings) -> None:
 
 
 def find_server(platform: Platform, assembled: Path) -> Server:
-    """Find the server of a platform; the embedded one needs a backend folder, which lies beside the repository."""
+    """Return the server of a platform; the embedded one gets a backend folder next to the repository."""
     if platform.cuda is not None:
         return launch.installed(platform, os.environ)
     shared_memory.sweep()
     return embedded.prepare(embedded.locate(), assembled.with_name(f"{assembled.name}.backends"), os.environ)
 
 
-def announce(decision: Decision) -> None:
-    """Say for what engines are looked for, and what is amiss without stopping a start."""
+def log_target(decision: Decision) -> None:
+    """Log the licence, the target architecture and the warnings."""
     if decision.licensing.refusal is None:
-        log.say(decision.licensing.describe(catalogue()))
+        log.info(decision.licensing.describe(catalogue()))
     if decision.target is not None:
         arch = decision.target.arch.value
-        for gpu in decision.sighting.gpus:
-            log.say(f"GPU {gpu.name}: serving arch {arch}")
-        absence = decision.sighting.absence
-        if absence:
-            log.say(
-                f"serving arch {arch}, as asked"
-                if absence == NOT_LOOKED_FOR
-                else f"no GPU ({absence}): serving arch {arch}"
+        for gpu in decision.detection.gpus:
+            log.info(f"GPU {gpu.name}: serving arch {arch}")
+        reason = decision.detection.reason
+        if reason:
+            selected = (
+                "as selected with --platform" if reason == DETECTION_SKIPPED else f"because no GPU was found: {reason}"
             )
+            log.info(f"serving arch {arch}, {selected}")
     for warning in decision.warnings:
-        log.warn(str(warning))
+        log.warning(str(warning))
 
 
-def report(selection: Selection) -> None:
-    """Say what will be served and what will not."""
+def log_selection(selection: Selection) -> None:
+    """Log what is served, in which precision, and what is not served."""
     for point, missing in selection.left_out.items():
-        log.say(f"operating point {point} is left out: no engine for {', '.join(missing)}")
+        log.info(f"operating point {point} is not served: no engine for {', '.join(missing)}")
     if selection.rejected:
-        log.say(f"not used: {explain(selection.rejected)}")
-    log.say(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")
+        log.info(f"not used: {explain(selection.rejected)}")
+    log.info(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")
+    for precision, names in selection.precisions().items():
+        log.info(f"precision {precision.upper()}: {', '.join(names)}")
 
 
 def main() -> NoReturn:

@@ -1,11 +1,12 @@
-"""Asks a served model something whose answer is known whatever its weights are, and says what is wrong with it.
+"""Make a request with a known answer for any model of the catalogue, and validate the response.
 
-The question is made by the catalogue: two equal items (one of a stream, which it begins and ends), the same value or
-token again and again, at the smallest size that clients send. The answer must have the contract's tensors, finite and
-equal for all items, and hold what holds of every such network: log-probabilities that fall along a frame and whose sum
-is a probability, distinct tokens, scores that are logarithms of probabilities, embeddings of unit length.
+The catalogue defines the request: two equal items (one item for a stream, which it begins and ends), a constant value
+or token in each tensor, at the smallest size that clients send. The response must have the contract's tensors, finite
+and equal for all items. It must also have the properties that every such network has, whatever its weights are:
+log-probabilities that fall along a frame and sum to at most 1 as probabilities, distinct tokens, scores that are
+logarithms of probabilities, embeddings of unit length.
 
-Triton takes and gives FP16 in binary only, never as JSON, so all tensors travel in its binary extension:
+Triton sends and receives FP16 in binary only, never as JSON, so all tensors use its binary extension:
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_tensor_data.md
 """
 
@@ -24,25 +25,25 @@ from contract.synthetic_inputs import FIRST_WORD_TOKEN, shape
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _FORMATS = {"FP16": "e", "FP32": "f", "INT32": "i"}
 _ITEMS = 2
-# Wide enough for FP16 on any GPU, narrow enough for a wrong engine to be seen.
-_SLACK = 0.05
+# Large enough for FP16 on any GPU, small enough to detect a wrong engine.
+_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Array:
-    """A tensor, flat, with the batch as the first axis of its shape."""
+    """A tensor as flat values; the first axis of its shape is the batch."""
 
     type: str
     shape: tuple[int, ...]
     values: tuple[float, ...]
 
     def rows(self) -> list[tuple[float, ...]]:
-        """Cut it along its last axis."""
+        """Return the rows along the last axis."""
         width = self.shape[-1] or 1
         return [self.values[start : start + width] for start in range(0, len(self.values), width)]
 
     def items(self) -> list[tuple[float, ...]]:
-        """Cut it along the batch."""
+        """Return the flat values of each batch item."""
         width = len(self.values) // self.shape[0]
         return [self.values[start : start + width] for start in range(0, len(self.values), width)]
 
@@ -50,42 +51,43 @@ class Array:
 Arrays = dict[str, Array]
 
 
-def question(family: Family, metadata: Mapping[str, Any]) -> Arrays:
-    """Make up the inputs of a model; sizes that depend on its weights are taken from what the server says of it."""
+def make_request(family: Family, metadata: Mapping[str, Any]) -> Arrays:
+    """Return constant inputs for a model; sizes that depend on its weights come from the server's model metadata."""
     mode = served_mode(family, metadata)
     sizes = {axis: (extent.buckets or (extent.min,))[0] for axis, extent in mode.axes.items()}
-    sizes |= {axis: size for axis, size in _told_sizes(family, metadata).items() if size > 0}
-    # A request of a stream holds one item.
+    sizes |= {axis: size for axis, size in _reported_sizes(family, metadata).items() if size > 0}
+    # A request of a stream has one item.
     sizes["batch"] = 1 if mode.is_streaming else min(_ITEMS, mode.batch.max)
     return {tensor.name: _filled(tensor, sizes) for tensor in family.inputs}
 
 
 def served_mode(family: Family, metadata: Mapping[str, Any]) -> Mode:
-    """Tell by what a server says of a model in which mode it serves it: a mode's only size of an axis is told as such.
+    """Return the mode in which a server serves a model, by its metadata: fixed sizes of a mode stand in the shapes.
 
-    Modes that differ in nothing a request shows are one as good as the other.
+    Of modes that the metadata cannot distinguish any one is returned: a request suits them all.
     """
-    known = _told_sizes(family, metadata)
-    modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed()))
+    known = _reported_sizes(family, metadata)
+    modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed_axes()))
     return next(
-        (mode for mode in modes if all(known.get(axis, size) == size for axis, size in mode.fixed().items())), modes[0]
+        (mode for mode in modes if all(known.get(axis, size) == size for axis, size in mode.fixed_axes().items())),
+        modes[0],
     )
 
 
-def _told_sizes(family: Family, metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Read the size of each named axis from what a server says of a model; -1 for an open one."""
-    told = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
+def _reported_sizes(family: Family, metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size of each named axis in a server's model metadata; -1 for a dynamic axis."""
+    shapes = {entry["name"]: entry["shape"] for entry in metadata["inputs"]}
     return {
         axis: size
         for tensor in family.inputs
-        for axis, size in zip(tensor.shape, told[tensor.name][1:], strict=False)
+        for axis, size in zip(tensor.shape, shapes[tensor.name][1:], strict=False)
         if isinstance(axis, str)
     }
 
 
-def encode(question: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict[str, str]]:
-    """Give the body of a request, in binary, and its headers; a whole stream begins and ends with it."""
-    data = {name: struct.pack(f"<{len(it.values)}{_FORMATS[it.type]}", *it.values) for name, it in question.items()}
+def encode(request: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict[str, str]]:
+    """Return the binary body and the headers of a request; with `whole_stream` it begins and ends a stream."""
+    data = {name: struct.pack(f"<{len(it.values)}{_FORMATS[it.type]}", *it.values) for name, it in request.items()}
     inputs = [
         {
             "name": name,
@@ -93,9 +95,9 @@ def encode(question: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict
             "datatype": array.type,
             "parameters": {"binary_data_size": len(data[name])},
         }
-        for name, array in question.items()
+        for name, array in request.items()
     ]
-    # A number that no client is likely to have chosen: Triton's ids are any of 64 bits.
+    # A random id that no client is likely to use: Triton's ids have 64 bits.
     stream = {"sequence_id": secrets.randbits(63) | 1, "sequence_start": True, "sequence_end": True}
     parameters = {"binary_data_output": True, **(stream if whole_stream else {})}
     head = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
@@ -104,7 +106,7 @@ def encode(question: Arrays, *, whole_stream: bool = False) -> tuple[bytes, dict
 
 
 def decode(body: bytes, header_length: int) -> Arrays:
-    """Read the outputs of an answer; raise ValueError, KeyError or struct.error for what is none."""
+    """Return the outputs in a response body; raise ValueError, KeyError or struct.error for a malformed body."""
     start, found = header_length, Arrays()
     for output in json.loads(body[:start])["outputs"]:
         size, kind = output["parameters"]["binary_data_size"], output["datatype"]
@@ -115,22 +117,22 @@ def decode(body: bytes, header_length: int) -> Arrays:
     return found
 
 
-def problem(family: Family, asked: Arrays, answer: Arrays) -> str | None:
-    """Say what cannot be right about an answer; None where nothing is."""
+def validate_response(family: Family, request: Arrays, response: Arrays) -> str | None:
+    """Return what is wrong with a response; None where nothing is."""
     for tensor in family.outputs:
-        if tensor.name not in answer:
+        if tensor.name not in response:
             return f"{tensor.name} is missing"
-        array = answer[tensor.name]
-        wrong = next((text for fits, text in _contract(tensor, array, asked) if not fits), None)
+        array = response[tensor.name]
+        wrong = next((text for fits, text in _contract_checks(tensor, array, request) if not fits), None)
         if wrong is not None:
             return f"{tensor.name} {wrong}"
-    checks = (check(answer[name], _lengths(asked, answer)) for name, check in _CHECKS.items() if name in answer)
+    checks = (check(response[name], _lengths(request, response)) for name, check in _CHECKS.items() if name in response)
     return next((text for text in checks if text is not None), None)
 
 
 def _filled(tensor: Tensor, sizes: dict[str, int]) -> Array:
     wanted = shape(tensor, sizes)
-    # One number an item goes over the wire as [batch, 1]; see runtime.repository.
+    # One number per item is sent as [batch, 1]; see runtime.repository.
     wanted = wanted if len(wanted) > 1 else (*wanted, 1)
     return Array(type=tensor.type, shape=wanted, values=(_value(tensor, sizes),) * math.prod(wanted))
 
@@ -144,8 +146,8 @@ def _value(tensor: Tensor, sizes: dict[str, int]) -> float:
     return mean
 
 
-def _contract(tensor: Tensor, array: Array, asked: Arrays) -> Iterator[tuple[bool, str]]:
-    items = next(iter(asked.values())).shape[0]
+def _contract_checks(tensor: Tensor, array: Array, request: Arrays) -> Iterator[tuple[bool, str]]:
+    items = next(iter(request.values())).shape[0]
     yield array.type == tensor.type, f"is {array.type}, not {tensor.type}"
     rank = 1 + (len(tensor.shape) or 1)
     fits = len(array.shape) == rank and array.shape[0] == items and all(size > 0 for size in array.shape)
@@ -157,16 +159,16 @@ def _contract(tensor: Tensor, array: Array, asked: Arrays) -> Iterator[tuple[boo
         yield equal, "differs between two equal items"
 
 
-def _lengths(asked: Arrays, answer: Arrays) -> Array | None:
-    return answer.get("encoder_lengths", asked.get("encoder_lengths"))
+def _lengths(request: Arrays, response: Arrays) -> Array | None:
+    return response.get("encoder_lengths", request.get("encoder_lengths"))
 
 
 def _close(first: float, second: float) -> bool:
-    return abs(first - second) <= _SLACK * max(1.0, abs(first))
+    return abs(first - second) <= _TOLERANCE * max(1.0, abs(first))
 
 
-def _spoken(array: Array, lengths: Array | None) -> Iterator[Sequence[float]]:
-    # Frames behind an item's length are padding: nothing is promised of them.
+def _valid_frames(array: Array, lengths: Array | None) -> Iterator[Sequence[float]]:
+    # Frames after an item's length are padding, with undefined values.
     frames = array.shape[1]
     ends = [frames] * array.shape[0] if lengths is None else [int(length) for length in lengths.values]
     for index, row in enumerate(array.rows()):
@@ -175,42 +177,42 @@ def _spoken(array: Array, lengths: Array | None) -> Iterator[Sequence[float]]:
 
 
 def _log_probs(array: Array, lengths: Array | None) -> str | None:
-    for row in _spoken(array, lengths):
+    for row in _valid_frames(array, lengths):
         if any(after > before for before, after in itertools.pairwise(row)):
-            return "top_log_probs does not fall along a frame"
-        if sum(math.exp(min(value, 1.0)) for value in row) > 1 + _SLACK:
-            return "top_log_probs holds more than the whole probability"
+            return "top_log_probs is not in descending order along a frame"
+        if sum(math.exp(min(value, 1.0)) for value in row) > 1 + _TOLERANCE:
+            return "top_log_probs sums to a probability above 1"
     return None
 
 
 def _tokens(array: Array, lengths: Array | None) -> str | None:
-    for row in _spoken(array, lengths):
+    for row in _valid_frames(array, lengths):
         if min(row) < 0 or len(set(row)) < len(row):
-            return "top_tokens holds a token twice, or one below 0"
+            return "top_tokens contains a token twice, or a token below 0"
     return None
 
 
 def _encoder_lengths(array: Array, _lengths: Array | None) -> str | None:
-    return None if all(value > 0 for value in array.values) else "encoder_lengths says that nothing was heard"
+    return None if all(value > 0 for value in array.values) else "encoder_lengths is 0 or less"
 
 
 def _encoder_out(array: Array, lengths: Array | None) -> str | None:
     if lengths is not None and max(lengths.values) > array.shape[1]:
-        return f"encoder_lengths says {max(lengths.values)}, and encoder_out has {array.shape[1]} frames"
+        return f"encoder_lengths is {max(lengths.values)}, but encoder_out has {array.shape[1]} frames"
     return None
 
 
 def _scores(array: Array, _lengths: Array | None) -> str | None:
-    # All hypotheses are the same, and a score is the logarithm of a probability.
+    # All hypotheses are equal, and a score is the logarithm of a probability.
     if not all(_close(array.values[0], value) for value in array.values):
         return "scores differ between equal hypotheses"
-    return "scores holds more than the whole probability" if max(array.values) > _SLACK else None
+    return "scores has a probability above 1" if max(array.values) > _TOLERANCE else None
 
 
 def _embedding(array: Array, _lengths: Array | None) -> str | None:
     norms = [math.hypot(*item) for item in array.items()]
-    wrong = next((norm for norm in norms if abs(norm - 1) > _SLACK), None)
-    return None if wrong is None else f"embedding has length {wrong:.3f}, not 1"
+    wrong = next((norm for norm in norms if abs(norm - 1) > _TOLERANCE), None)
+    return None if wrong is None else f"embedding has norm {wrong:.3f}, not 1"
 
 
 _CHECKS: dict[str, Callable[[Array, Array | None], str | None]] = {

@@ -1,4 +1,4 @@
-"""What must hold before a start: each can be tried without changing anything, by the start itself and by the doctor."""
+"""List the checks before assembly; none changes anything, and both the start and the doctor run them."""
 
 import os
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from runtime.settings import Settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """Something that holds, or raises a VoxwrightError."""
+    """A named check; `run` raises a VoxwrightError when it fails."""
 
     name: str
     run: Callable[[], object]
 
 
 def before_assembly(chosen: Settings, selection: Selection) -> list[Check]:
-    """List what is tried before the repository is touched, in this order."""
+    """Return the checks that run before the repository is changed, in this order."""
     starting = [
         Check(name="ports", run=lambda: launch.check_ports(chosen.ports)),
         Check(name="server", run=lambda: locate_server(selection.target.platform)),
@@ -30,13 +30,13 @@ def before_assembly(chosen: Settings, selection: Selection) -> list[Check]:
 
 
 def every(chosen: Settings, selection: Selection) -> list[Check]:
-    """List all of it: the files of the bundles, which assembly verifies, as well."""
+    """Return all checks, including the files of the bundles, which a start verifies during assembly."""
     files = Check(name="files", run=lambda: verify(selection))
     return [*before_assembly(chosen, selection), files]
 
 
 def locate_server(platform: Platform) -> None:
-    """Raise ServerUnavailableError where the server of a platform is not here."""
+    """Raise ServerUnavailableError where the server of a platform is not installed."""
     if platform.cuda is not None:
         launch.installed(platform, os.environ)
     else:
@@ -44,6 +44,6 @@ def locate_server(platform: Platform) -> None:
 
 
 def verify(selection: Selection) -> None:
-    """Read every file of the bundles that are served from; raise BundleError for one that is not as recorded."""
+    """Hash every file of the bundles in use; raise BundleError for a file that differs from the manifest."""
     for bundle in repository.sources(selection):
         verification.check(bundle.folder, bundle.manifest)

@@ -1,25 +1,25 @@
-"""The whole decision of a start: what was seen, what is wrong with it, what would be served."""
+"""Decide what a start serves: GPU detection, preflight findings, bundles, selection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from contract.arch import Arch
 from contract.catalogue import Family, catalogue
-from contract.errors import SignatureError, VoxwrightError
+from contract.errors import NoEngineError, SignatureError, VoxwrightError
 from contract.platform import Platform, platforms
 from contract.signature import Verdict
-from contract.verification import signature_refusal
+from contract.verification import signature_error
 from runtime import bundles, gpu, host, licence, preflight, selection
 from runtime.budget import Budget, estimate
-from runtime.bundles import Bundle
-from runtime.gpu import Sighting
+from runtime.bundles import Bundle, NoBundle
+from runtime.gpu import GpuDetection
 from runtime.host import Host
 from runtime.licence import Licensing
 from runtime.preflight import Finding
 from runtime.selection import Selection, Target
 from runtime.settings import Settings
 
-NOT_LOOKED_FOR = "not looked for, since a platform of the CPU was asked for"
+DETECTION_SKIPPED = "not detected, because a CPU platform is selected"
 _UNLICENSED = Licensing()
 
 
@@ -28,35 +28,38 @@ class Decision:
     """What `python -m runtime` acts on and `python -m runtime.doctor` prints."""
 
     licensing: Licensing
-    sighting: Sighting
+    detection: GpuDetection
     host: Host
     platform: Platform
     target: Target | None
-    """None where the GPUs leave it open for which architecture engines are wanted."""
+    """None where the visible GPUs do not determine one architecture."""
     bundles: tuple[Bundle, ...]
     unreadable: VoxwrightError | None
     """Why the bundles could not be read."""
+    no_bundle: NoEngineError | None
+    """Why no bundle was found; None where there is one, or where reading them failed."""
     selection: Selection | None
     unsigned: SignatureError | None
-    """Why nothing can be served, where signatures alone stand in the way."""
+    """The signature error, where nothing but signatures prevents serving."""
     budget: Budget | None
     findings: tuple[Finding, ...]
-    """What stops the start."""
+    """Findings that stop the start."""
     warnings: tuple[Finding, ...]
 
     @property
     def refusals(self) -> tuple[VoxwrightError, ...]:
-        """Give what stops the start, in the order of its steps: licence, machine, bundles, the engines in them."""
-        made = (
+        """Return the errors that stop the start, in the order of its steps: licence, machine, bundles, engines."""
+        no_engine = selection.refusal(self.selection) if self.selection else None
+        errors = (
             self.licensing.refusal,
             preflight.refusal(self.findings, self.platform),
             self.unreadable,
-            self.unsigned or (selection.refusal(self.selection) if self.selection else None),
+            self.unsigned or self.no_bundle or no_engine,
         )
-        return tuple(refusal for refusal in made if refusal is not None)
+        return tuple(error for error in errors if error is not None)
 
-    def agreed(self) -> Selection:
-        """Give what will be served; raise the first refusal where there is one."""
+    def selection_or_raise(self) -> Selection:
+        """Return the selection; raise the first error where there is one."""
         for refusal in self.refusals:
             raise refusal
         assert self.selection is not None  # noqa: S101 - no target without a finding, no selection without a refusal
@@ -64,57 +67,62 @@ class Decision:
 
 
 def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
-    """Look at this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
+    """Inspect this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
     families = catalogue()
-    licensing = licence.settle(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
+    licensing = licence.evaluate(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
     on_cpu = chosen.platform is not None and chosen.platform.cuda is None
-    # A platform of the CPU needs no driver: a broken one must not stop it.
-    sighting = Sighting(absence=NOT_LOOKED_FOR) if on_cpu else gpu.detect(environment)
+    # A CPU platform needs no driver. A broken driver must not stop it.
+    detection = GpuDetection(reason=DETECTION_SKIPPED) if on_cpu else gpu.detect(environment)
     found: tuple[Bundle, ...] = ()
-    unreadable = None
+    unreadable = no_bundle = None
     try:
         found = bundles.find(chosen.engines, chosen.trusted_keys)
+        no_bundle = None if found else bundles.explain_absence(chosen.engines)
     except VoxwrightError as error:
         unreadable = error
-    return decide(chosen, sighting, host.describe(), found, families, unreadable, licensing)
+    return decide(chosen, detection, host.describe(), found, families, unreadable, licensing, no_bundle)
 
 
 def decide(
     chosen: Settings,
-    sighting: Sighting,
+    detection: GpuDetection,
     host: Host,
     found: Sequence[Bundle],
     families: Mapping[str, Family],
     unreadable: VoxwrightError | None = None,
     licensing: Licensing = _UNLICENSED,
+    no_bundle: NoBundle | None = None,
 ) -> Decision:
-    """Decide, as a pure function of what was asked for and what was seen."""
-    platform = chosen.platform or default_platform(on_gpu=bool(sighting.gpus or sighting.out_of_reach))
-    target = aim(chosen, sighting, platform, licensing)
-    considered = selection.consider(found, families, target) if target and unreadable is None else None
+    """Return the decision, as a pure function of the settings and of what was detected and read."""
+    platform = chosen.platform or default_platform(on_gpu=bool(detection.gpus or detection.inaccessible))
+    target = resolve_target(chosen, detection, platform, licensing)
+    considered = selection.evaluate(found, families, target) if target and unreadable is None else None
     budget = estimate(considered) if considered and considered.chosen else None
-    findings = preflight.examine(sighting, platform)
-    if budget is not None and len(sighting.gpus) == 1:
-        findings += preflight.examine_budget(budget, sighting.gpus[0])
+    findings = preflight.examine(detection, platform)
+    if budget is not None and len(detection.gpus) == 1:
+        findings += preflight.examine_budget(budget, detection.gpus[0])
     return Decision(
         licensing=licensing,
-        sighting=sighting,
+        detection=detection,
         host=host,
         platform=platform,
         target=target,
         bundles=tuple(found),
         unreadable=unreadable,
+        no_bundle=no_bundle.error(selection.build_command(target)) if no_bundle else None,
         selection=considered,
         unsigned=_unsigned(found, families, considered) if considered else None,
         budget=budget,
         findings=tuple(findings),
-        warnings=(*licensing.warnings, *preflight.advise(sighting, platform, host, considered)),
+        warnings=(*licensing.warnings, *preflight.warnings(detection, platform, host, considered)),
     )
 
 
-def aim(chosen: Settings, sighting: Sighting, platform: Platform, licensing: Licensing) -> Target | None:
-    """Settle for which architecture engines are wanted: that of the one GPU, or the CPU where the platform is its."""
-    capabilities = [found.capability for found in sighting.gpus]
+def resolve_target(
+    chosen: Settings, detection: GpuDetection, platform: Platform, licensing: Licensing
+) -> Target | None:
+    """Return the target: the architecture of the one visible GPU, or the CPU on a CPU platform; None without either."""
+    capabilities = [found.capability for found in detection.gpus]
     arch = next((known for known in Arch if known.capability and [known.capability] == capabilities), None)
     if platform.cuda is None:
         arch = Arch.CPU
@@ -130,17 +138,17 @@ def aim(chosen: Settings, sighting: Sighting, platform: Platform, licensing: Lic
 
 
 def default_platform(*, on_gpu: bool) -> Platform:
-    """Give the first platform that serves on a GPU, or on the CPU."""
+    """Return the first platform that serves on a GPU, or the first that serves on the CPU."""
     return next(found for found in platforms().values() if found.backend and (found.cuda is not None) == on_gpu)
 
 
 def _unsigned(found: Sequence[Bundle], families: Mapping[str, Family], considered: Selection) -> SignatureError | None:
-    # Rebuilding would be the wrong advice for engines that only lack a signature.
+    # Rebuilding would be the wrong remedy for engines that only lack a signature.
     if considered.operating_points:
         return None
-    as_if = {bundle.folder: replace(bundle, verdict=Verdict.NOT_ASKED) for bundle in found}
+    as_if = {bundle.folder: replace(bundle, verdict=Verdict.NOT_CHECKED) for bundle in found}
     wanted = {
-        choice.bundle.folder for choice in selection.consider([*as_if.values()], families, considered.target).chosen
+        choice.bundle.folder for choice in selection.evaluate([*as_if.values()], families, considered.target).chosen
     }
-    refusals = (signature_refusal(bundle.folder, bundle.verdict) for bundle in found if bundle.folder in wanted)
+    refusals = (signature_error(bundle.folder, bundle.verdict) for bundle in found if bundle.folder in wanted)
     return next((refusal for refusal in refusals if refusal is not None), None)

@@ -1,4 +1,4 @@
-"""`python -m runtime.doctor`: what a start would decide here, and whether it would succeed; it starts nothing."""
+"""Command line `python -m runtime.doctor`: report what a start would decide and whether it would succeed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import click
 from contract.catalogue import catalogue
 from contract.errors import VoxwrightError, guard
 from contract.manifest import EngineRecord
-from contract.platform import dotted, requirements
+from contract.platform import format_version, requirements
 from contract.signature import Verdict
 from runtime import checks, options
 from runtime.bundles import Bundle
@@ -21,13 +21,13 @@ from runtime.selection import Selection
 from runtime.settings import Settings
 
 _STEP = 1024
-_UNDECIDED = "not judged: it is not settled for which GPU"
+_UNDECIDED = "not checked: the target architecture is unknown"
 Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a check."""
+    """The result of a check."""
 
     name: str
     refusal: VoxwrightError | None
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """An engine of any bundle, and why it is not served; no reason where it is."""
+    """An engine of any bundle, and why it is not served; the reason is empty where it is served."""
 
     record: EngineRecord
     bundle: Bundle
@@ -44,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Diagnosis:
-    """Everything the doctor says."""
+    """Everything that the doctor reports."""
 
     chosen: Settings
     decision: Decision
@@ -52,12 +52,12 @@ class Diagnosis:
 
     @property
     def refusals(self) -> tuple[VoxwrightError, ...]:
-        """Give all that stops a start, in the order in which a start meets it."""
+        """All errors that stop a start, in the order in which a start meets them."""
         return (*self.decision.refusals, *(each.refusal for each in self.outcomes if each.refusal is not None))
 
     @property
     def candidates(self) -> list[Candidate]:
-        """List every engine there is."""
+        """Every engine of every bundle."""
         selection = self.decision.selection
         reasons = {id(it.record): it.reason for it in selection.rejected} if selection else {}
         reasons |= {id(it.record): "" for it in selection.chosen} if selection else {}
@@ -69,29 +69,29 @@ class Diagnosis:
 
 
 def examine(chosen: Settings, environment: Mapping[str, str]) -> Diagnosis:
-    """Decide as a start does, and try all that it tries; raise GpuError for a driver that does not start."""
+    """Decide as a start does, and run all of its checks; raise GpuError for a driver that does not start."""
     decision = observe(chosen, environment)
     selection = decision.selection
-    tried: list[checks.Check] = []
+    to_run: list[checks.Check] = []
     if selection is not None:
-        tried = checks.every(chosen, selection) if selection.chosen else checks.before_assembly(chosen, selection)
-    return Diagnosis(chosen=chosen, decision=decision, outcomes=tuple(_outcome(check) for check in tried))
+        to_run = checks.every(chosen, selection) if selection.chosen else checks.before_assembly(chosen, selection)
+    return Diagnosis(chosen=chosen, decision=decision, outcomes=tuple(_outcome(check) for check in to_run))
 
 
 def exit_code(refusals: Sequence[VoxwrightError]) -> int:
-    """Give the code that a start would end with; 0 where it would become the server."""
+    """Return the exit code with which a start would end; 0 where the server would start."""
     return refusals[0].exit_code if refusals else 0
 
 
 def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Give a diagnosis as a JSON value."""
+    """Return a diagnosis as a JSON value."""
     chosen, decision = diagnosis.chosen, diagnosis.decision
     return {
         **conclusion(diagnosis.refusals),
         "licence": decision.licensing.describe(catalogue()),
-        "gpus": [asdict(gpu) for gpu in decision.sighting.gpus],
-        "no_gpu": decision.sighting.absence,
-        "driver": asdict(decision.sighting.driver) if decision.sighting.driver else None,
+        "gpus": [asdict(gpu) for gpu in decision.detection.gpus],
+        "no_gpu": decision.detection.reason,
+        "driver": asdict(decision.detection.driver) if decision.detection.driver else None,
         "host": asdict(decision.host),
         "wanted": {
             "platform": decision.platform.name,
@@ -111,18 +111,18 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def conclusion(refusals: Sequence[VoxwrightError]) -> dict[str, Any]:
-    """Say as a JSON value whether a start would succeed."""
+    """Return as a JSON value whether a start would succeed."""
     return {"starts": not refusals, "exit_code": exit_code(refusals), "refusals": [str(each) for each in refusals]}
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """Give a diagnosis for people."""
+    """Return a diagnosis as text."""
     sections = {
         "": _machine(diagnosis),
         "bundles": _bundles(diagnosis.decision),
         "engines": [_candidate(candidate) for candidate in diagnosis.candidates],
         "would be served": _served(diagnosis.decision.selection),
-        "memory of the device": _memory(diagnosis.decision),
+        "GPU memory": _memory(diagnosis.decision),
         "checks": [(each.name, str(each.refusal or "ok")) for each in diagnosis.outcomes],
         "warnings": [(str(warning),) for warning in diagnosis.decision.warnings],
     }
@@ -131,7 +131,7 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def verdict(refusals: Sequence[VoxwrightError]) -> str:
-    """Say for people whether a start would succeed, and all that stops it."""
+    """Return as text whether a start would succeed, and every error that stops it."""
     if not refusals:
         return "`python -m runtime` would start."
     lines = (f"  {refusal}" for refusal in refusals)
@@ -139,7 +139,7 @@ def verdict(refusals: Sequence[VoxwrightError]) -> str:
 
 
 def size(number: int) -> str:
-    """Write an amount of memory for people."""
+    """Return a number of bytes as text with a unit."""
     amount = float(number)
     for unit in ("bytes", "KiB", "MiB"):
         if amount < _STEP:
@@ -158,25 +158,25 @@ def _outcome(check: checks.Check) -> Outcome:
 
 def _machine(diagnosis: Diagnosis) -> Iterator[Row]:
     chosen, decision = diagnosis.chosen, diagnosis.decision
-    sighting, host, platform = decision.sighting, decision.host, decision.platform
+    detection, host, platform = decision.detection, decision.host, decision.platform
     yield "licence", decision.licensing.describe(catalogue())
-    for gpu in sighting.gpus:
+    for gpu in detection.gpus:
         mig = f"MIG {gpu.mig}"
-        yield "GPU", f"{gpu.name}, compute capability {dotted(gpu.capability)}, {size(gpu.memory_bytes)}, {mig}"
-    if not sighting.gpus:
-        yield "GPU", f"none: {sighting.absence}"
-    if sighting.driver is not None:
-        version = sighting.driver.version or f"version unknown: {sighting.driver.reason}"
-        yield "driver", f"{version}; CUDA up to {dotted(sighting.driver.cuda)}"
+        yield "GPU", f"{gpu.name}, compute capability {format_version(gpu.capability)}, {size(gpu.memory_bytes)}, {mig}"
+    if not detection.gpus:
+        yield "GPU", f"none: {detection.reason}"
+    if detection.driver is not None:
+        version = detection.driver.version or f"version unknown: {detection.driver.reason}"
+        yield "driver", f"{version}; CUDA up to {format_version(detection.driver.cuda)}"
     memory = "memory unknown" if host.memory_bytes is None else f"{size(host.memory_bytes)} of memory"
     yield "host", f"{memory}, {host.cores} cores"
     parts = {"Triton": platform.triton, "CUDA": platform.cuda, "TensorRT": platform.tensorrt}
     yield "platform", f"{platform.name}: " + ", ".join(f"{name} {text}" for name, text in parts.items() if text)
-    arch = f"arch {decision.target.arch.value}" if decision.target else "no architecture yet"
-    point = chosen.operating_point or "every operating point that is complete"
-    yield "wanted", f"{chosen.mode} engines for {arch}, {point}"
+    arch = f"arch {decision.target.arch.value}" if decision.target else "an unknown architecture"
+    point = chosen.operating_point or "every complete operating point"
+    yield "target", f"{chosen.mode} engines for {arch}, {point}"
     keys = ", ".join(str(key) for key in chosen.trusted_keys)
-    yield "keys", f"bundles are to be signed by one of {keys}" if keys else "no signature is asked for"
+    yield "keys", f"bundles must be signed by one of {keys}" if keys else "none: signatures are not checked"
 
 
 def _bundles(decision: Decision) -> Iterator[Row]:
@@ -189,19 +189,20 @@ def _bundles(decision: Decision) -> Iterator[Row]:
             _signed(bundle),
         )
     if not decision.bundles and decision.unreadable is None:
-        yield ("none were found",)
+        yield ("none found",)
 
 
 def _signed(bundle: Bundle) -> str:
-    if bundle.verdict is not Verdict.NOT_ASKED:
+    if bundle.verdict is not Verdict.NOT_CHECKED:
         return str(bundle.verdict.value)
-    return "signed, by whom is not asked" if bundle.manifest.signature else "not signed"
+    return "signed, not checked" if bundle.manifest.signature else "not signed"
 
 
 def _candidate(candidate: Candidate) -> Row:
     record, reason = candidate.record, candidate.reason
-    told = "served" if not reason else reason if reason == _UNDECIDED else f"no: {reason}"
-    return record.model, record.mode, str(candidate.bundle.folder), size(record.size_bytes), told
+    state = "served" if not reason else reason if reason == _UNDECIDED else f"not served: {reason}"
+    precision = record.precision.upper()
+    return record.model, record.mode, precision, str(candidate.bundle.folder), size(record.size_bytes), state
 
 
 def _served(selection: Selection | None) -> Iterator[Row]:
@@ -211,31 +212,33 @@ def _served(selection: Selection | None) -> Iterator[Row]:
         names = [choice.model.name for choice in selection.chosen if choice.model.operating_point == point]
         ensembles = [model.name for model in selection.ensembles if model.operating_point == point]
         yield point, ", ".join(sorted([*names, *ensembles]))
+    for precision, served in selection.precisions().items():
+        yield f"in {precision.upper()}", ", ".join(served)
     for point, missing in selection.left_out.items():
-        yield point, f"left out, for want of {', '.join(missing)}"
+        yield point, f"not served, because these are missing: {', '.join(missing)}"
 
 
 def _memory(decision: Decision) -> Iterator[Row]:
     budget = decision.budget
-    if budget is None or not decision.sighting.gpus:
+    if budget is None or not decision.detection.gpus:
         return
     reserve = requirements().gpu_reserve_bytes
     yield "engines", size(budget.engine_bytes)
     yield "contexts", size(budget.context_bytes)
     yield "states", size(budget.state_bytes)
     yield "reserve", size(reserve)
-    together = size(budget.known_bytes + reserve)
-    for gpu in decision.sighting.gpus:
-        yield "together", f"{'at least ' if budget.unknown else ''}{together} of {size(gpu.memory_bytes)}"
+    total = size(budget.known_bytes + reserve)
+    for gpu in decision.detection.gpus:
+        yield "total", f"{'at least ' if budget.unknown else ''}{total} of {size(gpu.memory_bytes)}"
     if budget.unknown:
-        yield "not known", f"contexts or states of {', '.join(budget.unknown)}: they come on top"
+        yield "unknown", f"contexts or states of {', '.join(budget.unknown)}: not in the total"
 
 
 def _section(title: str, rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     count = max(len(row) for row in rows)
-    # The last column is text of any length: it ends the line.
+    # The last column is text of any length, so it has no width.
     widths = [max(len(row[index]) for row in rows if len(row) > index) for index in range(count - 1)]
     lines = (
         "  ".join([cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)] + [row[-1]])
@@ -261,6 +264,7 @@ def _candidate_table(candidate: Candidate) -> dict[str, Any]:
         "model": record.model,
         "operating_point": record.operating_point,
         "mode": record.mode,
+        "precision": record.precision,
         "bundle": str(candidate.bundle.folder),
         "served": not candidate.reason,
         "reason": candidate.reason,
@@ -273,26 +277,27 @@ def _served_table(selection: Selection | None) -> dict[str, Any] | None:
     return {
         "operating_points": selection.operating_points,
         "models": selection.models(),
+        "precisions": selection.precisions(),
         "left_out": selection.left_out,
     }
 
 
 def command() -> click.Command:
-    """Describe the command line: that of a start, and --json."""
-    about = "Say what `python -m runtime` would do with the same options here, and end with the exit code it would."
-    return options.command("voxwright-doctor", about, click.Option(["--json"], is_flag=True, help="For programs."))
+    """Return the click command: the options of a start, and --json."""
+    about = "Report what `python -m runtime` would do with the same options, and end with the same exit code."
+    return options.command("voxwright-doctor", about, click.Option(["--json"], is_flag=True, help="Print JSON."))
 
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Print a diagnosis; give the exit code."""
+    """Print a diagnosis; return the exit code."""
     values = options.parse(command(), arguments)
-    for_programs = values.pop("json")
+    as_json = values.pop("json")
     try:
         diagnosis = examine(options.read(values), environment)
     except VoxwrightError as error:
-        print(json.dumps(conclusion([error]), indent=2) if for_programs else verdict([error]))
+        print(json.dumps(conclusion([error]), indent=2) if as_json else verdict([error]))
         return error.exit_code
-    print(json.dumps(as_table(diagnosis), indent=2) if for_programs else as_text(diagnosis))
+    print(json.dumps(as_table(diagnosis), indent=2) if as_json else as_text(diagnosis))
     return exit_code(diagnosis.refusals)
 
 

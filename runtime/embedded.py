@@ -1,4 +1,4 @@
-"""The server of arch cpu: the tritonserver inside nvidia-pytriton's wheel, with a Python-based backend of ours."""
+"""Prepare the server of arch cpu: the tritonserver of nvidia-pytriton's wheel, and our Python backend for it."""
 
 import importlib.util
 import os
@@ -19,13 +19,13 @@ _STUB = "triton_python_backend_stub"
 _PACKAGES = {"nvidia-pytriton": "pytriton", "numpy": "numpy", "onnxruntime": "onnxruntime"}
 _INSTALL = "Install it with `pip install 'voxwright[embedded]'`"
 _MEBIBYTE = 1 << 20
-# A model's region grows by itself. Starting small leaves room in the 64 MiB that Docker gives a container by default.
+# A model's region grows on demand. A small start leaves room in the 64 MiB that Docker gives a container by default.
 _REGION_BYTES = _MEBIBYTE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """The parts of nvidia-pytriton's wheel that are used; its Python API is not."""
+    """The parts of nvidia-pytriton's wheel that are used. Its Python API is not used."""
 
     server: Path
     python_backend: Path
@@ -34,9 +34,9 @@ class Wheel:
 
 
 def locate() -> Wheel:
-    """Find the wheel without importing it.
+    """Return the parts of the wheel, found without importing it.
 
-    Raise ServerUnavailableError when it, its stub for this Python, or a package of our backend is absent.
+    Raise ServerUnavailableError when the wheel, its stub for this Python, or a package of our backend is absent.
     """
     root, *_ = (_package(name, module) for name, module in _PACKAGES.items())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -49,14 +49,16 @@ def locate() -> Wheel:
     if not wheel.stub.is_file():
         offered = ", ".join(sorted(path.parent.name for path in wheel.stub.parent.parent.glob(f"*/{_STUB}"))) or "none"
         cause = f"nvidia-pytriton has no stub for Python {python}"
-        raise ServerUnavailableError("embedded tritonserver", cause, f"Use one of the Pythons it has: {offered}")
+        raise ServerUnavailableError(
+            "embedded tritonserver", cause, f"Use a Python version for which it has one: {offered}"
+        )
     if not wheel.server.is_file():
-        raise ServerUnavailableError(wheel.server, "nvidia-pytriton is damaged: the server is missing", _INSTALL)
+        raise ServerUnavailableError(wheel.server, "nvidia-pytriton is damaged: the server binary is missing", _INSTALL)
     return wheel
 
 
 def prepare(wheel: Wheel, backends: Path, environment: Mapping[str, str]) -> Server:
-    """Write the backend folder that the server loads its backends from, and say how to start it."""
+    """Write the folder from which the server loads its backends, and return how to start the server."""
     with files.replacing(backends) as staging:
         shutil.copytree(wheel.python_backend, staging / "python", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(wheel.stub, staging / "python" / _STUB)
@@ -66,7 +68,7 @@ def prepare(wheel: Wheel, backends: Path, environment: Mapping[str, str]) -> Ser
         executable=wheel.server,
         flags=(
             f"--backend-directory={backends}",
-            # The backend named `python` configures every Python-based one.
+            # Settings of the backend named `python` apply to every Python-based backend.
             *(f"--backend-config=python,{key}={value}" for key, value in regions.items()),
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
@@ -86,12 +88,12 @@ def _environment(wheel: Wheel, environment: Mapping[str, str]) -> dict[str, str]
     libraries = [str(wheel.libraries), *_libpython_folders(), environment.get("LD_LIBRARY_PATH", "")]
     return {
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
-        # The stub's interpreter is isolated: it ignores PYTHONPATH and PYTHONHOME, and takes its packages, a virtual
-        # environment's too, from where it finds the first `python3` on the PATH.
+        # The stub's interpreter is isolated: it ignores PYTHONPATH and PYTHONHOME. It takes its packages, those of a
+        # virtual environment too, from the location of the first `python3` on the PATH.
         "PATH": f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}",
-        # NumPy only moves arrays there; without this each model would hold a pool of idle threads.
+        # The backend uses NumPy only to copy arrays; without this each model would hold a pool of idle threads.
         "OPENBLAS_NUM_THREADS": "1",
-        # Otherwise its wheel keeps events in the home folder and tells its maker of them.
+        # Otherwise the wheel of ONNX Runtime stores events in the home folder and sends them to its vendor.
         "ORT_DISABLE_TELEMETRY": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -104,14 +106,14 @@ def _libpython_folders() -> list[str]:
     for candidate in candidates:
         if (candidate / name).is_file():
             return [str(candidate)]
-    import ctypes.util  # noqa: PLC0415 - most starts end above, and it brings subprocess along
+    import ctypes.util  # noqa: PLC0415 - most starts return above, and it imports subprocess
 
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if ctypes.util.find_library(f"python{version}"):
         return []
     raise ServerUnavailableError(
         name,
-        "this Python has no shared library, which the server's backend needs",
+        "this Python has no shared library; the server's backend needs it",
         f"Install the package libpython{version} (Debian, Ubuntu), or use a Python built with --enable-shared",
     )
 

@@ -1,18 +1,20 @@
-"""The flags of tritonserver that a start sets itself, so that an operator's own flags cannot undo them.
+"""Define the tritonserver flags that runtime always sets, and check that an operator's own flags do not override them.
 
-They follow Triton's guide to secure deployments. Triton 2.41 (23.12), 2.51 (embedded) and 2.72 (26.08) know them all.
+The flags follow Triton's guide to secure deployments. Triton 2.41 (23.12), 2.51 (embedded) and 2.72 (26.08) have all
+of them.
 """
 
 from collections.abc import Sequence
 
 from contract.errors import SettingError
 
-# Kubernetes kills a container 30 s after it asked it to end: be done before.
+# Kubernetes kills a container 30 s after SIGTERM. The server must have ended by then.
 EXIT_TIMEOUT_S = 25
 ADMIN_HEADER = "admin-key"
 """The HTTP header that carries the admin key; over gRPC it is `triton-grpc-protocol-admin-key`."""
-# What reaches into the server or changes it. Health, metadata, configuration, statistics and inference stay open: the
-# clients and the probe need them, and they change nothing.
+# The APIs that read the server's memory or change its state. `model-repository` holds the repository index as well as
+# load and unload. Health, metadata, configuration, statistics and inference stay open: clients and the health probe
+# need them, and they change nothing. To list the served models use the statistics, not the index.
 ADMIN_APIS = ("shared-memory", "model-repository", "trace", "logging")
 FIXED = (
     "--model-control-mode=none",
@@ -21,44 +23,46 @@ FIXED = (
     "--exit-on-error=true",
     f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
 )
-_OURS = "Leave it out; a start always sets it itself"
-# Why each may not be given, by its name; other spellings of the same thing are among them.
-_TAKEN = {
-    "--model-repository": "Leave it out; choose the folder with --repository, before the --",
-    "--model-store": "Leave it out; choose the folder with --repository, before the --",
-    "--http-port": "Give it before the --",
-    "--grpc-port": "Give it before the --",
-    "--metrics-port": "Give it before the --",
-    "--allow-metrics": _OURS,
-    "--model-control-mode": _OURS,
-    "--load-model": _OURS,
-    "--repository-poll-secs": _OURS,
-    "--disable-auto-complete-config": _OURS,
-    "--strict-model-config": _OURS,
-    "--strict-readiness": _OURS,
-    "--exit-on-error": _OURS,
-    "--exit-timeout-secs": _OURS,
-    "--backend-directory": _OURS,
+_ALWAYS_SET = "Remove it; `python -m runtime` always sets this flag itself"
+# Reserved flags, older spellings included, and the remedy for each.
+_RESERVED = {
+    "--model-repository": "Remove it; choose the folder with --repository, before the --",
+    "--model-store": "Remove it; choose the folder with --repository, before the --",
+    "--http-port": "Put it before the --",
+    "--grpc-port": "Put it before the --",
+    "--metrics-port": "Put it before the --",
+    "--allow-metrics": _ALWAYS_SET,
+    "--model-control-mode": _ALWAYS_SET,
+    "--load-model": _ALWAYS_SET,
+    "--repository-poll-secs": _ALWAYS_SET,
+    "--disable-auto-complete-config": _ALWAYS_SET,
+    "--strict-model-config": _ALWAYS_SET,
+    "--strict-readiness": _ALWAYS_SET,
+    "--exit-on-error": _ALWAYS_SET,
+    "--exit-timeout-secs": _ALWAYS_SET,
+    "--backend-directory": _ALWAYS_SET,
 }
 
 
 def restricted(admin_key: str) -> tuple[str, ...]:
-    """Close the interfaces of ADMIN_APIS, over HTTP and gRPC, to whoever does not send the key."""
+    """Return the flags that restrict ADMIN_APIS, over HTTP and gRPC, to requests with the admin key."""
     rule = f"{','.join(ADMIN_APIS)}:{ADMIN_HEADER}={admin_key}"
     return (f"--http-restricted-api={rule}", f"--grpc-restricted-protocol={rule}")
 
 
 def check(extra: Sequence[str]) -> tuple[str, ...]:
-    """Give an operator's own flags; raise SettingError for one that contradicts what a start sets."""
+    """Return an operator's own flags unchanged; raise SettingError for a flag that runtime reserves."""
     for flag in extra:
         name = flag.partition("=")[0]
-        taken = next((known for known in _TAKEN if _means(name, known)), None)
-        if taken is not None:
-            same = "" if name == taken else f", which tritonserver reads as {taken}"
-            raise SettingError(f"tritonserver flag {name}{same}", "it contradicts what a start sets", _TAKEN[taken])
+        reserved = next((known for known in _RESERVED if _abbreviates(name, known)), None)
+        if reserved is not None:
+            same = "" if name == reserved else f", which tritonserver reads as {reserved}"
+            raise SettingError(
+                f"tritonserver flag {name}{same}", "it is set by `python -m runtime` itself", _RESERVED[reserved]
+            )
     return tuple(extra)
 
 
-def _means(name: str, known: str) -> bool:
-    # getopt_long(3) accepts any unambiguous beginning of a flag: `--model-repo` is --model-repository.
+def _abbreviates(name: str, known: str) -> bool:
+    # getopt_long(3) accepts any unambiguous abbreviation of a flag: `--model-repo` is --model-repository.
     return name.startswith("--") and name != "--" and known.startswith(name)

@@ -1,4 +1,4 @@
-"""Finds the GPUs to serve on: CUDA tells which are visible and what they are, NVML the driver and its MIG mode."""
+"""Detect the GPUs: CUDA lists the visible ones and their properties, NVML gives the driver version and the MIG mode."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ from contract.platform import Version
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _NAME_BYTES = 256
 _BUS_ID_BYTES = 32
-# What the driver says where there is simply no GPU; any other refusal is a broken installation.
+# The statuses of a driver on a machine without a GPU. Any other error status is a broken installation.
 _NO_GPU = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
-# What people write to hide every GPU: no entry, or one that names none.
-_HIDING = ("", "-1", "none", "void", "nodevfiles")
+# Values of CUDA_VISIBLE_DEVICES that hide every GPU on purpose: no entry, or an entry that names no GPU.
+_HIDE_ALL = ("", "-1", "none", "void", "nodevfiles")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Gpu:
     capability: ComputeCapability
     memory_bytes: int
     mig: str
-    """Whether the card is divided into MIG instances: on, off, not offered, unknown."""
+    """MIG mode of the card: on, off, not offered, unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,38 +37,39 @@ class Driver:
     cuda: Version
     """The newest CUDA version that it runs."""
     version: str | None
-    """Its own version; None where NVML does not tell."""
+    """Driver version; None where NVML does not report it."""
     reason: str = ""
-    """Why the version is not known."""
+    """Why the version is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sighting:
-    """What this process sees of GPUs."""
+class GpuDetection:
+    """The GPUs that this process can use, or why there is none."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: Driver | None = None
-    absence: str = ""
-    """Why no GPU is seen."""
-    out_of_reach: tuple[str, ...] = ()
-    """GPUs that this machine has where CUDA shows none, and nobody asked that they be hidden."""
+    reason: str = ""
+    """Why no GPU was found."""
+    inaccessible: tuple[str, ...] = ()
+    """Names of GPUs that NVML lists and CUDA does not, though no setting hides them on purpose."""
     remedy: str = ""
-    """How to bring those within reach."""
+    """How to make those GPUs accessible."""
 
 
-def detect(environment: Mapping[str, str]) -> Sighting:
-    """Describe every visible GPU; CUDA itself reads CUDA_VISIBLE_DEVICES, this only explains what comes of it.
+def detect(environment: Mapping[str, str]) -> GpuDetection:
+    """Return every visible GPU, or the reason why there is none.
 
-    Raise GpuError for a driver that does not start. No driver, no cuda-bindings and no GPU are no errors.
+    CUDA itself applies CUDA_VISIBLE_DEVICES; `environment` only serves to explain the result. Raise GpuError for a
+    driver that does not start. A missing driver, missing cuda-bindings and a machine without a GPU are not errors.
     """
-    with _management() as (nvml, reason):
-        driver, absence, remedy = _start_driver()
-        count = _ask(driver.cuDeviceGetCount) if driver else 0
+    with _open_nvml() as (nvml, nvml_reason):
+        driver, reason, remedy = _start_driver()
+        count = _call(driver.cuDeviceGetCount) if driver else 0
         if driver is None or count == 0:
-            return _nothing(environment, nvml, absence, remedy)
-        return Sighting(
-            gpus=tuple(_describe(driver, nvml, _ask(driver.cuDeviceGet, ordinal)) for ordinal in range(count)),
-            driver=_describe_driver(driver, nvml, reason),
+            return _no_gpu(environment, nvml, reason, remedy)
+        return GpuDetection(
+            gpus=tuple(_describe(driver, nvml, _call(driver.cuDeviceGet, ordinal)) for ordinal in range(count)),
+            driver=_describe_driver(driver, nvml, nvml_reason),
         )
 
 
@@ -80,55 +81,55 @@ def _start_driver() -> tuple[ModuleType | None, str, str]:
     try:
         status = driver.cuInit(0)[0]
     except RuntimeError:
-        # The bindings look for libcuda.so.1 at the first call: no such library, no driver.
+        # The bindings load libcuda.so.1 at the first call. No such library means no driver.
         remedy = "Install the NVIDIA driver, or in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         return None, "there is no libcuda.so.1", remedy
     if status.name in _NO_GPU:
-        return None, "CUDA shows none", "See what `nvidia-smi` says, and in a container add `--gpus device=0`"
+        return None, "CUDA lists no GPU", "Check the output of `nvidia-smi`; in a container add `--gpus device=0`"
     _check(status)
     return driver, "", ""
 
 
-def _nothing(environment: Mapping[str, str], nvml: ModuleType | None, absence: str, remedy: str) -> Sighting:
+def _no_gpu(environment: Mapping[str, str], nvml: ModuleType | None, reason: str, remedy: str) -> GpuDetection:
     visible, handles = environment.get(VISIBLE_DEVICES), _handles(nvml)
-    if visible is not None and visible.strip().lower() in _HIDING:
-        return Sighting(absence=f"{VISIBLE_DEVICES}={visible} hides every GPU")
+    if visible is not None and visible.strip().lower() in _HIDE_ALL:
+        return GpuDetection(reason=f"{VISIBLE_DEVICES}={visible} hides every GPU")
     if handles and visible is not None:
-        absence = f"{VISIBLE_DEVICES}={visible} names no GPU of this machine"
-        remedy = "Name one as `nvidia-smi -L` lists it: by number or UUID, and a MIG instance by its UUID"
+        reason = f"{VISIBLE_DEVICES}={visible} names no GPU of this machine"
+        remedy = "Use a number or UUID that `nvidia-smi -L` lists; a MIG instance needs its UUID"
     elif any(_mig(nvml, handle) == "on" for handle in handles):
-        absence = "MIG mode is on, and there is no instance"
-        remedy = "Make one with `nvidia-smi mig -cgi PROFILE -C`, and name it with CUDA_VISIBLE_DEVICES=MIG-..."
-    return Sighting(absence=absence, out_of_reach=_names(nvml, handles), remedy=remedy if handles else "")
+        reason = "MIG mode is on, but no MIG instance exists"
+        remedy = "Create one with `nvidia-smi mig -cgi PROFILE -C`, and select it with CUDA_VISIBLE_DEVICES=MIG-..."
+    return GpuDetection(reason=reason, inaccessible=_names(nvml, handles), remedy=remedy if handles else "")
 
 
 def _describe(driver: ModuleType, nvml: ModuleType | None, device: Any) -> Gpu:
     attributes = driver.CUdevice_attribute
-    major = _ask(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _ask(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    bus_id = _text(_ask(driver.cuDeviceGetPCIBusId, _BUS_ID_BYTES, device))
+    major = _call(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+    minor = _call(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+    bus_id = _text(_call(driver.cuDeviceGetPCIBusId, _BUS_ID_BYTES, device))
     return Gpu(
-        name=_text(_ask(driver.cuDeviceGetName, _NAME_BYTES, device)),
+        name=_text(_call(driver.cuDeviceGetName, _NAME_BYTES, device)),
         capability=(major, minor),
-        memory_bytes=_ask(driver.cuDeviceTotalMem, device),
+        memory_bytes=_call(driver.cuDeviceTotalMem, device),
         mig=_mig(nvml, _handle(nvml, bus_id)),
     )
 
 
 def _describe_driver(driver: ModuleType, nvml: ModuleType | None, reason: str) -> Driver:
-    cuda = _ask(driver.cuDriverGetVersion)
+    cuda = _call(driver.cuDriverGetVersion)
     version = None
     if nvml is not None:
         try:
             version = nvml.nvmlSystemGetDriverVersion()
         except nvml.NVMLError as error:
-            reason = f"NVML does not tell it ({error})"
+            reason = f"NVML does not report it ({error})"
     return Driver(cuda=(cuda // 1000, cuda % 1000 // 10), version=version, reason=reason)
 
 
 @contextlib.contextmanager
-def _management() -> Iterator[tuple[ModuleType | None, str]]:
-    """Give NVML while it is open, or None and why there is none."""
+def _open_nvml() -> Iterator[tuple[ModuleType | None, str]]:
+    """Yield NVML and an empty reason, or None and why NVML is unavailable; shut NVML down at the end."""
     try:
         import pynvml  # noqa: PLC0415 - as cuda.bindings
     except ImportError:
@@ -150,7 +151,7 @@ def _management() -> Iterator[tuple[ModuleType | None, str]]:
 
 
 def _handle(nvml: Any, bus_id: str) -> Any:
-    # CUDA numbers the visible GPUs only, NVML all of them: the place on the bus is what both agree on.
+    # CUDA numbers only the visible GPUs, NVML numbers all of them. Both agree on the PCI bus id.
     if nvml is None:
         return None
     with contextlib.suppress(nvml.NVMLError):
@@ -189,7 +190,7 @@ def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode(errors="replace")
 
 
-def _ask(function: Any, *arguments: Any) -> Any:
+def _call(function: Any, *arguments: Any) -> Any:
     status, value = function(*arguments)
     _check(status)
     return value
@@ -198,5 +199,7 @@ def _ask(function: Any, *arguments: Any) -> Any:
 def _check(status: Any) -> None:
     if status.name != "CUDA_SUCCESS":
         raise GpuError(
-            "NVIDIA driver", f"it does not start: {status.name}", "See what `nvidia-smi` says, and repair the driver"
+            "NVIDIA driver",
+            f"it does not start: {status.name}",
+            "Check the output of `nvidia-smi`, and reinstall the driver",
         )

@@ -1,35 +1,35 @@
-"""What this host has besides a GPU."""
+"""Read the memory and the CPU cores that this process may use."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 _MEMORY_INFO = Path("/proc/meminfo")
-# What a container may use, by control groups of version 2 and of version 1.
+# Memory limits of a container: control groups version 2, then version 1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
-    """Memory and cores that this process may use."""
+    """Memory in bytes and CPU cores that this process may use."""
 
     memory_bytes: int | None
-    """None where the host does not tell."""
+    """None where the host does not report it."""
     cores: int
 
 
 def describe() -> Host:
-    """Describe this host."""
+    """Return the memory and the cores of this host."""
     return Host(memory_bytes=memory_bytes(_MEMORY_INFO, _LIMITS), cores=available_cores())
 
 
 def available_cores() -> int:
-    """Count the CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def memory_bytes(information: Path, limits: tuple[Path, ...]) -> int | None:
-    """Give the memory that this process may use: the host's, or its container's where that is less."""
+    """Return the memory in bytes that this process may use: the smaller of the host's and the container's limit."""
     amounts = [_total(information), *(_limit(path) for path in limits)]
     return min((amount for amount in amounts if amount is not None), default=None)
 
@@ -43,7 +43,7 @@ def _total(information: Path) -> int | None:
 
 
 def _limit(path: Path) -> int | None:
-    # "max" stands for no limit.
+    # The text "max" means no limit.
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Starts tritonserver in this process's place."""
+"""Build the command line of tritonserver and replace this process with it."""
 
 import os
 import secrets
@@ -19,35 +19,35 @@ _SECRET_BYTES = 32
 
 
 def installed(platform: Platform, environment: Mapping[str, str]) -> Server:
-    """Find the tritonserver of a GPU container on the PATH; raise ServerUnavailableError when it is not there."""
+    """Return the tritonserver of a GPU container, found on the PATH; raise ServerUnavailableError when it is absent."""
     found = shutil.which("tritonserver", path=environment.get("PATH", os.defpath))
     if found is None:
         raise ServerUnavailableError(
             "tritonserver",
-            f"it is not on the PATH, and platform {platform.name} needs that of {platform.title}",
+            f"it is not on the PATH; platform {platform.name} needs the one of {platform.title}",
             "Start inside the serving image, or serve on the CPU with `--platform embedded`",
         )
     return Server(executable=Path(found), flags=(), environment=dict(environment))
 
 
 def check_ports(ports: Ports) -> None:
-    """Try each port; raise PortInUseError for a taken one, with the option that moves it."""
+    """Bind each port once; raise PortInUseError for a port in use, SettingError for one that needs more rights."""
     for flag, port in ports.flags().items():
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As the server does: a port that only waits for late packets of a closed server is free.
+            # tritonserver sets SO_REUSEADDR too: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
             except PermissionError as error:
                 raise SettingError(flag, f"this user may not open port {port}", "Choose one above 1023") from error
             except OSError as error:
-                remedy = f"End what uses it, or choose another port with {flag}"
+                remedy = f"Stop that process, or choose another port with {flag}"
                 raise PortInUseError(f"port {port}", "another process listens on it", remedy) from error
 
 
 def arguments(server: Server, chosen: Settings) -> list[str]:
-    """Give tritonserver's command line, one list item an argument."""
-    # Without a key of the operator's nobody is to know it: the interfaces are closed.
+    """Return the command line of tritonserver, one list item per argument."""
+    # Without an admin key of the operator a random key is used and not printed: no request can open these APIs.
     admin_key = chosen.admin_key or secrets.token_urlsafe(_SECRET_BYTES)
     return [
         str(server.executable),
@@ -55,7 +55,7 @@ def arguments(server: Server, chosen: Settings) -> list[str]:
         *flags.FIXED,
         *flags.restricted(admin_key),
         *(f"{flag}={port}" for flag, port in chosen.ports.flags().items()),
-        # Triton has no JSON. Lines between JSON should at least bear their whole date.
+        # tritonserver has no JSON log format. ISO8601 at least gives its lines the full date.
         *(["--log-format=ISO8601"] if chosen.log_format == "json" else []),
         *server.flags,
         *chosen.triton_flags,
@@ -63,7 +63,7 @@ def arguments(server: Server, chosen: Settings) -> list[str]:
 
 
 def start(server: Server, argv: Sequence[str]) -> NoReturn:
-    """Become tritonserver, so that signals, the exit code and PID 1 are its own."""
+    """Replace this process with tritonserver, so that signals, the exit code and PID 1 are its own."""
     sys.stdout.flush()
     sys.stderr.flush()
     try:

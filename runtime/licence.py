@@ -1,4 +1,4 @@
-"""python -m runtime.licence: issues, shows and verifies licences, by the vendor's signature and without a network."""
+"""Command line `python -m runtime.licence`: issue, show and verify licences by the vendor's signature, offline."""
 
 import base64
 import importlib.util
@@ -14,72 +14,72 @@ from contract import command_line, files, signature
 from contract.catalogue import OPERATING_POINTS, Family, catalogue
 from contract.errors import LicenceError, SettingError, VoxwrightError
 from contract.manifest import Signature
+from runtime.licence_file import PLACE, Licence
 from runtime.preflight import Finding
-from runtime.terms import PLACE, Licence
 
 PRODUCT = "voxwright"
 LICENCE_FILE = Path("/license.json")
 VENDOR_KEY = Path("/etc/voxwright/vendor.pem")
 Clock = Callable[[], datetime]
 _WARNING_PERIOD = timedelta(days=30)
-# A clock that is a little slow must not refuse a licence on the day of its issue. Nothing is tolerated at its end: a
-# clock is easily set back.
+# A clock that is slightly slow must not reject a licence on the day of its issue. There is no tolerance at the end,
+# because a clock is easily set back.
 _SKEW = timedelta(days=1)
-_RENEW = "Ask the vendor for a new licence, and put it in this one's place"
+_RENEW = "Request a new licence from the vendor, and replace this file with it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Licensing:
-    """What came of asking for a licence; with neither a licence nor a refusal none is needed."""
+    """The result of the licence check: a licence, an error, or neither where no licence is needed."""
 
     licence: Licence | None = None
     refusal: VoxwrightError | None = None
     warnings: tuple[Finding, ...] = ()
 
     def describe(self, families: Mapping[str, Family]) -> str:
-        """Say in one line what is licensed."""
+        """Return in one line what is licensed."""
         if self.licence is not None:
             return describe(self.licence, families)
-        return "refused" if self.refusal else f"no licence is needed: there is no vendor's key at {VENDOR_KEY}"
+        return "rejected" if self.refusal else f"no licence is needed: there is no vendor key at {VENDOR_KEY}"
 
 
 def now() -> datetime:
-    """Give the time of this machine's clock."""
+    """Return the time of this machine's clock, in UTC."""
     return datetime.now(UTC)
 
 
-def settle(
+def evaluate(
     path: Path, vendor_key: Path, operating_point: str | None, families: Mapping[str, Family], clock: Clock = now
 ) -> Licensing:
-    """Find out what is licensed, and whether that is enough for what was asked for."""
+    """Return what is licensed, or the error where that does not cover the requested operating point."""
     at = clock()
     try:
-        licence = obtain(path, vendor_key, at)
+        licence = load_verified(path, vendor_key, at)
         if licence is None:
             return Licensing()
         check_use(licence, path, operating_point, families)
     except VoxwrightError as error:
         return Licensing(refusal=error)
-    return Licensing(licence=licence, warnings=tuple(_advise(licence, path, at)))
+    return Licensing(licence=licence, warnings=tuple(_expiry_warnings(licence, path, at)))
 
 
-def obtain(path: Path, vendor_key: Path, at: datetime) -> Licence | None:
-    """Read a licence and believe it; None where this installation has no vendor's key, so that it needs no licence.
+def load_verified(path: Path, vendor_key: Path, at: datetime) -> Licence | None:
+    """Return the verified licence; None where this installation has no vendor key and so needs no licence.
 
-    Raise LicenceError for a licence that is absent, unreadable, not the vendor's, changed, of another product or of
-    another time; KeyFileError for a vendor's key that is none.
+    Raise LicenceError for a licence that is absent, unreadable, not signed by the vendor, changed, for another product,
+    expired or not valid yet. Raise KeyFileError for an unusable vendor key.
     """
-    # Only the place in the image may be empty: a key that somebody named is not to be missed by a slip in its name.
+    # Only the default file may be absent. A key that an operator configured must exist: its name may be mistyped.
     if vendor_key == VENDOR_KEY and not vendor_key.exists():
         return None
     licence = read(path)
     check_signature(licence, path, vendor_key)
-    check_terms(licence, path, at)
+    check_validity(licence, path, at)
     return licence
 
 
 def read(path: Path) -> Licence:
-    """Read a licence without believing it; raise LicenceError where there is none."""
+    """Return a licence without verifying it; raise LicenceError where it cannot be read."""
     try:
         return Licence.from_json(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError as error:
@@ -91,23 +91,23 @@ def read(path: Path) -> Licence:
 
 
 def check_signature(licence: Licence, path: Path, vendor_key: Path) -> None:
-    """Raise LicenceError unless the vendor signed these very terms."""
+    """Raise LicenceError unless the vendor's signature fits the content of the licence."""
     if importlib.util.find_spec("cryptography") is None:
         cause = "cryptography, which checks its signature, is not installed"
         raise SettingError("--licence", cause, "Install it with `pip install 'voxwright[serve]'`")
-    key, signed = signature.public_key(vendor_key), licence.signature
+    key, signed = signature.load_public_key(vendor_key), licence.signature
     if signed is None:
         raise LicenceError(path, "it is not signed", PLACE)
     if signed.key != signature.fingerprint(key):
-        raise LicenceError(path, f"it is signed by key {signed.key}, which is not the vendor's", PLACE)
-    if not signature.verifies(key, signed.value, licence.signed_bytes()):
-        raise LicenceError(path, "its signature does not fit its content, so it was changed", PLACE)
+        raise LicenceError(path, f"it is signed by key {signed.key}, which is not the vendor's key", PLACE)
+    if not signature.is_valid(key, signed.value, licence.signed_bytes()):
+        raise LicenceError(path, "its signature does not match its content, so the file was changed", PLACE)
 
 
-def check_terms(licence: Licence, path: Path, at: datetime) -> None:
-    """Raise LicenceError for a licence of another product, and outside its time."""
+def check_validity(licence: Licence, path: Path, at: datetime) -> None:
+    """Raise LicenceError for a licence of another product, and before and after its period."""
     if licence.product != PRODUCT:
-        raise LicenceError(path, f"it is for the product {licence.product!r}, and this is {PRODUCT!r}", _RENEW)
+        raise LicenceError(path, f"it is for the product {licence.product!r}, but this product is {PRODUCT!r}", _RENEW)
     if at + _SKEW < licence.not_before:
         remedy = "Wait until then, or correct this machine's clock"
         raise LicenceError(path, f"it is not valid before {_shown(licence.not_before)}", remedy)
@@ -116,19 +116,19 @@ def check_terms(licence: Licence, path: Path, at: datetime) -> None:
 
 
 def check_use(licence: Licence, path: Path, operating_point: str | None, families: Mapping[str, Family]) -> None:
-    """Raise LicenceError where what was asked for, or all there is, is not licensed."""
+    """Raise LicenceError where the requested operating point, or every point or language, is not licensed."""
     points = [operating_point] if operating_point else list(OPERATING_POINTS)
     if not set(points) & set(licence.operating_points):
-        remedy = "Ask with SM_OPERATING_POINT for one that is, or the vendor for a licence for this one"
+        remedy = "Set SM_OPERATING_POINT to a licensed one, or request a licence for this one from the vendor"
         raise LicenceError(path, _unlicensed("operating point", points, licence.operating_points), remedy)
     languages = sorted({family.language for family in families.values() if family.language})
     if languages and not set(languages) & set(licence.languages):
-        remedy = "Serve a catalogue with one that is, or ask the vendor for a licence for this one"
+        remedy = "Serve a catalogue with a licensed one, or request a licence for this one from the vendor"
         raise LicenceError(path, _unlicensed("language", languages, licence.languages), remedy)
 
 
 def describe(licence: Licence, families: Mapping[str, Family]) -> str:
-    """Say in one line what is licensed, and what there is besides and is therefore not served."""
+    """Return in one line what is licensed, and what the catalogue has that is not licensed and so not served."""
     languages = sorted({family.language for family in families.values() if family.language})
     missing = [
         *(f"operating point {point}" for point in OPERATING_POINTS if point not in licence.operating_points),
@@ -140,8 +140,8 @@ def describe(licence: Licence, families: Mapping[str, Family]) -> str:
 
 
 def issue(licence: Licence, key: Path, path: Path) -> Licence:
-    """Sign a licence and write it; raise KeyFileError for a key that is no Ed25519 private key."""
-    opened = signature.private_key(key)
+    """Sign a licence, write it and return it; raise KeyFileError for a key that is not an Ed25519 private key."""
+    opened = signature.load_private_key(key)
     value = base64.b64encode(opened.sign(licence.signed_bytes())).decode()
     signed = replace(licence, signature=Signature(key=signature.fingerprint(opened.public_key()), value=value))
     files.write(path, signed.to_json())
@@ -149,7 +149,7 @@ def issue(licence: Licence, key: Path, path: Path) -> Licence:
 
 
 def summary(licence: Licence, at: datetime) -> str:
-    """Describe a licence for people, one fact a line; whether it is genuine is for `verify` to say."""
+    """Return a licence as text, one fact per line; the signature is not verified."""
     state = "expired" if at >= licence.expires else f"{_days(licence.expires - at)} left"
     rows = {
         "product": licence.product,
@@ -163,11 +163,11 @@ def summary(licence: Licence, at: datetime) -> str:
     return "".join(f"{name:<16}  {text}\n" for name, text in rows.items())
 
 
-def _advise(licence: Licence, path: Path, at: datetime) -> Iterator[Finding]:
+def _expiry_warnings(licence: Licence, path: Path, at: datetime) -> Iterator[Finding]:
     left = licence.expires - at
     if left <= _WARNING_PERIOD:
         found = f"it expires on {_shown(licence.expires)}, in {_days(left)}"
-        yield Finding(subject=str(path), found=found, wanted="a licence for longer", remedy=_RENEW)
+        yield Finding(subject=str(path), found=found, wanted="a licence that ends later", remedy=_RENEW)
 
 
 def _unlicensed(kind: str, wanted: Iterable[str], granted: Iterable[str]) -> str:
@@ -188,7 +188,6 @@ def _days(span: timedelta) -> str:
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _path = click.Path(path_type=Path)
-_verbose = click.option("--verbose", is_flag=True, expose_value=False, help="Add the traceback to a refusal.")
 _day = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"])
 _licence = click.argument("path", type=_path, envvar="VOXWRIGHT_LICENCE", default=LICENCE_FILE, metavar="[LICENCE]")
 _vendor_key = click.option(
@@ -209,13 +208,17 @@ def command() -> None:
 
 @command.command("issue")
 @click.option("--key", required=True, type=_path, help="The vendor's Ed25519 private key, PEM.")
-@click.option("--licensee", required=True, help="Whom it is for.")
-@click.option("--expires", required=True, type=_day, help="The first moment, in UTC, at which it holds no more.")
-@click.option("--not-before", type=_day, help="The first moment, in UTC, at which it holds.  [default: today]")
+@click.option("--licensee", required=True, help="Name of the customer.")
+@click.option(
+    "--expires", required=True, type=_day, help="The first moment, in UTC, at which it is not valid any more."
+)
+@click.option("--not-before", type=_day, help="The first moment, in UTC, at which it is valid.  [default: today]")
 @click.option("--operating-point", "points", multiple=True, type=click.Choice(OPERATING_POINTS), help="Repeatable.")
-@click.option("--language", "languages", multiple=True, help="Such as en; repeatable.  [default: all there are]")
-@click.option("--out", required=True, type=_path, help="Where to write it.")
-@_verbose
+@click.option(
+    "--language", "languages", multiple=True, help="Such as en; repeatable.  [default: every language of the catalogue]"
+)
+@click.option("--out", required=True, type=_path, help="File to write.")
+@command_line.verbose_option()
 def issue_command(
     key: Path,
     licensee: str,
@@ -225,7 +228,7 @@ def issue_command(
     languages: tuple[str, ...],
     out: Path,
 ) -> None:
-    """Sign a licence; without --operating-point for every one."""
+    """Sign a licence; without --operating-point it covers every operating point."""
     spoken = sorted({family.language for family in catalogue().values() if family.language})
     start = not_before or now().replace(hour=0, minute=0, second=0, microsecond=0)
     terms = Licence(
@@ -237,16 +240,16 @@ def issue_command(
         languages=languages or tuple(spoken),
     )
     if terms.expires <= terms.not_before:
-        cause = f"{_shown(terms.expires)} is not after {_shown(terms.not_before)}, when it begins"
-        raise SettingError("--expires", cause, "Give a later day")
+        cause = f"{_shown(terms.expires)} is not after the begin of the licence, {_shown(terms.not_before)}"
+        raise SettingError("--expires", cause, "Use a later day")
     print(summary(issue(terms, key, out), now()), end="")
 
 
 @command.command("show")
 @_licence
-@_verbose
+@command_line.verbose_option()
 def show_command(path: Path) -> None:
-    """Print a licence for people; it is not verified."""
+    """Print a licence without verifying it."""
     print(summary(read(path), now()), end="")
 
 
@@ -254,14 +257,14 @@ def show_command(path: Path) -> None:
 @_licence
 @_vendor_key
 @click.option(
-    "--operating-point", envvar="SM_OPERATING_POINT", show_envvar=True, help="Whether it is licensed as well."
+    "--operating-point", envvar="SM_OPERATING_POINT", show_envvar=True, help="Check that it is licensed as well."
 )
-@_verbose
+@command_line.verbose_option()
 def verify_command(path: Path, vendor_key: Path, operating_point: str | None) -> None:
-    """Say whether a start would accept a licence; exit with the refusal's code otherwise."""
+    """Check whether a start would accept a licence; exit with the exit code of the error otherwise."""
     licence = read(path)
     check_signature(licence, path, vendor_key)
-    check_terms(licence, path, now())
+    check_validity(licence, path, now())
     check_use(licence, path, operating_point, catalogue())
     print(f"{path} is genuine: {describe(licence, catalogue())}", file=sys.stderr)
 

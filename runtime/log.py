@@ -1,4 +1,4 @@
-"""What the runtime says to the operator on stderr, one line a fact: as text, or as JSON for a log collector."""
+"""Log to stderr, one line per fact: as text, or as JSON for a log collector."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ _REFUSAL = ("subject", "cause", "remedy", "exit_code")
 
 
 def configure(form: str) -> None:
-    """Choose the form of every line from here on: one of FORMATS."""
+    """Set the format of every later line: one of FORMATS."""
     handler = _Stderr()
     handler.setFormatter(_Json() if form == "json" else _Text())
     logger = logging.getLogger(_NAME)
@@ -25,18 +25,18 @@ def configure(form: str) -> None:
     logger.setLevel(logging.INFO)
 
 
-def say(line: str) -> None:
-    """Tell a fact."""
+def info(line: str) -> None:
+    """Log a fact."""
     _logger().info(line)
 
 
-def warn(line: str) -> None:
-    """Tell what is amiss without stopping a start."""
+def warning(line: str) -> None:
+    """Log a problem that does not stop a start."""
     _logger().warning(line)
 
 
 def guard(command: Callable[[], object]) -> NoReturn:
-    """Run a command line to its end as contract.errors.guard does; a refusal has the form that was chosen."""
+    """Run a command line to its end as contract.errors.guard does; an error is logged in the configured format."""
     errors.guard(lambda: _run(command))
 
 
@@ -46,14 +46,14 @@ def _run(command: Callable[[], object]) -> None:
     except VoxwrightError as error:
         if not _is_json():
             raise
-        told = {name: getattr(error, name) for name in _REFUSAL}
-        _logger().error(str(error), extra={"refusal": told}, exc_info="--verbose" in sys.argv)
+        details = {name: getattr(error, name) for name in _REFUSAL}
+        _logger().error(str(error), extra={"refusal": details}, exc_info=errors.shows_tracebacks())
         sys.exit(error.exit_code)
 
 
 def _logger() -> logging.Logger:
     logger = logging.getLogger(_NAME)
-    # By its kind: another library, or a test runner, may have hung its own handler here.
+    # Checked by type: another library or a test runner may have added its own handler.
     if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         configure("text")
     return logger
@@ -64,7 +64,7 @@ def _is_json() -> bool:
 
 
 class _Stderr(logging.Handler):
-    # stdout stays tritonserver's. Flushed at once: tritonserver takes this process's place.
+    # stdout belongs to tritonserver. Each line is flushed at once, because tritonserver replaces this process.
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 

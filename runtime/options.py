@@ -1,4 +1,4 @@
-"""The options of `python -m runtime`, which the doctor reads as well, each with its environment variable."""
+"""Define the options of `python -m runtime` and of the doctor, each with its environment variable."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from contract import command_line
 from contract.platform import platforms
 from runtime import log, settings
 from runtime.licence import LICENCE_FILE, VENDOR_KEY
@@ -15,17 +16,18 @@ _PORT = click.IntRange(1, 65535)
 
 
 def command(name: str, about: str, *extra: click.Parameter) -> click.Command:
-    """Describe a command line that takes every setting of a start, and some options of its own."""
-    return click.Command(
+    """Return a click command with every setting of a start, and with `extra` options."""
+    described = click.Command(
         name,
         context_settings={"help_option_names": ["-h", "--help"]},
         help=f"{about} Flags after -- go to tritonserver unchanged.",
         params=[*_settings(), *extra],
     )
+    return command_line.verbose_option()(described)
 
 
 def parse(described: click.Command, arguments: Sequence[str]) -> dict[str, Any]:
-    """Read a command line and the environment; raise SystemExit for --help and misuse."""
+    """Return the values of a command line and the environment; raise SystemExit for --help and misuse."""
     try:
         with described.make_context(described.name, list(arguments)) as context:
             return dict(context.params)
@@ -37,19 +39,27 @@ def parse(described: click.Command, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def read(values: Mapping[str, Any]) -> Settings:
-    """Turn what was read into settings; raise SettingError for what is unusable."""
+    """Return the parsed values as settings; raise SettingError for an unusable value."""
     return settings.read(**values)
 
 
 def served() -> list[str]:
-    """Name the platforms that have a server."""
+    """Return the names of the platforms that have a server."""
     return [name for name, found in platforms().items() if found.backend]
 
 
 def _settings() -> list[click.Parameter]:
     return [
-        _option("--engines", default="dist/engines", help="Folder of bundles, or one bundle."),
-        _option("--repository", default="dist/repository", help="Where the Triton repository is assembled anew."),
+        _option(
+            "--engines",
+            default="dist/engines",
+            help="Folder of bundles, which lie at <platform>/<arch>; or one bundle.",
+        ),
+        _option(
+            "--repository",
+            default="dist/repository",
+            help="Folder of the Triton repository. It is replaced as a whole.",
+        ),
         _option("--platform", help=f"One of {', '.join(served())}.  [default: by the GPU]"),
         _option(
             "--operating-point",
@@ -66,28 +76,31 @@ def _settings() -> list[click.Parameter]:
             type=click.Path(),
             multiple=True,
             help="An Ed25519 public key, PEM; repeatable, in the variable with a colon between.  "
-            "[default: no signature is asked for]",
+            "[default: signatures are not checked]",
         ),
-        _option("--licence", type=click.Path(), default=str(LICENCE_FILE), help="What the vendor licensed."),
+        _option(
+            "--licence", type=click.Path(), default=str(LICENCE_FILE), help="Licence file that came with the product."
+        ),
         _option(
             "--vendor-key",
             type=click.Path(),
             default=str(VENDOR_KEY),
-            help="The vendor's Ed25519 public key, PEM; where there is none no licence is needed.",
+            help="The vendor's Ed25519 public key, PEM. Without the default file no licence is needed.",
         ),
         _option(
             "--admin-key",
             type=click.Path(),
-            help="File of a secret that opens Triton's interfaces for administration.  [default: nothing opens them]",
+            help="File with the secret that opens Triton's administration APIs.  [default: they stay closed]",
         ),
-        _option("--log-format", type=click.Choice(log.FORMATS), default="text", help="Form of the lines of a start."),
+        _option(
+            "--log-format", type=click.Choice(log.FORMATS), default="text", help="Format of the log lines of a start."
+        ),
         click.Option(["--assemble-only"], is_flag=True, help="Stop before the server starts."),
-        click.Option(["--verbose"], is_flag=True, expose_value=False, help="Add a traceback to a refusal."),
         click.Argument(["triton_flags"], nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITON FLAGS]"),
     ]
 
 
 def _option(flag: str, *, envvar: str | None = None, **details: Any) -> click.Option:
-    # Every option has an environment variable: a container is configured by those alone.
+    # Every option has an environment variable, because a container is configured by variables alone.
     variable = envvar or f"VOXWRIGHT_{flag.removeprefix('--').replace('-', '_').upper()}"
     return click.Option([flag], envvar=variable, show_envvar=True, show_default="default" in details, **details)

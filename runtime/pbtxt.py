@@ -1,21 +1,21 @@
-"""Writes Triton's model configuration as protobuf text."""
+"""Render Triton's model configuration as protobuf text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Names of Triton's enum fields: their values are words, every other text is a quoted string.
+# Names of Triton's enum fields. Their values are written without quotes, every other text is a quoted string.
 _ENUMS = ("data_type", "format", "kind", "priority", "timeout_action")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _FIRST_PRINTABLE, _DELETE = 0x20, 0x7F
 
 
 def render(message: Mapping[str, Any]) -> str:
-    """Write a message: a table is a message, a list a repeated field, a map a list of {key, value} tables."""
+    """Return a message as text: a dict is a message, a list a repeated field, a map a list of {key, value} dicts."""
     return "".join(f"{line}\n" for line in _message(message))
 
 
 def quoted(text: str) -> str:
-    """Write a string; letters of any script stay as they are, in UTF-8."""
+    """Return a string in quotes with escapes; letters of any script stay as they are, in UTF-8."""
     return f'"{"".join(_character(character) for character in text)}"'
 
 
@@ -45,7 +45,7 @@ def _scalar(name: str, value: object) -> str:
         return repr(value)
     if isinstance(value, str):
         return value if name in _ENUMS else quoted(value)
-    raise TypeError(f"{name}: {type(value).__name__} has no place in a model configuration")
+    raise TypeError(f"{name}: {type(value).__name__} cannot be written to a model configuration")
 
 
 def _character(character: str) -> str:

@@ -1,4 +1,4 @@
-"""python -m runtime.probe: is the server live, ready and right? With nothing but the standard library and click."""
+"""Command line `python -m runtime.probe`: check that the server is live, ready and correct; needs only click."""
 
 import http.client
 import json
@@ -22,14 +22,14 @@ LIVE, READY = ("live",), ("live", "ready")
 _PAUSE_S = 0.25
 _ANSWER_S = 2.0
 _NO_HTTP = (OSError, http.client.HTTPException, ValueError)
-_LOOK = "See the server's log; `python -m runtime.doctor` says what a start would meet"
-_RESTART = "Restart the server; if that does not mend it, build the engines again with `python -m build.engines`"
+_SEE_LOG = "Read the server's log; `python -m runtime.doctor` reports what would stop a start"
+_RESTART = "Restart the server; if that does not help, build the engines again with `python -m build.engines`"
 
 
 def wait(
     url: str, timeout_s: float, states: tuple[str, ...] = READY, clock: Callable[[], float] = time.monotonic
 ) -> str | None:
-    """Ask until the server is live and ready; give None, or what was wrong at the last try."""
+    """Poll until the server is live and ready; return None, or the problem of the last attempt."""
     end = clock() + timeout_s
     while (problem := check(url, states)) is not None and clock() < end:
         time.sleep(_PAUSE_S)
@@ -37,7 +37,7 @@ def wait(
 
 
 def check(url: str, states: tuple[str, ...] = READY) -> str | None:
-    """Ask once; give None when the server is live and every model is ready, otherwise what is wrong."""
+    """Return None when the server is live and every model is ready, otherwise the problem; poll once."""
     for state in states:
         try:
             _get(f"{url}/v2/health/{state}")
@@ -45,34 +45,34 @@ def check(url: str, states: tuple[str, ...] = READY) -> str | None:
             error.close()
             return f"the server is not {state} (HTTP {error.code})"
         except _NO_HTTP as error:
-            return f"nothing answers that speaks HTTP ({getattr(error, 'reason', error)!s})"
+            return f"no HTTP server answers ({getattr(error, 'reason', error)!s})"
     return None
 
 
 def models(url: str) -> dict[str, str]:
-    """List the server's models, each READY or UNAVAILABLE; raise ServerUnreachableError where it does not tell.
+    """Return the server's models, each READY or UNAVAILABLE; raise ServerUnreachableError where it does not list them.
 
-    By the statistics: the index of the repository is one of the interfaces that are closed.
+    The names come from the statistics, because the repository index is one of the APIs that runtime closes.
     """
     try:
         listed = json.loads(_get(f"{url}/v2/models/stats"))["model_stats"]
         names = sorted({entry["name"] for entry in listed})
         return {name: "READY" if _is_ready(url, name) else "UNAVAILABLE" for name in names}
     except (*_NO_HTTP, KeyError, TypeError) as error:
-        raise ServerUnreachableError(url, f"it does not list its models ({error})", _LOOK) from error
+        raise ServerUnreachableError(url, f"it does not list its models ({error})", _SEE_LOG) from error
 
 
 def infer(url: str, model: str, timeout_s: float) -> None:
-    """Ask a model of the catalogue what has a known answer; raise ProbeError for any other answer, or none in time."""
+    """Send a model a request with a known answer; raise ProbeError for a wrong or late answer."""
     subject, family = f"model {model}", every_model(catalogue())[model].family
     try:
         metadata = json.loads(_get(f"{url}/v2/models/{model}", timeout_s=timeout_s))
-        asked = answers.question(family, metadata)
+        inputs = answers.make_request(family, metadata)
         streaming = answers.served_mode(family, metadata).is_streaming
-        body, headers = answers.encode(asked, whole_stream=streaming)
+        body, headers = answers.encode(inputs, whole_stream=streaming)
         request = urllib.request.Request(f"{url}/v2/models/{model}/infer", body, headers, method="POST")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=timeout_s) as told:  # noqa: S310 - the scheme is checked
-            answer = answers.decode(told.read(), int(told.headers[answers.HEADER_LENGTH]))
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310 - the scheme is checked
+            outputs = answers.decode(response.read(), int(response.headers[answers.HEADER_LENGTH]))
     except urllib.error.HTTPError as error:
         with error:
             raise ProbeError(subject, f"it fails: {_reason(error)}", _RESTART) from error
@@ -80,10 +80,10 @@ def infer(url: str, model: str, timeout_s: float) -> None:
         cause = f"it does not answer within {timeout_s:g} s ({getattr(error, 'reason', error)!s})"
         raise ProbeError(subject, cause, _RESTART) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise ProbeError(subject, "its answer is not one of Triton's", _RESTART) from error
-    problem = answers.problem(family, asked, answer)
+        raise ProbeError(subject, "its answer does not follow Triton's protocol", _RESTART) from error
+    problem = answers.validate_response(family, inputs, outputs)
     if problem is not None:
-        raise ProbeError(subject, f"its answer cannot be right: {problem}", _RESTART)
+        raise ProbeError(subject, f"its answer is wrong: {problem}", _RESTART)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,33 +93,33 @@ def infer(url: str, model: str, timeout_s: float) -> None:
     help="The server's HTTP address.  [default: this machine, at VOXWRIGHT_HTTP_PORT or 8000]",
 )
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait at most.")
-@click.option("--live", is_flag=True, help="Ask only whether it lives, as while models still load.")
-@click.option("--inference", is_flag=True, help="Ask every model as well, and check its answer.")
-@click.option("--answer-timeout", type=float, default=10.0, show_default=True, help="Seconds that one answer may take.")
-@click.option("--verbose", is_flag=True, expose_value=False, help="Add the traceback to a refusal.")
+@click.option("--live", is_flag=True, help="Check only that the process lives, for use while models load.")
+@click.option("--inference", is_flag=True, help="Send a request to every model as well, and check the answers.")
+@click.option("--answer-timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for one answer.")
+@command_line.verbose_option()
 def command(url: str, timeout: float, *, live: bool, inference: bool, answer_timeout: float) -> None:
-    """Wait until the server is ready, and say which models it serves."""
+    """Wait until the server is ready, and print which models it serves."""
     print(run(_checked(url), timeout, live=live, inference=inference, answer_timeout_s=answer_timeout))
 
 
 def run(url: str, timeout_s: float, *, live: bool, inference: bool, answer_timeout_s: float) -> str:
-    """Probe, and say how it is; raise ServerUnreachableError or ProbeError where it is not well."""
+    """Return the state of the server in one line; raise ServerUnreachableError or ProbeError for a problem."""
     states = LIVE if live else READY
     problem = wait(url, timeout_s, states)
     if problem is not None:
-        raise ServerUnreachableError(url, f"not {states[-1]} after {timeout_s:g} s: {problem}", _LOOK)
+        raise ServerUnreachableError(url, f"not {states[-1]} after {timeout_s:g} s: {problem}", _SEE_LOG)
     if live:
         return f"{url}: live"
     served = models(url)
-    told = f"{url}: ready, {len(served)} models: {', '.join(served)}"
+    ready = f"{url}: ready, {len(served)} models: {', '.join(served)}"
     if not inference:
-        return told
+        return ready
     known = [name for name in served if name in every_model(catalogue())]
     for name in known:
         infer(url, name, answer_timeout_s)
-    strange = [name for name in served if name not in known]
-    rest = f"; not in this release's catalogue, so not asked: {', '.join(strange)}" if strange else ""
-    return f"{told}; {len(known)} gave the known answer{rest}"
+    unknown = [name for name in served if name not in known]
+    rest = f"; not in this release's catalogue, so not checked: {', '.join(unknown)}" if unknown else ""
+    return f"{ready}; {len(known)} answered correctly{rest}"
 
 
 def _checked(url: str) -> str:
@@ -140,8 +140,8 @@ def _is_ready(url: str, model: str) -> bool:
 def _reason(error: urllib.error.HTTPError) -> str:
     text = error.read().decode(errors="replace")
     try:
-        told: Mapping[str, Any] = json.loads(text)
-        return str(told["error"])
+        body: Mapping[str, Any] = json.loads(text)
+        return str(body["error"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {error.code}"
 

@@ -1,4 +1,4 @@
-"""Makes a Triton model repository of a selection: config.pbtxt and a verified engine file a model."""
+"""Assemble a Triton model repository from a selection: a config.pbtxt and a verified engine file per model."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 from contract import digest, files, verification
 from contract.arch import Arch
-from contract.catalogue import NEXT_STATE, STATE, Family, Mode, Model, Tensor, is_state, model_name
+from contract.catalogue import NEXT_STATE_PREFIX, STATE_PREFIX, Family, Mode, Model, Tensor, is_state, model_name
 from contract.errors import BundleError, CatalogueError, SettingError, as_output_error
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
@@ -18,7 +18,7 @@ from runtime.selection import Choice, Selection, Target
 CONFIG_FILE = "config.pbtxt"
 _VERSION = 1
 _REBUILD = "Build the bundle again with `python -m build.engines`"
-# What this module decides; a catalogue that sets one of them states a fact twice.
+# Fields that this module sets itself. A catalogue that sets one as well is rejected.
 _OWN_FIELDS = (
     *("name", "backend", "platform", "max_batch_size", "version_policy", "input", "output"),
     *("parameters", "cc_model_filenames", "default_model_filename"),
@@ -27,10 +27,10 @@ Config = dict[str, Any]
 
 
 def assemble(selection: Selection, repository: Path, threads: int) -> None:
-    """Write the repository in one step: whoever looks finds the old one or the whole new one.
+    """Replace the repository in one atomic step: a reader finds the old repository or the complete new one.
 
-    Raise BundleError for any file of a bundle that is absent, damaged or a stranger to its manifest, and for tensors
-    other than the catalogue's.
+    Raise BundleError for a file of a bundle that is absent, damaged or not listed in its manifest, and for tensors that
+    differ from the catalogue.
     """
     _check_target(repository)
     configs = configurations(selection, threads)
@@ -45,12 +45,12 @@ def render(configs: Mapping[str, Config], folder: Path) -> None:
     """Write each model's folder: its configuration, and the empty folder of its version."""
     for name, config in configs.items():
         (folder / name / str(_VERSION)).mkdir(parents=True)
-        # Not flushed to the disk: a start never reads the repository of the one before, it makes its own.
+        # Not flushed to the disk: each start writes its own repository and never reads an earlier one.
         (folder / name / CONFIG_FILE).write_text(pbtxt.render(config), encoding="utf-8")
 
 
 def placer(selection: Selection, folder: Path) -> verification.Reader:
-    """Give a reader of bundles that puts what is chosen into the models' folders, and hashes what lies there."""
+    """Return a reader for bundles that puts chosen engines into the models' folders and hashes them there."""
     name = engine_file(selection.target)
     chosen = {choice.bundle.folder / choice.record.file: choice for choice in selection.chosen}
 
@@ -64,9 +64,9 @@ def placer(selection: Selection, folder: Path) -> verification.Reader:
 
 
 def check(selection: Selection, repository: Path, threads: int) -> None:
-    """Find out whether the repository can be assembled, without writing anything.
+    """Check that the repository can be assembled, without writing anything.
 
-    Raise SettingError for a folder of something else, OutputError for one that this user may not write to, and
+    Raise SettingError for a folder with other content, OutputError for one that this user may not write to, and
     BundleError or CatalogueError for an engine that cannot be configured.
     """
     _check_target(repository)
@@ -77,12 +77,12 @@ def check(selection: Selection, repository: Path, threads: int) -> None:
 
 
 def sources(selection: Selection) -> list[Bundle]:
-    """List the bundles that something is served from."""
+    """Return the bundles that hold a chosen engine."""
     return list({choice.bundle.folder: choice.bundle for choice in selection.chosen}.values())
 
 
 def configurations(selection: Selection, threads: int) -> dict[str, Config]:
-    """Give the configuration of every model, by name, as tables that pbtxt renders."""
+    """Return the configuration of every model, by name, as dicts that pbtxt renders."""
     target = selection.target
     configs = {choice.model.name: _engine_config(choice, target, threads) for choice in selection.chosen}
     records = {choice.model.name: choice.record for choice in selection.chosen}
@@ -92,21 +92,21 @@ def configurations(selection: Selection, threads: int) -> dict[str, Config]:
 
 
 def engine_file(target: Target) -> str:
-    """Name the engine inside a model's version folder.
+    """Return the file name of the engine in a model's version folder.
 
-    Triton falls back to `model.plan` when no entry of cc_model_filenames fits the GPU. No file has that name: it fails,
-    and never loads a plan that was made for another architecture.
+    Triton falls back to `model.plan` when no entry of cc_model_filenames fits the GPU. No file has that name, so Triton
+    fails and never loads a plan of another architecture.
     """
     return "model.onnx" if target.platform.backend == "onnxruntime" else f"model.{target.arch.value}.plan"
 
 
 def _check_target(repository: Path) -> None:
-    # It is replaced as a whole: a folder of something else would be lost.
+    # The folder is replaced as a whole: other content would be lost.
     if not repository.exists():
         return
     if not repository.is_dir() or any(not (entry / CONFIG_FILE).is_file() for entry in repository.iterdir()):
-        cause = "it exists and is no Triton repository, and it would be replaced as a whole"
-        raise SettingError(f"--repository {repository}", cause, "Name a folder that is for the repository alone")
+        cause = "it exists and is not a Triton repository; all of its content would be replaced"
+        raise SettingError(f"--repository {repository}", cause, "Use a folder that holds only the repository")
 
 
 def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
@@ -121,7 +121,7 @@ def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
         "input": _tensors(choice, model.family.inputs, record.inputs),
         "output": _tensors(choice, model.family.outputs, record.outputs),
         **_scheduling(choice),
-        "instance_group": _instances(model.family, record, target.arch),
+        "instance_group": _instances(model.family, target.arch),
     }
     capability = target.arch.capability
     if capability is not None:
@@ -135,8 +135,8 @@ def _session_parameters(threads: int) -> dict[str, str]:
     return {
         "intra_op_thread_count": str(threads),
         "inter_op_thread_count": "1",
-        # Threads that wait in a loop take the cores from the other models, and on a busy machine they starve the stub's
-        # heartbeat: Triton then calls the stub unhealthy and never recovers it.
+        # Spinning threads take the cores from the other models. On a busy machine they also starve the stub's
+        # heartbeat: Triton then marks the stub unhealthy and never recovers it.
         "session.intra_op.allow_spinning": "0",
     }
 
@@ -148,7 +148,7 @@ def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mappi
         for step in steps
         for tensor in (*configs[step]["input"], *configs[step]["output"])
     }
-    # A client asks the ensemble alone: what it must know of the weights stands there too.
+    # A client reads only the ensemble's configuration, so it holds the parameters of its steps too.
     parameters = {key: text for step in steps for key, text in records[step].parameters.items()}
     return {
         "name": model.name,
@@ -163,8 +163,8 @@ def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mappi
 
 
 def _steps(steps: Sequence[str], family: Family, configs: Mapping[str, Config]) -> list[Config]:
-    # A request names an output of every step, or no output at all: Triton drops a step none of whose outputs was
-    # asked for, though a later step needs them (server #7482).
+    # A request must name an output of every step, or no output at all: Triton skips a step when none of its outputs is
+    # requested, even if a later step needs them (server #7482).
     wanted = {tensor.name for tensor in family.outputs}
     wanted |= {tensor["name"] for step in steps for tensor in configs[step]["input"]}
     return [
@@ -183,9 +183,10 @@ def _same_name(names: Any) -> list[Config]:
 
 
 def _scheduling(choice: Choice) -> Config:
-    """Give Triton's fields of the catalogue, and beside those of sequences what each hands to the next request.
+    """Return the Triton fields of the catalogue, with the states of sequences added.
 
-    Triton sets no state to zero unless told so, and pairs states by the sorted names of inputs and of outputs.
+    Triton initialises a state with zeros only if the configuration requires it, and pairs states by the sorted names of
+    inputs and outputs.
     """
     fields, states = choice.model.family.triton, _mode(choice).states
     if not states:
@@ -193,11 +194,11 @@ def _scheduling(choice: Choice) -> Config:
     dims = {tensor.name: list(tensor.dims[1:]) for tensor in choice.record.inputs}
     rendered = []
     for state in states:
-        value = {"data_type": f"TYPE_{state.type}", "dims": dims[STATE + state.name]}
+        value = {"data_type": f"TYPE_{state.type}", "dims": dims[STATE_PREFIX + state.name]}
         rendered.append(
             {
-                "input_name": STATE + state.name,
-                "output_name": NEXT_STATE + state.name,
+                "input_name": STATE_PREFIX + state.name,
+                "output_name": NEXT_STATE_PREFIX + state.name,
                 **value,
                 "initial_state": [{**value, "zero_data": True, "name": f"no {state.name}"}],
             }
@@ -206,9 +207,9 @@ def _scheduling(choice: Choice) -> Config:
 
 
 def _tensors(choice: Choice, tensors: Sequence[Tensor], bound: Sequence[BoundTensor]) -> list[Config]:
-    # An axis that has one size in this mode is that number, though the engine's may be open.
+    # An axis with one size in this mode is written as that number, even if it is dynamic in the engine.
     found = {tensor.name: tensor.dims[1:] if choice.record.max_batch > 0 else tensor.dims for tensor in bound}
-    fixed = _mode(choice).fixed()
+    fixed = _mode(choice).fixed_axes()
     return [
         _tensor(
             tensor,
@@ -228,15 +229,12 @@ def _mode(choice: Choice) -> Mode:
 
 def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
     entry: Config = {"name": tensor.name, "data_type": f"TYPE_{tensor.type}", "dims": list(dims)}
-    # Triton has no empty dims: one number an item goes over the wire as [batch, 1], and the engine sees [batch].
+    # Triton has no empty dims: one number per item is sent as [batch, 1] and reshaped to [batch] for the engine.
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _instances(family: Family, record: EngineRecord, arch: Arch) -> list[Config]:
+def _instances(family: Family, arch: Arch) -> list[Config]:
     default: Config = {"count": 1, "kind": "KIND_CPU" if arch is Arch.CPU else "KIND_GPU"}
-    if len(record.profiles) > 1:
-        # Unless told of the others, Triton serves the first profile alone and refuses what only they hold.
-        default["profile"] = [str(index) for index in range(len(record.profiles))]
     return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
 
 
@@ -256,7 +254,7 @@ def _check_catalogue(family: Family) -> None:
         if mode.is_streaming and "sequence_batching" not in family.triton:
             raise CatalogueError(
                 f"model_repository/{family.name}/model.toml",
-                f"modes.{mode.name}: it has states, and no triton.sequence_batching to keep them",
+                f"modes.{mode.name}: it has states, but no triton.sequence_batching that keeps them",
                 f"Add modes.{mode.name}.triton.sequence_batching",
             )
 
@@ -274,13 +272,13 @@ def _check_tensors(choice: Choice) -> None:
 
 def _check_tensor(choice: Choice, tensor: Tensor, bound: BoundTensor) -> None:
     if bound.type != tensor.type:
-        raise _disagreement(choice, f"{tensor.name} is {bound.type}, and the catalogue says {tensor.type}")
+        raise _disagreement(choice, f"{tensor.name} is {bound.type}, but {tensor.type} in the catalogue")
     dims = bound.dims[1:] if choice.record.max_batch > 0 else bound.dims
     known = [axis if isinstance(axis, int) else choice.record.dims.get(axis) for axis in tensor.shape]
     same_rank = len(dims) == len(known)
     if not same_rank or any(size not in (None, dim, -1) for size, dim in zip(known, dims, strict=True) if dim != -1):
         shape = ", ".join(str(axis) for axis in tensor.shape)
-        raise _disagreement(choice, f"{tensor.name} has dims {list(bound.dims)}, and the catalogue says [{shape}]")
+        raise _disagreement(choice, f"{tensor.name} has dims {list(bound.dims)}, but [{shape}] in the catalogue")
 
 
 def _disagreement(choice: Choice, cause: str) -> BundleError:
@@ -289,8 +287,8 @@ def _disagreement(choice: Choice, cause: str) -> BundleError:
 
 def _place(source: Path, target: Path, wanted: str) -> str:
     files.link_or_copy(source, target)
-    # The target and not the source: nobody can exchange it meanwhile, and a copy is another file.
+    # Hash the target and not the source: a writer to the bundle cannot replace it, and a copy is another file.
     found = digest.of_file(target)
     if found != wanted and digest.of_file(source) == wanted:
-        raise BundleError(source, "it changed while it was copied", "Start again, with nobody writing to the bundle")
+        raise BundleError(source, "it changed while it was copied", "Start again while no process writes to the bundle")
     return found

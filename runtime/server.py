@@ -1,4 +1,4 @@
-"""A tritonserver that can be started: the binary, its own flags, its environment."""
+"""Define the record of a tritonserver that can be started: binary, flags, environment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """How to start one tritonserver."""
+    """Executable, flags and environment of one tritonserver."""
 
     executable: Path
     flags: tuple[str, ...]

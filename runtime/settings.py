@@ -1,4 +1,4 @@
-"""What an operator chose: options and environment variables, read once into a frozen value."""
+"""Read the options and environment variables of a start into one frozen record."""
 
 import re
 from dataclasses import dataclass, field
@@ -19,25 +19,25 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """Where the server listens."""
+    """Ports on which the server listens."""
 
     http: int
     grpc: int
     metrics: int
 
     def flags(self) -> dict[str, int]:
-        """Give each port under the option that sets it."""
+        """Return each port by the option that sets it."""
         return {"--http-port": self.http, "--grpc-port": self.grpc, "--metrics-port": self.metrics}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Everything a start of the server depends on, apart from the machine itself."""
+    """All inputs of a start, except for the machine itself."""
 
     engines: Path
     repository: Path
     platform: Platform | None
-    """None leaves the choice to the machine."""
+    """None selects a platform by the GPU."""
     operating_point: str | None
     """None serves every operating point that is complete."""
     mode: str
@@ -45,11 +45,11 @@ class Settings:
     threads: int
     """CPU threads that one model instance may use."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys, one of which must have signed a bundle; none, and no signature is asked for."""
+    """Public keys, one of which must have signed each bundle. Without keys signatures are not checked."""
     licence: Path = LICENCE_FILE
     vendor_key: Path = VENDOR_KEY
     admin_key: str | None = field(default=None, repr=False)
-    """The secret that opens the interfaces of flags.ADMIN_APIS; None, and nothing opens them."""
+    """The secret that opens flags.ADMIN_APIS; with None they stay closed."""
     log_format: str = "text"
     assemble_only: bool = False
     triton_flags: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def read(
     assemble_only: bool,
     triton_flags: tuple[str, ...],
 ) -> Settings:
-    """Turn the command line's texts into settings; raise SettingError that names the one that is unusable."""
+    """Return the texts of a command line as settings; raise SettingError that names an unusable one."""
     point = operating_point.strip().lower() if operating_point else None
     return Settings(
         engines=Path(engines),
@@ -95,15 +95,17 @@ def read(
 
 
 def served_platform(name: str) -> Platform:
-    """Find a platform that has a server; raise SettingError for one that is only compiled for."""
+    """Return a platform that has a server; raise SettingError for a platform that only compiles engines."""
     found = known.platform(name)
     if found.backend is None:
-        raise SettingError(f"platform {name!r}", "no Triton serves its engines", "Choose a platform that has a server")
+        raise SettingError(
+            f"platform {name!r}", "no Triton server serves its engines", "Choose a platform that has a server"
+        )
     return found
 
 
 def boolean(text: str, setting: str) -> bool:
-    """Read true or false as people write them; raise SettingError otherwise."""
+    """Return the value of true/1/yes/on or false/0/no/off in any case; raise SettingError for another text."""
     word = text.strip().lower()
     if word not in (*_TRUE, *_FALSE):
         raise SettingError(setting, f"{text!r} is neither true nor false", "Use true for batch, false for real time")
@@ -111,21 +113,21 @@ def boolean(text: str, setting: str) -> bool:
 
 
 def secret(path: Path, setting: str) -> str:
-    """Read a secret from a file; raise SettingError for one that is easily guessed or that no header can carry."""
-    remedy = "Make one with `openssl rand -hex 32`, and mount it as a file"
+    """Return the secret in a file; raise SettingError for one that is too short or cannot be sent in a header."""
+    remedy = "Create one with `openssl rand -hex 32`, and mount it as a file"
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         cause = f"it cannot be read ({getattr(error, 'strerror', None) or 'it is not plain text'})"
         raise SettingError(f"{setting} {path}", cause, remedy) from error
     if not _SECRET.fullmatch(text):
-        cause = f"a secret of {_SECRET_LENGTH} or more letters, digits and any of . _ ~ - is wanted in it"
+        cause = f"it must hold a secret of {_SECRET_LENGTH} or more letters, digits and any of . _ ~ -"
         raise SettingError(f"{setting} {path}", cause, remedy)
     return text
 
 
 def _plain(repository: str) -> Path:
-    # Triton's python backend pastes this path into a shell's command line: a blank there hangs the server for ever.
+    # Triton's python backend pastes this path into a shell command. A blank in it hangs the server forever.
     path = Path(repository)
     if not _PLAIN_PATH.fullmatch(repository) or not path.name:
         remedy = "Use a folder of letters, digits and any of . _ - + = @ : / in its path"
@@ -137,6 +139,6 @@ def _distinct(ports: Ports) -> Ports:
     seen: dict[int, str] = {}
     for flag, port in ports.flags().items():
         if port in seen:
-            raise SettingError(flag, f"port {port} is already that of {seen[port]}", "Give each its own port")
+            raise SettingError(flag, f"port {port} is already used by {seen[port]}", "Set a different port for each")
         seen[port] = flag
     return ports

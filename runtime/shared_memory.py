@@ -1,4 +1,4 @@
-"""The shared memory of the embedded server's Python-based backends: named so that servers never meet, and swept."""
+"""Name the shared-memory regions of the embedded server's Python backends, and remove those of dead servers."""
 
 import os
 import re
@@ -9,14 +9,14 @@ _NAME = "voxwright-{namespace}-{pid}-"
 
 
 def prefix() -> str:
-    """Name this process's regions; tritonserver takes its place, and with it the process id."""
+    """Return the name prefix of this process's regions; tritonserver replaces this process and keeps its process id."""
     return _NAME.format(namespace=_namespace(), pid=os.getpid())
 
 
 def sweep(folder: Path = _FOLDER) -> list[str]:
-    """Remove regions of servers that were killed: nobody else would. Give the names that were removed.
+    """Remove the regions of servers that were killed, and return the removed names; no other process removes them.
 
-    Containers may share the folder without sharing process ids, hence the namespace in the name.
+    The name holds the PID namespace, because containers may share the folder without sharing process ids.
     """
     stale = [path for path in sorted(folder.glob("voxwright-*")) if _is_stale(path.name)]
     for path in stale:
@@ -29,7 +29,7 @@ def _is_stale(name: str) -> bool:
     if match is None or match[1] != _namespace():
         return False
     pid = int(match[2])
-    # Regions under this very process id are an earlier server's: this one has not started yet.
+    # Regions with this process's own id belong to an earlier server: this one has not started yet.
     return pid == os.getpid() or not Path(f"/proc/{pid}").exists()
 
 

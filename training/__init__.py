@@ -1,1 +1,1 @@
-"""The recipe that makes the reference weights: synthetic speech in, safetensors out. Nothing else imports it."""
+"""The training of the reference weights: synthetic speech in, safetensors out. No other package imports it."""

@@ -1,4 +1,4 @@
-"""Command line of the recipe: `python -m training STAGE`, or `all` for every stage in its order."""
+"""Command line of the training: `python -m training STAGE`, or `all` for every stage in order."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "data": ("training.dataset", "prepare"),
-        "standard": ("training.recogniser", "train_standard"),
-        "enhanced": ("training.recogniser", "train_enhanced"),
+        "standard": ("training.trainer", "train_standard"),
+        "enhanced": ("training.trainer", "train_enhanced"),
         "language": ("training.language", "train"),
-        "ngram": ("training.ngram", "make"),
+        "ngram": ("training.ngram", "build"),
         "speakers": ("training.speakers", "train"),
-        "weighting": ("training.weighting", "find"),
+        "weighting": ("training.weighting", "tune"),
         "dialogue": ("training.dialogue", "write"),
         "samples": ("training.dialogue", "write_samples"),
-        "evaluation": ("training.evaluation", "write"),
+        "evaluation": ("training.recordings", "write"),
         "card": ("training.card", "write"),
     }
 )
 
 
 def parse(*, out: Path, minutes: float | None, smoke_test: bool) -> "Recipe":
-    """Turn options into a recipe; `minutes` is shared out between the trainings as the recipe shares its own."""
-    from training.recipe import Recipe, smoke  # noqa: PLC0415 - its numbers are those of networks, which need torch
+    """Return the recipe of the options; `minutes` is split between the networks in the recipe's proportions."""
+    from training.recipe import Recipe, smoke  # noqa: PLC0415 - it imports the networks, which need torch
 
     recipe = smoke(out) if smoke_test else Recipe(out=out)
-    return recipe if minutes is None else recipe.lasting(minutes)
+    return recipe if minutes is None else recipe.with_minutes(minutes)
 
 
 def run(stage: str, recipe: "Recipe") -> None:
-    """Run one stage, or all of them in their order; what the last ones need is asked for before hours of training."""
+    """Run one stage, or all in order, after a check that the programs of the last stages are installed."""
     if stage == "all":
         import_module("training.synthesis").require_all_programs()
     for name in STAGES if stage == "all" else (stage,):
@@ -51,11 +51,17 @@ def run(stage: str, recipe: "Recipe") -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("stage", type=click.Choice([*STAGES, "all"]))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("work/training"), show_default=True, help="Data.")
-@click.option("--minutes", type=click.FloatRange(min=0.1), help="Training time of all networks, if not the recipe's.")
-@click.option("--smoke", "smoke_test", is_flag=True, help="Minutes that prove the path, and no weights.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("work/training"),
+    show_default=True,
+    help="Folder of data and logs.",
+)
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="Total training time, in place of the recipe's.")
+@click.option("--smoke", "smoke_test", is_flag=True, help="Run within minutes, as a test of every stage.")
 def main(*, stage: str, out: Path, minutes: float | None, smoke_test: bool) -> None:
-    """Make the reference weights and the demonstration from synthetic speech."""
+    """Train the reference weights and write the demonstration's recording, from synthetic speech."""
     try:
         run(stage, parse(out=out, minutes=minutes, smoke_test=smoke_test))
     except TrainingError as error:

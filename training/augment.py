@@ -1,4 +1,4 @@
-"""What a room, a line and a microphone do to clean speech. Samples are FP32 in [-1, 1) at 16 kHz throughout."""
+"""Degradations of clean speech by a room, a line and a microphone. Samples are FP32 in [-1, 1) at 16 kHz throughout."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ GAIN_DB = (-30.0, 0.0)
 PEAK = 0.9
 
 
-def disturb(samples: Samples, source: Generator) -> Samples:
-    """Give speech a random room, line, noise and gain; some utterances get none but the gain."""
+def degrade(samples: Samples, source: Generator) -> Samples:
+    """Add a random room, line, noise and gain; some utterances get the gain only."""
     if source.random() < REVERB_CHANCE:
         samples = reverberate(samples, source)
     if source.random() < TELEPHONE_CHANCE:
@@ -32,7 +32,7 @@ def disturb(samples: Samples, source: Generator) -> Samples:
 
 
 def scale(samples: Samples, gain_db: float) -> Samples:
-    """Bring the peak to 0.9 and then down by a gain."""
+    """Scale the peak to 0.9 and then apply a gain, in decibels."""
     peak = max(float(np.abs(samples).max(initial=0.0)), 1e-6)
     return np.asarray((samples * (PEAK / peak * 10.0 ** (gain_db / 20.0))), dtype=np.float32)
 
@@ -47,7 +47,7 @@ def mix(samples: Samples, noise: Samples, ratio_db: float) -> Samples:
 
 
 def reverberate(samples: Samples, source: Generator) -> Samples:
-    """Convolve with exponentially falling noise behind a direct path, so that nothing moves in time."""
+    """Convolve with a direct path and exponentially falling noise after it, which moves nothing in time."""
     seconds = source.uniform(0.15, 0.6)
     size = int(seconds * SAMPLE_RATE_HZ)
     tail = source.standard_normal(size) * 10.0 ** (-3.0 * np.arange(size) / size)
@@ -57,25 +57,25 @@ def reverberate(samples: Samples, source: Generator) -> Samples:
 
 
 def telephone(samples: Samples) -> Samples:
-    """Keep 300 to 3400 Hz."""
+    """Filter to the band of a telephone, 300 to 3400 Hz."""
     band = signal.butter(4, (300, 3400), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
     return np.asarray(signal.sosfilt(band, samples), dtype=np.float32)
 
 
 def white(samples: Samples, source: Generator) -> Samples:
-    """White noise as long as the samples."""
+    """Return white noise of the length of the samples."""
     return source.standard_normal(len(samples), dtype=np.float32)
 
 
 def pink(samples: Samples, source: Generator) -> Samples:
-    """Noise whose power falls with frequency, as fans and traffic make it."""
+    """Return noise whose power falls with frequency, like that of fans and traffic."""
     spectrum = np.fft.rfft(source.standard_normal(len(samples)))
     spectrum /= np.sqrt(np.arange(len(spectrum)) + 1.0)
     return np.asarray(np.fft.irfft(spectrum, len(samples)), dtype=np.float32)
 
 
 def babble(samples: Samples, source: Generator) -> Samples:
-    """Six voices that cannot be understood: the utterance itself, backwards and shifted."""
+    """Return six unintelligible voices: the utterance itself, reversed and shifted."""
     backwards = samples[::-1]
     shifts = source.integers(len(samples), size=6)
     return np.asarray(np.sum([np.roll(backwards, shift) for shift in shifts], axis=0), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The model card, drawn from the figures that the stages recorded, so that the two cannot drift apart."""
+"""The model card, rendered from the figures that the stages recorded."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from training.recipe import Recipe
 
 TEMPLATE_PATH = Path(__file__).with_name("model_card.md")
 HISTORY_PATH = Path(__file__).with_name("history.md")
-# What a stage records, and which command makes it.
+# The figures that stages record, and the command that makes each.
 STAGES = MappingProxyType(
     {
         "recogniser_standard": "standard",
@@ -35,7 +35,7 @@ STAGES = MappingProxyType(
 
 
 def write(recipe: Recipe) -> None:
-    """Write MODEL_CARD.md among the weights. Raises MissingDataError before every stage has run."""
+    """Write MODEL_CARD.md next to the weights. Raises MissingDataError where a stage has not run."""
     figures = reporting.read_figures(recipe)
     missing = [stage for stage in STAGES if stage not in figures]
     if missing:
@@ -47,7 +47,7 @@ def write(recipe: Recipe) -> None:
 
 
 def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """Fill the card's template with figures and with what the recipe says."""
+    """Return the card: its template filled with the figures and the numbers of the recipe."""
     values: dict[str, Any] = {
         f"{stage}_{name}": _text(name, each) for stage in figures for name, each in figures[stage].items()
     }
@@ -74,13 +74,13 @@ def render(recipe: Recipe, figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def parameters(path: Path) -> int:
-    """Count the numbers of a network, wherever they lie."""
+    """Return the number of parameters of a network, including those that another file stores."""
     network, _ = reference.load(path)
     return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
 def machine() -> dict[str, Any]:
-    """Say on what this process runs."""
+    """Return the processor, the number of cores and the version of torch."""
     return {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__.split("+")[0]}
 
 

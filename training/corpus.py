@@ -1,4 +1,4 @@
-"""Text to speak: sentences of a grammar of meetings, and prose that lies on any machine."""
+"""Sentences to synthesise: a grammar of meetings, and prose that every Debian machine with Python has."""
 
 import ast
 import hashlib
@@ -6,6 +6,7 @@ import importlib.util
 import random
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,26 +27,28 @@ PROSE_WORDS = range(4, 24)
 _REFERENCE = re.compile(r"<([A-Za-z_]+)>")
 _SPEAKABLE = re.compile(r"[A-Za-z',;:\- ]+[.?!]?")
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_NESTING = (ast.stmt, ast.ExceptHandler, ast.match_case)
 _NOT_PROSE = re.compile(r"\b[A-Z]{2,}|[a-z][A-Z]|--|\b[b-hj-zB-HJ-Z]\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sentence:
-    """What a synthesiser reads, with capitals and punctuation, and what a recogniser must answer."""
+    """A sentence as the synthesiser reads it, with capitals and punctuation, and its transcript."""
 
     spoken: str
     text: str
 
 
 def sentence(spoken: str) -> Sentence:
-    """Pair a spoken text with its transcript."""
+    """Return the sentence of a spoken text."""
     return Sentence(spoken=spoken, text=normalise(spoken))
 
 
 def normalise(spoken: str) -> str:
-    """Reduce to words of a-z and apostrophes with one space between.
+    """Return the words of a text in a-z and apostrophes, separated by single spaces.
 
-    Raises ValueError when something would be lost that is spoken, such as a digit.
+    Raises ValueError when spoken content would be lost, such as a digit.
     """
     text = spoken.lower().replace("\u2019", "'").replace("-", " ")
     text = re.sub(r"[.,;:?!]", " ", text)
@@ -55,13 +58,16 @@ def normalise(spoken: str) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Say whether a transcript belongs to the evaluation: a property of the text alone, whatever the seed."""
+    """Return whether a transcript is held out for evaluation; it depends on the text alone, not on the seed."""
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
 @cache
 def read_grammar(path: Path = GRAMMAR_PATH) -> Mapping[str, tuple[str, ...]]:
-    """Read `rule: alternative | alternative*weight` into the alternatives of every rule, repeated by weight."""
+    """Read `rule: alternative | alternative*weight`: the alternatives of every rule, repeated by weight.
+
+    Raises ValueError when an alternative refers to an unknown rule.
+    """
     rules: dict[str, tuple[str, ...]] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -86,53 +92,62 @@ def grammar_sentence(source: random.Random) -> Sentence:
 
 
 def word_salad(source: random.Random) -> Sentence:
-    """Draw two to seven unrelated words, so that the networks learn to hear what the grammar would never say."""
+    """Draw two to seven unrelated words, so that the networks learn word sequences outside the grammar."""
     words = source.choices(vocabulary(), k=source.randint(2, 7))
     return sentence(" ".join(words).capitalize() + ".")
 
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Every word the grammar can say, sorted."""
+    """Return every word of the grammar, sorted."""
     texts = (alternative for alternatives in read_grammar().values() for alternative in alternatives)
     return tuple(sorted({word for text in texts for word in normalise(_REFERENCE.sub(" ", text)).split()}))
 
 
 @cache
 def prose() -> tuple[Sentence, ...]:
-    """Sentences of Python's manual, of its docstrings and of the licences of Debian; sorted, each once."""
+    """Return the distinct sentences of Python's manual, its docstrings and Debian's licences, sorted by transcript."""
     return _sentences_of(_prose_texts())
 
 
 def library_prose(path: Path) -> tuple[Sentence, ...]:
-    """Sentences of the docstrings of the lock file's libraries; kept in a file, as reading the libraries takes minutes.
+    """Return the sentences of the docstrings of LIBRARIES that are not held out, from a file that is written once.
 
-    None of them is on the held-out side: they teach words, and nothing is measured on them.
+    Reading the libraries takes up to a minute. The sentences teach words; nothing is measured on them.
     """
     if not path.is_file():
-        packages = (Path(str(importlib.util.find_spec(name).origin)).parent for name in LIBRARIES)  # type: ignore[union-attr]
-        paths = [each for package in packages for each in sorted(package.rglob("*.py"))]
-        found = _sentences_of(text for each in paths for text in _docstrings(each))
+        found = sentences_of(library_sources())
         kept = [one.spoken for one in found if not is_held_out(one.text)]
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, "\n".join(kept) + "\n")
     return tuple(sentence(line) for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def drawn(source: random.Random, candidates: Sequence[Sentence], *, held_out: bool) -> Sentence:
-    """Draw one of the candidates of a side of the hold-out."""
+def draw(source: random.Random, candidates: Sequence[Sentence], *, held_out: bool) -> Sentence:
+    """Draw candidates until one is held out, or not held out, as wanted."""
     while True:
         one = source.choice(candidates)
         if is_held_out(one.text) == held_out:
             return one
 
 
-def drawn_from_grammar(source: random.Random, *, held_out: bool) -> Sentence:
-    """Draw from the grammar until the sentence is of the wanted side of the hold-out."""
+def draw_from_grammar(source: random.Random, *, held_out: bool) -> Sentence:
+    """Draw from the grammar until a sentence is held out, or not held out, as wanted."""
     while True:
         one = grammar_sentence(source)
         if one.text and is_held_out(one.text) == held_out:
             return one
+
+
+def library_sources() -> list[Path]:
+    """Return the Python files of LIBRARIES, in a fixed order."""
+    packages = (Path(str(importlib.util.find_spec(name).origin)).parent for name in LIBRARIES)  # type: ignore[union-attr]
+    return [each for package in packages for each in sorted(package.rglob("*.py"))]
+
+
+def sentences_of(sources: Iterable[Path]) -> tuple[Sentence, ...]:
+    """Return the distinct sentences of the docstrings of Python files, sorted by transcript."""
+    return _sentences_of(text for each in sources for text in _docstrings(each))
 
 
 def _sentences_of(texts: Iterable[str]) -> tuple[Sentence, ...]:
@@ -153,7 +168,7 @@ def _alternatives(line: str) -> Iterator[str]:
 
 
 def _expand(name: str, rules: Mapping[str, tuple[str, ...]], source: random.Random, depth: int) -> str:
-    # Below the deepest level only alternatives with the fewest references are left, which ends any recursion.
+    # Below the deepest level only alternatives with the fewest references remain, which ends any recursion.
     alternatives = rules[name]
     if depth <= 0:
         fewest = min(len(_REFERENCE.findall(text)) for text in alternatives)
@@ -188,12 +203,23 @@ def _prose_texts() -> Iterator[str]:
 def _docstrings(path: Path) -> Iterator[str]:
     if not path.is_file():
         return
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError:
-        # Some libraries carry tests in the syntax of a later Python than this one.
+        # Some libraries contain tests in the syntax of a later Python version.
         return
-    for node in ast.walk(tree):
-        text = ast.get_docstring(node) if isinstance(node, documented) else None
+    # Breadth first, as ast.walk: of two spellings of a sentence the first one is kept. Expressions contain no
+    # docstring, and leaving them out is ten times faster.
+    queue: deque[ast.AST] = deque([tree])
+    while queue:
+        node = queue.popleft()
+        queue.extend(child for child in _statements(node))
+        text = ast.get_docstring(node) if isinstance(node, _DOCUMENTED) else None
         yield from (text or "").split("\n\n")
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    for name in node._fields:
+        children = getattr(node, name)
+        if isinstance(children, list):
+            yield from (child for child in children if isinstance(child, _NESTING))

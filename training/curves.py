@@ -1,4 +1,4 @@
-"""The losses of every training over its minutes, kept as they come, and their picture."""
+"""Training curves: losses over minutes, appended to a file as they come, and their plot."""
 
 import json
 from collections import defaultdict
@@ -13,16 +13,16 @@ FEW_POINTS = 30
 
 
 def add(recipe: Recipe, stage: str, minutes: float, values: Mapping[str, float]) -> None:
-    """Append a point of the curves of a stage."""
+    """Append a point to the curves of a stage."""
     line = json.dumps({"stage": stage, "minutes": round(minutes, 2), **{key: round(x, 4) for key, x in values.items()}})
     with recipe.curves.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def read(recipe: Recipe) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Give the curves: stage, name of the value, points of (minutes, value); none before the first point is added.
+    """Return the curves: stage, name of the value, points of (minutes, value); empty before the first point is added.
 
-    A run that is killed goes on from its checkpoint: what it did after that is forgotten here as well.
+    A killed run resumes from its checkpoint: points after the checkpoint are dropped here as well.
     """
     found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     lines = recipe.curves.read_text(encoding="utf-8").splitlines() if recipe.curves.is_file() else []
@@ -38,7 +38,7 @@ def read(recipe: Recipe) -> dict[str, dict[str, list[tuple[float, float]]]]:
 
 
 def plot(recipe: Recipe) -> None:
-    """Draw all curves so far, a panel a stage, beside the file that holds them."""
+    """Plot all curves, one panel for each stage, next to the file that stores them."""
     found = read(recipe)
     if not found:
         return

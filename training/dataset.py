@@ -1,4 +1,4 @@
-"""What the shards hold, as the trainers want it."""
+"""The data set of training: its shards, batching by length, and padding."""
 
 import json
 import random
@@ -31,23 +31,23 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """All examples and the phonemes that their labels count, of which number 0 is unknown."""
+    """All examples, and the phonemes by label number; number 0 is an unknown phoneme."""
 
     examples: tuple[Example, ...]
     phonemes: tuple[str, ...]
 
     @property
     def parts(self) -> set[str]:
-        """Give the names of all parts."""
+        """Return the names of all parts."""
         return {example.part for example in self.examples}
 
     def part(self, name: str) -> tuple[Example, ...]:
-        """Give the examples of training ("train") or of one part of the evaluation."""
+        """Return the examples of a training set or of one part of the development set."""
         return tuple(example for example in self.examples if example.part == name)
 
 
 def prepare(recipe: Recipe) -> None:
-    """Speak the plan of a recipe into its folder of shards."""
+    """Synthesise the plans of a recipe into its folder of shards."""
     synthesis.require_programs()
     for name, utterances in plans(recipe).items():
         synthesis.write_shards(
@@ -56,7 +56,7 @@ def prepare(recipe: Recipe) -> None:
 
 
 def plans(recipe: Recipe) -> dict[str, tuple[Utterance, ...]]:
-    """Draw all that is to be spoken, by the name of its shards; the first set holds that of the evaluation too."""
+    """Draw all utterances, by the name of their shards; the first set includes those of the development set."""
     library = corpus.library_prose(recipe.library)
     return {
         "shard": synthesis.plan(recipe.utterances, recipe.evaluation_utterances, recipe.seed),
@@ -66,7 +66,7 @@ def plans(recipe: Recipe) -> dict[str, tuple[Utterance, ...]]:
 
 
 def load(recipe: Recipe) -> Dataset:
-    """Map the shards into memory. Raises MissingDataError where there are none."""
+    """Map the shards into memory. Raises MissingDataError when there are none."""
     folders = sorted(path for path in recipe.shards.glob("*-*") if path.suffix != ".partial")
     if not folders:
         raise MissingDataError(recipe.shards, "data")
@@ -76,16 +76,16 @@ def load(recipe: Recipe) -> Dataset:
 
 
 def statistics(examples: Sequence[Example]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give mean and deviation of each mel band over at most a thousand examples."""
+    """Return the mean and the standard deviation of each mel band, [80] each, over at most a thousand examples."""
     chosen = random.Random(0).sample(examples, min(1000, len(examples)))
     frames = np.concatenate([example.features for example in chosen]).astype(np.float32)
     return frames.mean(axis=0), frames.std(axis=0)
 
 
 def buckets(lengths: Sequence[int], frames: int, source: random.Random) -> list[list[int]]:
-    """Group examples of like length into batches of at most `frames` padded frames, in random order.
+    """Group examples of similar length into batches of at most `frames` padded frames, in random order.
 
-    Lengths are blurred by a tenth, so that the same examples do not meet in every epoch.
+    Lengths are randomised by a tenth, so that batches differ between epochs.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index] * source.uniform(0.95, 1.05))
     batches: list[list[int]] = [[]]
@@ -100,8 +100,8 @@ def buckets(lengths: Sequence[int], frames: int, source: random.Random) -> list[
     return batches
 
 
-def padded(features: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Stack features into FP32 [batch, frames, 80], padded with zeros, and their lengths."""
+def pad(features: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Stack features into FP32 [batch, frames, 80], padded with zeros, and return their lengths too."""
     lengths = np.asarray([len(one) for one in features], dtype=np.int64)
     batch = np.zeros((len(features), int(lengths.max()), features[0].shape[1]), dtype=np.float32)
     for row, one in zip(batch, features, strict=True):

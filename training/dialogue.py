@@ -1,4 +1,4 @@
-"""The demonstration: a meeting of two voices that nothing was trained on, in sentences that nothing was trained on."""
+"""The recording of the demonstration: a meeting of two voices, in sentences and voices that are in no training set."""
 
 import json
 import re
@@ -17,12 +17,13 @@ from export.checkpoints import reference
 from training import corpus, dataset, espeak, reporting, speakers, synthesis
 from training.augment import Samples, scale
 from training.errors import MissingDataError, TrainingError
-from training.evaluation import Turn, trimmed
+from training.evaluation import greedy_texts, word_error_rate
 from training.recipe import Recipe
-from training.scores import greedy_texts, word_error_rate
+from training.recordings import Turn, trim_silence
 from training.tokenizer import Tokenizer
 from training.voices import ACCENTS, DIALOGUE_VARIANTS
 from transcriber.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
+from transcriber.speakers import cluster
 
 WORDS_PER_MINUTE = 180
 EDGE_SECONDS = 0.4
@@ -33,17 +34,17 @@ SAMPLE_EDGE_SECONDS = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """How one of the two sounds."""
+class Role:
+    """The voice of one of the two speakers, and its pitch from 0 to 99."""
 
     voice: str
     pitch: int
 
 
-PARTS: Mapping[str, Part] = MappingProxyType(
+ROLES: Mapping[str, Role] = MappingProxyType(
     {
-        "A": Part(voice=f"{ACCENTS['american']}+{DIALOGUE_VARIANTS[0]}", pitch=40),
-        "B": Part(voice=f"{ACCENTS['british']}+{DIALOGUE_VARIANTS[1]}", pitch=60),
+        "A": Role(voice=f"{ACCENTS['american']}+{DIALOGUE_VARIANTS[0]}", pitch=40),
+        "B": Role(voice=f"{ACCENTS['british']}+{DIALOGUE_VARIANTS[1]}", pitch=60),
     }
 )
 SCRIPT = (
@@ -55,7 +56,8 @@ SCRIPT = (
     ("B", "About six gigabytes, and the machine has sixteen. I would like to restart it after lunch."),
     ("A", "Will the results be there before we talk to our customers on Thursday?"),
     ("B", "If nothing else is broken. They want to see the word error rate and what each hour will cost."),
-    ("A", "The error rate went from nine to seven percent, so they should be happy. What did we say about the price?"),
+    ("A", "The error rate went from nine to seven percent, so they should be happy. "
+          "What did we say about the price?"),  # words: spoken
     ("B", "Twenty cents an hour, which is half of what they paid in March."),
     ("A", "Perfect, then please write me a short summary. I will show it to everyone in London."),
     ("B", "You will get it tonight. Would you like me to book the big room for ten o'clock?"),
@@ -65,9 +67,9 @@ SCRIPT = (
 
 
 def write(recipe: Recipe) -> None:
-    """Write the recording and its truth, and record how the weights do on it."""
-    refuse_known_sentences(recipe)
-    samples, turns = perform()
+    """Write the recording and its reference transcript, and record the figures of the weights on it."""
+    reject_trained_sentences(recipe)
+    samples, turns = synthesise_script()
     recipe.demo.mkdir(parents=True, exist_ok=True)
     soundfile.write(recipe.demo / "dialogue.flac", samples, SAMPLE_RATE_HZ, subtype="PCM_16", compression_level=1.0)
     truth = {"text": " ".join(turn.text for turn in turns), "turns": [asdict(turn) for turn in turns]}
@@ -76,22 +78,24 @@ def write(recipe: Recipe) -> None:
 
 
 def sentences() -> tuple[str, ...]:
-    """Give the transcript of every sentence of the script."""
+    """Return the transcript of every sentence of the script."""
     spoken = (one for _, text in SCRIPT for one in re.split(r"(?<=[.?!])\s+", text))
     return tuple(corpus.normalise(one) for one in spoken)
 
 
-def refuse_known_sentences(recipe: Recipe) -> None:
-    """Raise TrainingError where a sentence of the script is one of the training."""
+def reject_trained_sentences(recipe: Recipe) -> None:
+    """Raise TrainingError when a sentence of the script is in a training set."""
     spoken = (utterance for plan in dataset.plans(recipe).values() for utterance in plan)
     trained = {one.text for each in spoken if each.part in dataset.TRAINING_PARTS for one in each.sentences}
     known = trained & set(sentences())
     if known:
-        raise TrainingError(f"the dialogue repeats what the training says, change it: {'; '.join(sorted(known))}")
+        raise TrainingError(
+            f"training/dialogue.py: SCRIPT repeats sentences of the training; reword them: {'; '.join(sorted(known))}"
+        )
 
 
-def perform() -> tuple[Samples, tuple[Turn, ...]]:
-    """Speak the script: samples at 16 kHz and the turns in them."""
+def synthesise_script() -> tuple[Samples, tuple[Turn, ...]]:
+    """Synthesise the script: samples at 16 kHz and the turns in them."""
     synthesis.require_programs()
     source = np.random.default_rng(1)
     pieces, turns = [synthesis.silence(EDGE_SECONDS)], []
@@ -99,14 +103,14 @@ def perform() -> tuple[Samples, tuple[Turn, ...]]:
         if index:
             pieces.append(synthesis.silence(source.uniform(*PAUSE_SECONDS)))
         start = sum(map(len, pieces)) / SAMPLE_RATE_HZ
-        pieces.append(_say(PARTS[name], text))
+        pieces.append(_speak(ROLES[name], text))
         end = sum(map(len, pieces)) / SAMPLE_RATE_HZ
         turns.append(Turn(speaker=name, start=round(start, 2), end=round(end, 2), text=corpus.normalise(text)))
     return scale(np.concatenate([*pieces, synthesis.silence(EDGE_SECONDS)]), GAIN_DB), tuple(turns)
 
 
 def read(folder: Path) -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
-    """Read the recording in a folder and its turns. Raises MissingDataError before `write`."""
+    """Read the recording in a folder and its turns. Raises MissingDataError when it was not written."""
     path = folder / "dialogue.flac"
     if not path.is_file():
         raise MissingDataError(path, "dialogue")
@@ -116,9 +120,9 @@ def read(folder: Path) -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
 
 
 def write_samples(recipe: Recipe) -> None:
-    """Write the features of four stretches of the dialogue of about 2, 4, 7 and 11 seconds, and of every turn.
+    """Write log-mel features of four excerpts of the dialogue of about 2, 4, 7 and 11 seconds, and of every turn.
 
-    The texts of both are in the metadata: `texts` and `turns`.
+    The transcripts of both are in the metadata: `texts` and `turns`.
     """
     samples, turns = read(recipe.demo)
     features, texts = {}, []
@@ -128,13 +132,13 @@ def write_samples(recipe: Recipe) -> None:
         texts.append(" ".join(turn.text for turn in chosen))
     features |= {f"turn_{index:02}": log_mel(_cut(samples, [turn])) for index, turn in enumerate(turns)}
     path = recipe.demo / "features.safetensors"
-    said = [turn.text for turn in turns]
-    save_file(features, path, {"texts": json.dumps(texts), "turns": json.dumps(said)})
+    transcripts = [turn.text for turn in turns]
+    save_file(features, path, {"texts": json.dumps(texts), "turns": json.dumps(transcripts)})
     path.chmod(0o644)
 
 
 def measure(recipe: Recipe) -> None:
-    """Record word error rate and speaker clusters of the dialogue at every point, turn by turn as its truth cuts it."""
+    """Record the word error rate and the speaker clusters of the dialogue at every point, by its reference turns."""
     samples, turns = read(recipe.demo)
     cuts = [log_mel(_cut(samples, [turn])) for turn in turns]
     windows, owners = _windows(cuts, turns)
@@ -147,19 +151,19 @@ def measure(recipe: Recipe) -> None:
         texts = greedy_texts(body, acoustic, Tokenizer(recipe.tokenizer), cuts)
         figures: dict[str, float] = {"seconds": round(len(samples) / SAMPLE_RATE_HZ, 1)}
         figures["wer_dialogue"] = word_error_rate([turn.text for turn in turns], texts)
-        clusters = speakers.cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
+        clusters = cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
         figures["clusters"] = len(set(clusters.tolist()))
         figures["windows_right"] = speakers.clustering_accuracy(owners, clusters)
         logger.info("dialogue, %s: %s", point.name, figures)
         for turn, text in zip(turns, texts, strict=True):
             if text != turn.text:
-                logger.info("%s was heard as: %s", turn.text, text)
+                logger.info("%s was recognised as: %s", turn.text, text)
         reporting.record(recipe, f"dialogue_{point.name}", figures)
 
 
-def _say(part: Part, text: str) -> Samples:
-    spoken = espeak.speak(text, part.voice, words_per_minute=WORDS_PER_MINUTE, pitch=part.pitch)
-    return trimmed(scale(synthesis.resampled(spoken.samples, spoken.rate_hz), 0.0))
+def _speak(role: Role, text: str) -> Samples:
+    spoken = espeak.speak(text, role.voice, words_per_minute=WORDS_PER_MINUTE, pitch=role.pitch)
+    return trim_silence(scale(synthesis.resample(spoken.samples, spoken.rate_hz), 0.0))
 
 
 def _cut(samples: Samples, turns: Sequence[Turn]) -> Samples:

@@ -1,4 +1,4 @@
-"""espeak-ng through its C interface: samples, and which phoneme sounds when."""
+"""Speech synthesis with espeak-ng through its C interface: samples, and the start of every phoneme."""
 
 import ctypes
 import ctypes.util
@@ -43,7 +43,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spoken:
+class EspeakSpeech:
     """Samples in [-1, 1) at `rate_hz`, and the start in seconds of every phoneme ("" is silence)."""
 
     samples: NDArray[np.float32]
@@ -51,10 +51,10 @@ class Spoken:
     phonemes: tuple[tuple[float, str], ...]
 
 
-def speak(text: str, voice: str, *, words_per_minute: int, pitch: int, pitch_range: int = 50) -> Spoken:
+def speak(text: str, voice: str, *, words_per_minute: int, pitch: int, pitch_range: int = 50) -> EspeakSpeech:
     """Synthesise one text; `voice` as in `en-gb+f2`, `pitch` and its range from 0 to 99.
 
-    Raises MissingProgramError without libespeak-ng, ValueError for a voice it does not know.
+    Raises MissingProgramError without libespeak-ng, ValueError for an unknown voice.
     """
     library, rate_hz = _library()
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -65,18 +65,18 @@ def speak(text: str, voice: str, *, words_per_minute: int, pitch: int, pitch_ran
     data = text.encode()
     library.espeak_Synth(data, len(data) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8 | _END_PAUSE, None, None)
     samples = np.frombuffer(b"".join(_COLLECTED.samples), dtype=np.int16).astype(np.float32) / 32_768.0
-    return Spoken(samples=samples, rate_hz=rate_hz, phonemes=tuple(_COLLECTED.phonemes))
+    return EspeakSpeech(samples=samples, rate_hz=rate_hz, phonemes=tuple(_COLLECTED.phonemes))
 
 
 class _Collected:
-    """Where the callback of the library leaves what it is given."""
+    """The samples and phonemes that the callback of the library has received."""
 
     def __init__(self) -> None:
         self.samples: list[bytes] = []
         self.phonemes: list[tuple[float, str]] = []
 
     def clear(self) -> None:
-        """Forget the last text."""
+        """Remove the data of the last text."""
         self.samples.clear()
         self.phonemes.clear()
 
@@ -97,13 +97,13 @@ def _collect(wave: "ctypes._Pointer[ctypes.c_short]", count: int, events: "ctype
     return 0
 
 
-# Kept for as long as the module: the library calls it, and nothing else holds it.
+# A module attribute, so that it is not garbage-collected while the library can still call it.
 _CALLBACK = _Callback(_collect)
 
 
 @cache
 def _library() -> tuple[ctypes.CDLL, int]:
-    # The soname first: find_library needs a compiler or ldconfig, which a slim machine may lack.
+    # The soname first: find_library needs a compiler or ldconfig, which a minimal machine may not have.
     for name in ("libespeak-ng.so.1", ctypes.util.find_library("espeak-ng")):
         try:
             library = ctypes.CDLL(name) if name else None

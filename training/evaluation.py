@@ -1,184 +1,100 @@
-"""Recordings to measure the whole pipeline on: sentences that no training holds, by voices seen and unseen.
-
-They are made anew by anyone, the same for the same versions of the synthesisers, and are not part of the repository.
-"""
+"""Greedy transcripts of the development sets, and the word error rates of saved weights."""
 
 import json
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
+import jiwer
 import numpy as np
-import soundfile
-from numpy.random import Generator
-from rich.progress import track
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from contract import files
-from training import augment, corpus, synthesis, voices
-from training.augment import Samples
-from training.corpus import Sentence
-from training.recipe import Recipe
-from training.synthesis import Speech
-from training.voices import Voice
-from transcriber.features import SAMPLE_RATE_HZ
+from export.checkpoints import reference
+from training import dataset, reporting
+from training.checkpoints import read_checkpoint, weight_path
+from training.dataset import TRAINING_PARTS
+from training.recipe import Point, Recipe
+from training.tokenizer import Tokenizer
+from transcriber.ctc import Emissions, greedy
 
-TRUTH = "truth.json"
-NOISE_RATIO_DB = 10.0
-GAIN_DB = -6.0
-DIALOGUES, TURNS, VOICES_IN_A_DIALOGUE = 24, (8, 14), (2, 3, 4)
-TURN_PAUSE_SECONDS = (0.3, 0.9)
-# Below this share of the peak a synthesiser says nothing.
-SILENT_BELOW = 0.01
+BATCH_FRAMES = 8000
+# Chunks that are evaluated: milliseconds to encoder frames, with the past that a stream would keep.
+STREAMING_CHUNKS, STREAMING_LEFT = {640: 16, 320: 8}, 128
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationSet:
-    """What is said, by whom, and what happens to it on the way."""
-
-    what: str
-    prose: bool
-    pool: Callable[[], Sequence[Voice]]
-    disturb: Callable[[Samples, Generator], Samples] = lambda samples, _: samples
-    # So many times as many recordings as the recipe says: where the points are to be told apart beyond chance.
-    times: int = 1
-
-
-def _noisy(samples: Samples, source: Generator) -> Samples:
-    noise = augment.NOISES[source.integers(len(augment.NOISES))](samples, source)
-    return augment.mix(samples, noise, NOISE_RATIO_DB)
-
-
-def _through_a_telephone(samples: Samples, _: Generator) -> Samples:
-    return augment.telephone(samples)
-
-
-SETS: Mapping[str, EvaluationSet] = MappingProxyType(
-    {
-        "grammar": EvaluationSet(
-            what="meetings, voices of the training", prose=False, pool=voices.training_voices, times=3
-        ),
-        "prose": EvaluationSet(what="prose, voices of the training", prose=True, pool=voices.training_voices, times=3),
-        "voices": EvaluationSet(what="meetings, unseen voices", prose=False, pool=voices.unseen_voices, times=3),
-        "accent": EvaluationSet(what="meetings, unseen accent", prose=False, pool=voices.unseen_accent),
-        "flite": EvaluationSet(what="meetings, unseen voice of flite", prose=False, pool=voices.unseen_flite),
-        "synthesiser": EvaluationSet(what="meetings, unseen synthesiser", prose=False, pool=voices.festival_voices),
-        "noise": EvaluationSet(
-            what="meetings, noise 10 dB below the speech",
-            prose=False,
-            pool=voices.training_voices,
-            disturb=_noisy,
-            times=3,
-        ),
-        "telephone": EvaluationSet(
-            what="meetings, 300 to 3400 Hz",
-            prose=False,
-            pool=voices.training_voices,
-            disturb=_through_a_telephone,
-            times=3,
-        ),
+def evaluate(recipe: Recipe, point: Point) -> None:
+    """Measure the saved FP16 weights of a point on the development parts, and record the figures."""
+    logger = reporting.open_log(recipe)
+    torch.set_num_threads(recipe.processes)
+    data = dataset.load(recipe)
+    body, _ = reference.load(weight_path(recipe, point, "body"))
+    acoustic, parameters = reference.load(weight_path(recipe, point, "am_en"))
+    pieces = Tokenizer(recipe.tokenizer)
+    progress = read_checkpoint(recipe, point.name)["progress"]
+    training = [example for part in TRAINING_PARTS for example in data.part(part)]
+    figures: dict[str, Any] = {
+        "minutes": round(progress.seconds / 60, 1),
+        "steps": progress.step,
+        "hours_trained": round(progress.audio_seconds / 3600, 1),
+        "vocabulary": len(json.loads(parameters["tokens"])),
+        "hours_of_audio": round(sum(len(example.features) for example in training) / 360_000, 1),
+        "utterances": len(training),
+        "speakers": len({example.speaker for example in training} - {""}),
     }
-)
+    for part in sorted(data.parts - set(TRAINING_PARTS)):
+        examples = data.part(part)
+        texts = greedy_texts(body, acoustic, pieces, [example.features for example in examples])
+        figures[f"wer_{part}"] = word_error_rate([example.text for example in examples], texts)
+        logger.info("%s, %s: word error rate %.2f %%", point.name, part, 100 * figures[f"wer_{part}"])
+    examples = data.part("grammar")
+    features = [example.features for example in examples]
+    for milliseconds, chunk in STREAMING_CHUNKS.items():
+        texts = greedy_texts(body, acoustic, pieces, features, chunk=chunk, left=STREAMING_LEFT)
+        rate = word_error_rate([example.text for example in examples], texts)
+        figures[f"wer_grammar_{milliseconds}_ms"] = rate
+        logger.info("%s, grammar, chunks of %d ms: word error rate %.2f %%", point.name, milliseconds, 100 * rate)
+    reporting.record(recipe, f"recogniser_{point.name}", figures)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """Who says what in a dialogue, from `start` to `end` in seconds."""
+@torch.inference_mode()
+def greedy_texts(
+    body: Any,
+    acoustic: nn.Module,
+    pieces: Tokenizer,
+    features: Sequence[NDArray[np.float16]],
+    *,
+    chunk: int | None = None,
+    left: int | None = None,
+) -> list[str]:
+    """Transcribe log-mel features [frames, 80] by the best token of every frame, without search or rescoring.
 
-    speaker: str
-    start: float
-    end: float
-    text: str
-
-
-def write(recipe: Recipe) -> None:
-    """Write every set and the dialogues, a folder each: FLAC files, and truth.json that says what is in them.
-
-    Raises MissingProgramError where a synthesiser is missing.
+    `chunk` and `left` limit the visible context as in real time; the body's `encode` explains them.
     """
-    synthesis.require_all_programs()
-    for name, chosen in SETS.items():
-        _write_set(recipe, name, chosen)
-    _write_dialogues(recipe)
-
-
-def utterance(chosen: EvaluationSet, source: random.Random) -> tuple[tuple[Sentence, ...], Voice]:
-    """Draw what is said, and by whom."""
-    return tuple(synthesis.held_out_sentences(source, prose=chosen.prose)), source.choice(chosen.pool())
-
-
-def _write_set(recipe: Recipe, name: str, chosen: EvaluationSet) -> None:
-    source = random.Random(f"{recipe.seed} evaluation {name}")
-    truth = []
-    for number in track(range(recipe.recordings * chosen.times), description=f"{name:<12}"):
-        sentences, voice = utterance(chosen, source)
-        random_source = np.random.default_rng(source.getrandbits(32))
-        clean = _said(sentences, voice, random_source)
-        samples = augment.scale(chosen.disturb(clean, random_source), GAIN_DB)
-        file = f"{number:03d}.flac"
-        _save(recipe.evaluation / name / file, samples)
-        text = " ".join(one.text for one in sentences)
-        truth.append(
-            {"file": file, "text": text, "speaker": voice.speaker, "seconds": round(len(samples) / SAMPLE_RATE_HZ, 2)}
+    order = sorted(range(len(features)), key=lambda index: len(features[index]))
+    texts = [""] * len(features)
+    for group in _groups(order, features):
+        batch, lengths = dataset.pad([features[index] for index in group])
+        encoded, _, encoded_lengths = body.encode(
+            torch.from_numpy(batch), torch.from_numpy(lengths), chunk=chunk, left=left
         )
-    _write_truth(recipe.evaluation / name, chosen.what, truth)
+        log_probs, tokens = (output.numpy() for output in acoustic(encoded, encoded_lengths))
+        for row, (index, length) in enumerate(zip(group, encoded_lengths.tolist(), strict=True)):
+            emissions = Emissions(log_probs=log_probs[row, :length], tokens=tokens[row, :length])
+            texts[index] = pieces.decode(greedy(emissions).tokens)
+    return texts
 
 
-def _write_dialogues(recipe: Recipe) -> None:
-    source = random.Random(f"{recipe.seed} evaluation dialogues")
-    truth = []
-    for number in track(range(min(DIALOGUES, recipe.recordings)), description=f"{'dialogues':<12}"):
-        samples, turns = _dialogue(source)
-        file = f"{number:03d}.flac"
-        _save(recipe.evaluation / "dialogues" / file, samples)
-        truth.append({"file": file, "turns": [asdict(turn) for turn in turns]})
-    what = f"dialogues of {VOICES_IN_A_DIALOGUE[0]} to {VOICES_IN_A_DIALOGUE[-1]} unseen voices"
-    _write_truth(recipe.evaluation / "dialogues", what, truth)
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return the word error rate over all texts together."""
+    return float(jiwer.wer(list(references), list(hypotheses)))
 
 
-def _dialogue(source: random.Random) -> tuple[Samples, list[Turn]]:
-    # One variant at two pitches is hardly two persons: every voice of a dialogue is another variant.
-    by_variant: dict[str, list[Voice]] = {}
-    for voice in voices.held_out_voices():
-        by_variant.setdefault(voice.name.partition("+")[2], []).append(voice)
-    variants = source.sample(sorted(by_variant), source.choice(VOICES_IN_A_DIALOGUE))
-    speakers = [source.choice(by_variant[variant]) for variant in variants]
-    random_source = np.random.default_rng(source.getrandbits(32))
-    pieces, turns, last = [synthesis.silence(0.4)], list[Turn](), -1
-    for number in range(source.randint(*TURNS)):
-        # All are heard at first; then anyone but the one who has just spoken.
-        place = number if number < len(speakers) else source.choice([x for x in range(len(speakers)) if x != last])
-        last = place
-        # A pause between two sentences of one voice is no speech either: every sentence has its own times.
-        for _ in range(source.choice((1, 1, 2))):
-            sentence = corpus.drawn_from_grammar(source, held_out=True)
-            if turns:
-                pieces.append(synthesis.silence(source.uniform(*TURN_PAUSE_SECONDS)))
-            start = sum(map(len, pieces)) / SAMPLE_RATE_HZ
-            pieces.append(trimmed(_said([sentence], speakers[place], random_source)))
-            end = sum(map(len, pieces)) / SAMPLE_RATE_HZ
-            name = speakers[place].speaker
-            turns.append(Turn(speaker=name, start=round(start, 2), end=round(end, 2), text=sentence.text))
-    return augment.scale(np.concatenate([*pieces, synthesis.silence(0.4)]), GAIN_DB), turns
-
-
-def _said(sentences: Sequence[Sentence], voice: Voice, source: Generator) -> Samples:
-    speech: Speech = synthesis.join(sentences, [voice] * len(sentences), source)
-    return speech.samples
-
-
-def trimmed(samples: Samples) -> Samples:
-    """Cut the silence off both ends."""
-    loud = np.flatnonzero(np.abs(samples) > SILENT_BELOW)
-    return samples[loud[0] : loud[-1] + 1]
-
-
-def _write_truth(folder: Path, what: str, truth: Sequence[Mapping[str, Any]]) -> None:
-    files.write(folder / TRUTH, json.dumps({"what": what, "recordings": truth}, indent=1) + "\n")
-
-
-def _save(path: Path, samples: Samples) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+def _groups(order: Sequence[int], features: Sequence[NDArray[np.float16]]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and len(features[index]) * (len(groups[-1]) + 1) <= BATCH_FRAMES:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,6 +1,6 @@
 """The language model, trained on text alone: the grammar, prose, and the documentation of libraries, mixed.
 
-A model of the grammar alone ruins prose, and one of prose alone knows nothing of meetings.
+A model trained on the grammar alone makes prose worse, and one trained on prose alone lacks the words of meetings.
 """
 
 import itertools
@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.checkpoints import reference
-from export.networks.language import Language
+from export.networks.transformer_lm import TransformerLm
 from training import corpus, curves, reporting, schedule, synthesis, tokenizer
+from training.batch import IGNORED, next_tokens
 from training.recipe import Recipe
-from training.recogniser import IGNORED, LARGEST_GRADIENT, next_tokens
 from training.tokenizer import Tokenizer
+from training.trainer import LARGEST_GRADIENT
 
 GRAMMAR_SHARE, PROSE_SHARE = 0.4, 0.3
 BATCH_SIZE, POOL_BATCHES = 48, 12
 PEAK_LEARNING_RATE = 2.0e-3
 WARM_UP_STEPS = 100
 AVERAGE_DECAY = 0.995
-PROBES = 300
-# Whatever sees the clock asks it this often, in steps.
+HELD_OUT_TEXTS = 300
+# The loss is logged every so many steps.
 REPORT_STEPS = 100
 
 
@@ -38,11 +39,11 @@ def train(recipe: Recipe) -> None:
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pieces = Tokenizer(recipe.tokenizer)
-    network = Language(recipe.language).to(device).train()
+    network = TransformerLm(recipe.language).to(device).train()
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     batches = _batches(recipe, pieces)
-    # The first batch reads whole libraries of text: before the clock starts.
+    # The first batch reads whole libraries of text, before the training time starts.
     first = next(batches)
     began, budget, step, seen = time.monotonic(), recipe.language_minutes * 60, 0, 0
     for tokens, lengths in itertools.chain([first], batches):
@@ -75,31 +76,31 @@ def train(recipe: Recipe) -> None:
 
 
 def cross_entropy(network: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Give the mean loss per token, the boundary at the end included: tokens [rows, L], lengths [rows]."""
-    said = network.log_probs(tokens)
-    return functional.nll_loss(said.flatten(0, 1), next_tokens(tokens, lengths).flatten(), ignore_index=IGNORED)
+    """Return the mean loss per token, including the closing boundary, of tokens [rows, L] and lengths [rows]."""
+    log_probs = network.log_probs(tokens)
+    return functional.nll_loss(log_probs.flatten(0, 1), next_tokens(tokens, lengths).flatten(), ignore_index=IGNORED)
 
 
 @torch.inference_mode()
 def perplexities(network: nn.Module, pieces: Tokenizer, recipe: Recipe) -> dict[str, float]:
-    """Give the perplexity per token of held-out sentences of the grammar and of prose."""
+    """Return the perplexity per token on held-out sentences of the grammar and of prose."""
     return {
-        name: math.exp(float(cross_entropy(network, *stacked([pieces.encode(text) for text in group]))))
+        name: math.exp(float(cross_entropy(network, *pad_tokens([pieces.encode(text) for text in group]))))
         for name, group in held_out_texts(recipe).items()
     }
 
 
 def held_out_texts(recipe: Recipe) -> dict[str, list[str]]:
-    """Draw what perplexities are measured on."""
+    """Draw the held-out sentences on which perplexities are measured."""
     source = random.Random(f"{recipe.seed} perplexity")
     return {
-        "grammar": [corpus.drawn_from_grammar(source, held_out=True).text for _ in range(PROBES)],
-        "prose": [corpus.drawn(source, corpus.prose(), held_out=True).text for _ in range(PROBES)],
+        "grammar": [corpus.draw_from_grammar(source, held_out=True).text for _ in range(HELD_OUT_TEXTS)],
+        "prose": [corpus.draw(source, corpus.prose(), held_out=True).text for _ in range(HELD_OUT_TEXTS)],
     }
 
 
-def stacked(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Pad token lists: [rows, longest] and lengths [rows]."""
+def pad_tokens(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pad token lists with the boundary, INT64 [rows, longest], and return their lengths [rows] too."""
     rows = [torch.tensor(text, dtype=torch.int64) for text in texts]
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.BOUNDARY)
     return padded, torch.tensor([len(text) for text in texts])
@@ -109,19 +110,19 @@ def _batches(recipe: Recipe, pieces: Tokenizer) -> Iterator[tuple[Tensor, Tensor
     source = random.Random(f"{recipe.seed} language")
     library = corpus.library_prose(recipe.library)
     while True:
-        # Texts of like length share a batch: of a batch as they come, two thirds would be padding.
+        # Texts of similar length share a batch; in the order of drawing, two thirds of a batch would be padding.
         pool = sorted((pieces.encode(_text(source, library)) for _ in range(POOL_BATCHES * BATCH_SIZE)), key=len)
         batches = [pool[start : start + BATCH_SIZE] for start in range(0, len(pool), BATCH_SIZE)]
         source.shuffle(batches)
         for batch in batches:
-            yield stacked(batch)
+            yield pad_tokens(batch)
 
 
 def _text(source: random.Random, library: Sequence[corpus.Sentence]) -> str:
-    """Draw what a segment may hold: one to four sentences, most often of one kind, as people do not jump about."""
+    """Draw the text of a segment: one to four sentences of one kind, since people rarely switch within a segment."""
     kind = source.random()
     count = source.choice(synthesis.SENTENCE_COUNTS)
     if kind < GRAMMAR_SHARE:
-        return " ".join(corpus.drawn_from_grammar(source, held_out=False).text for _ in range(count))
+        return " ".join(corpus.draw_from_grammar(source, held_out=False).text for _ in range(count))
     candidates = corpus.prose() if kind < GRAMMAR_SHARE + PROSE_SHARE else library
-    return " ".join(corpus.drawn(source, candidates, held_out=False).text for _ in range(count))
+    return " ".join(corpus.draw(source, candidates, held_out=False).text for _ in range(count))

@@ -1,7 +1,7 @@
-"""The token n-gram model of the search: counted on text, smoothed, and pruned to what a configuration can carry.
+"""The token n-gram model of the search: counted on text, smoothed, and pruned to the size limit of a configuration.
 
-It knows the same text as the neural language model and has no part in the training of any network: only the tokenizer
-must be there.
+It is counted on the same text as the neural language model is trained on. No network is needed: only the tokenizer must
+exist.
 """
 
 import math
@@ -24,17 +24,17 @@ Keys: TypeAlias = NDArray[np.int64]
 Reals: TypeAlias = NDArray[np.float64]
 
 ORDER = 6
-# Within a factor of 1.0005: what the size then misses of the budget is less than a part in a thousand.
+# The threshold is found within a factor of 1.0005, so that the size is within a thousandth of the limit.
 THRESHOLDS, HALVINGS = (1e-9, 1e-1), 15
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grams:
-    """The n-grams of one order, sorted: a key packs the tokens, the last one in the lowest bits.
+    """The n-grams of one order, sorted by key; a key packs the tokens, the last one in the lowest bits.
 
-    `probs` are those of the last token after the others, `backoffs` the log of the factor for a token that was never
-    seen after the whole n-gram.
+    `probs` are the probabilities of the last token given the others. `backoffs` are the log factors of tokens that were
+    never seen after the whole n-gram.
     """
 
     keys: Keys
@@ -45,18 +45,18 @@ class Grams:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Model:
-    """A back-off model of tokens below `vocabulary`, its orders from 1 on."""
+    """A back-off model of tokens below `vocabulary`; its orders start at 1."""
 
     vocabulary: int
     orders: tuple[Grams, ...]
 
     @property
     def bits(self) -> int:
-        """Give how many bits of a key a token takes."""
+        """Return the bits that one token takes in a key."""
         return _bits(self.vocabulary)
 
     def log_probs(self, keys: Keys, order: int) -> Reals:
-        """Give the log-probability of the last token of n-grams of an order, by backing off where one is not known."""
+        """Return the log-probabilities of the last token of n-grams of an order; unknown n-grams back off."""
         total, is_open = np.zeros(len(keys)), np.ones(len(keys), dtype=bool)
         for length in range(order, 0, -1):
             known = self.orders[length - 1]
@@ -73,17 +73,17 @@ class Model:
         return total
 
 
-def make(recipe: Recipe) -> None:
-    """Count, smooth, prune to the size of each point, write its model and record how well it foresees held-out text."""
+def build(recipe: Recipe) -> None:
+    """Count, smooth and prune to the size of each point; write the models and record their held-out perplexity."""
     logger = reporting.open_log(recipe)
     pieces = Tokenizer(recipe.tokenizer)
-    encoded = [_spoken(pieces, text) for text in texts(recipe)]
+    encoded = [_known_tokens(pieces, text) for text in texts(recipe)]
     whole = estimate(count(encoded, ORDER, recipe.vocabulary), recipe.vocabulary)
     held_out = {
-        name: [_spoken(pieces, text) for text in group] for name, group in language.held_out_texts(recipe).items()
+        name: [_known_tokens(pieces, text) for text in group] for name, group in language.held_out_texts(recipe).items()
     }
     for point in recipe.points:
-        data = fitted(whole, point.ngram_bytes)
+        data = prune_to_size(whole, point.ngram_bytes)
         files.write(recipe.ngram(point), data)
         model = ngram.decode(data)
         figures: dict[str, float] = {
@@ -100,12 +100,12 @@ def make(recipe: Recipe) -> None:
 
 
 def texts(recipe: Recipe) -> Iterator[str]:
-    """Give what segments may hold: one to four sentences of a kind; those of prose and of the libraries each once.
+    """Yield texts of segments: one to four sentences of one kind; each sentence of prose and of the libraries once.
 
-    Drawn again and again, as the language model is given them, rare words would seem well known.
+    If they were drawn repeatedly, as for the language model, rare words would seem frequent.
     """
     source = random.Random(f"{recipe.seed} ngram")
-    grammar = [corpus.drawn_from_grammar(source, held_out=False) for _ in range(recipe.ngram_sentences)]
+    grammar = [corpus.draw_from_grammar(source, held_out=False) for _ in range(recipe.ngram_sentences)]
     for sentences in (grammar, corpus.prose(), corpus.library_prose(recipe.library)):
         left = [one.text for one in sentences if not corpus.is_held_out(one.text)]
         source.shuffle(left)
@@ -116,9 +116,9 @@ def texts(recipe: Recipe) -> Iterator[str]:
 
 
 def count(encoded: Iterable[Sequence[int]], order: int, vocabulary: int) -> list[tuple[Keys, Reals]]:
-    """Count the n-grams of every order up to `order`: their keys, sorted, and how often each was seen.
+    """Count the n-grams of every order up to `order`: sorted keys, and the count of each.
 
-    A text begins and ends with the boundary; that it begins so is given and not counted.
+    A text begins and ends with the boundary; the opening boundary is given and not counted.
     """
     rows = [[BOUNDARY, *tokens, BOUNDARY] for tokens in encoded]
     lengths = np.array([len(row) for row in rows])
@@ -141,7 +141,8 @@ def estimate(counted: Sequence[tuple[Keys, Reals]], vocabulary: int) -> Model:
     """Smooth counts: Witten-Bell, interpolated (Chen and Goodman, Harvard TR-10-98).
 
     p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)), where T(h) is the number of different tokens seen after h, and
-    h' is h without its first token. Below the first order all tokens from the boundary on are equally probable.
+    h' is h without its first token. The first order is interpolated with equal probabilities of all tokens from the
+    boundary on.
     """
     keys = np.arange(BOUNDARY, vocabulary)
     counts = np.zeros(vocabulary)
@@ -159,21 +160,21 @@ def estimate(counted: Sequence[tuple[Keys, Reals]], vocabulary: int) -> Model:
         shorter, _ = _find(orders[-1].keys, keys & ((1 << bits * (length - 1)) - 1))
         probs = (counts + kinds_after * orders[-1].probs[shorter]) / (seen + kinds_after)
         orders.append(Grams(keys=keys, counts=counts, probs=probs, backoffs=np.zeros(len(keys))))
-    return _renewed(Model(vocabulary=vocabulary, orders=tuple(orders)))
+    return _with_backoffs(Model(vocabulary=vocabulary, orders=tuple(orders)))
 
 
-def losses(model: Model) -> tuple[Reals, ...]:
-    """Give for each n-gram of each order above the first the relative entropy that leaving it out costs.
+def pruning_losses(model: Model) -> tuple[Reals, ...]:
+    """Return the relative entropy that pruning each n-gram costs, by order from the second on.
 
-    Stolcke, Entropy-based Pruning of Backoff Language Models (arXiv:cs/0006025). How probable a history is, is taken
-    from its counts.
+    Stolcke, Entropy-based Pruning of Backoff Language Models (arXiv:cs/0006025). The probability of a history is
+    estimated from its counts.
     """
     total = model.orders[0].counts.sum()
     return tuple(_divergences(model, length) / total for length in range(2, len(model.orders) + 1))
 
 
 def prune(model: Model, lost: Sequence[Reals], threshold: float) -> Model:
-    """Leave out every n-gram that costs at most `threshold`, unless a longer one that stays begins with it."""
+    """Remove every n-gram that costs at most `threshold`, unless a longer one that stays begins with it."""
     orders = list(model.orders)
     for length in range(len(orders), 1, -1):
         grams, keep = orders[length - 1], lost[length - 2] > threshold
@@ -185,11 +186,11 @@ def prune(model: Model, lost: Sequence[Reals], threshold: float) -> Model:
             probs=grams.probs[keep],
             backoffs=grams.backoffs[keep],
         )
-    return _renewed(replace(model, orders=tuple(grams for grams in orders if len(grams.keys))))
+    return _with_backoffs(replace(model, orders=tuple(grams for grams in orders if len(grams.keys))))
 
 
 def levels(model: Model) -> tuple[Level, ...]:
-    """Lay the model out as the search reads it."""
+    """Return the model in the layout that the search reads."""
     found = []
     for length, grams in enumerate(model.orders, start=1):
         children = np.zeros(len(grams.keys), dtype=np.int64)
@@ -203,10 +204,10 @@ def levels(model: Model) -> tuple[Level, ...]:
     return tuple(found)
 
 
-def fitted(model: Model, largest_bytes: int) -> bytes:
-    """Prune as little as it takes to fit, and write."""
+def prune_to_size(model: Model, largest_bytes: int) -> bytes:
+    """Return the encoded model, pruned as little as needed to fit `largest_bytes`."""
     low, high = (math.log(bound) for bound in THRESHOLDS)
-    lost, best = losses(model), b""
+    lost, best = pruning_losses(model), b""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         data = ngram.encode(levels(prune(model, lost, math.exp(middle))), model.vocabulary)
@@ -218,50 +219,50 @@ def fitted(model: Model, largest_bytes: int) -> bytes:
 
 
 def perplexity(model: Ngram, encoded: Sequence[Sequence[int]]) -> float:
-    """Give the perplexity per token, the end of every text included."""
+    """Return the perplexity per token, including the end of every text."""
     return math.exp(-sum(map(model.log_prob, encoded)) / sum(len(tokens) + 1 for tokens in encoded))
 
 
-def _spoken(pieces: Tokenizer, text: str) -> list[int]:
-    """Encode what the search may say: it never says what is unknown."""
+def _known_tokens(pieces: Tokenizer, text: str) -> list[int]:
+    """Encode a text without unknown tokens, which the search never outputs."""
     return [token for token in pieces.encode(text) if token > BOUNDARY]
 
 
 def _divergences(model: Model, length: int) -> Reals:
-    """Give for each n-gram of an order what leaving it out costs, times the tokens counted in all."""
+    """Return the cost of pruning each n-gram of an order, times the total of counted tokens."""
     grams = model.orders[length - 1]
     _, past = np.unique(grams.keys >> model.bits, return_inverse=True)
-    probs, shorter = grams.probs, np.exp(_shortened(model, grams, length))
-    # What the tokens never seen after the history have together, before and after this one is among them.
-    left, left_shorter = _left(past, probs)[past], _left(past, shorter)[past]
+    probs, shorter = grams.probs, np.exp(_shorter_log_probs(model, grams, length))
+    # The total probability of tokens that were never seen after the history, before and after this one joins them.
+    left, left_shorter = _remaining(past, probs)[past], _remaining(past, shorter)[past]
     factor, factor_without = np.log(left / left_shorter), np.log((left + probs) / (left_shorter + shorter))
     change = probs * (np.log(shorter) + factor_without - np.log(probs)) + left * (factor_without - factor)
     lost: Reals = -np.bincount(past, grams.counts)[past] * change
     return lost
 
 
-def _renewed(model: Model) -> Model:
-    """Compute the factors for what was never seen, so that the probabilities after every history sum to one."""
+def _with_backoffs(model: Model) -> Model:
+    """Compute the back-off factors, so that the probabilities after every history sum to one."""
     orders = [replace(grams, backoffs=np.zeros(len(grams.keys))) for grams in model.orders]
     for length in range(2, len(orders) + 1):
         grams, shorter = orders[length - 1], orders[length - 2]
         histories, past = np.unique(grams.keys >> model.bits, return_inverse=True)
-        lower = np.exp(_shortened(Model(vocabulary=model.vocabulary, orders=tuple(orders)), grams, length))
+        lower = np.exp(_shorter_log_probs(Model(vocabulary=model.vocabulary, orders=tuple(orders)), grams, length))
         place, _ = _find(shorter.keys, histories)
-        shorter.backoffs[place] = np.log(_left(past, grams.probs) / _left(past, lower))
+        shorter.backoffs[place] = np.log(_remaining(past, grams.probs) / _remaining(past, lower))
     return replace(model, orders=tuple(orders))
 
 
-def _shortened(model: Model, grams: Grams, length: int) -> Reals:
+def _shorter_log_probs(model: Model, grams: Grams, length: int) -> Reals:
     return model.log_probs(grams.keys & ((1 << model.bits * (length - 1)) - 1), length - 1)
 
 
-def _left(past: NDArray[np.int64], probs: Reals) -> Reals:
+def _remaining(past: NDArray[np.int64], probs: Reals) -> Reals:
     return np.maximum(1.0 - np.bincount(past, probs), _LEAST)
 
 
 def _find(known: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Give where keys stand among sorted ones, and whether they do."""
+    """Return the position of each key among sorted ones, and whether it is there."""
     place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return place, known[place] == keys
 

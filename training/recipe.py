@@ -1,39 +1,39 @@
-"""The numbers of the recipe, in one place."""
+"""The recipe: every number that determines the data and the training."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.networks.body import BodyConfig
+from export.networks.conformer_encoder import ConformerEncoderConfig
 from export.networks.decoder import DecoderConfig
-from export.networks.diarization import DiarizationConfig
-from export.networks.language import LanguageConfig
+from export.networks.speaker_encoder import SpeakerEncoderConfig
+from export.networks.transformer_lm import TransformerLmConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """The networks of one operating point, and how long they are trained."""
+    """The networks of one operating point, and the duration of their training."""
 
     name: str
-    body: BodyConfig
+    body: ConformerEncoderConfig
     decoder: DecoderConfig
-    diarization: DiarizationConfig
+    diarization: SpeakerEncoderConfig
     recogniser_minutes: float
     speakers_minutes: float
     peak_learning_rate: float
     warm_up_steps: int
-    # The n-gram model of the search travels as text, a quarter longer, in every record of the acoustic head.
+    # Size of the search's n-gram model. Every record of the acoustic head contains it as text, a quarter longer.
     ngram_bytes: int
-    # The point whose weights the first blocks begin with, and which is trained on within this one; "" begins with
-    # random ones and alone.
-    begins_with: str = ""
+    # The point whose weights the first blocks start from, and whose training continues within this one; "" starts from
+    # random weights, alone.
+    starts_from: str = ""
 
 
 POINTS = (
     Point(
         name="standard",
-        body=BodyConfig(layers=5, conditioned=(3,)),
+        body=ConformerEncoderConfig(layers=5, conditioned=(3,)),
         decoder=DecoderConfig(layers=1),
-        diarization=DiarizationConfig(size=128, dilations=(1, 2, 3), attention=48),
+        diarization=SpeakerEncoderConfig(size=128, dilations=(1, 2, 3), attention=48),
         recogniser_minutes=54.0,
         speakers_minutes=15.0,
         peak_learning_rate=1.5e-3,
@@ -42,25 +42,25 @@ POINTS = (
     ),
     Point(
         name="enhanced",
-        body=BodyConfig(layers=12, conditioned=(3, 5, 8)),
+        body=ConformerEncoderConfig(layers=12, conditioned=(3, 5, 8)),
         decoder=DecoderConfig(layers=2),
-        diarization=DiarizationConfig(),
+        diarization=SpeakerEncoderConfig(),
         recogniser_minutes=77.0,
         speakers_minutes=18.0,
         peak_learning_rate=1.0e-3,
         warm_up_steps=200,
         ngram_bytes=500_000,
-        begins_with="standard",
+        starts_from="standard",
     ),
 )
 
 
-LANGUAGE = LanguageConfig(size=128, layers=3, hidden=448)
+LANGUAGE = TransformerLmConfig(size=128, layers=3, hidden=448)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What decides the weights, apart from the code; `minutes` are of training, after the data are made."""
+    """The numbers that determine the weights, apart from the code; `minutes` exclude the making of the data."""
 
     out: Path
     weights: Path = Path("export/checkpoints/reference")
@@ -69,71 +69,71 @@ class Recipe:
     library_utterances: int = 7_000
     meetings_utterances: int = 6_000
     evaluation_utterances: int = 150
-    # Of each of these parts, to find the weights of the rescorers on.
+    # Utterances of each development part on which the weights of the rescorers are tuned.
     weighting_utterances: int = 150
-    # Of each set that `python -m training evaluation` writes.
+    # Recordings of each set that `python -m training evaluation` writes.
     recordings: int = 160
     shard_size: int = 250
     processes: int = 2
     vocabulary: int = 256
     points: tuple[Point, ...] = POINTS
-    language: LanguageConfig = LANGUAGE
+    language: TransformerLmConfig = LANGUAGE
     language_minutes: float = 36.0
-    # Sentences of the grammar that the n-gram model is counted on; prose and documentation are what they are.
+    # Sentences of the grammar that the n-gram model is counted on, in addition to all prose and documentation.
     ngram_sentences: int = 60_000
-    # Padded feature frames in the batch of one process.
+    # Padded feature frames in a batch of one process.
     batch_frames: int = 3000
-    # What a killed run loses at most, in seconds.
+    # The training time that a killed run loses at most.
     checkpoint_seconds: float = 60.0
     demo: Path = Path("demo")
-    # Where `python -m training evaluation` writes its sets.
+    # Folder of the sets that `python -m training evaluation` writes.
     evaluation: Path = Path("dist/accuracy/recordings")
 
     @property
     def shards(self) -> Path:
-        """Where the features lie."""
+        """Return the folder of the features."""
         return self.out / "shards"
 
     @property
     def library(self) -> Path:
-        """Where the sentences of the libraries' documentation lie."""
+        """Return the file of the sentences of the libraries' documentation."""
         return self.out / "library.txt"
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer that both points share."""
+        """Return the path of the tokenizer, which both points share."""
         return self.weights / "tokenizer.model"
 
     def ngram(self, point: Point) -> Path:
-        """Say where the n-gram model of a point's search lies."""
+        """Return the path of the n-gram model of a point's search."""
         return self.weights / point.name / "am_en.ngram"
 
     @property
     def figures(self) -> Path:
-        """Where every stage leaves what it measured."""
+        """Return the file of the figures of every stage."""
         return self.weights / "figures.json"
 
     @property
     def log(self) -> Path:
-        """Where every stage writes what it reports."""
+        """Return the log file of every stage."""
         return self.out / "training.log"
 
     @property
     def curves(self) -> Path:
-        """Where every stage writes its losses, a JSON object a line."""
+        """Return the file of the losses of every stage, one JSON object per line."""
         return self.out / "curves.jsonl"
 
     @property
     def minutes(self) -> float:
-        """Training time of all networks together."""
+        """Return the training time of all networks together."""
         return self.language_minutes + sum(point.recogniser_minutes + point.speakers_minutes for point in self.points)
 
     def point(self, name: str) -> Point:
-        """Give the operating point of a name."""
+        """Return the operating point of a name."""
         return next(point for point in self.points if point.name == name)
 
-    def lasting(self, minutes: float) -> "Recipe":
-        """Share out another training time between the networks as this recipe shares its own."""
+    def with_minutes(self, minutes: float) -> "Recipe":
+        """Return the recipe with another total training time, split between the networks in the same proportions."""
         factor = minutes / self.minutes
         points = tuple(
             replace(
@@ -147,7 +147,7 @@ class Recipe:
 
 
 def smoke(out: Path) -> Recipe:
-    """Give a recipe of minutes that proves the path and nothing else, and writes nothing outside `out`."""
+    """Return a recipe that runs every stage within minutes, as a test, and writes nothing outside `out`."""
     recipe = Recipe(
         out=out,
         weights=out / "weights",
@@ -164,4 +164,4 @@ def smoke(out: Path) -> Recipe:
         checkpoint_seconds=5.0,
     )
     points = tuple(replace(point, ngram_bytes=20_000) for point in recipe.points)
-    return replace(recipe, points=points).lasting(1.5)
+    return replace(recipe, points=points).with_minutes(1.5)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a log, and figures that the model card is drawn from."""
+"""The log of a run, and the figures that the model card is rendered from."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from training.recipe import Recipe
 
 
 def open_log(recipe: Recipe) -> logging.Logger:
-    """Report to the terminal and to the recipe's log file."""
+    """Return the logger that writes to the terminal and to the recipe's log file."""
     logger = logging.getLogger("training")
     if not logger.handlers:
         recipe.log.parent.mkdir(parents=True, exist_ok=True)
@@ -32,5 +32,5 @@ def record(recipe: Recipe, stage: str, figures: Mapping[str, Any]) -> None:
 
 
 def read_figures(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Give the figures of all stages that ran."""
+    """Return the figures of all stages that have run."""
     return json.loads(recipe.figures.read_text(encoding="utf-8")) if recipe.figures.is_file() else {}

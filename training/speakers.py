@@ -1,4 +1,4 @@
-"""The speaker network, trained to tell synthetic speakers apart, and the similarity that makes two stretches one."""
+"""The training of the speaker network, and of the similarity from which two windows count as one speaker."""
 
 import itertools
 import random
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress as ProgressBar
-from scipy.cluster import hierarchy
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial import distance
 from torch import Tensor, nn
 from torch.nn import functional
 
+from demo.scores import equal_error_rate
 from export.checkpoints import reference
-from export.networks.diarization import Diarization
+from export.networks.speaker_encoder import SpeakerEncoder
 from training import curves, dataset, reporting, schedule
 from training.dataset import Example
 from training.recipe import Point, Recipe
+from transcriber.speakers import cluster
 
 FRAMES_PER_SECOND = 100
 CROP_SECONDS = (1.0, 4.0)
@@ -30,7 +30,7 @@ WARM_UP_STEPS = 100
 # Additive angular margin softmax (arXiv:1801.07698); the margin grows from zero over this share of the training.
 SCALE, MARGIN, MARGIN_SHARE = 30.0, 0.2, 0.3
 AVERAGE_DECAY = 0.995
-# What the network sees of level: the whole crop louder or quieter by up to this much, in nepers of power.
+# Random level change of a whole crop, at most this much, in nepers of power.
 LEVEL_SHIFT = 2.0
 EQUAL_ERROR_SECONDS = (1.5, 3.0)
 WINDOW_SECONDS = (1.5, 2.0)
@@ -39,14 +39,14 @@ Speakers = Mapping[str, Sequence[Example]]
 
 
 class Margin(nn.Module):
-    """The classifier of training: cosine to a centre of each speaker, made harder by an angle."""
+    """The classifier of training: cosine to the centre of each speaker, with an additive angular margin."""
 
     def __init__(self, size: int, speakers: int) -> None:
         super().__init__()
         self.centres = nn.Parameter(torch.randn(speakers, size))
 
     def forward(self, embeddings: Tensor, speakers: Tensor, margin: float) -> Tensor:
-        """Give the mean loss of unit embeddings [batch, size] with the numbers of their speakers."""
+        """Return the mean loss of unit embeddings [batch, size] with their speaker numbers [batch]."""
         cosine = functional.linear(embeddings, functional.normalize(self.centres, dim=-1)).clamp(-0.9999, 0.9999)
         target = torch.cos(torch.acos(cosine) + margin)
         is_speaker = functional.one_hot(speakers, len(self.centres)).bool()
@@ -55,7 +55,7 @@ class Margin(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """An embedded stretch of a development dialogue."""
+    """An embedded window of a development dialogue."""
 
     speaker: str
     embedding: NDArray[np.float32]
@@ -69,7 +69,7 @@ def train(recipe: Recipe) -> None:
 
 
 def train_point(recipe: Recipe, point: Point) -> None:
-    """Train for the point's minutes, choose the threshold, save, and record what the saved FP16 weights reach."""
+    """Train for the point's minutes, choose the threshold, save, and record the figures of the saved FP16 weights."""
     logger = reporting.open_log(recipe)
     torch.set_num_threads(recipe.processes)
     torch.manual_seed(recipe.seed)
@@ -95,15 +95,15 @@ def train_point(recipe: Recipe, point: Point) -> None:
 
 
 def by_speaker(examples: Sequence[Example]) -> Speakers:
-    """Group the examples in which one speaker is heard."""
+    """Group the examples that have a single speaker by speaker."""
     ordered = sorted((example for example in examples if example.speaker), key=lambda example: example.speaker)
     return {name: list(group) for name, group in itertools.groupby(ordered, key=lambda example: example.speaker)}
 
 
 def crop(example: Example, frames: int, source: random.Random) -> NDArray[np.float16]:
-    """Take a random stretch that holds speech, or everything where there is less.
+    """Return a random crop of an example, or the whole example when it is shorter.
 
-    The quarter of a second at the edges, which may be silence, is left out where enough remains.
+    The quarter of a second at each end, which may be silence, is left out where enough remains.
     """
     spare = len(example.features) - frames
     edge = FRAMES_PER_SECOND // 4 if spare > FRAMES_PER_SECOND // 2 else 0
@@ -113,16 +113,16 @@ def crop(example: Example, frames: int, source: random.Random) -> NDArray[np.flo
 
 @torch.inference_mode()
 def embed(network: nn.Module, crops: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
-    """Embed crops: FP32 [crops, E]."""
+    """Return the embeddings of crops, FP32 [crops, E]."""
     embedded = []
     for start in range(0, len(crops), BATCH_SIZE):
-        features, lengths = dataset.padded(crops[start : start + BATCH_SIZE])
+        features, lengths = dataset.pad(crops[start : start + BATCH_SIZE])
         embedded.append(network(torch.from_numpy(features), torch.from_numpy(lengths)).numpy())
     return np.concatenate(embedded)
 
 
 def equal_error(network: nn.Module, speakers: Speakers, seconds: float, seed: int) -> float:
-    """Give the rate at which false acceptances and false rejections are equal, over pairs of different utterances."""
+    """Return the equal error rate of a speaker network over all pairs of different utterances."""
     source = random.Random(seed)
     frames = int(seconds * FRAMES_PER_SECOND)
     long_enough = [
@@ -133,44 +133,28 @@ def equal_error(network: nn.Module, speakers: Speakers, seconds: float, seed: in
     names = np.asarray([name for name, _ in long_enough])
     pairs = np.triu_indices(len(names), 1)
     same = (names[:, None] == names[None, :])[pairs]
-    return error_where_equal(similarity[pairs][same], similarity[pairs][~same])
-
-
-def error_where_equal(same: NDArray[np.float32], different: NDArray[np.float32]) -> float:
-    """Find the equal error rate from the similarities of same-speaker and different-speaker pairs."""
-    thresholds = np.sort(np.concatenate((same, different)))
-    rejected = np.searchsorted(np.sort(same), thresholds) / len(same)
-    accepted = 1.0 - np.searchsorted(np.sort(different), thresholds) / len(different)
-    best = int(np.argmin(np.abs(rejected - accepted)))
-    return float((rejected[best] + accepted[best]) / 2)
+    return equal_error_rate(similarity[pairs][same], similarity[pairs][~same])
 
 
 def choose_threshold(network: nn.Module, pool: Speakers, seed: int) -> tuple[float, dict[str, float]]:
-    """Find the similarity that clusters development dialogues of two to four speakers of a pool best.
+    """Return the similarity that clusters development dialogues of two to four speakers best, and its figures.
 
-    Also gives the share of windows put right and the share of dialogues with the right number of speakers. The pool
-    must have one sound throughout, as a recording has: else rooms and lines would be told apart.
+    The figures are the share of windows in the right cluster and the share of dialogues with the right number of
+    speakers. The pool must have the same acoustics throughout, as a recording has; otherwise rooms and lines would be
+    separated instead of speakers.
     """
     source = random.Random(seed)
     dialogues = [_dialogue(network, pool, source) for _ in range(DIALOGUES)]
     results = {threshold: _cluster_all(dialogues, threshold) for threshold in np.arange(0.05, 0.99, 0.02)}
-    # Where several are equally good, the middle of them is the safest.
+    # Of several thresholds that are equally good, the middle one is the most robust.
     best = max(accuracy for accuracy, _ in results.values())
     good = [threshold for threshold, (accuracy, _) in results.items() if accuracy >= best - 0.002]
     chosen = good[len(good) // 2]
     return float(chosen), {"clustering_accuracy": results[chosen][0], "right_speaker_count": results[chosen][1]}
 
 
-def cluster(embeddings: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """Assign speaker numbers to unit embeddings [windows, E] by average linkage over cosine similarity."""
-    if len(embeddings) == 1:
-        return np.zeros(1, dtype=np.int64)
-    linkage = hierarchy.linkage(distance.pdist(embeddings, "cosine"), "average")
-    return np.asarray(hierarchy.fcluster(linkage, 1.0 - threshold, "distance"), dtype=np.int64) - 1
-
-
 def clustering_accuracy(truth: Sequence[str], clusters: NDArray[np.int64]) -> float:
-    """Give the share of windows that agree with the truth under the best pairing of clusters with speakers."""
+    """Return the share of windows that agree with the truth under the best assignment of clusters to speakers."""
     names = sorted(set(truth))
     table = np.zeros((len(names), int(clusters.max()) + 1))
     for name, number in zip(truth, clusters, strict=True):
@@ -180,7 +164,7 @@ def clustering_accuracy(truth: Sequence[str], clusters: NDArray[np.int64]) -> fl
 
 
 def _fit(recipe: Recipe, point: Point, examples: Sequence[Example], speakers: Speakers) -> tuple[nn.Module, int]:
-    network, numbers = Diarization(point.diarization), {name: index for index, name in enumerate(speakers)}
+    network, numbers = SpeakerEncoder(point.diarization), {name: index for index, name in enumerate(speakers)}
     mean, deviation = dataset.statistics(examples)
     network.feature_norm.mean.copy_(torch.from_numpy(mean))
     network.feature_norm.deviation.copy_(torch.from_numpy(deviation))
@@ -224,9 +208,9 @@ def _step(
     angle: float,
 ) -> Tensor:
     frames = int(source.uniform(*CROP_SECONDS) * FRAMES_PER_SECOND)
-    # Short crops leave room for more of them: a batch costs about the same whatever its length.
+    # A batch has more crops when they are short, so that every batch costs about the same.
     names = source.choices(list(speakers), k=int(BATCH_SIZE * 250 / frames))
-    features, lengths = dataset.padded([crop(source.choice(speakers[name]), frames, source) for name in names])
+    features, lengths = dataset.pad([crop(source.choice(speakers[name]), frames, source) for name in names])
     shifts = torch.tensor([source.uniform(-LEVEL_SHIFT, LEVEL_SHIFT) for _ in names])
     embeddings = network(torch.from_numpy(features) + shifts[:, None, None], torch.from_numpy(lengths))
     loss: Tensor = margin(embeddings, torch.tensor([numbers[name] for name in names]), angle)

@@ -1,4 +1,4 @@
-"""Speech made from text: a seeded plan of utterances, spoken in parallel processes into shards of features."""
+"""Speech synthesis: seeded plans of utterances, spoken in parallel processes into shards of features."""
 
 import json
 import random
@@ -18,7 +18,7 @@ from rich.progress import track
 from scipy import signal
 
 from training import corpus, espeak, voices
-from training.augment import Samples, disturb, scale
+from training.augment import Samples, degrade, scale
 from training.corpus import Sentence
 from training.errors import MissingProgramError
 from training.voices import Voice
@@ -33,11 +33,11 @@ PITCH_JITTER = 4
 FLITE_SHARE = 0.08
 TWO_SPEAKERS_SHARE = 0.05
 LIBRARY_SHARE = 0.7
-# Of the third set: sentences of prose, and utterances by a speaker of the first set.
+# Shares of the third set: sentences of prose, and utterances by a speaker of the first set.
 MEETINGS_PROSE_SHARE, KNOWN_VOICE_SHARE = 0.2, 0.5
-# How slowly flite and festival speak.
+# Range of the duration factor of flite and festival.
 STRETCH = (0.85, 1.2)
-# Sentences joined in one utterance, and how often.
+# Numbers of sentences in one utterance, repeated by frequency.
 SENTENCE_COUNTS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
 LONGEST_WORDS = 45
 PAUSE_SECONDS = (0.1, 0.8)
@@ -48,22 +48,22 @@ SILENCE = "_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """One example: sentences, who says each, and the seed of all that is random about how."""
+    """One example: sentences, the voice of each, and the seed of its random rate, pitch and degradation."""
 
     part: str
     seed: int
     sentences: tuple[Sentence, ...]
     voices: tuple[Voice, ...]
-    disturbed: bool
+    degraded: bool
 
     @property
     def text(self) -> str:
-        """The transcript."""
+        """Return the transcript."""
         return " ".join(one.text for one in self.sentences)
 
     @property
     def speaker(self) -> str:
-        """The speaker's name, empty where two speak."""
+        """Return the speaker's name, or "" when there are two speakers."""
         names = {voice.speaker for voice in self.voices}
         return names.pop() if len(names) == 1 else ""
 
@@ -77,7 +77,7 @@ class Speech:
 
 
 def plan(count: int, evaluation_count: int, seed: int) -> tuple[Utterance, ...]:
-    """Draw the utterances of training and of each part of the evaluation, the same for the same seed."""
+    """Draw the utterances of training and of each development part; the same seed draws the same."""
     source = random.Random(seed)
     training = [_training_utterance(source) for _ in range(count)]
     evaluation = [_evaluation_utterance(part, source) for part in EVALUATION_PARTS for _ in range(evaluation_count)]
@@ -91,22 +91,22 @@ def library_plan(sentences: Sequence[Sentence], count: int, seed: int) -> tuple[
 
 
 def meetings_plan(count: int, seed: int) -> tuple[Utterance, ...]:
-    """Draw the third set of training: what is mostly said in meetings, without words in random order."""
+    """Draw the third set of training: mostly sentences of meetings, without words in random order."""
     source = random.Random(f"{seed} meetings")
     return tuple(_meetings_utterance(source) for _ in range(count))
 
 
 def require_programs(programs: Sequence[str] = PROGRAMS) -> None:
-    """Raise MissingProgramError unless the synthesisers are there."""
+    """Raise MissingProgramError unless the synthesisers are installed."""
     for program in programs:
         if which(program) is None:
             raise MissingProgramError(program)
 
 
 def require_all_programs() -> None:
-    """Raise MissingProgramError unless the synthesiser of the evaluation is there too, and its voice."""
+    """Raise MissingProgramError unless festival, which only the evaluation uses, and its voice are installed too."""
     require_programs((*PROGRAMS, *EVALUATION_PROGRAMS))
-    # text2wave ends with 0 and without a file where it does not know a voice.
+    # text2wave exits with 0 and writes no file when it does not know a voice.
     (voice,) = voices.festival_voices()
     command = ["festival", "-b", f"(exit (if (member '{voice.name.removeprefix('voice_')} (voice.list)) 0 1))"]
     if subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
@@ -116,7 +116,7 @@ def require_all_programs() -> None:
 def write_shards(
     utterances: Sequence[Utterance], folder: Path, *, shard_size: int, processes: int, name: str = "shard"
 ) -> None:
-    """Speak a plan into numbered shards of a name; those that exist are kept: a killed run goes on where it stopped."""
+    """Synthesise a plan into numbered shards; existing shards are kept, so that a killed run resumes."""
     require_programs()
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
@@ -124,7 +124,7 @@ def write_shards(
         for start in range(0, len(utterances), shard_size)
     ]
     missing = [shard for shard in shards if not shard[0].exists()]
-    # One process a shard: espeak-ng carries state from text to text, and a shard must not depend on the one before.
+    # One process for each shard: espeak-ng keeps state between texts, and a shard must not depend on another.
     with get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         done = pool.imap_unordered(_write_shard, missing, chunksize=1)
         for _ in track(done, description="speaking", total=len(missing)):
@@ -132,20 +132,20 @@ def write_shards(
 
 
 def speak(text: str, voice: Voice, source: Generator) -> Speech:
-    """Say one sentence at a random rate and slightly random pitch, at 16 kHz and at a level of its own."""
+    """Synthesise one sentence at a random rate and slightly random pitch, at 16 kHz, at the synthesiser's level."""
     return _SYNTHESISERS[voice.synthesiser](text, voice, source)
 
 
 def render(utterance: Utterance) -> Speech:
-    """Speak an utterance, and disturb it where planned."""
+    """Synthesise an utterance, and degrade it if planned."""
     source = np.random.default_rng(utterance.seed)
     speech = join(utterance.sentences, utterance.voices, source)
-    samples = disturb(speech.samples, source) if utterance.disturbed else scale(speech.samples, -6.0)
+    samples = degrade(speech.samples, source) if utterance.degraded else scale(speech.samples, -6.0)
     return Speech(samples=samples, phonemes=speech.phonemes)
 
 
 def join(sentences: Sequence[Sentence], speakers: Sequence[Voice], source: Generator) -> Speech:
-    """Speak sentences with pauses between and silence around, each by its voice and at full level."""
+    """Synthesise sentences, each with its voice and at full level, with pauses between them and silence around."""
     pieces: list[NDArray[np.float32]] = []
     phonemes: list[tuple[float, str]] = [(0.0, SILENCE)]
     position = 0
@@ -162,19 +162,19 @@ def join(sentences: Sequence[Sentence], speakers: Sequence[Voice], source: Gener
 
 
 def silence(seconds: float) -> NDArray[np.float32]:
-    """Digital silence of a length."""
+    """Return digital silence of a duration."""
     return np.zeros(int(seconds * SAMPLE_RATE_HZ), dtype=np.float32)
 
 
-def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-    """Bring samples to 16 kHz."""
+def resample(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Return samples at 16 kHz."""
     if rate_hz == SAMPLE_RATE_HZ:
         return samples
     return np.asarray(signal.resample_poly(samples, SAMPLE_RATE_HZ, rate_hz), dtype=np.float32)
 
 
 def frame_labels(phonemes: Sequence[tuple[float, str]], frames: int, inventory: dict[str, int]) -> NDArray[np.uint8]:
-    """Say which phoneme sounds at the middle of each feature frame: numbers of `inventory`, which grows as needed."""
+    """Return the phoneme at the middle of each feature frame, as numbers of `inventory`, which grows as needed."""
     numbers = [inventory.setdefault(name, len(inventory)) for _, name in phonemes]
     middles = (np.arange(frames) * HOP_MS + WINDOW_MS / 2) / 1000.0
     which_phoneme = np.searchsorted([start for start, _ in phonemes], middles, side="right") - 1
@@ -182,44 +182,44 @@ def frame_labels(phonemes: Sequence[tuple[float, str]], frames: int, inventory: 
 
 
 def _training_utterance(source: random.Random) -> Utterance:
-    sentences = _some(source, lambda: _training_sentence(source))
+    sentences = _sentences(source, lambda: _training_sentence(source))
     pool = voices.flite_voices() if source.random() < FLITE_SHARE else voices.training_voices()
     speakers = [source.choice(pool)] * len(sentences)
     if source.random() < TWO_SPEAKERS_SHARE:
         speakers = [source.choice(pool) for _ in sentences]
-    return _utterance("train", source, sentences, speakers, disturbed=True)
+    return _utterance("train", source, sentences, speakers, degraded=True)
 
 
 def _library_utterance(candidates: Sequence[Sentence], source: random.Random) -> Utterance:
-    def drawn() -> Sentence:
+    def draw() -> Sentence:
         return source.choice(candidates) if source.random() < LIBRARY_SHARE else _training_sentence(source)
 
-    sentences = _some(source, drawn)
+    sentences = _sentences(source, draw)
     voice = source.choice(voices.flite_voices()) if source.random() < FLITE_SHARE else voices.any_voice(source)
-    return _utterance("library", source, sentences, [voice] * len(sentences), disturbed=True)
+    return _utterance("library", source, sentences, [voice] * len(sentences), degraded=True)
 
 
 def _meetings_utterance(source: random.Random) -> Utterance:
-    def drawn() -> Sentence:
+    def draw() -> Sentence:
         if source.random() < MEETINGS_PROSE_SHARE:
-            return corpus.drawn(source, corpus.prose(), held_out=False)
-        return corpus.drawn_from_grammar(source, held_out=False)
+            return corpus.draw(source, corpus.prose(), held_out=False)
+        return corpus.draw_from_grammar(source, held_out=False)
 
-    sentences = _some(source, drawn)
+    sentences = _sentences(source, draw)
     if source.random() < FLITE_SHARE:
         voice = source.choice(voices.flite_voices())
     elif source.random() < KNOWN_VOICE_SHARE:
         voice = source.choice(voices.training_voices())
     else:
         voice = voices.any_voice(source)
-    return _utterance("meetings", source, sentences, [voice] * len(sentences), disturbed=True)
+    return _utterance("meetings", source, sentences, [voice] * len(sentences), degraded=True)
 
 
-def _some(source: random.Random, drawn: Callable[[], Sentence]) -> list[Sentence]:
-    """Draw one to four sentences, without those that would make an utterance too long."""
+def _sentences(source: random.Random, draw: Callable[[], Sentence]) -> list[Sentence]:
+    """Draw one to four sentences, and drop those that would make the utterance too long."""
     sentences: list[Sentence] = []
     for _ in range(source.choice(SENTENCE_COUNTS)):
-        one = drawn()
+        one = draw()
         if sum(len(each.text.split()) for each in (*sentences, one)) <= LONGEST_WORDS:
             sentences.append(one)
     return sentences
@@ -230,15 +230,15 @@ def _training_sentence(source: random.Random) -> Sentence:
     if kind < 0.12:
         return corpus.word_salad(source)
     if kind < 0.40:
-        return corpus.drawn(source, corpus.prose(), held_out=False)
-    return corpus.drawn_from_grammar(source, held_out=False)
+        return corpus.draw(source, corpus.prose(), held_out=False)
+    return corpus.draw_from_grammar(source, held_out=False)
 
 
 def held_out_sentences(source: random.Random, *, prose: bool) -> list[Sentence]:
-    """Draw what no training holds: a sentence of prose, or one or two of the grammar."""
+    """Draw held-out sentences: one of prose, or one or two of the grammar."""
     if prose:
-        return [corpus.drawn(source, corpus.prose(), held_out=True)]
-    return [corpus.drawn_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2)))]
+        return [corpus.draw(source, corpus.prose(), held_out=True)]
+    return [corpus.draw_from_grammar(source, held_out=True) for _ in range(source.choice((1, 1, 2)))]
 
 
 def _evaluation_utterance(part: str, source: random.Random) -> Utterance:
@@ -247,18 +247,18 @@ def _evaluation_utterance(part: str, source: random.Random) -> Utterance:
     if part == "voices":
         unseen = voices.held_out_voices()
         pool = (*unseen, *[voices.held_out_flite_voice()] * (len(unseen) // 9))
-    return _utterance(part, source, sentences, [source.choice(pool)] * len(sentences), disturbed=part == "noisy")
+    return _utterance(part, source, sentences, [source.choice(pool)] * len(sentences), degraded=part == "noisy")
 
 
 def _utterance(
-    part: str, source: random.Random, sentences: list[Sentence], speakers: list[Voice], *, disturbed: bool
+    part: str, source: random.Random, sentences: list[Sentence], speakers: list[Voice], *, degraded: bool
 ) -> Utterance:
     return Utterance(
         part=part,
         seed=source.getrandbits(32),
         sentences=tuple(sentences),
         voices=tuple(speakers),
-        disturbed=disturbed,
+        degraded=degraded,
     )
 
 
@@ -288,7 +288,7 @@ def _espeak(text: str, voice: Voice, source: Generator) -> Speech:
         pitch=voice.pitch + int(source.integers(-PITCH_JITTER, PITCH_JITTER + 1)),
         pitch_range=int(source.integers(30, 71)),
     )
-    return Speech(samples=resampled(spoken.samples, spoken.rate_hz), phonemes=spoken.phonemes)
+    return Speech(samples=resample(spoken.samples, spoken.rate_hz), phonemes=spoken.phonemes)
 
 
 def _flite(text: str, voice: Voice, source: Generator) -> Speech:
@@ -308,7 +308,7 @@ def _by_program(command: Callable[[str], list[str]], text: str = "") -> Speech:
             command(str(path)), input=text.encode(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         samples, rate_hz = soundfile.read(path, dtype="float32")
-    return Speech(samples=resampled(samples, rate_hz), phonemes=((0.0, UNKNOWN_PHONEME),))
+    return Speech(samples=resample(samples, rate_hz), phonemes=((0.0, UNKNOWN_PHONEME),))
 
 
 _SYNTHESISERS = {"espeak": _espeak, "flite": _flite, "festival": _festival}

@@ -1,4 +1,4 @@
-"""The tokens that the recogniser answers with: byte-pair pieces, three of them reserved."""
+"""The tokenizer: byte-pair pieces, three of them reserved."""
 
 import io
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ BLANK_PIECE, BOUNDARY_PIECE = "<blank>", "</s>"
 WORD_START = "\u2581"
 
 
-def make(texts: Iterable[str], path: Path, vocabulary: int) -> None:
-    """Learn the pieces from transcripts and write the model."""
+def train(texts: Iterable[str], path: Path, vocabulary: int) -> None:
+    """Train the pieces on transcripts and write the model."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(texts),
@@ -37,7 +37,7 @@ def make(texts: Iterable[str], path: Path, vocabulary: int) -> None:
 
 
 class Tokenizer:
-    """Text to token numbers and back."""
+    """A conversion of text to token numbers and back."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -45,26 +45,15 @@ class Tokenizer:
         self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
 
     def encode(self, text: str) -> list[int]:
-        """Give the tokens of a normalised transcript."""
+        """Return the tokens of a normalised transcript."""
         return list(self._model.Encode(text))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Join tokens into text; the reserved ones say nothing."""
+        """Join tokens into text, without the reserved ones."""
         pieces = self.pieces()
-        said = (pieces[token] for token in tokens if token > BOUNDARY)
-        return "".join(said).replace(WORD_START, " ").strip()
+        texts = (pieces[token] for token in tokens if token > BOUNDARY)
+        return "".join(texts).replace(WORD_START, " ").strip()
 
     def pieces(self) -> list[str]:
-        """Give every piece in the order of its number."""
+        """Return every piece in the order of its number."""
         return [self._model.IdToPiece(number) for number in range(self._model.GetPieceSize())]
-
-
-def collapse(frames: Iterable[int]) -> list[int]:
-    """Apply the rule of CTC: merge repeated tokens, then drop blanks."""
-    tokens: list[int] = []
-    last = BLANK
-    for token in frames:
-        if token not in (BLANK, last):
-            tokens.append(token)
-        last = token
-    return tokens

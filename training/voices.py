@@ -1,4 +1,4 @@
-"""Who speaks: the synthetic speakers, and which of them are kept from training."""
+"""The synthetic speakers, and which of them are held out of training."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
-# The names that espeak-ng takes together with a `+variant`.
+# The voice names of espeak-ng that accept a `+variant`.
 ACCENTS: Mapping[str, str] = MappingProxyType(
     {
         "american": "en-us",
@@ -20,8 +20,8 @@ ACCENTS: Mapping[str, str] = MappingProxyType(
 )
 HELD_OUT_ACCENT = "en-gb-x-gbcwmd"
 
-# espeak-ng's variants without those that are no voice of a person (robots, whispers) and without exact duplicates:
-# `fast` sounds as the plain accent, `klatt` and `klatt6` as `caleb`.
+# espeak-ng's variants except those that do not sound like a person (robots, whispers) and exact duplicates: `fast`
+# sounds like the plain accent, `klatt` and `klatt6` like `caleb`.
 VARIANTS = (
     "Alex", "Alicia", "Andrea", "Andy", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo",
     "Jacky", "Lee", "Marco", "Mike", "Mr serious", "Nguyen", "RicishayMax", "RicishayMax2", "RicishayMax3", "Storm",
@@ -32,7 +32,7 @@ VARIANTS = (
     "travis", "victor", "zac",
 )  # fmt: skip
 HELD_OUT_VARIANTS = ("Annie", "Mario", "Michael", "belinda", "f5", "john", "m5", "max", "pablo")
-# Kept from training and from the choice of any threshold: they hold the demonstration's dialogue.
+# The speakers of the demonstration's dialogue: held out of training and of the choice of every threshold.
 DIALOGUE_VARIANTS = ("m3", "f2")
 PITCHES = (30, 55, 80)
 PITCH_RANGE = (20, 90)
@@ -51,56 +51,56 @@ class Voice:
 
     @property
     def speaker(self) -> str:
-        """The name under which all utterances of this speaker are found."""
+        """Return the name that all utterances of this speaker are labelled with."""
         return f"{self.synthesiser}:{self.name}:{self.pitch}"
 
 
 @cache
 def training_voices() -> tuple[Voice, ...]:
-    """Give the espeak-ng speakers of training: all variants at three clearly different pitches, accents in rotation."""
+    """Return the espeak-ng speakers of training: all variants at three clearly different pitches, accents in turn."""
     return _speakers(VARIANTS, tuple(ACCENTS.values()))
 
 
 def any_voice(source: random.Random) -> Voice:
-    """Draw a variant, an accent and a pitch of training in any mixture."""
+    """Draw a variant, an accent and a pitch of training independently."""
     name = f"{source.choice(tuple(ACCENTS.values()))}+{source.choice(VARIANTS)}"
     return Voice(synthesiser="espeak", name=name, pitch=source.randint(*PITCH_RANGE))
 
 
 @cache
 def held_out_voices() -> tuple[Voice, ...]:
-    """Give the espeak-ng speakers of evaluation: unseen variants, a third of them with the unseen accent."""
+    """Return the espeak-ng speakers of evaluation: unseen variants, a third of them with the unseen accent."""
     return _speakers(HELD_OUT_VARIANTS, (ACCENTS["american"], HELD_OUT_ACCENT, ACCENTS["received"]))
 
 
 def unseen_voices() -> tuple[Voice, ...]:
-    """Give the unseen variants with accents of the training."""
+    """Return the unseen variants with accents of the training."""
     return tuple(voice for voice in held_out_voices() if not voice.name.startswith(HELD_OUT_ACCENT))
 
 
 @cache
 def unseen_accent() -> tuple[Voice, ...]:
-    """Give variants of the training with the accent that no training holds."""
+    """Return variants of the training with the accent that is in no training set."""
     return _speakers(VARIANTS, (HELD_OUT_ACCENT,))
 
 
 def festival_voices() -> tuple[Voice, ...]:
-    """Give the speaker of the synthesiser that no training holds."""
+    """Return the speaker of the synthesiser that is in no training set."""
     return (Voice(synthesiser="festival", name="voice_ked_diphone"),)
 
 
 def unseen_flite() -> tuple[Voice, ...]:
-    """Give the flite speaker of evaluation, alone."""
+    """Return the flite speaker of evaluation, as the only one."""
     return (held_out_flite_voice(),)
 
 
 def flite_voices() -> tuple[Voice, ...]:
-    """Give the flite speakers of training."""
+    """Return the flite speakers of training."""
     return tuple(Voice(synthesiser="flite", name=name) for name in FLITE_VOICES)
 
 
 def held_out_flite_voice() -> Voice:
-    """Give the one flite speaker of evaluation."""
+    """Return the one flite speaker of evaluation."""
     return Voice(synthesiser="flite", name=HELD_OUT_FLITE_VOICE)
 
 

@@ -1,4 +1,4 @@
-"""Decodes any common recording to mono 16 kHz, block by block, and says what of it could not be read."""
+"""Decode any common recording to mono 16 kHz, block by block, and report the parts that could not be read."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ from transcriber.transcript import Loss
 
 Samples: TypeAlias = NDArray[np.float32]
 TELEPHONE_RATE_HZ = 8_000
-# Encoders round the end of a recording to their frame; what is missing beyond this was really there once.
+# Encoders round the end of a recording to their frame. If more than this is missing, the recording was truncated.
 _MISSING_TOLERANCE_S = 0.5
-# A stray frame at either end of an MP3 is usual and holds no word.
+# A damaged frame at either end of an MP3 is usual and contains no word.
 _DAMAGE_TOLERANCE_S = 0.1
-# A shorter jump of the clock is rounding; a longer one is another clock, not a pause.
+# A shorter jump of the time stamps is rounding; a longer one is another clock, not a pause.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 3_600.0
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
-# libav keeps the first 3.3 s of a WAV from a pipe until it is sure of what it is; with this 2.1 s, and never less.
+# libav buffers the first 3.3 s of a WAV from a pipe to detect its format; with these options 2.1 s, the least possible.
 _LIVE_OPTIONS = MappingProxyType({"probesize": "4096", "analyzeduration": "100000"})
 _TRUNCATED, _DAMAGED = "the file is truncated", "its data is damaged"
 _DAMAGED_OR_TRUNCATED = "the file is damaged or truncated"
@@ -37,13 +37,13 @@ _REMEDY = "Check that it is a complete sound file, and that a player can play it
 class Recording:
     """A recording that is read once, from front to back.
 
-    `losses` and `notes` are complete when `blocks` has come to its end.
+    `losses` and `notes` are complete when `blocks` is exhausted.
     """
 
     def __init__(self, path: Path, *, live: bool = False) -> None:
-        """Open a recording; raise AudioError when there is no sound to be had from it.
+        """Open a recording; raise AudioError when no sound can be decoded from it.
 
-        Of a `live` one as little as possible is read before its sound begins to come.
+        For a `live` one libav reads as little as possible before the first samples.
         """
         self.path = path
         self._container = _open(path, _LIVE_OPTIONS if live else {})
@@ -58,28 +58,28 @@ class Recording:
         self._position_s = 0.0
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield mono samples in [-1, 1] at 16 kHz, at most one second a block, the channels averaged.
+        """Yield mono samples in [-1, 1] at 16 kHz, at most one second per block, the channels averaged.
 
-        Where packets are damaged or absent (as in the pauses of voice chats) there is silence, so that times stay true.
-        Raises AudioError at the end when not one sample came out.
+        Packets that are damaged or absent (as in the pauses of voice chats) become silence, so that times stay correct.
+        Raises AudioError at the end when no sample was decoded.
         """
         decoded = 0
         with self._container:
-            for block in self._paced():
+            for block in self._with_silence():
                 for start in range(0, block.size, _BLOCK_SAMPLES):
                     yield block[start : start + _BLOCK_SAMPLES]
                 decoded += block.size
-            self._judge(decoded / SAMPLE_RATE_HZ)
+            self._check_completeness(decoded / SAMPLE_RATE_HZ)
         if decoded == 0:
-            raise AudioError(self.path, "it holds no sound at all (zero samples)", _REMEDY)
+            raise AudioError(self.path, "it contains no sound at all (zero samples)", _REMEDY)
 
     def close(self) -> None:
-        """Let go of the file without reading the rest."""
+        """Close the file without reading the rest."""
         self._container.close()
 
-    def _paced(self) -> Iterator[Samples]:
-        """Resample every frame, with silence where the clock of the frames runs ahead of their samples."""
-        converter, clock = _Converter(), _Clock(_film_start_s(self._container))
+    def _with_silence(self) -> Iterator[Samples]:
+        """Resample every frame, with silence where the time stamps of the frames run ahead of their samples."""
+        converter, clock = _Converter(), _Clock(_container_start_s(self._container))
         for frame in self._frames():
             pause_s = clock.pause_before(frame)
             if pause_s > 0:
@@ -100,8 +100,8 @@ class Recording:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, OSError, IndexError):
-                # IndexError is PyAV's, where damage has put another stream into the container. Either way the container
-                # breaks off: nothing more can be found behind it.
+                # IndexError is PyAV's, where damage has put another stream into the container. Either way nothing more
+                # can be decoded.
                 self.losses.append(Loss(start_s=self._position_s, end_s=self.duration_s, reason=_TRUNCATED))
                 return
             if packet is None:
@@ -115,13 +115,13 @@ class Recording:
         start_s, end_s = self._position_s, self._position_s + length_s
         last = self.losses[-1] if self.losses else None
         if last is not None and last.end_s is not None and start_s <= last.end_s:
-            # The packet that could not be decoded, and the pause that it left, are one loss.
+            # The packet that could not be decoded, and the pause that it leaves, are one loss.
             start_s, end_s = last.start_s, max(last.end_s, end_s)
             self.losses.pop()
         self.losses.append(Loss(start_s=start_s, end_s=end_s, reason=_DAMAGED))
 
-    def _judge(self, decoded_s: float) -> None:
-        """Compare what came out with what the file says it holds."""
+    def _check_completeness(self, decoded_s: float) -> None:
+        """Compare the decoded duration with the duration that the file states."""
         declared_s = self.duration_s
         truncated = declared_s is not None and declared_s - decoded_s > _MISSING_TOLERANCE_S
         if truncated:
@@ -129,10 +129,10 @@ class Recording:
             self.losses = [loss for loss in self.losses if loss.start_s < decoded_s - _MISSING_TOLERANCE_S]
         damaged = bool(self.losses)
         if truncated:
-            # Of a damaged MP3 frames are missing without a trace, so that its end comes too early.
+            # In a damaged MP3 frames can be missing without any sign of it, so its end comes too early.
             reason = _DAMAGED_OR_TRUNCATED if damaged else _TRUNCATED
             self.losses.append(Loss(start_s=decoded_s, end_s=declared_s, reason=reason))
-        elif not damaged and containers.breaks_off(self.path):
+        elif not damaged and containers.is_truncated(self.path):
             self.losses.append(Loss(start_s=decoded_s, end_s=None, reason=_TRUNCATED))
         elif damaged and sum(_length_s(loss) for loss in self.losses) < _DAMAGE_TOLERANCE_S:
             self.losses.clear()
@@ -141,27 +141,27 @@ class Recording:
 
 
 class _Converter:
-    """Resamples with libswresample, and starts anew where a stream changes its format in the middle."""
+    """Resample with libswresample, with a new resampler where a stream changes its format in the middle."""
 
     def __init__(self) -> None:
         self._resampler: AudioResampler | None = None
         self._format: tuple[object, ...] = ()
 
     def convert(self, frame: av.AudioFrame) -> Samples:
-        """Turn a frame into mono samples at 16 kHz."""
-        wanted = (frame.format.name, frame.layout.name, frame.sample_rate)
-        rest = self.flush() if wanted != self._format else np.empty(0, dtype=np.float32)
+        """Return the mono samples at 16 kHz of a frame."""
+        frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        rest = self.flush() if frame_format != self._format else np.empty(0, dtype=np.float32)
         if self._resampler is None:
-            self._format = wanted
-            # With all channels: the average is taken here, since libswresample's own would be 3 dB louder. Not planar:
-            # from the ninth plane on PyAV reads what is not there.
+            self._format = frame_format
+            # With all channels: the average is computed here, because libswresample's own is 3 dB louder. Not planar:
+            # from the ninth plane on PyAV reads memory outside the frame.
             self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=SAMPLE_RATE_HZ)
-        # Only the order of the frames matters here; odd time stamps would make the resampler complain.
+        # Only the order of the frames matters here; the resampler would log odd time stamps.
         frame.pts = None
         return _joined([rest, *map(_mono, self._resampler.resample(frame))])
 
     def flush(self) -> Samples:
-        """Give what the resampler still holds."""
+        """Return the samples that the resampler still has."""
         if self._resampler is None:
             return np.empty(0, dtype=np.float32)
         resampler, self._resampler = self._resampler, None
@@ -169,13 +169,13 @@ class _Converter:
 
 
 class _Clock:
-    """Compares the time stamps of frames with the samples before them."""
+    """Compare the time stamps of frames with the samples before them."""
 
     def __init__(self, start_s: float | None) -> None:
         self._expected_s = start_s
 
     def pause_before(self, frame: av.AudioFrame) -> float:
-        """Give the seconds for which the stream holds nothing before a frame; zero for most."""
+        """Return the seconds without samples before a frame; zero for most frames."""
         length_s = frame.samples / frame.sample_rate
         if frame.time is None:
             if self._expected_s is not None:
@@ -183,7 +183,7 @@ class _Clock:
             return 0.0
         pause_s = 0.0 if self._expected_s is None else frame.time - self._expected_s
         if not _SHORTEST_PAUSE_S <= pause_s <= _LONGEST_PAUSE_S:
-            # Rounding is not corrected, or it would creep; another clock is taken over.
+            # Rounding is not corrected, or it would accumulate; another clock replaces the expected time.
             same_clock = self._expected_s is not None and abs(pause_s) < _SHORTEST_PAUSE_S
             start_s = self._expected_s if same_clock and self._expected_s is not None else frame.time
             self._expected_s = start_s + length_s
@@ -203,9 +203,9 @@ def _open(path: Path, options: Mapping[str, str]) -> InputContainer:
         # Without `file:` a colon in a name would choose a protocol; without the list a playlist could use the network.
         return av.open(f"file:{path}", options={"protocol_whitelist": "file", **options}, metadata_errors="replace")
     except PermissionError as error:
-        raise AudioError(path, "you may not read it", "Give yourself the right to read it") from error
+        raise AudioError(path, "you have no permission to read it", f"Run `chmod u+r {path}` as its owner") from error
     except (av.FFmpegError, OSError) as error:
-        cause = "it is no recording that can be decoded: another kind of file, or a damaged or incomplete one"
+        cause = "it cannot be decoded as a recording: another kind of file, or a damaged or incomplete one"
         raise AudioError(path, cause, _REMEDY) from error
 
 
@@ -218,8 +218,8 @@ def _audio_stream(container: InputContainer, path: Path) -> AudioStream:
     return stream
 
 
-def _film_start_s(container: InputContainer) -> float | None:
-    """Say when a film begins, so that subtitles keep its time although its sound may come in later."""
+def _container_start_s(container: InputContainer) -> float | None:
+    """Return the start of a film, whose sound may begin later: subtitles keep its time. None for sound alone."""
     if len(container.streams) == 1 or container.start_time is None or containers.is_seamless(container):
         return None
     return container.start_time / 1e6

@@ -1,11 +1,13 @@
-"""Searches CTC emissions for the words in them, and says when each was spoken.
+"""Search CTC emissions for the tokens in them, and align the tokens with the frames.
 
-An emission list holds the K most probable tokens of each frame. What is not in a list has at most the probability of
-its last entry, and at most what the list leaves over: that floor stands in for it.
+An emission list holds the K most probable tokens of each frame. A token that is not in a list has at most the
+probability of the last entry, and at most what the list leaves over. The search uses the smaller of the two for it.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -16,7 +18,7 @@ Integers: TypeAlias = NDArray[np.int32]
 
 BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
 BEAM_WIDTH = 16
-# Not words: a transcript never shows them.
+# They are not parts of words, so a transcript never shows them.
 _UNSPOKEN = frozenset({UNKNOWN, BOUNDARY})
 # A token this unlikely in a frame (1 in 10 000) never led to another best hypothesis, and costs most of the time.
 NEGLIGIBLE_LOG_PROB = math.log(1e-4)
@@ -35,36 +37,36 @@ class Emissions:
 class Hypothesis:
     """A sequence of tokens without blanks, and its log-probability by the emissions alone.
 
-    `ngram` is its log-probability by the language model of the search, the end of the text included; None where the
-    search had none. `added` is what this and other models add to the score.
+    `lm_log_prob` is its log-probability by the language model of the search, with the end of the text; None where the
+    search had no such model. `lm_score` is what that model and the rescorers add to the score.
     """
 
     tokens: tuple[int, ...]
     log_prob: float
-    ngram: float | None = None
-    added: float = 0.0
+    lm_log_prob: float | None = None
+    lm_score: float = 0.0
 
     @property
     def score(self) -> float:
-        """Give what hypotheses are ranked by."""
-        return self.log_prob + self.added
+        """Return what hypotheses are ranked by."""
+        return self.log_prob + self.lm_score
 
 
 class LanguageModel(Protocol):
-    """What the search asks while it goes: a state stands for all that was said so far."""
+    """A model that the search queries for every token. A state stands for all tokens so far."""
 
     start: int
 
     def after(self, state: int, token: int) -> tuple[float, int]:
-        """Give the log-probability, at most 0, of a token or of BOUNDARY at the end, and the state after it."""
+        """Return the log-probability, at most 0, of a token or of BOUNDARY at the end, and the state after it."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fusion:
-    """A language model in the search: each token counts `weight` times its log-probability, plus a bonus.
+    """A language model in the search: each token adds `weight` times its log-probability, plus a bonus.
 
-    Without the bonus a model prefers whatever has fewer tokens.
+    Without the bonus the search prefers hypotheses with fewer tokens.
     """
 
     model: LanguageModel
@@ -73,8 +75,8 @@ class Fusion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Emitted:
-    """Where a token of a hypothesis was heard: its first and last frame, and its best probability among them."""
+class AlignedToken:
+    """A token of a hypothesis with its first and last frame, and its best probability among them."""
 
     token: int
     first: int
@@ -82,15 +84,18 @@ class Emitted:
     confidence: float
 
 
-def greedy(emissions: Emissions) -> Hypothesis:
-    """Take the best token of every frame, merge neighbours, drop blanks.
+def collapse(path: Iterable[int]) -> tuple[int, ...]:
+    """Return the tokens of a CTC path (a token per frame): repeats merged, then blank, unknown and boundary dropped."""
+    return tuple(token for token, _ in groupby(path) if token != BLANK and token not in _UNSPOKEN)
 
-    A letter at the end of a word and again at the beginning of the next becomes one, unless a blank parts them: the
-    beam search weighs both readings instead.
+
+def greedy(emissions: Emissions) -> Hypothesis:
+    """Return the best path: the best token of every frame, collapsed.
+
+    A letter at the end of a word and again at the beginning of the next one becomes one letter, unless a blank is the
+    best token between them. The beam search considers both readings instead.
     """
-    best = emissions.tokens[:, 0]
-    changed = np.diff(best, prepend=-1) != 0
-    tokens = tuple(int(token) for token in best[changed] if token != BLANK and token not in _UNSPOKEN)
+    tokens = collapse(emissions.tokens[:, 0].tolist())
     return Hypothesis(tokens=tokens, log_prob=float(emissions.log_probs[:, 0].sum()))
 
 
@@ -100,13 +105,13 @@ def beam(
     negligible: float = NEGLIGIBLE_LOG_PROB,
     fusion: Fusion | None = None,
 ) -> tuple[Hypothesis, ...]:
-    """Search for the most probable token sequences, each summed over all its alignments; best first, at most `width`.
+    """Return the most probable token sequences, each summed over all its alignments: at most `width`, best first.
 
     Prefix beam search (Hannun et al., arXiv:1408.2873), with a language model of tokens where there is one (shallow
     fusion). `negligible` is the log-probability below which a frame's tokens are not followed.
     """
     search = Search(width, negligible, fusion)
-    search.hear(emissions)
+    search.advance(emissions)
     return search.hypotheses()
 
 
@@ -119,27 +124,27 @@ class Search:
         self._width, self._negligible = width, negligible
         self._beams: dict[_Prefix, tuple[float, float]] = {_Prefix(None, BLANK, fusion): (0.0, -math.inf)}
 
-    def hear(self, emissions: Emissions) -> None:
-        """Go on over the next frames."""
+    def advance(self, emissions: Emissions) -> None:
+        """Search on over the next frames."""
         for blank, followed in _frames(emissions, self._negligible):
             if followed:
                 self._beams = _extend(self._beams, blank, followed, self._width)
             else:
-                self._beams = {prefix: (_either(*scores) + blank, -math.inf) for prefix, scores in self._beams.items()}
+                self._beams = {prefix: (_log_add(*scores) + blank, -math.inf) for prefix, scores in self._beams.items()}
 
     def hypotheses(self) -> tuple[Hypothesis, ...]:
-        """Give what has been said if nothing more is said, best first."""
-        found = [prefix.hypothesis(_either(*scores)) for prefix, scores in self._beams.items()]
+        """Return the hypotheses if no more frames come, best first."""
+        found = [prefix.hypothesis(_log_add(*scores)) for prefix, scores in self._beams.items()]
         ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
         return tuple(one for one in ranked if one.score > -math.inf)
 
-    def so_far(self) -> tuple[int, ...]:
-        """Give the tokens of what is most probable while more is to come."""
-        return max(self._beams, key=lambda prefix: _either(*self._beams[prefix])).tokens()
+    def best_partial(self) -> tuple[int, ...]:
+        """Return the most probable tokens so far, while more frames are to come."""
+        return max(self._beams, key=lambda prefix: _log_add(*self._beams[prefix])).tokens()
 
 
-def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:
-    """Find the most probable frames for the tokens of a hypothesis: a Viterbi search over blank, token, blank, ...
+def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[AlignedToken, ...]:
+    """Align a hypothesis: find its tokens' most probable frames, by a Viterbi search over blank, token, blank, ...
 
     Raises ValueError when there are fewer frames than the tokens need.
     """
@@ -147,59 +152,63 @@ def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[Emitted, ...]:
         return ()
     scores = _state_scores(emissions, tokens)
     path = _viterbi(scores, tokens)
-    spoken = []
+    aligned = []
     for position, token in enumerate(tokens):
         frames = np.flatnonzero(path == 2 * position + 1)
         confidence = float(np.exp(scores[frames, 2 * position + 1].max()))
-        spoken.append(Emitted(token=token, first=int(frames[0]), last=int(frames[-1]), confidence=min(confidence, 1.0)))
-    return tuple(spoken)
+        aligned.append(
+            AlignedToken(token=token, first=int(frames[0]), last=int(frames[-1]), confidence=min(confidence, 1.0))
+        )
+    return tuple(aligned)
 
 
 class _Prefix:
     """A node of the tree of prefixes; the same prefix is always the same node.
 
-    `said` is the log-probability of the prefix by the language model, `added` what that adds to its score.
+    `lm_log_prob` is the log-probability of the prefix by the language model, `lm_score` what that adds to its score.
     """
 
-    __slots__ = ("added", "children", "fusion", "parent", "said", "state", "token")
+    __slots__ = ("children", "fusion", "lm_log_prob", "lm_score", "parent", "state", "token")
 
     def __init__(self, parent: "_Prefix | None", token: int, fusion: Fusion | None) -> None:
         self.parent, self.token, self.fusion = parent, token, fusion
         self.children: dict[int, _Prefix] = {}
-        self.state, self.said, self.added = 0, 0.0, 0.0
+        self.state, self.lm_log_prob, self.lm_score = 0, 0.0, 0.0
         if fusion is not None and parent is None:
             self.state = fusion.model.start
         elif fusion is not None and parent is not None:
             log_prob, self.state = fusion.model.after(parent.state, token)
-            self.said = parent.said + log_prob
-            self.added = parent.added + fusion.weight * log_prob + fusion.bonus
+            self.lm_log_prob = parent.lm_log_prob + log_prob
+            self.lm_score = parent.lm_score + fusion.weight * log_prob + fusion.bonus
 
     def child(self, token: int) -> "_Prefix":
-        """Add the prefix that is longer by a token."""
+        """Add and return the prefix that is longer by a token."""
         longer = self.children[token] = _Prefix(self, token, self.fusion)
         return longer
 
     def hypothesis(self, total: float) -> Hypothesis:
-        """Let the text end here; `total` is the score of the prefix, with what was added to it."""
-        log_prob = total - self.added
+        """Return the hypothesis that ends here; `total` is the score of the prefix, with its `lm_score`."""
+        log_prob = total - self.lm_score
         if self.fusion is None:
             return Hypothesis(tokens=self.tokens(), log_prob=log_prob)
         end, _ = self.fusion.model.after(self.state, BOUNDARY)
-        added = self.added + self.fusion.weight * end
-        return Hypothesis(tokens=self.tokens(), log_prob=log_prob, ngram=self.said + end, added=added)
+        lm_score = self.lm_score + self.fusion.weight * end
+        return Hypothesis(
+            tokens=self.tokens(), log_prob=log_prob, lm_log_prob=self.lm_log_prob + end, lm_score=lm_score
+        )
 
     def tokens(self) -> tuple[int, ...]:
-        """Spell the prefix out."""
-        spelt: list[int] = []
+        """Return all tokens of the prefix."""
+        tokens: list[int] = []
         node = self
         while node.parent is not None:
-            spelt.append(node.token)
+            tokens.append(node.token)
             node = node.parent
-        return tuple(reversed(spelt))
+        return tuple(reversed(tokens))
 
 
 def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[tuple[int, float]]]]:
-    """Give for each frame the log-probability of blank and the tokens worth following."""
+    """Return for each frame the log-probability of blank, and the tokens to follow with theirs."""
     blanks = _log_probs_of(emissions, (BLANK,))[:, 0].tolist()
     kept = (emissions.log_probs > negligible) & ~np.isin(emissions.tokens, (BLANK, *_UNSPOKEN))
     followed: list[list[tuple[int, float]]] = [[] for _ in blanks]
@@ -211,46 +220,46 @@ def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[t
 def _extend(
     beams: dict[_Prefix, tuple[float, float]], blank: float, followed: list[tuple[int, float]], width: int
 ) -> dict[_Prefix, tuple[float, float]]:
-    """Go one frame on. Scores are (ending in blank, ending in the last token), with what is added to the prefix."""
-    ended = {prefix: _either(*scores) + blank for prefix, scores in beams.items()}
-    # A new prefix has one parent only, so that what is worse than `width` others already cannot get better.
+    """Extend the prefixes by one frame. Scores are (ending in blank, ending in the last token), with `lm_score`."""
+    ended = {prefix: _log_add(*scores) + blank for prefix, scores in beams.items()}
+    # A new prefix has only one parent: one that is worse than `width` others already cannot get better.
     bound = min(ended.values()) if len(beams) >= width else -math.inf
     fusion = next(iter(beams)).fusion
-    # A language model takes away from a new prefix, or leaves it what it has: only the bonus is added.
+    # A language model can only lower the score of a new prefix, so it rises by the bonus at most.
     most = 0.0 if fusion is None else fusion.bonus
     spoken: dict[_Prefix, float] = {}
     for prefix, (in_blank, in_token) in beams.items():
-        either = ended[prefix] - blank
+        in_either = ended[prefix] - blank
         for token, log_prob in followed:
-            score = either + log_prob
+            score = in_either + log_prob
             if token == prefix.token:
-                # The same token again is the same sound going on, unless a blank lies between.
-                spoken[prefix] = _either(spoken.get(prefix, -math.inf), in_token + log_prob)
+                # The same token again continues the same sound, unless a blank lies between.
+                spoken[prefix] = _log_add(spoken.get(prefix, -math.inf), in_token + log_prob)
                 score = in_blank + log_prob
             longer = prefix.children.get(token)
             if longer is None:
                 if score + most <= bound:
                     continue
                 longer = prefix.child(token)
-            score += longer.added - prefix.added
+            score += longer.lm_score - prefix.lm_score
             if score > bound or longer in beams:
-                spoken[longer] = _either(spoken.get(longer, -math.inf), score)
+                spoken[longer] = _log_add(spoken.get(longer, -math.inf), score)
     scores = {prefix: (ended.get(prefix, -math.inf), spoken.get(prefix, -math.inf)) for prefix in {**ended, **spoken}}
     if len(scores) <= width:
         return scores
-    best = sorted(scores, key=lambda prefix: _either(*scores[prefix]), reverse=True)[:width]
+    best = sorted(scores, key=lambda prefix: _log_add(*scores[prefix]), reverse=True)[:width]
     return {prefix: scores[prefix] for prefix in best}
 
 
-def _either(first: float, second: float) -> float:
-    """Add two probabilities in the log domain."""
+def _log_add(first: float, second: float) -> float:
+    """Return the log of the sum of two probabilities, given as logs."""
     if first < second:
         first, second = second, first
     return first if second == -math.inf else first + math.log1p(math.exp(second - first))
 
 
 def _log_probs_of(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
-    """Look up tokens in every frame's list: [T, len(tokens)], the floor where a token is absent."""
+    """Return the log-probabilities of tokens in every frame, [T, len(tokens)]; the floor where a list lacks one."""
     left = np.log(np.maximum(1.0 - np.exp(emissions.log_probs).sum(axis=1), _SMALLEST_PROB))
     floor = np.minimum(emissions.log_probs[:, -1], left)
     found = np.repeat(floor[:, None], len(tokens), axis=1).astype(np.float32)
@@ -261,7 +270,7 @@ def _log_probs_of(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
 
 
 def _state_scores(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
-    """Give the log-probability of each state (blank, token, blank, ..., blank) in each frame: [T, 2L + 1]."""
+    """Return the log-probability of each state (blank, token, blank, ..., blank) in each frame: [T, 2L + 1]."""
     scores = np.empty((emissions.tokens.shape[0], 2 * len(tokens) + 1), dtype=np.float32)
     scores[:, 0::2] = _log_probs_of(emissions, (BLANK,))
     scores[:, 1::2] = _log_probs_of(emissions, tokens)
@@ -269,7 +278,7 @@ def _state_scores(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
 
 
 def _viterbi(scores: Floats, tokens: tuple[int, ...]) -> NDArray[np.int64]:
-    """Give the state of each frame on the best path: it rises by 0, 1, or by 2 over a blank between unlike tokens."""
+    """Return the state of each frame on the best path: it rises by 0, 1, or by 2 over a blank between unlike tokens."""
     frames, states = scores.shape
     may_skip = np.zeros(states, dtype=bool)
     may_skip[3::2] = np.asarray(tokens[1:]) != np.asarray(tokens[:-1])

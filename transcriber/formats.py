@@ -1,4 +1,4 @@
-"""Writes a transcript as text, json-v2, subtitles or speaker turns."""
+"""Write a transcript as text, json-v2, subtitles or speaker turns."""
 
 import html
 import json
@@ -19,7 +19,7 @@ _CUE_PAUSE_S = 1.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """A kind of result: how it is written, and the ending of its file names."""
+    """A format of results: the function that writes it, and the suffix of its files."""
 
     suffix: str
     write: Callable[[Transcript], str]
@@ -27,7 +27,7 @@ class Format:
 
 
 def text(transcript: Transcript) -> str:
-    """Write a line a turn, `[0:00.3 - 0:04.2] S1: hello there`, and a line for each part that is lost."""
+    """Write one line per turn, `[0:00.3 - 0:04.2] S1: hello there`, and one line per missing part."""
     lines = [(turn.start_s, turn_line(turn)) for turn in transcript.turns]
     lines += [(loss.start_s, loss_line(loss)) for loss in transcript.losses]
     return "".join(f"{line}\n" for _, line in sorted(lines, key=lambda pair: pair[0]))
@@ -44,7 +44,7 @@ def loss_line(loss: Loss) -> str:
 
 
 def json_message(name: str, start_s: float, end_s: float, words: str, results: list[dict[str, Any]]) -> str:
-    """Write one line of a transcript in real time: AddPartialTranscript, or AddTranscript for what will not change.
+    """Write one message of a real-time transcript as a line: AddPartialTranscript, or AddTranscript for final words.
 
     {"message", "format": "2.9", "metadata": {"start_time", "end_time", "transcript"}, "results": as in json-v2}
     """
@@ -54,12 +54,12 @@ def json_message(name: str, start_s: float, end_s: float, words: str, results: l
 
 
 def json_results(turns: Iterable[Turn], language: str) -> list[dict[str, Any]]:
-    """Give the results of json-v2, one a word."""
+    """Return the results of json-v2, one per word."""
     return [_json_word(word, turn, language) for turn in turns for word in turn.words]
 
 
 def json_v2(transcript: Transcript) -> str:
-    """Write json-v2, version 2.9: one result a word, times in seconds.
+    """Write json-v2, version 2.9: one result per word, times in seconds.
 
     {"format": "2.9",
      "metadata": {"source", "duration", "language", "operating_point",
@@ -67,7 +67,7 @@ def json_v2(transcript: Transcript) -> str:
      "results": [{"type": "word", "start_time", "end_time",
                   "alternatives": [{"content", "confidence", "language", "speaker"}]}]}
 
-    `speaker` is absent where speakers were not told apart; a loss's `end_time` is null where the end is unknown.
+    `speaker` is absent where speakers were not distinguished. A loss's `end_time` is null where the end is unknown.
     """
     metadata = {
         "source": transcript.source,
@@ -88,7 +88,7 @@ def json_v2(transcript: Transcript) -> str:
 
 
 def srt(transcript: Transcript) -> str:
-    """Write SubRip subtitles; the speaker stands before the words where it changes."""
+    """Write SubRip subtitles; the speaker is named before the words where it changes."""
     cues = []
     previous: str | None = None
     for number, cue in enumerate(_cues(transcript), start=1):
@@ -110,8 +110,8 @@ def vtt(transcript: Transcript) -> str:
 
 
 def rttm(transcript: Transcript) -> str:
-    """Write NIST's rich transcription time marks, a SPEAKER line a turn."""
-    # Fields are parted by blanks, so a name must not hold any.
+    """Write NIST's rich transcription time marks, one SPEAKER line per turn."""
+    # Spaces separate the fields, so a name must not contain any.
     name = "_".join(Path(transcript.source).stem.split()) or "recording"
     return "".join(
         f"SPEAKER {name} 1 {turn.start_s:.3f} {turn.end_s - turn.start_s:.3f} <NA> <NA> {turn.speaker} <NA> <NA>\n"
@@ -155,7 +155,7 @@ def _json_word(word: Word, turn: Turn, language: str) -> dict[str, Any]:
 
 
 def _cues(transcript: Transcript) -> Iterator[Turn]:
-    """Part turns into what is shown at once."""
+    """Split turns into cues: what is shown on the screen at a time."""
     for turn in transcript.turns:
         shown: list[Word] = []
         for word in turn.words:

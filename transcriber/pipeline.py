@@ -1,4 +1,4 @@
-"""From a recording to its transcript: split, recognise several segments at a time, search, tell speakers apart."""
+"""Transcribe a recording: split it, recognise several segments at a time, search, distinguish speakers."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from transcriber import ctc, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.ctc import Floats
 from transcriber.features import log_mel
-from transcriber.recogniser import Features, Heard, Recogniser, RequestError
+from transcriber.recogniser import EncoderOutput, Features, Recogniser, RequestError
 from transcriber.segments import Segment, split
 from transcriber.transcript import Loss, Transcript, Turn, Word
 
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 class Plan:
     """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows.
 
-    Without `ngram`, the search asks no n-gram model though the weights came with one.
+    Without `ngram`, the search does not use the n-gram model of the weights.
     """
 
     search: str | None = None
@@ -44,8 +44,8 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """A transcript, what to tell about it, and the refusals that its losses amount to."""
+class TranscriptionResult:
+    """A transcript, notes for the user, and an error for each kind of loss."""
 
     transcript: Transcript
     notes: tuple[str, ...]
@@ -53,8 +53,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Understood:
-    """What became of a segment: words and embedded windows, or the loss of it."""
+class SegmentResult:
+    """The result of a segment: words and embedded windows, or the loss of the segment."""
 
     words: list[Word] = field(default_factory=list)
     windows: list[speakers.Window] = field(default_factory=list)
@@ -63,52 +63,55 @@ class Understood:
 
 
 def transcribe(
-    recording: Recording, recogniser: Recogniser, plan: Plan, advance: Callable[[float], object] = lambda _: None
-) -> Outcome:
-    """Transcribe a recording; `advance` is told how many seconds are done.
+    recording: Recording, recogniser: Recogniser, plan: Plan, on_progress: Callable[[float], object] = lambda _: None
+) -> TranscriptionResult:
+    """Transcribe a recording; `on_progress` is called with the number of seconds that are done.
 
-    Memory does not grow with the recording but for its words and embeddings. Raises AudioError when there is no sound
-    at all and ServerContractError for a search that the server does not allow. Whatever else is lost, down to the
-    server's staying away, is in the outcome beside what was understood.
+    In memory only its words and embeddings grow with the recording. Raises AudioError when there is no sound at all and
+    ServerContractError for a search that the server does not allow. Other losses, such as a server that stays away, are
+    errors in the result, together with the rest of the transcript.
     """
-    chosen = replace(plan, search=chosen_search(recogniser, plan.search))
-    understood: list[Understood] = []
+    chosen = replace(plan, search=choose_search(recogniser, plan.search))
+    results: list[SegmentResult] = []
     gone: ServerUnreachableError | None = None
     done_s = 0.0
 
-    def work(numbered: tuple[int, Segment]) -> tuple[float, Understood]:
+    def work(numbered: tuple[int, Segment]) -> tuple[float, SegmentResult]:
         number, segment = numbered
-        return segment.end_s, patiently(segment, lambda: _asked(recogniser, chosen, number, segment))
+        return segment.end_s, with_retries(segment, lambda: _recognise_segment(recogniser, chosen, number, segment))
 
     try:
         for done_s, part in in_order(work, enumerate(split(recording.blocks())), plan.in_flight):
-            understood.append(part)
-            advance(done_s)
+            results.append(part)
+            on_progress(done_s)
     except ServerUnreachableError as error:
         gone = error
         recording.close()
-    turns = tuple(_turns(understood, recogniser.same_speaker_similarity))
-    return outcome(recording, recogniser, plan, understood, turns, gone, done_s)
+    turns = tuple(_turns(results, recogniser.same_speaker_similarity))
+    return collect(recording, recogniser, plan, results, turns, gone, done_s)
 
 
-def chosen_search(recogniser: Recogniser, wish: str | None) -> str:
-    """Choose the best search that the server allows; raise ServerContractError for a wish that it does not."""
-    if wish is None:
+def choose_search(recogniser: Recogniser, requested: str | None) -> str:
+    """Return the requested search, or the best that the server allows.
+
+    Raises ServerContractError for `rescore` when the server has no rescorer.
+    """
+    if requested is None:
         return "rescore" if recogniser.rescorers else "beam"
-    if wish == "rescore" and not recogniser.rescorers:
+    if requested == "rescore" and not recogniser.rescorers:
         raise ServerContractError(
             "--search rescore",
             f"the server has neither a decoder nor an lm for {recogniser.operating_point}",
             "Use --search beam, or serve the decoder",
         )
-    return wish
+    return requested
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: int) -> Iterator[Result]:
-    """Apply `work` in threads to a few items at a time, and yield the results in the order of the items.
+    """Apply `work` to a few items at a time in threads, and yield the results in the order of the items.
 
-    Takes no more than twice `in_flight` items ahead of the result that is due. The first error ends it, and what has
-    not begun by then never does.
+    At most twice `in_flight` items are taken ahead of the next result. The first error ends it; work that has not
+    begun by then is cancelled.
     """
     pool = ThreadPoolExecutor(in_flight, thread_name_prefix="segment")
     pending: deque[Future[Result]] = deque()
@@ -124,86 +127,88 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: i
 
 
 def attempts() -> Iterator[int]:
-    """Count the attempts at something that a server may refuse, with a growing pause before each but the first."""
+    """Count the attempts at a request, with a growing pause before each but the first."""
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE_S * attempt)
         yield attempt
 
 
-def patiently(segment: Segment, ask: Callable[[], Understood]) -> Understood:
-    """Ask for a segment up to three times, and give it up as lost then."""
+def with_retries(segment: Segment, attempt: Callable[[], SegmentResult]) -> SegmentResult:
+    """Attempt a segment up to three times; return its loss when the server refuses it every time."""
     refusal = ""
     for _ in attempts():
         try:
-            return ask()
+            return attempt()
         except RequestError as error:
             refusal = str(error)
-    return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
+    return SegmentResult(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=refusal))
 
 
-def understand(
+def decode_segment(
     recogniser: Recogniser,
     plan: Plan,
     number: int,
     segment: Segment,
     features: Features,
-    heard: Heard,
+    encoded: EncoderOutput,
     hypotheses: tuple[ctc.Hypothesis, ...] | None = None,
-) -> Understood:
-    """Find the words of a segment in what the server heard, and who says them; `plan` names its search.
+) -> SegmentResult:
+    """Search the words of a segment in the encoder output, and embed its speech; `plan` names the search.
 
-    features: FP16 [frames, 80], those of the segment; `hypotheses` are what was found by a search that is done already.
+    features: FP16 [frames, 80] of the segment; `hypotheses` are given when the search is done already.
     """
-    best = _searched(recogniser, plan, heard, hypotheses)
-    spoken = ctc.align(heard.emissions, best.tokens)
-    found = words.join(spoken, recogniser.pieces, segment.start_s, segment.end_s)
+    best = _best_hypothesis(recogniser, plan, encoded, hypotheses)
+    aligned = ctc.align(encoded.emissions, best.tokens)
+    found = words.join(aligned, recogniser.pieces, segment.start_s, segment.end_s)
     if not found or not plan.speakers or recogniser.same_speaker_similarity is None:
-        return Understood(words=found)
-    return _with_voices(recogniser, number, segment, features, found)
+        return SegmentResult(words=found)
+    return _with_embeddings(recogniser, number, segment, features, found)
 
 
-def _asked(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> Understood:
-    features = log_mel(long_enough(segment.samples))
-    return understand(recogniser, plan, number, segment, features, recogniser.recognise(features))
+def _recognise_segment(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> SegmentResult:
+    features = log_mel(pad_to_minimum(segment.samples))
+    return decode_segment(recogniser, plan, number, segment, features, recogniser.recognise(features))
 
 
-def _searched(
-    recogniser: Recogniser, plan: Plan, heard: Heard, hypotheses: tuple[ctc.Hypothesis, ...] | None
+def _best_hypothesis(
+    recogniser: Recogniser, plan: Plan, encoded: EncoderOutput, hypotheses: tuple[ctc.Hypothesis, ...] | None
 ) -> ctc.Hypothesis:
     if plan.search == "greedy":
-        return ctc.greedy(heard.emissions)
+        return ctc.greedy(encoded.emissions)
     if hypotheses is None:
-        hypotheses = rescoring.search(recogniser, heard.emissions, ngram=plan.ngram)
-    return (rescoring.rescore(recogniser, heard, hypotheses) if plan.search == "rescore" else hypotheses)[0]
+        hypotheses = rescoring.search(recogniser, encoded.emissions, ngram=plan.ngram)
+    return (rescoring.rescore(recogniser, encoded, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 
-def _with_voices(
+def _with_embeddings(
     recogniser: Recogniser, number: int, segment: Segment, features: Features, found: list[Word]
-) -> Understood:
+) -> SegmentResult:
     bounds = speakers.window_bounds(len(features))
     embeddings = recogniser.embed([features[first:last] for first, last in bounds])
-    return Understood(words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings)
+    return SegmentResult(
+        words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings
+    )
 
 
-def long_enough(samples: Samples) -> Samples:
-    """Pad a segment with silence to the shortest that the networks take, 0.2 s."""
+def pad_to_minimum(samples: Samples) -> Samples:
+    """Return the samples of a segment, padded with silence to the shortest that the networks take, 0.2 s."""
     return np.pad(samples, (0, max(0, _SHORTEST_SAMPLES - samples.size)))
 
 
-def outcome(
+def collect(
     recording: Recording,
     recogniser: Recogniser,
     plan: Plan,
-    understood: Sequence[Understood],
+    results: Sequence[SegmentResult],
     turns: Sequence[Turn],
     gone: ServerUnreachableError | None,
     done_s: float,
-) -> Outcome:
-    """Sum up what became of a recording's segments; behind `done_s` all is lost where the server was gone."""
-    refused = [part.loss for part in understood if part.loss is not None]
+) -> TranscriptionResult:
+    """Return the result of a recording from those of its segments; with `gone`, everything after `done_s` is lost."""
+    refused = [part.loss for part in results if part.loss is not None]
     missed = [Loss(start_s=done_s, end_s=recording.duration_s, reason=gone.cause)] if gone is not None else []
     transcript = Transcript(
-        # A name that is no UTF-8 must not cost the transcript.
+        # A file name that is not UTF-8 is written with replacement characters.
         source=os.fsencode(recording.path.name).decode(errors="replace"),
         duration_s=recording.duration_s or done_s,
         language=recogniser.language,
@@ -211,32 +216,32 @@ def outcome(
         turns=tuple(turns),
         losses=tuple(sorted([*recording.losses, *refused, *missed], key=lambda loss: loss.start_s)),
     )
-    return Outcome(
+    return TranscriptionResult(
         transcript=transcript,
-        notes=tuple(_notes(recording, recogniser, plan, understood, gone=gone is not None)),
+        notes=tuple(_notes(recording, recogniser, plan, results, gone=gone is not None)),
         errors=tuple(_errors(recording.path, recording.losses, refused, missed, gone)),
     )
 
 
-def _turns(understood: list[Understood], similarity: float | None) -> Iterator[Turn]:
-    parts = [part.embeddings for part in understood if part.embeddings is not None]
-    windows = [window for part in understood for window in part.windows]
+def _turns(results: list[SegmentResult], similarity: float | None) -> Iterator[Turn]:
+    parts = [part.embeddings for part in results if part.embeddings is not None]
+    windows = [window for part in results for window in part.windows]
     labels = speakers.label(windows, np.concatenate(parts), similarity) if parts and similarity is not None else []
     start = 0
-    for part in understood:
+    for part in results:
         stop = start + len(part.windows)
         yield from speakers.turns(part.words, part.windows, labels[start:stop])
         start = stop
 
 
 def _notes(
-    recording: Recording, recogniser: Recogniser, plan: Plan, understood: Sequence[Understood], *, gone: bool
+    recording: Recording, recogniser: Recogniser, plan: Plan, results: Sequence[SegmentResult], *, gone: bool
 ) -> Iterator[str]:
     yield from recording.notes
-    if not any(part.words or part.loss for part in understood) and not gone:
-        yield "no speech was found in it" if not understood else "no words were found in it"
+    if not any(part.words or part.loss for part in results) and not gone:
+        yield "no speech was found in it" if not results else "no words were found in it"
     if plan.speakers and recogniser.same_speaker_similarity is None:
-        yield f"the server has no diar_{recogniser.operating_point}, so speakers are not told apart"
+        yield f"the server has no diar_{recogniser.operating_point}, so speakers are not distinguished"
 
 
 def _errors(
@@ -251,7 +256,7 @@ def _errors(
         yield AudioError(path, cause, "The rest was transcribed; copy or record the file again for all of it")
     if refused:
         cause = f"the server refused {len(refused)} segments, so {_spans(refused)} is not in the transcript"
-        remedy = f"The rest was transcribed; the server said: {refused[0].reason.rstrip('.')}"
+        remedy = f"The rest was transcribed; the error of the server: {refused[0].reason.rstrip('.')}"
         yield SegmentError(path, cause.replace("refused 1 segments", "refused 1 segment"), remedy)
     if gone is not None:
         cause = f"{gone.cause}, so {_spans(missed)} of {path} is not in the transcript"

@@ -1,7 +1,7 @@
-"""A stream to its transcript while it goes on: what is being said as far as it is known, then what was said.
+"""Transcribe a stream while it goes on: partials, which may change, then a final for each segment.
 
-A segment of speech is a stream of its own to the server. It is sent window after window while it is spoken, and the
-search goes on with it; when it has ended it is rescored and its speakers are named, as the segment of a recording is.
+Each segment of speech is a sequence of requests to the server, one per window, while it is spoken. The search advances
+with each window. When the segment has ended, it is rescored and its speakers are labelled, as in a recording.
 """
 
 import contextlib
@@ -17,24 +17,25 @@ import numpy as np
 from contract.errors import ServerUnreachableError
 from transcriber import ctc, pipeline, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
+from transcriber.buckets import full_windows
 from transcriber.ctc import Emissions
 from transcriber.features import SAMPLE_RATE_HZ, FeatureStream, feature_frames
-from transcriber.pipeline import Outcome, Plan, Understood
-from transcriber.recogniser import Features, Heard, RequestError, StreamRecogniser
+from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult
+from transcriber.recogniser import EncoderOutput, Features, RequestError, StreamRecogniser
 from transcriber.segments import Segment, follow
 from transcriber.transcript import Loss, Turn
 from transcriber.words import SHORTEST_FRAMES
 
-# Seconds of a file that are read ahead; what cannot wait, such as a microphone, is taken whenever it comes.
+# Seconds of a file that are read ahead. What is not a file, such as a microphone, is read without a limit.
 _READ_AHEAD_BLOCKS = 20
-# How often somebody who waits looks whether the stream was ended.
-_LOOK_S = 0.1
+# How often a waiting thread checks whether the stream was stopped.
+_POLL_S = 0.1
 _LARGEST_STREAM = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partial:
-    """What is being said, from `start_s` on, as far as it is known at `end_s`; the words may change yet."""
+    """The words from `start_s` on, as far as they are known at `end_s`; they may still change."""
 
     start_s: float
     end_s: float
@@ -43,7 +44,7 @@ class Partial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Final:
-    """What was said in a segment, or the loss of it."""
+    """The words of a segment that has ended, or its loss."""
 
     start_s: float
     end_s: float
@@ -51,59 +52,59 @@ class Final:
     loss: Loss | None = None
 
 
-Tell = Callable[[Partial | Final], object]
+OnEvent = Callable[[Partial | Final], object]
 
 
 class Source:
-    """Reads a recording in a thread of its own, so that a microphone is heard while the server is waited for."""
+    """Read a recording in its own thread, so that a microphone is read while the client waits for the server."""
 
     def __init__(self, path: Path) -> None:
-        """Begin to open and read it; what that raises is raised by `recording` and `blocks`."""
-        self.heard_s = 0.0
-        self._waits = path.is_file()
-        self._blocks: queue.Queue[Samples | None] = queue.Queue(_READ_AHEAD_BLOCKS if self._waits else 0)
+        """Begin to open and read the file; errors are raised by `recording` and `blocks`."""
+        self.read_s = 0.0
+        self._is_file = path.is_file()
+        self._blocks: queue.Queue[Samples | None] = queue.Queue(_READ_AHEAD_BLOCKS if self._is_file else 0)
         self._opened: queue.Queue[Recording | None] = queue.Queue()
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
-        # It may hang in a read that nobody answers, and must not keep the program from its end.
+        self._stopped = threading.Event()
+        # It may hang in a read, and must not keep the program from ending.
         threading.Thread(target=self._read, args=(path,), name="source", daemon=True).start()
 
     def recording(self) -> Recording | None:
-        """Wait until it is open and give it; None where it was ended before."""
-        while not self._ended.is_set():
+        """Return the recording as soon as it is open; None when the source was stopped before."""
+        while not self._stopped.is_set():
             with contextlib.suppress(queue.Empty):
-                recording = self._opened.get(timeout=_LOOK_S)
+                recording = self._opened.get(timeout=_POLL_S)
                 if recording is None and self._failure is not None:
                     raise self._failure
                 return recording
         return None
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield what is read; raise what the recording raises."""
+        """Yield the samples that were read; raise what the recording raises."""
         while True:
             try:
-                block = self._blocks.get(timeout=_LOOK_S)
+                block = self._blocks.get(timeout=_POLL_S)
             except queue.Empty:
-                if self._ended.is_set():
+                if self._stopped.is_set():
                     return
                 continue
             if block is None:
                 break
-            self.heard_s += block.size / SAMPLE_RATE_HZ
+            self.read_s += block.size / SAMPLE_RATE_HZ
             yield block
-            if self._ended.is_set() and self._waits:
+            if self._stopped.is_set() and self._is_file:
                 return
         if self._failure is not None:
             raise self._failure
 
     @property
-    def was_ended(self) -> bool:
-        """Say whether it ended before its time."""
-        return self._ended.is_set()
+    def was_stopped(self) -> bool:
+        """Return whether the source was stopped before its end."""
+        return self._stopped.is_set()
 
-    def end(self) -> None:
-        """Let the stream end here; what has been spoken by now is still given, but nothing more of a file."""
-        self._ended.set()
+    def stop(self) -> None:
+        """Stop the stream here: samples of a microphone that were read are still yielded, of a file no more."""
+        self._stopped.set()
 
     def _read(self, path: Path) -> None:
         try:
@@ -113,178 +114,178 @@ class Source:
                 if not self._put(block):
                     return
         except BaseException as error:
-            # Whatever it is, it is raised where somebody waits.
+            # Raised again in the thread that waits for the samples.
             self._failure = error
         self._opened.put(None)
         self._put(None)
 
     def _put(self, block: Samples | None) -> bool:
-        while not self._ended.is_set():
+        while not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
-                self._blocks.put(block, timeout=_LOOK_S)
+                self._blocks.put(block, timeout=_POLL_S)
                 return True
         return False
 
 
-def transcribe(source: Source, recogniser: StreamRecogniser, plan: Plan, tell: Tell) -> Outcome:
-    """Transcribe a stream; `tell` is given what is being said and what was said as soon as it is known.
+def transcribe(source: Source, recogniser: StreamRecogniser, plan: Plan, on_event: OnEvent) -> TranscriptionResult:
+    """Transcribe a stream; `on_event` is called with each partial and final as soon as it is known.
 
     Raises AudioError when there is no sound at all, ServerContractError for a search that the server does not allow and
-    KeyboardInterrupt where the source was ended before anything came of it. Whatever else is lost, down to the
-    server's staying away, is in the outcome.
+    KeyboardInterrupt when the source was stopped before it was open. Other losses, such as a server that stays away,
+    are errors in the result.
     """
     recording = source.recording()
     if recording is None:
         raise KeyboardInterrupt
-    chosen = replace(plan, search=pipeline.chosen_search(recogniser, plan.search))
-    listener = _Listener(recogniser, chosen, tell)
+    chosen = replace(plan, search=pipeline.choose_search(recogniser, plan.search))
+    tracker = _SegmentTracker(recogniser, chosen, on_event)
     gone: ServerUnreachableError | None = None
     try:
-        for speech in follow(source.blocks()):
-            listener.hear(speech.segment, ended=speech.ended)
-        if source.was_ended:
-            recording.duration_s = source.heard_s
+        for update in follow(source.blocks()):
+            tracker.push(update.segment, ended=update.ended)
+        if source.was_stopped:
+            recording.duration_s = source.read_s
     except ServerUnreachableError as error:
         gone = error
-        source.end()
-    return pipeline.outcome(recording, recogniser, plan, listener.understood, listener.turns, gone, listener.done_s)
+        source.stop()
+    return pipeline.collect(recording, recogniser, plan, tracker.results, tracker.turns, gone, tracker.done_s)
 
 
-class _Listener:
-    """Follows the segments of a stream, one at a time."""
+class _SegmentTracker:
+    """Recognise the segments of a stream, one at a time, and report partials and finals."""
 
-    def __init__(self, recogniser: StreamRecogniser, plan: Plan, tell: Tell) -> None:
-        self._recogniser, self._plan, self._tell = recogniser, plan, tell
+    def __init__(self, recogniser: StreamRecogniser, plan: Plan, on_event: OnEvent) -> None:
+        self._recogniser, self._plan, self._on_event = recogniser, plan, on_event
         similarity = recogniser.same_speaker_similarity
-        self._voices = None if similarity is None else speakers.Voices(similarity)
-        self._utterance: _Utterance | None = None
-        self._told = ""
-        self.understood: list[Understood] = []
+        self._speakers = None if similarity is None else speakers.StreamSpeakers(similarity)
+        self._open_segment: _OpenSegment | None = None
+        self._last_partial = ""
+        self.results: list[SegmentResult] = []
         self.turns: list[Turn] = []
         self.done_s = 0.0
 
-    def hear(self, segment: Segment, *, ended: bool) -> None:
-        """Take what is known of a segment; tell what is new in it."""
-        if self._utterance is None:
-            self._utterance, self._told = _Utterance(self._recogniser, self._plan), ""
+    def push(self, segment: Segment, *, ended: bool) -> None:
+        """Take a segment as far as it is known; report what is new in it."""
+        if self._open_segment is None:
+            self._open_segment, self._last_partial = _OpenSegment(self._recogniser, self._plan), ""
             self.done_s = segment.start_s
-        utterance = self._utterance
-        utterance.hear(segment)
+        open_segment = self._open_segment
+        open_segment.push(segment)
         if ended:
-            self._finish(segment, utterance.understood(segment, len(self.understood)))
+            self._finish(segment, open_segment.finish(segment, len(self.results)))
         else:
-            self._tell_partial(segment, utterance.text())
+            self._report_partial(segment, open_segment.text())
 
-    def _tell_partial(self, segment: Segment, text: str) -> None:
-        if text and text != self._told:
-            self._told = text
-            self._tell(Partial(start_s=segment.start_s, end_s=segment.end_s, text=text))
+    def _report_partial(self, segment: Segment, text: str) -> None:
+        if text and text != self._last_partial:
+            self._last_partial = text
+            self._on_event(Partial(start_s=segment.start_s, end_s=segment.end_s, text=text))
 
-    def _finish(self, segment: Segment, found: Understood) -> None:
+    def _finish(self, segment: Segment, found: SegmentResult) -> None:
         labels: list[str] = []
-        if self._voices is not None and found.embeddings is not None:
-            labels = self._voices.label(found.windows, found.embeddings)
+        if self._speakers is not None and found.embeddings is not None:
+            labels = self._speakers.label(found.windows, found.embeddings)
         turns = tuple(speakers.turns(found.words, found.windows, labels))
-        self._utterance, self.done_s = None, segment.end_s
-        self.understood.append(found)
+        self._open_segment, self.done_s = None, segment.end_s
+        self.results.append(found)
         self.turns.extend(turns)
-        if turns or found.loss or self._told:
-            # What was told and turned out to be nothing is taken back by an empty one.
-            self._tell(Final(start_s=segment.start_s, end_s=segment.end_s, turns=turns, loss=found.loss))
+        if turns or found.loss or self._last_partial:
+            # An empty final withdraws a partial that turned out to contain no words.
+            self._on_event(Final(start_s=segment.start_s, end_s=segment.end_s, turns=turns, loss=found.loss))
 
 
-class _Utterance:
-    """A segment on its way to the server: its windows, what they were heard as, and the search over that."""
+class _OpenSegment:
+    """A segment that is being spoken: its windows, their encoder outputs, and the search over them."""
 
     def __init__(self, recogniser: StreamRecogniser, plan: Plan) -> None:
         self._recogniser, self._plan = recogniser, plan
-        self._stream = new_stream()
+        self._stream = new_stream_id()
         self._features = FeatureStream()
         self._samples, self._frames = 0, list[Features]()
-        self._waiting = self._features.hear(np.empty(0, dtype=np.float32))
-        self._windows, self._heard = list[Features](), list[Heard]()
+        self._waiting = self._features.accept_waveform(np.empty(0, dtype=np.float32))
+        self._windows, self._outputs = list[Features](), list[EncoderOutput]()
         self._search = ctc.Search(fusion=rescoring.fusion(recogniser) if plan.ngram else None)
-        self._refusal: str | None = None
+        self._error_text: str | None = None
 
-    def hear(self, segment: Segment) -> None:
-        """Send the windows that are full by now; once the server has refused, no more are sent."""
+    def push(self, segment: Segment) -> None:
+        """Send the windows that are full by now; after an error of the server, no more are sent."""
         self._take(segment.samples[self._samples :])
         size, overlap = self._recogniser.window_frames, self._recogniser.overlap_frames
-        while len(self._waiting) >= size:
-            self._send(self._waiting[:size], end=False)
-            self._waiting = self._waiting[size - overlap :]
+        windows, self._waiting = full_windows(self._waiting, size, overlap)
+        for window in windows:
+            self._send(window, end=False)
 
     def text(self) -> str:
-        """Spell what has been understood so far; nothing once the server has refused."""
-        if self._refusal is not None:
+        """Return the words so far; no words after an error of the server."""
+        if self._error_text is not None:
             return ""
-        return words.spelt(self._search.so_far(), self._recogniser.pieces)
+        return words.spell(self._search.best_partial(), self._recogniser.pieces)
 
-    def understood(self, segment: Segment, number: int) -> Understood:
-        """End the stream where the segment has ended, and say what was understood of it."""
-        self._take(np.zeros(pipeline.long_enough(segment.samples).size - segment.samples.size, dtype=np.float32))
-        # The server lets go of a stream with its last window, so that there always is one.
+    def finish(self, segment: Segment, number: int) -> SegmentResult:
+        """End the sequence on the server and return the result of the segment."""
+        self._take(np.zeros(pipeline.pad_to_minimum(segment.samples).size - segment.samples.size, dtype=np.float32))
+        # The server frees the place of a sequence with its last window, so a last window is always sent.
         self._send(self._waiting, end=True)
-        if self._refusal is not None:
-            return Understood(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=self._refusal))
+        if self._error_text is not None:
+            return SegmentResult(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=self._error_text))
         frames = np.concatenate(self._frames)[: max(feature_frames(segment.samples.size), SHORTEST_FRAMES)]
-        heard, hypotheses = joined(self._heard), None
+        encoded, hypotheses = concatenate(self._outputs), None
         if segment.is_cut:
-            # Speech goes on, and what was heard behind the cut is heard anew with what follows.
-            heard = joined([heard], words.encoder_frames(len(frames)))
+            # Speech continues: the frames after the cut are recognised again with the next segment.
+            encoded = concatenate([encoded], words.encoder_frames(len(frames)))
         else:
-            # Behind the end lies silence, in which its coming was waited for.
+            # After the end there is only the silence by which the end was detected.
             hypotheses = self._search.hypotheses()
-        return pipeline.patiently(
+        return pipeline.with_retries(
             segment,
-            lambda: pipeline.understand(self._recogniser, self._plan, number, segment, frames, heard, hypotheses),
+            lambda: pipeline.decode_segment(self._recogniser, self._plan, number, segment, frames, encoded, hypotheses),
         )
 
     def _take(self, samples: Samples) -> None:
-        frames = self._features.hear(samples)
+        frames = self._features.accept_waveform(samples)
         self._samples += samples.size
         self._frames.append(frames)
         self._waiting = np.concatenate((self._waiting, frames))
 
     def _send(self, window: Features, *, end: bool) -> None:
-        if self._refusal is not None:
+        if self._error_text is not None:
             return
         try:
-            heard = self._asked(window, end=end)
+            encoded = self._step(window, end=end)
         except RequestError as error:
-            self._refusal = str(error)
+            self._error_text = str(error)
             return
         self._windows.append(window)
-        # The network makes a frame of anything; of less than this, it means nothing.
+        # The network makes a frame also of a shorter window, but that frame has no meaning.
         if len(window) >= SHORTEST_FRAMES:
-            self._heard.append(heard)
-            self._search.hear(heard.emissions)
+            self._outputs.append(encoded)
+            self._search.advance(encoded.emissions)
 
-    def _asked(self, window: Features, *, end: bool) -> Heard:
-        refusal = ""
+    def _step(self, window: Features, *, end: bool) -> EncoderOutput:
+        error_text = ""
         for attempt in pipeline.attempts():
             try:
                 if attempt:
                     self._replay()
                 return self._recogniser.step(self._stream, window, start=not self._windows, end=end)
             except RequestError as error:
-                refusal = str(error)
-        self._recogniser.give_up(self._stream)
-        raise RequestError(refusal)
+                error_text = str(error)
+        self._recogniser.cancel(self._stream)
+        raise RequestError(error_text)
 
     def _replay(self) -> None:
-        """Tell another stream, on a server that may have been started anew, what this one had heard."""
-        self._recogniser.give_up(self._stream)
-        self._stream = new_stream()
+        """Send all windows so far again as another stream; the server may have restarted and lost the first one."""
+        self._recogniser.cancel(self._stream)
+        self._stream = new_stream_id()
         for number, window in enumerate(self._windows):
             self._recogniser.step(self._stream, window, start=number == 0, end=False)
 
 
-def joined(parts: list[Heard], length: int | None = None) -> Heard:
-    """Put what the windows of a stream were heard as behind one another, cut to a length in encoder frames."""
+def concatenate(parts: list[EncoderOutput], length: int | None = None) -> EncoderOutput:
+    """Return the encoder outputs of a stream's windows as one, cut to `length` encoder frames."""
     valid = slice(0, length)
     log_probs = np.concatenate([part.emissions.log_probs for part in parts])[valid]
-    return Heard(
+    return EncoderOutput(
         emissions=Emissions(
             log_probs=log_probs, tokens=np.concatenate([part.emissions.tokens for part in parts])[valid]
         ),
@@ -293,6 +294,6 @@ def joined(parts: list[Heard], length: int | None = None) -> Heard:
     )
 
 
-def new_stream() -> int:
-    """Choose the number of a stream, by chance: clients do, and know nothing of one another."""
+def new_stream_id() -> int:
+    """Return a random number for a stream: clients choose the numbers, each without knowing those of the others."""
     return 1 + secrets.randbelow(_LARGEST_STREAM)

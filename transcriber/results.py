@@ -1,4 +1,4 @@
-"""Where results go: planned before the work begins, so that no hour of it ends in a mistyped path."""
+"""Write results; their paths are checked before the work begins, so that a mistyped path is reported at once."""
 
 import os
 import sys
@@ -11,48 +11,48 @@ from transcriber.formats import FORMATS
 from transcriber.transcript import Transcript
 
 DEFAULT_FORMAT = "txt"
-_BROKEN_PIPE_EXIT_CODE = 141  # what a shell says of a program that SIGPIPE ended
+_BROKEN_PIPE_EXIT_CODE = 141  # the exit code of a program that SIGPIPE ended, in a shell
 
 
-def format_of(wish: str | None, output: Path | None) -> str:
-    """Choose a format: the one asked for, or by the ending of the output, or plain text."""
-    if wish is not None:
-        return wish
+def choose_format(requested: str | None, output: Path | None) -> str:
+    """Return the requested format, or the one of the output's suffix, or plain text."""
+    if requested is not None:
+        return requested
     suffix = output.suffix.lower() if output is not None else ""
     return next((name for name, known in FORMATS.items() if known.suffix == suffix), DEFAULT_FORMAT)
 
 
 def targets(recordings: Sequence[Path], output: Path | None, format_name: str) -> list[Path | None]:
-    """Say where the result of each recording is written, None for stdout.
+    """Return the path of the result of each recording, None for the standard output.
 
-    One recording goes to the file `output`, or into it where it is a folder; several go into the folder `output`.
-    Raises SettingError for results that would overwrite one another or a recording, and OutputError for a folder that
-    must not be written to.
+    One recording is written to the file `output`, or into it where it is a folder; several into the folder `output`.
+    Raises SettingError for results that would overwrite one another or a recording, and OutputError for a folder
+    without the right to write.
     """
     if output is None:
         if len(recordings) > 1 and format_name != DEFAULT_FORMAT:
             cause = f"several results in {format_name} cannot share the standard output"
             raise SettingError("--format", cause, "Name a folder with --output")
         return [None] * len(recordings)
-    planned = _planned(recordings, output, FORMATS[format_name].suffix)
+    planned = _planned_paths(recordings, output, FORMATS[format_name].suffix)
     for target in planned:
         _check(target, recordings, planned)
     return list(planned)
 
 
 def write(transcript: Transcript, target: Path | None, format_name: str, *, titled: bool) -> None:
-    """Write a result whole: a file is there complete or not at all. `titled` puts its source before it on stdout."""
+    """Write a result; a file appears complete or not at all. `titled` puts the recording's name first on stdout."""
     content = FORMATS[format_name].write(transcript)
     if target is not None:
         files.write(target, content)
         return
-    show(f"==> {transcript.source} <==\n{content}" if titled else content)
+    write_stdout(f"==> {transcript.source} <==\n{content}" if titled else content)
 
 
-def show(content: str) -> None:
-    """Write to the standard output at once; end the program where nobody reads it any more.
+def write_stdout(content: str) -> None:
+    """Write to the standard output and flush it; end the program when the reader has closed it.
 
-    Raises OutputError where there is none.
+    Raises OutputError when the standard output is closed.
     """
     if sys.stdout is None:
         raise OutputError("the standard output", "it is closed", "Open it, or name a file with --output")
@@ -60,12 +60,12 @@ def show(content: str) -> None:
         sys.stdout.write(content)
         sys.stdout.flush()
     except BrokenPipeError:
-        # `| head` has seen enough. Python would complain once more when it flushes at its end.
+        # As with `| head`. Python would report the closed pipe again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_BROKEN_PIPE_EXIT_CODE)
 
 
-def _planned(recordings: Sequence[Path], output: Path, suffix: str) -> list[Path]:
+def _planned_paths(recordings: Sequence[Path], output: Path, suffix: str) -> list[Path]:
     if len(recordings) == 1 and not output.is_dir():
         return [output]
     if output.exists() and not output.is_dir():

@@ -1,4 +1,4 @@
-"""Splits a stream of samples at its silences into segments that the server takes, at exact sample offsets."""
+"""Split a stream of samples at its silences into segments that the server takes, at exact sample offsets."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from transcriber.audio import Samples
 from transcriber.features import SAMPLE_RATE_HZ
 
 FRAME_SAMPLES = SAMPLE_RATE_HZ * 20 // 1000
-# 1598 feature frames: just within the bucket of 1600, and short enough for full attention on a small GPU.
+# 1598 feature frames: they fit the bucket of 1600, and are short enough for full attention on a small GPU.
 LONGEST_SAMPLES = 16 * SAMPLE_RATE_HZ
 PADDING_SAMPLES = 10 * FRAME_SAMPLES
 _BATCH_FRAMES = 100
@@ -24,13 +24,13 @@ _HANGOVER_FRAMES = 20
 # A cut through speech lies in the later half, at the lowest energy over 0.1 s.
 _EARLIEST_CUT_SAMPLES = LONGEST_SAMPLES // 2
 _CUT_WINDOW_FRAMES = 5
-# WebRTC's detector compares energies with fixed numbers: below -30 dB it goes deaf. So speech is brought to this level,
-# taken from the loudest frames but the top twentieth (a click is no speech) of the last 30 s.
+# WebRTC's detector compares energies with fixed numbers, and misses speech below -30 dB. So speech is amplified to this
+# level, measured over the last 30 s on the loudest frames without the top twentieth (clicks).
 _TARGET_RMS, _LARGEST_GAIN = 0.1, 100.0
 _LOUD_QUANTILE = 0.95
 _LEVEL_MEMORY_BATCHES = 16
 _AGGRESSIVENESS = 2
-# A stream is looked at so often, and cannot be looked ahead into: its gain stays small until speech has been heard.
+# A stream is processed in steps of this size, without look-ahead: its gain stays small until speech was detected.
 _STEP_SAMPLES = 5 * FRAME_SAMPLES
 _LARGEST_LIVE_GAIN = 20.0
 
@@ -42,29 +42,29 @@ class Segment:
     start: int
     samples: Samples
     is_cut: bool = False
-    """Whether speech goes on where it ends."""
+    """Whether speech continues after its end."""
 
     @property
     def end(self) -> int:
-        """Give the offset behind the last sample."""
+        """Return the offset after the last sample."""
         return self.start + self.samples.size
 
     @property
     def start_s(self) -> float:
-        """Give the start in seconds."""
+        """Return the start in seconds."""
         return self.start / SAMPLE_RATE_HZ
 
     @property
     def end_s(self) -> float:
-        """Give the end in seconds."""
+        """Return the end in seconds."""
         return self.end / SAMPLE_RATE_HZ
 
 
 def split(blocks: Iterable[Samples]) -> Iterator[Segment]:
     """Yield the speech in a stream of blocks of any size, in order and without overlap, each at most 16 s long.
 
-    Holds about 20 s of audio at a time. Where speech goes on for longer it is cut at its quietest point, and the two
-    halves touch; elsewhere each segment has up to 0.2 s of silence at both ends.
+    About 20 s of audio are in memory at a time. Longer speech is cut at its quietest point, and the two parts
+    touch; elsewhere each segment has up to 0.2 s of silence at both ends.
     """
     detector, splitter = _Detector(), _Splitter()
     waiting: Samples | None = None
@@ -78,31 +78,32 @@ def split(blocks: Iterable[Samples]) -> Iterator[Segment]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Speech:
-    """What is known of a segment: more may follow unless it has ended."""
+class SegmentUpdate:
+    """A segment as far as it is known: more of it may follow unless it has ended."""
 
     segment: Segment
     ended: bool
 
 
-def follow(blocks: Iterable[Samples]) -> Iterator[Speech]:
-    """Yield the speech in a live stream while it goes on, every 0.1 s, and each segment once more when it has ended.
+def follow(blocks: Iterable[Samples]) -> Iterator[SegmentUpdate]:
+    """Yield the speech of a live stream while it goes on, every 0.1 s, and each segment once more when it has ended.
 
-    Segments are those of `split` but for the detector, which knows nothing of the future here. An end is found 0.4 s
-    after the last voice; where speech goes on for 16 s, the end lies back at its quietest point, and the next segment
-    begins there.
+    Segments follow the rules of `split`, but the detector has no look-ahead. An end is detected 0.4 s after the last
+    voiced frame. Where speech lasts 16 s, the end lies back at its quietest point, and the next segment begins there.
     """
     detector, splitter = _LiveDetector(), _Splitter()
     for batch in _batches(blocks, _STEP_SAMPLES):
-        yield from (Speech(segment=segment, ended=True) for segment in splitter.add(batch, detector.voiced(batch)))
-        going_on = splitter.going_on()
-        if going_on is not None:
-            yield Speech(segment=going_on, ended=False)
-    yield from (Speech(segment=segment, ended=True) for segment in splitter.finish())
+        yield from (
+            SegmentUpdate(segment=segment, ended=True) for segment in splitter.add(batch, detector.voiced(batch))
+        )
+        open_segment = splitter.open_segment()
+        if open_segment is not None:
+            yield SegmentUpdate(segment=open_segment, ended=False)
+    yield from (SegmentUpdate(segment=segment, ended=True) for segment in splitter.finish())
 
 
 def _batches(blocks: Iterable[Samples], size: int = _BATCH_SAMPLES) -> Iterator[Samples]:
-    """Regroup blocks into batches of exactly `size`, the last one shorter, so that block sizes change no result."""
+    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result."""
     parts: list[Samples] = []
     held = 0
     for block in blocks:
@@ -126,15 +127,15 @@ class _Detector:
         self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
 
     def voiced(self, batch: Samples, following: Samples) -> list[bool]:
-        """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
+        """Return for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         if not self._levels:
             self._levels.append(_loudness(_energies(batch)))
         self._levels.append(_loudness(_energies(following)))
-        return _heard(self._vad, batch, min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN))
+        return _voiced_frames(self._vad, batch, min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN))
 
 
 class _LiveDetector:
-    """The same detector behind a gain control that knows the past alone."""
+    """The same detector behind a gain control without look-ahead."""
 
     def __init__(self) -> None:
         self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
@@ -143,7 +144,7 @@ class _LiveDetector:
         self._frames = 0
 
     def voiced(self, batch: Samples) -> list[bool]:
-        """Say for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
+        """Return for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         energies = _energies(batch)
         self._energies.extend(energies.tolist())
         level = _loudness(self._energies)
@@ -151,33 +152,33 @@ class _LiveDetector:
         if self._frames >= _BATCH_FRAMES:
             self._levels.append(level)
             self._frames = 0
-        return _heard(self._vad, batch, min(_TARGET_RMS / max(level, *self._levels, 1e-9), _LARGEST_LIVE_GAIN))
+        return _voiced_frames(self._vad, batch, min(_TARGET_RMS / max(level, *self._levels, 1e-9), _LARGEST_LIVE_GAIN))
 
 
 class _Splitter:
-    """Turns voiced frames into segments; keeps only the samples that a segment may still need."""
+    """Make segments of voiced frames; keep only the samples that a segment may still need."""
 
     def __init__(self) -> None:
         self._samples: Samples = np.empty(0, dtype=np.float32)
         self._base = 0  # offset of the first sample held
-        self._frame = 0  # the next frame to look at
+        self._frame = 0  # the next frame to process
         self._recent: deque[bool] = deque(maxlen=_ONSET_WINDOW)
         self._begin: int | None = None  # offset of the open segment
         self._last_voiced = 0
         self._previous_end = 0
 
     def add(self, batch: Samples, voiced: list[bool]) -> Iterator[Segment]:
-        """Take a batch in, and yield the segments that it completes."""
+        """Add a batch, and yield the segments that it completes."""
         self._samples = np.concatenate((self._samples, batch))
         for flag in voiced:
             yield from self._step(voiced=flag)
-        self._forget()
+        self._drop_samples()
 
-    def going_on(self) -> Segment | None:
-        """Give what is known of the segment that has begun, if one has."""
+    def open_segment(self) -> Segment | None:
+        """Return the segment that has begun, as far as it is known; None when no segment is open."""
         if self._begin is None:
             return None
-        # Samples are joined and cut anew and never written to, so that a view stays what it is.
+        # Samples are joined and cut as new arrays and never written to, so a view stays valid.
         return Segment(start=self._begin, samples=self._samples[self._begin - self._base :])
 
     def finish(self) -> Iterator[Segment]:
@@ -208,7 +209,7 @@ class _Splitter:
         window = self._samples[begin + _EARLIEST_CUT_SAMPLES - self._base : begin + LONGEST_SAMPLES - self._base]
         cut = begin + _EARLIEST_CUT_SAMPLES + _quietest(window)
         if self._last_voiced * FRAME_SAMPLES < cut:
-            # The quietest point is the silence that has just begun.
+            # The quietest point lies in the silence that has just begun.
             yield self._close(self._speech_end())
         else:
             yield replace(self._close(cut), is_cut=True)
@@ -224,20 +225,20 @@ class _Splitter:
         self._recent.clear()
         return Segment(start=begin, samples=self._samples[begin - self._base : end - self._base].copy())
 
-    def _forget(self) -> None:
+    def _drop_samples(self) -> None:
         onset = (self._frame - _ONSET_WINDOW) * FRAME_SAMPLES - PADDING_SAMPLES
         needed = self._begin if self._begin is not None else max(self._base, onset)
         self._samples = self._samples[needed - self._base :].copy()
         self._base = needed
 
 
-def _heard(vad: webrtcvad.Vad, batch: Samples, gain: float) -> list[bool]:
+def _voiced_frames(vad: webrtcvad.Vad, batch: Samples, gain: float) -> list[bool]:
     frames = np.clip(_framed(batch) * gain, -1.0, 1.0) * 32_767
     return [vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames.astype("<i2")]
 
 
 def _framed(batch: Samples) -> Samples:
-    """Cut into frames [count, 320], the last one filled up with zeros."""
+    """Return frames [count, 320], the last one padded with zeros."""
     missing = -batch.size % FRAME_SAMPLES
     return np.pad(batch, (0, missing)).reshape(-1, FRAME_SAMPLES)
 
@@ -249,12 +250,12 @@ def _energies(samples: Samples) -> NDArray[np.float64]:
 
 
 def _loudness(energies: Iterable[float]) -> float:
-    """Give the RMS of the loud ones among frames."""
+    """Return the RMS of the loud frames, from the energies of all frames."""
     return float(np.sqrt(np.quantile(np.fromiter(energies, dtype=np.float64), _LOUD_QUANTILE)))
 
 
 def _quietest(samples: Samples) -> int:
-    """Find the middle of the quietest 0.1 s, as an offset."""
+    """Return the offset of the middle of the quietest 0.1 s."""
     energies = _energies(samples)
     smooth = np.convolve(energies, np.ones(_CUT_WINDOW_FRAMES), mode="valid")
     return (int(np.argmin(smooth)) * 2 + _CUT_WINDOW_FRAMES) * FRAME_SAMPLES // 2

@@ -1,4 +1,4 @@
-"""Tells speakers apart: windows of speech are embedded and clustered, and each word takes its window's speaker."""
+"""Distinguish speakers: windows of speech are embedded and clustered, and each word takes the speaker of its window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Labels: TypeAlias = NDArray[np.int64]
 
 WINDOW_FRAMES, HOP_FRAMES = 200, 75
 _FRAME_S = 0.010
-# An embedding of less is too uncertain to found a speaker of its own.
-_SHORTEST_FOUNDER_S = 0.8
-# Half a window: as far as a change between two windows may be from where they meet.
+# An embedding of a shorter window is too uncertain to define a new speaker.
+_SHORTEST_DEFINING_S = 0.8
+# Half a window: a change between two windows is at most this far from where they meet.
 _PAUSE_REACH_S = 1.0
 # Distances between n windows take 4 n^2 bytes: 16 MB. More windows (25 minutes) are clustered part by part.
 _PART_WINDOWS = 2_000
@@ -34,17 +34,20 @@ class Window:
 
     @property
     def middle_s(self) -> float:
-        """Give the time in its middle."""
+        """Return the time of its middle."""
         return (self.start_s + self.end_s) / 2
 
     @property
     def length_s(self) -> float:
-        """Give its length in seconds."""
+        """Return its length in seconds."""
         return self.end_s - self.start_s
 
 
 def window_bounds(frames: int) -> list[tuple[int, int]]:
-    """Cover a segment with windows of 2 s, 0.75 s apart, as bounds in feature frames; a short segment is one window."""
+    """Return the bounds, in feature frames, of windows of 2 s that cover a segment, 0.75 s apart.
+
+    A segment of less than 2 s is one window.
+    """
     if frames <= WINDOW_FRAMES:
         return [(0, frames)]
     starts = [*range(0, frames - WINDOW_FRAMES, HOP_FRAMES), frames - WINDOW_FRAMES]
@@ -52,7 +55,7 @@ def window_bounds(frames: int) -> list[tuple[int, int]]:
 
 
 def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]]) -> list[Window]:
-    """Place the windows of a segment that begins at a time of the recording."""
+    """Return the windows of a segment that begins at a time of the recording."""
     return [
         Window(segment=segment, start_s=start_s + first * _FRAME_S, end_s=start_s + last * _FRAME_S)
         for first, last in bounds
@@ -60,7 +63,7 @@ def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]]) 
 
 
 def label(windows: Sequence[Window], embeddings: Floats, similarity: float) -> list[str]:
-    """Name the speaker of each window: S1, S2, ... in the order in which they are first heard.
+    """Return the speaker of each window: S1, S2, ... in the order in which they first speak.
 
     embeddings: FP32 [len(windows), E], of unit length. Average-linkage clustering by cosine: two clusters are one
     speaker while the mean cosine between their members is at least `similarity`.
@@ -68,14 +71,14 @@ def label(windows: Sequence[Window], embeddings: Floats, similarity: float) -> l
     if not windows:
         return []
     clusters, _ = _clustered(windows, embeddings, similarity)
-    return _named(clusters)
+    return _labels(clusters)
 
 
-class Voices:
-    """Names the speakers of a stream, segment by segment, and takes no name back.
+class StreamSpeakers:
+    """Label the speakers of a stream, segment by segment; a label never changes later.
 
-    What is alike within a segment is one voice, as in `label`. It is a voice of before where the mean cosine between
-    the windows of both is at least `similarity`: average linkage, over all that was heard of each.
+    The windows of a segment are clustered as in `label`. A cluster is a known speaker when the mean cosine between the
+    windows of both is at least `similarity`: average linkage, over all windows of the speaker so far.
     """
 
     def __init__(self, similarity: float) -> None:
@@ -84,29 +87,29 @@ class Voices:
         self._counts: list[int] = []
 
     def label(self, windows: Sequence[Window], embeddings: Floats) -> list[str]:
-        """Name the speaker of each window of one segment: FP32 [len(windows), E], of unit length."""
+        """Return the speaker of each window of one segment; embeddings FP32 [len(windows), E], of unit length."""
         if not windows:
             return []
-        if self._sums and all(window.length_s < _SHORTEST_FOUNDER_S for window in windows):
+        if self._sums and all(window.length_s < _SHORTEST_DEFINING_S for window in windows):
             return [f"S{self._nearest(embeddings.sum(axis=0)) + 1}"] * len(windows)
-        clusters, founders = _clustered(windows, embeddings, self._similarity)
-        voices = {
-            number: self._voice(embeddings[(clusters == number) & founders])
+        clusters, defining = _clustered(windows, embeddings, self._similarity)
+        speakers = {
+            number: self._speaker(embeddings[(clusters == number) & defining])
             for number in dict.fromkeys(clusters.tolist())
         }
-        return [f"S{voices[number] + 1}" for number in clusters.tolist()]
+        return [f"S{speakers[number] + 1}" for number in clusters.tolist()]
 
-    def _voice(self, members: Floats) -> int:
-        """Find the voice of windows that are alike, or found one."""
+    def _speaker(self, members: Floats) -> int:
+        """Return the known speaker of the windows of a cluster, or add a new one."""
         total = members.sum(axis=0)
-        voice = self._nearest(total) if self._sums else 0
-        if not self._sums or self._cosines(total)[voice] < self._similarity * len(members):
+        speaker = self._nearest(total) if self._sums else 0
+        if not self._sums or self._cosines(total)[speaker] < self._similarity * len(members):
             self._sums.append(np.zeros_like(total))
             self._counts.append(0)
-            voice = len(self._sums) - 1
-        self._sums[voice] = self._sums[voice] + total
-        self._counts[voice] += len(members)
-        return voice
+            speaker = len(self._sums) - 1
+        self._sums[speaker] = self._sums[speaker] + total
+        self._counts[speaker] += len(members)
+        return speaker
 
     def _nearest(self, total: Floats) -> int:
         return int(self._cosines(total).argmax())
@@ -118,10 +121,10 @@ class Voices:
 
 
 def cluster(embeddings: Floats, similarity: float) -> Labels:
-    """Cluster unit vectors [n, E], giving numbers from 0 without gaps.
+    """Cluster unit vectors [n, E]; return the cluster of each, numbered from 0 without gaps.
 
-    The mean cosine between two clusters is the product of their mean vectors, so parts that were clustered on their own
-    are joined by the same rule without their members' distances.
+    The mean cosine between two clusters is the dot product of their mean vectors. So parts that were clustered
+    separately are joined by the same rule, without the distances between their members.
     """
     labels = np.empty(len(embeddings), dtype=np.int64)
     count = 0
@@ -133,10 +136,10 @@ def cluster(embeddings: Floats, similarity: float) -> Labels:
 
 
 def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str]) -> list[Turn]:
-    """Part the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
+    """Split the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
 
-    A change of speaker is then moved to the longest pause nearby: windows are too far apart to place it, and people
-    change at pauses. Without windows the words are one turn of no speaker.
+    A change of speaker is then moved to the longest pause nearby: the windows are too far apart to place it, and
+    speakers change at pauses. Without windows the words are one turn without a speaker.
     """
     if not windows:
         return [Turn(words=tuple(words), speaker=None)] if words else []
@@ -149,7 +152,7 @@ def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str
 
 
 def _at_pauses(words: Sequence[Word], spoken: Sequence[str]) -> list[str]:
-    """Move each change of speaker to the longest pause within reach, never past the change before or after it."""
+    """Move each change of speaker to the longest pause within reach, but not past the change before or after it."""
     changes = [place for place in range(1, len(words)) if spoken[place] != spoken[place - 1]]
     moved: list[str] = []
     for place, following in pairwise([*changes, len(words)]):
@@ -164,23 +167,23 @@ def _at_pauses(words: Sequence[Word], spoken: Sequence[str]) -> list[str]:
 
 
 def _clustered(windows: Sequence[Window], embeddings: Floats, similarity: float) -> tuple[Labels, NDArray[np.bool_]]:
-    """Give each window's cluster, and which windows are long enough to found one: all where none is."""
-    founders = np.array([window.length_s >= _SHORTEST_FOUNDER_S for window in windows])
-    if not founders.any():
-        founders[:] = True
+    """Return each window's cluster, and which windows are long enough to define one: all windows when none is."""
+    defining = np.array([window.length_s >= _SHORTEST_DEFINING_S for window in windows])
+    if not defining.any():
+        defining[:] = True
     clusters = np.full(len(windows), -1)
-    clusters[founders] = cluster(embeddings[founders], similarity)
-    means = _means(embeddings[founders], clusters[founders])
-    clusters[~founders] = (embeddings[~founders] @ means.T).argmax(axis=1)
-    _dissolve_crossings(windows, embeddings, clusters, means)
-    return clusters, founders
+    clusters[defining] = cluster(embeddings[defining], similarity)
+    means = _means(embeddings[defining], clusters[defining])
+    clusters[~defining] = (embeddings[~defining] @ means.T).argmax(axis=1)
+    _reassign_mixed_windows(windows, embeddings, clusters, means)
+    return clusters, defining
 
 
 def _linked(embeddings: Floats, similarity: float) -> Labels:
     if len(embeddings) == 1:
         return np.zeros(1, dtype=np.int64)
     cosines = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), k=1)]
-    # fcluster wants distances that are not negative; the cut itself has room for rounding.
+    # fcluster needs distances that are not negative; the cut itself tolerates rounding.
     tree = linkage(np.clip(1.0 - cosines.astype(np.float64), 0.0, None), method="average")
     found: Labels = fcluster(tree, t=max(1.0 - similarity, 0.0), criterion="distance").astype(np.int64) - 1
     return found
@@ -205,28 +208,27 @@ def _joined(embeddings: Floats, labels: Labels, similarity: float) -> Labels:
 
 
 def _means(embeddings: Floats, clusters: Labels) -> Floats:
-    """Give the mean vector of each cluster, FP32 [clusters, E]; its length says how alike the members are."""
+    """Return the mean vector of each cluster, FP32 [clusters, E]; the more similar the members, the longer it is."""
     sums = np.zeros((int(clusters.max()) + 1, embeddings.shape[1]), dtype=np.float32)
     np.add.at(sums, clusters, embeddings)
     return sums / np.bincount(clusters)[:, None].astype(np.float32)
 
 
-def _dissolve_crossings(windows: Sequence[Window], embeddings: Floats, clusters: Labels, means: Floats) -> None:
-    """Give windows with two voices to one of them.
+def _reassign_mixed_windows(windows: Sequence[Window], embeddings: Floats, clusters: Labels, means: Floats) -> None:
+    """Assign windows that contain two speakers to one of the two.
 
-    Such a window is like neither speaker, and ends up in a cluster that never has a whole segment, nor the beginning or
-    the end of one.
+    Such a window resembles neither speaker. Its cluster has no whole segment, and no first or last window of one.
     """
     inner = np.zeros(len(windows), dtype=bool)
     for place in range(1, len(windows) - 1):
         inner[place] = windows[place - 1].segment == windows[place].segment == windows[place + 1].segment
-    founded = set(clusters[~inner].tolist())
-    known = np.array(sorted(founded))
+    defined = set(clusters[~inner].tolist())
+    known = np.array(sorted(defined))
     for place in np.flatnonzero(inner):
-        if int(clusters[place]) not in founded:
+        if int(clusters[place]) not in defined:
             clusters[place] = known[(embeddings[place] @ means[known].T).argmax()]
 
 
-def _named(clusters: Labels) -> list[str]:
+def _labels(clusters: Labels) -> list[str]:
     order = {int(number): place for place, number in enumerate(dict.fromkeys(clusters.tolist()))}
     return [f"S{order[int(number)] + 1}" for number in clusters]

@@ -1,4 +1,4 @@
-"""What a transcript is made of, whatever file it is written to."""
+"""Define what a transcript consists of, independent of the format that it is written in."""
 
 from dataclasses import dataclass
 
@@ -15,30 +15,30 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """Words that follow one another, by one speaker; None where speakers were not told apart. Never empty."""
+    """Words in sequence by one speaker, at least one word; `speaker` is None where speakers were not distinguished."""
 
     words: tuple[Word, ...]
     speaker: str | None
 
     @property
     def start_s(self) -> float:
-        """Give the start of the first word."""
+        """Return the start of the first word."""
         return self.words[0].start_s
 
     @property
     def end_s(self) -> float:
-        """Give the end of the last word."""
+        """Return the end of the last word."""
         return self.words[-1].end_s
 
     @property
     def text(self) -> str:
-        """Join the words with spaces."""
+        """Return the words, joined with spaces."""
         return " ".join(word.content for word in self.words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """Part of a recording that is not in its transcript; `end_s` is None where nobody knows how much is missing."""
+    """A part of a recording that is missing in its transcript; `end_s` is None when its length is unknown."""
 
     start_s: float
     end_s: float | None
@@ -51,7 +51,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcript:
-    """All that was understood of a recording, and what was not."""
+    """What was recognised in a recording, and the parts that are missing."""
 
     source: str
     duration_s: float
@@ -62,7 +62,7 @@ class Transcript:
 
 
 def clock(seconds: float) -> str:
-    """Write a time for people: `0:04.2`, or `1:02:03.4` from an hour on."""
+    """Return a time as `0:04.2`, or as `1:02:03.4` from an hour on."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)

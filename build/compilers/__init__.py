@@ -1,4 +1,4 @@
-"""Compilers: one a file, each the sole importer of its library; the table says which serves what."""
+"""The compilers: one module for each, all with the interface `Compiler`."""
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,57 +17,57 @@ from contract.platform import Platform
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """What a compiler says of an engine that it wrote."""
+    """The properties of an engine that a compiler wrote."""
 
     inputs: tuple[BoundTensor, ...]
     outputs: tuple[BoundTensor, ...]
-    profiles: tuple[Profile, ...] = ()
-    """The optimisation profiles, in the engine's order; none where the engine takes any shape."""
+    profile: Profile | None = None
+    """The optimisation profile; None where the engine accepts any shape."""
     device_memory_bytes: int | None = None
     files: tuple[Path, ...] = ()
-    """What else it wrote into the engine's folder."""
+    """Other files that it wrote into the engine's folder."""
 
 
 class Compiler(Protocol):
-    """What every module of this package offers.
+    """The interface of every compiler module.
 
-    Nothing in it imports its library before `check` was called, so that a list of compilers needs none of them.
+    A module imports its library only when `check` or a later function is called, so that `--help` needs no library.
     """
 
     NAME: str
     FILE: str
     """Name of an engine's file."""
     PLATFORM: str
-    """The platform it makes engines for unless told otherwise."""
+    """The platform that it builds for by default."""
     RUNS_HERE: bool
-    """Whether this host can run what it makes, so that the gate can."""
+    """Whether this host can run its engines, so that the gate can check them."""
 
     def check(self, arch: Arch, platform: Platform, wanted: Options) -> None:
-        """Raise CompilerUnavailableError or SettingError when such engines cannot be made on this host."""
+        """Raise CompilerUnavailableError or SettingError where this host cannot build such engines."""
 
     def precision(self) -> str:
-        """Name the graph that it compiles: fp32 or fp16."""
+        """Return the precision of the graph that it compiles: fp32 or fp16."""
 
     def toolchain(self) -> dict[str, str]:
-        """Give name and exact version of every library that decides an engine."""
+        """Return name and exact version of every library that determines an engine."""
 
     def host(self) -> dict[str, str]:
-        """Name the machine for an engine's record: `gpu` and `driver`, or `processor`."""
+        """Return the machine for an engine's record: `gpu` and `driver`, or `processor`."""
 
     def prepare(self, wanted: Options) -> None:
-        """Do what must be done before the first engine's key is known; a look at the keys alone goes without."""
+        """Prepare a build before the first key is computed; a dry run does not call it."""
 
     def options(self, wanted: Options) -> dict[str, Any]:
-        """Give the builder options that decide an engine, for its key."""
+        """Return the builder options that determine an engine, for its key."""
 
     def compile(self, job: Job, target: Path, wanted: Options) -> Compiled:
-        """Write an engine and say what it is; raise CompileError with the compiler's own words."""
+        """Write an engine and return its properties; raise CompileError with the compiler's own message."""
 
     def run(self, engine: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Run an engine on several inputs; outputs by name."""
+        """Run an engine on several inputs; return the outputs by name."""
 
     def stream(self, engine: Path, inputs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Run an engine on one input after the other, each asked for when the outputs before it have been given."""
+        """Run an engine on one input after the other; an input is taken after the outputs before it were yielded."""
 
 
 _MODULES: Mapping[str, str] = MappingProxyType(
@@ -81,8 +81,8 @@ COMPILERS = tuple(_MODULES)
 
 
 def compiler(name: str | None, arch: Arch) -> Compiler:
-    """Find a compiler by name, or the one whose engines a server runs on an architecture."""
+    """Return a compiler by name, or the one whose engines a server runs on an architecture."""
     chosen = name or ("onnxruntime" if arch is Arch.CPU else "tensorrt")
     if chosen not in _MODULES:
-        raise SettingError(f"--compiler {chosen}", "it is not known", f"Choose one of {', '.join(COMPILERS)}")
+        raise SettingError(f"--compiler {chosen}", "it is unknown", f"Choose one of {', '.join(COMPILERS)}")
     return cast("Compiler", importlib.import_module(_MODULES[chosen]))

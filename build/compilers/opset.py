@@ -1,9 +1,9 @@
-"""Writes a graph in an older ONNX opset, for a parser that reads no newer one.
+"""Convert a graph to an older ONNX opset, for a parser that supports no newer one.
 
-Of what changed between 17 and 18, these occur in what export makes: Split states how many parts it makes (before, its
-outputs did), reductions take their axes as an input (before, as an attribute), and Pad may be told axes (before, it was
-told of all). onnx.version_converter (1.22) has no way down for Split and Pad, and leaves an attribute of ReduceL2
-behind that no checker accepts.
+Of the changes between opsets 17 and 18, exported graphs contain these. Split states its number of parts (in 17, the
+number of outputs states it). Reductions take their axes as an input (in 17, as an attribute). Pad may take axes (in 17,
+it always pads all). onnx.version_converter (1.22) cannot convert Split and Pad down, and leaves an attribute on
+ReduceL2 that the checker rejects.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,17 @@ _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What is known of a graph's values: constants as arrays, and the sizes of the others' axes, 0 where they vary."""
+    """The known values of a graph: constants as arrays, and the axis sizes of other tensors, 0 where they vary."""
 
     constants: Mapping[str, Any]
     shapes: Mapping[str, Sequence[int]]
 
 
 def lower(source: Path, target: Path, opset: int) -> None:
-    """Write a graph with the same meaning in an older opset.
+    """Write an equivalent graph in an older opset.
 
-    Raises ValueError, with a clause, where an operator is one that the older opset has no way to write, or none that is
-    known here.
+    Raises ValueError, with a clause for an error sentence, for an operator that has no equivalent in the older opset or
+    whose conversion is not implemented here.
     """
     import onnx  # noqa: PLC0415 - only the legacy platform needs it
     from onnx import numpy_helper  # noqa: PLC0415
@@ -43,13 +43,13 @@ def lower(source: Path, target: Path, opset: int) -> None:
         since = onnx.defs.get_schema(node.op_type, stated.version, node.domain).since_version
         if since <= opset:
             continue
-        way = _WAYS.get(node.op_type)
-        if way is None or since != _FROM or opset != _FROM - 1:
-            raise ValueError(f"its {node.op_type} is not written in opset {opset}")
-        way(node, known)
+        convert = _CONVERSIONS.get(node.op_type)
+        if convert is None or since != _FROM or opset != _FROM - 1:
+            raise ValueError(f"its {node.op_type} cannot be converted to opset {opset}")
+        convert(node, known)
     stated.version = opset
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-    _forget_unused(model.graph)
+    _remove_unused_weights(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -61,11 +61,11 @@ def lower(source: Path, target: Path, opset: int) -> None:
 def _split(node: Any, known: Known) -> None:
     if len(node.input) > 1 and node.input[1]:
         return
-    # Without sizes the older operator makes parts of one size, and the newer one a smaller last one where it has to.
+    # Without sizes the older operator makes parts of equal size; the newer one may make the last part smaller.
     axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
     sizes = {known.shapes[name][axis] if name in known.shapes else 0 for name in node.output}
     if len(sizes) > 1 or 0 in sizes:
-        raise ValueError(f"its Split makes parts of unlike or unknown size ({node.name or node.output[0]})")
+        raise ValueError(f"its Split makes parts of different or unknown size ({node.name or node.output[0]})")
     _drop(node, "num_outputs")
 
 
@@ -74,7 +74,7 @@ def _reduce(node: Any, known: Known) -> None:
 
     axes = node.input[1] if len(node.input) > 1 else ""
     if axes and axes not in known.constants:
-        raise ValueError(f"the axes of its {node.op_type} are known at run time only")
+        raise ValueError(f"the axes of its {node.op_type} are known only at run time")
     noop = any(each.name == "noop_with_empty_axes" and each.i for each in node.attribute)
     if noop and (not axes or not known.constants[axes].size):
         raise ValueError(f"its {node.op_type} reduces nothing")
@@ -86,7 +86,7 @@ def _reduce(node: Any, known: Known) -> None:
 
 def _pad(node: Any, _: Known) -> None:
     if len(node.input) > 3 and node.input[3]:  # noqa: PLR2004 - data, pads, value, axes
-        raise ValueError("its Pad is told axes")
+        raise ValueError("its Pad has axes")
 
 
 def _shapes(graph: Any) -> dict[str, list[int]]:
@@ -102,13 +102,13 @@ def _drop(node: Any, name: str) -> None:
     node.attribute.extend(kept)
 
 
-def _forget_unused(graph: Any) -> None:
+def _remove_unused_weights(graph: Any) -> None:
     used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
     kept = [each for each in graph.initializer if each.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
-_WAYS: Mapping[str, Callable[[Any, Known], None]] = MappingProxyType(
+_CONVERSIONS: Mapping[str, Callable[[Any, Known], None]] = MappingProxyType(
     {"Split": _split, "Pad": _pad, **{f"Reduce{name}": _reduce for name in _REDUCTIONS}}
 )

@@ -1,12 +1,12 @@
-"""Timing caches: what TensorRT measured of each kernel, one file a TensorRT build and GPU model, beside the engines.
+"""Timing caches: TensorRT's kernel timings, one file for each TensorRT build and GPU model, in the store.
 
     dist/store/timing/<TensorRT build>-<GPU>.cache
 
-holds a line of JSON that says whose it is, then TensorRT's own bytes.
+contains a line of JSON with its owner (TensorRT build and GPU model), then TensorRT's own bytes.
 
-Kernels are chosen by the times in the cache, and those never change once they are in it: later builds only add. What
-decides an engine is therefore which cache it was built with. Each has an identity, drawn when it is begun: a cache that
-grows keeps the engines that it made, and a new cache means new ones.
+TensorRT chooses kernels by the timings in the cache. A timing never changes once it is in the cache: later builds only
+add timings. So the cache that an engine was built with determines the engine. Each cache has a random identity from the
+time it is created: engines stay valid while their cache grows, and a new cache means new engines.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from pathlib import Path
 from contract import files
 from contract.errors import CompilerUnavailableError
 
-_REMEDY = "Remove the file, and the build measures anew"
+_REMEDY = "Remove the file: the next build measures the timings again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """Whose times a cache holds: they are of no use to any other build or GPU model."""
+    """The TensorRT build and GPU model whose timings a cache contains; others cannot use them."""
 
     tensorrt: str
     gpu: str
@@ -39,39 +39,41 @@ class Owner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimingCache:
-    """A cache's file, and who asks for it."""
+    """The file of a cache, and the owner that a build expects in it."""
 
     path: Path
     owner: Owner
 
     def identity(self) -> str | None:
-        """Say which cache it is; None where there is no file yet."""
+        """Return the cache's identity; None where there is no file yet."""
         return self._read()[0] if self.path.exists() else None
 
     def content(self) -> bytes:
-        """Give TensorRT's own bytes, none where nothing was measured; raise CompilerUnavailableError for another's."""
+        """Return TensorRT's own bytes, b"" before the first build; raise CompilerUnavailableError for another owner."""
         return self._read()[1] if self.path.exists() else b""
 
     def begin(self) -> None:
-        """Make an empty cache where there is none."""
+        """Create an empty cache where there is none."""
         with self.held():
             if not self.path.exists():
                 self._write(secrets.token_hex(32), b"")
 
     def save(self, content: bytes) -> None:
-        """Write what a build left, which holds all that was there before."""
+        """Write the timings after a build, which include all earlier ones."""
         self._write(self.identity() or secrets.token_hex(32), content)
 
-    def foreign(self) -> CompilerUnavailableError:
-        """Make the refusal for a cache that TensorRT itself does not take, whatever its first line says."""
-        cause = f"TensorRT {self.owner.tensorrt} does not take it as a timing cache of this {self.owner.gpu}"
+    def rejected(self) -> CompilerUnavailableError:
+        """Return the error for a cache that TensorRT itself rejects, although its first line is correct."""
+        cause = f"TensorRT {self.owner.tensorrt} rejects it as a timing cache for this {self.owner.gpu}"
         return CompilerUnavailableError(self.path, cause, _REMEDY)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other builds for this GPU waiting: two that measure at once measure each other."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        """Lock the cache, because two builds that time kernels at once on one GPU distort each other's timings."""
+        lock_file = self.path.with_suffix(".lock")
+        with files.writing(lock_file):
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -88,7 +90,7 @@ class TimingCache:
             head = json.loads(line)
             owner, identity, digest = Owner(**head["owner"]), str(head["identity"]), head["sha256"]
         except (ValueError, TypeError, KeyError) as error:
-            cause = "it does not say whose timing cache it is"
+            cause = "its first line does not name the owner of the timing cache"
             raise CompilerUnavailableError(self.path, cause, _REMEDY) from error
         if owner != self.owner:
             cause = f"it is the timing cache of {owner}, and this build is for {self.owner}"
@@ -99,7 +101,7 @@ class TimingCache:
 
 
 def cache(folder: Path, owner: Owner) -> TimingCache:
-    """Name the cache of an owner in a folder."""
+    """Return the cache of an owner in a folder."""
     gpu = re.sub(r"[^a-z0-9]+", "-", owner.gpu.lower()).strip("-")
     return TimingCache(path=folder / f"{owner.tensorrt}-{gpu}.cache", owner=owner)
 

@@ -1,4 +1,4 @@
-"""Where weights come from: one source a file, each giving a ready network and what its clients must know."""
+"""Sources of weights, one per file; each returns a ready network and the parameters for its clients."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

@@ -1,8 +1,9 @@
-"""Random weights of the size of a commercial system: for benchmarks of what such a size costs, at any operating point.
+"""Random weights in the size of a commercial system, for benchmarks of the cost of that size at any operating point.
 
-The body has 122 million parameters; the Conformer L of arXiv:2005.08100 has 118 with its decoder, in 17 layers of 512.
-Here they are 20, since a layer has no matrix for relative positions, and the subsampling is smaller. The other networks
-are those of the enhanced point with an encoder size that fits: beside such a body they hardly count.
+The body has 122 million parameters. The Conformer L of arXiv:2005.08100 has 118 million with its decoder, in 17 layers
+of size 512. The body has 20 layers, because a layer has no matrix for relative positions and the subsampling is
+smaller. The other networks are those of the enhanced point with the encoder size of this body. Next to it their cost is
+small.
 """
 
 from contract.catalogue import Model
@@ -19,5 +20,5 @@ _SETTINGS: dict[str, random.Settings] = {
 
 
 def open_checkpoint(model: Model) -> Checkpoint:
-    """Make a network of production size with random weights, the same at every call."""
-    return random.made(model, _SETTINGS[str(model.family.network)], "random weights of production size")
+    """Build a network of production size with random weights, the same at every call."""
+    return random.build(model, _SETTINGS[str(model.family.network)], "random weights of production size")

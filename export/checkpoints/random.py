@@ -1,4 +1,4 @@
-"""Random weights of any model's usual size: for tests and for benchmarks of size, never for a transcript."""
+"""Random weights in the usual size of each model, for tests and for benchmarks of speed, not for transcripts."""
 
 import json
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from export.networks import NETWORKS
 
 SEED = 20_260_801
 Settings: TypeAlias = dict[str, int]
-# What the enhanced point has more of; the configurations' own defaults are the standard point.
+# Where the enhanced point differs from the standard point, which is the default of each configuration.
 ENHANCED: dict[str, Settings] = {
     "body": {"size": 192, "layers": 12, "hidden": 512},
     "acoustic": {"size": 192},
@@ -20,34 +20,44 @@ ENHANCED: dict[str, Settings] = {
     "language": {},
     "diarization": {"size": 256, "embedding": 192},
 }
+# Clients need weights of the search also for a head that recognises nothing.
+_SEARCH_WEIGHTS = {
+    "ngram": 0.0,
+    "bonus": 0.0,
+    "rescorers": {"decoder": 1.0, "lm": 1.0},
+    "rescorers_with_ngram": {"decoder": 1.0, "lm": 1.0},
+}
 
 
 def open_checkpoint(model: Model) -> Checkpoint:
-    """Make a network with random weights, the same at every call."""
+    """Build a network with random weights, the same at every call."""
     settings = ENHANCED[str(model.family.network)] if model.operating_point == "enhanced" else {}
-    return made(model, settings, "random weights")
+    return build(model, settings, "random weights")
 
 
-def made(model: Model, settings: Settings, what: str) -> Checkpoint:
-    """Make a network whose configuration has these settings; `what` it is goes into the origin of its weights."""
+def build(model: Model, settings: Settings, description: str) -> Checkpoint:
+    """Build a network whose configuration has these settings; `description` becomes part of the origin."""
     name = str(model.family.network)
     network_type: Any = NETWORKS[name]
     config = network_type.config_type(**settings)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = network_type(config).eval()
-    origin = f"{what}, seed {SEED}"
+    origin, parameters = f"{description}, seed {SEED}", _parameters(name, network.dims)
     return Checkpoint(
         network=network,
         dims=network.dims,
-        parameters=_parameters(name, network.dims),
+        parameters=parameters,
         origin=origin,
-        digest=digest.of_value([origin, model.name, repr(config)]),
+        digest=digest.of_value([origin, model.name, repr(config), *parameters.values()]),
     )
 
 
 def _parameters(name: str, dims: dict[str, int]) -> dict[str, str]:
     if name == "acoustic":
         pieces = ["<blank>", "<unk>", "</s>"] + [f"▁{index}" for index in range(3, dims["vocabulary"])]
-        return {"tokens": json.dumps(pieces, ensure_ascii=False)}
+        return {
+            "tokens": json.dumps(pieces, ensure_ascii=False),
+            "search_weights": json.dumps(_SEARCH_WEIGHTS),
+        }
     return {"same_speaker_similarity": "0.5"} if name == "diarization" else {}

@@ -1,4 +1,4 @@
-"""The decoder: scores the hypotheses of a search by attending to what was heard (LAS rescoring, arXiv:1908.10992)."""
+"""The decoder: scores hypotheses of a search by attention to the encoder output (LAS rescoring, arXiv:1908.10992)."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from export.networks.layers import Attention, FeedForward, Norm, valid_positions
 
-# The piece that opens and closes every hypothesis; the same in the tokenizer of training.
+# The token before and after every hypothesis; the same in the tokenizer of training.
 BOUNDARY_TOKEN = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
-    """What a decoder's weights are shaped by."""
+    """The sizes of a decoder's weights."""
 
     size: int = 128
     encoder_size: int = 128
@@ -25,7 +25,7 @@ class DecoderConfig:
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention within each hypothesis, attention to the audio, feed-forward."""
+    """Causal self-attention within each hypothesis, cross-attention to the encoder output, feed-forward."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -33,19 +33,19 @@ class DecoderBlock(nn.Module):
         self.cross_norm, self.cross_attention = Norm(config.size), Attention(config.size, config.heads, rotary=False)
         self.feed_norm, self.feed = Norm(config.size), FeedForward(config.size, config.hidden)
 
-    def forward(self, values: Tensor, causal: Tensor, heard: Tensor, heard_mask: Tensor) -> Tensor:
-        """Transform [batch*N, L, size]; `heard` [batch, time, size] is not repeated for the N hypotheses of an item."""
+    def forward(self, values: Tensor, causal: Tensor, encoded: Tensor, encoded_mask: Tensor) -> Tensor:
+        """Transform [batch*N, L, size]; the N hypotheses of an item share its row of `encoded` [batch, time, size]."""
         normed = self.self_norm(values)
         values = values + self.self_attention(normed, normed, causal)
-        batch, size = heard.shape[0], values.shape[-1]
+        batch, size = encoded.shape[0], values.shape[-1]
         queries = self.cross_norm(values).reshape(batch, -1, size)
-        attended = self.cross_attention(queries, heard, heard_mask)
+        attended = self.cross_attention(queries, encoded, encoded_mask)
         values = values + attended.reshape(values.shape)
         return values + self.feed(self.feed_norm(values))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """Attention decoder over the tokens of the acoustic head."""
+    """Attention decoder over the tokens of the CTC head."""
 
     config_type = DecoderConfig
 
@@ -60,15 +60,15 @@ class Decoder(nn.Module):
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {"encoder_size": self.config.encoder_size, "vocabulary": self.config.vocabulary}
 
     def forward(
         self, encoder_out: Tensor, encoder_lengths: Tensor, hypotheses: Tensor, hypothesis_lengths: Tensor
     ) -> Tensor:
-        """Score hypotheses: FP32 [batch, N], the summed log-probability of their tokens and of the end after them.
+        """Score hypotheses: FP32 [batch, N], the sum of the log-probabilities of the tokens and of the end after them.
 
-        encoder_out [batch, time, E] and INT [batch]; hypotheses INT [batch, N, L], padded with anything, and their
+        encoder_out [batch, time, E] and INT [batch]; hypotheses INT [batch, N, L], padded with any token, and their
         lengths INT [batch, N].
         """
         batch, count, _ = hypotheses.shape
@@ -77,19 +77,19 @@ class Decoder(nn.Module):
         return sequence_scores(log_probs, flat, lengths).reshape(batch, count)
 
     def log_probs(self, encoder_out: Tensor, encoder_lengths: Tensor, tokens: Tensor) -> Tensor:
-        """Give FP32 [batch*N, L+1, V], the log-probabilities of the next token after the boundary and each of L."""
+        """Return FP32 [batch*N, L+1, V]: log-probabilities of the next token after the boundary and after each of L."""
         inputs = functional.pad(tokens, (1, 0), value=BOUNDARY_TOKEN)
-        heard = self.bridge(encoder_out.to(self.bridge.weight.dtype))
-        heard_mask = valid_positions(encoder_lengths, heard.shape[1])[:, None, None, :]
+        encoded = self.bridge(encoder_out.to(self.bridge.weight.dtype))
+        encoded_mask = valid_positions(encoder_lengths, encoded.shape[1])[:, None, None, :]
         values = self.embedding(inputs)
         causal = causal_mask(inputs)
         for block in self.blocks:
-            values = block(values, causal, heard, heard_mask)
+            values = block(values, causal, encoded, encoded_mask)
         return torch.log_softmax(self.out(self.norm(values)).float(), dim=-1)
 
 
 def causal_mask(tokens: Tensor) -> Tensor:
-    """Let every token see itself and those before it: BOOL [L, L] for tokens [rows, L]; right padding is never seen."""
+    """Return BOOL [L, L] for tokens [rows, L]: a token attends to itself and to earlier ones, never to padding."""
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     return positions[None, :] <= positions[:, None]
 

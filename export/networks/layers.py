@@ -1,7 +1,7 @@
-"""Layers the networks share: masks, islands of FP32, rotary positions, attention.
+"""Layers that the networks share: masks, attention with rotary positions, normalisation in FP32.
 
-Every layer runs in the type of its weights, except where FP16 loses the answer (softmax, normalisation, sums over
-time): those compute in FP32 and cast back. The exported graph so carries its precision itself, as TensorRT 11 expects.
+Every layer computes in the type of its weights. Softmax, normalisation and sums over time are not accurate enough in
+FP16: they compute in FP32 and cast back. The types are thus part of the exported graph, as TensorRT 11 expects.
 """
 
 import torch
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 ROTARY_BASE = 10_000.0
-# Finite, so that a row without any valid key gives a uniform softmax and not NaN.
+# Finite, so that the softmax of a row without a valid key is uniform and not NaN.
 MASKED_SCORE = -1.0e9
 
 
 def valid_positions(lengths: Tensor, size: int) -> Tensor:
-    """Say which positions hold data: INT [batch] -> BOOL [batch, size]."""
+    """Return which positions are valid, not padding: INT [batch] -> BOOL [batch, size]."""
     positions = torch.arange(size, device=lengths.device)
     return positions[None, :] < lengths[:, None]
 
 
 def chunk_mask(size: int, chunk: int, left: int | None, device: torch.device) -> Tensor:
-    """Let each frame see its own chunk and what came before it: BOOL [queries, keys] (U2, arXiv:2012.05481).
+    """Return BOOL [queries, keys]: each frame attends to its own chunk and to frames before it (U2, arXiv:2012.05481).
 
-    Of what came before, `left` frames are seen, or all.
+    Frames before the chunk are limited to the last `left`, or not at all with None.
     """
     position = torch.arange(size, device=device)
     start = position // chunk * chunk
@@ -31,28 +31,28 @@ def chunk_mask(size: int, chunk: int, left: int | None, device: torch.device) ->
 
 
 class Norm(nn.LayerNorm):
-    """Layer normalisation in FP32 whatever the type around it."""
+    """Layer normalisation in FP32, whatever the type of its input."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """Normalise the last axis; shape and type stay."""
+        """Normalise the last axis; return the shape and type of the input."""
         weight, bias = self.weight.float(), self.bias.float()
         return functional.layer_norm(values.float(), self.normalized_shape, weight, bias, self.eps).to(values.dtype)
 
 
 def rotate(values: Tensor, first: int = 0) -> Tensor:
-    """Turn [batch, heads, time, size] by its positions from `first` on (RoFormer, arXiv:2104.09864).
+    """Rotate [batch, heads, time, size] by its positions, which count from `first` (RoFormer, arXiv:2104.09864).
 
-    No table, so no longest input.
+    Angles are computed, not read from a table, so the length of the input is not limited.
     """
     size = values.shape[-1]
-    # A constant of the graph: the frequencies depend on the head size alone.
+    # The frequencies depend on the head size only, so they are a constant of the graph.
     frequencies = ROTARY_BASE ** (-torch.arange(0, size, 2, device=values.device, dtype=torch.float32) / size)
     positions = torch.arange(first, first + values.shape[-2], device=values.device, dtype=torch.float32)
     angles = positions[:, None] * frequencies[None, :]
     cosine, sine = angles.cos(), angles.sin()
     left, right = values.float().chunk(2, dim=-1)
-    turned = torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
-    return turned.to(values.dtype)
+    rotated = torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)
+    return rotated.to(values.dtype)
 
 
 class Attention(nn.Module):
@@ -68,17 +68,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(size, size)
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """Attend: queries [batch, Q, size], keys [batch, K, size], mask BOOL broadcastable to [batch, 1, Q, K]."""
+        """Attend: queries [batch, Q, size], keys [batch, K, size], mask BOOL that broadcasts to [batch, 1, Q, K]."""
         query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
         if self.rotary:
             query, key = rotate(query), rotate(key)
         return self._attend(query, key, value, mask)
 
     def step(self, values: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from the frames of a chunk to themselves and to what came before.
+        """Attend from the frames of a chunk to the chunk itself and to the frames before it.
 
-        values [batch, T, size]; state [batch, 2, past, size], the keys and values of earlier frames before their
-        rotation; mask BOOL [batch, 1, 1, past + T]. Gives [batch, T, size] and the state with the chunk at its end.
+        values [batch, T, size]; state [batch, 2, past, size], the unrotated keys and values of earlier frames; mask
+        BOOL [batch, 1, 1, past + T]. Returns [batch, T, size] and the state with the chunk appended.
         """
         past = state.shape[2]
         own = torch.stack((self.key(values), self.value(values)), dim=1)
@@ -90,11 +90,11 @@ class Attention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         if self.training:
-            # The same without keeping the scores: a third faster on a CPU. No exporter sees it.
+            # The same result without storing the scores: a third faster on a CPU. Never exported.
             bias = torch.where(mask, 0.0, MASKED_SCORE)
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
             return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-        # Scale before the product: FP16 scores of a long vector would otherwise come close to the limit.
+        # Scale before the product: scores of a long vector would otherwise come close to the largest FP16 value.
         scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
         weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
         attended = torch.matmul(weights, value).transpose(1, 2)
@@ -106,14 +106,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers with a SiLU between; shape and type stay."""
+    """Two linear layers with a SiLU between them; the output has the shape and type of the input."""
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__(nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, size))
 
 
 class FeatureNorm(nn.Module):
-    """Global mean and deviation of each mel band, learnt from the training data, applied in FP32."""
+    """Normalises each mel band by its mean and deviation over the training data, in FP32."""
 
     mean: Tensor
     deviation: Tensor
@@ -124,5 +124,5 @@ class FeatureNorm(nn.Module):
         self.register_buffer("deviation", torch.ones(bands))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalise [batch, frames, bands]; the result has the type of the statistics."""
+        """Normalise [batch, frames, bands]; return the type of the statistics."""
         return ((features.float() - self.mean.float()) / self.deviation.float()).to(self.mean.dtype)

@@ -1,9 +1,11 @@
-"""A step of a body over a stream: a window of features and the states of the past in, a chunk and the next states out.
+"""One step of an encoder over a stream.
 
-Frame by frame it is `Body.encode` with a chunk of as many frames as a window makes and as many to the left as the
-attention state holds: keys and values before their rotation stand for the frames that attention still sees, gated
-values for those that the causal convolution does. Positions count from the oldest of them; rotary scores depend on
-their differences only.
+It takes a window of features and the states of the past; it returns a chunk of encoder frames and the next states.
+
+Frame by frame, the result equals `ConformerEncoder.encode` with `chunk` set to the frames of a window and `left` set to
+the frames of the attention state. The attention state holds unrotated keys and values of the frames that attention
+still sees; the convolution state holds gated values of the frames that the causal convolution still sees. Positions
+count from the oldest of these frames: rotary scores depend on differences of positions only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,15 +16,15 @@ from torch import Tensor, nn
 from export.networks.layers import valid_positions
 
 if TYPE_CHECKING:
-    from export.networks.body import Body
+    from export.networks.conformer_encoder import ConformerEncoder
 
 
-class StreamingBody(nn.Module):
-    """The step; holds the body whose weights it uses."""
+class StreamingEncoder(nn.Module):
+    """One step of a stream; uses the weights of the encoder that it holds."""
 
-    def __init__(self, body: "Body") -> None:
+    def __init__(self, encoder: "ConformerEncoder") -> None:
         super().__init__()
-        self.body = body
+        self.encoder = encoder
 
     def forward(
         self,
@@ -34,27 +36,28 @@ class StreamingBody(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Encode the next window of every stream of a batch.
 
-        features: log-mel [batch, frames, bands], each window beginning where the encoder's stride leads from the one
-        before; feature_lengths: INT [batch], less than a window only in the last one of a stream.
+        features: log-mel [batch, frames, bands]; a window begins one stride of the encoder after the one before.
+        feature_lengths: INT [batch], less than a window only in the last window of a stream.
         state_attention: [batch, layers, 2, past, size], keys and values; state_convolution: [batch, layers, kernel-1,
-        size]; state_frames: INT [batch, 1], how many of the past frames are real. All zero before the first window.
-        Gives encoder_out [batch, frames/4, size], zero where padded, encoder_lengths INT [batch], and the states for
+        size]; state_frames: INT [batch, 1], the number of past frames that are valid. All are zero before the first
+        window.
+        Returns encoder_out [batch, frames/4, size], zero where padded, encoder_lengths INT [batch], and the states for
         the next window.
         """
-        body = self.body
-        values = body.subsampling(body.feature_norm(features))
+        encoder = self.encoder
+        values = encoder.subsampling(encoder.feature_norm(features))
         chunk, past = values.shape[1], state_attention.shape[3]
-        lengths = body.lengths(feature_lengths)
+        lengths = encoder.lengths(feature_lengths)
         valid = valid_positions(lengths, chunk)
-        mask = torch.cat((_real(state_frames, past), valid), dim=1)[:, None, None, :]
-        attended, convolved = state_attention.to(values.dtype), state_convolution.to(values.dtype)
+        mask = torch.cat((_valid_past(state_frames, past), valid), dim=1)[:, None, None, :]
+        attention, convolution = state_attention.to(values.dtype), state_convolution.to(values.dtype)
         next_attention, next_convolution = [], []
         block: Any
-        for index, block in enumerate(body.blocks):
-            values, seen, heard = block.step(values, valid, mask, attended[:, index], convolved[:, index])
-            values = body.told(index, values)
-            next_attention.append(seen[:, :, -past:])
-            next_convolution.append(heard)
+        for index, block in enumerate(encoder.blocks):
+            values, attended, convolved = block.step(values, valid, mask, attention[:, index], convolution[:, index])
+            values = encoder.condition(index, values)
+            next_attention.append(attended[:, :, -past:])
+            next_convolution.append(convolved)
         return (
             values * valid[..., None].to(values.dtype),
             lengths,
@@ -64,9 +67,9 @@ class StreamingBody(nn.Module):
         )
 
 
-def zero_states(body: "Body", batch: int, past: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give what stands before the first window of `batch` streams, with `past` frames for attention."""
-    config = body.config
+def zero_states(encoder: "ConformerEncoder", batch: int, past: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the states before the first window of `batch` streams; attention sees `past` frames."""
+    config = encoder.config
     return (
         torch.zeros(batch, config.layers, 2, past, config.size),
         torch.zeros(batch, config.layers, config.kernel - 1, config.size),
@@ -74,7 +77,7 @@ def zero_states(body: "Body", batch: int, past: int) -> tuple[Tensor, Tensor, Te
     )
 
 
-def _real(frames: Tensor, past: int) -> Tensor:
-    # The newest stand last.
+def _valid_past(frames: Tensor, past: int) -> Tensor:
+    # The newest frames are last.
     position = torch.arange(past, device=frames.device)
     return position[None, :] >= past - frames

@@ -1,4 +1,4 @@
-"""NVIDIA drivers of every kind: C files compiled to its libraries, which the real Python bindings then load."""
+"""Build fake NVIDIA drivers: C files compiled to the driver's libraries, which the real Python bindings load."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ RUNTIME = ("libcudart.so", "libcudart.c")
 
 
 def card(name: str, capability: str, mebibytes: int, mig: int = -1) -> dict[str, str]:
-    """Describe a GPU; `mig` is -1 where it has no such mode, 0 where it is off, 1 where it is on."""
+    """Return the macros of a GPU; `mig` is -1 where the GPU has no MIG mode, 0 where it is off, 1 where it is on."""
     major, minor = capability.split(".")
     return {"NAME": f'"{name}"', "MAJOR": major, "MINOR": minor, "MEBIBYTES": str(mebibytes), "MIG": str(mig)}
 
@@ -42,7 +42,7 @@ needs_bindings = pytest.mark.skipif(
 
 
 def fake_driver(folder: Path, driver: str = "580.65.06", **macros: str) -> Path:
-    """Compile a driver; give the folder to put on LD_LIBRARY_PATH. NVML is a number to fail with, 0, or "absent"."""
+    """Compile a driver; return the folder for LD_LIBRARY_PATH. NVML is an error number, 0 for success, or "absent"."""
     values = {"INIT": "0", "CUDA": "13000", "GPUS": "1", "NVML": "0", "DRIVER": f'"{driver}"', **T4, **macros}
     values.setdefault("FREE", values["MEBIBYTES"])
     flags = tuple(f"-D{name}={value}" for name, value in values.items())
@@ -53,7 +53,7 @@ def fake_driver(folder: Path, driver: str = "580.65.06", **macros: str) -> Path:
 
 
 def build_host(folder: Path, tensorrt: str, **macros: str) -> Path:
-    """Make a host that builds engines: a driver, a CUDA runtime and a TensorRT of a version; give its folder."""
+    """Write a host that builds engines: a driver, a CUDA runtime and a TensorRT of a version; return its folder."""
     fake_driver(folder, **macros)
     name, source = RUNTIME
     (folder / name).write_bytes(_compiled(source, ()))
@@ -76,7 +76,7 @@ def _compiled(source: str, flags: tuple[str, ...]) -> bytes:
 def python(
     library: Path | None, *arguments: str, cwd: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with a made-up driver, from the root or elsewhere."""
+    """Run Python with a fake driver, in the root of the checkout or in another folder."""
     packages = [str(ROOT), *([str(library / "packages")] if library else [])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages), "LD_LIBRARY_PATH": str(library or "")}
     environment.pop("CUDA_VISIBLE_DEVICES", None)

@@ -1,5 +1,5 @@
-/* A driver that knows GPUS identical GPUs, for tests on machines without one. Compiled with -D for each capital word.
-   As the real one does, it shows what CUDA_VISIBLE_DEVICES lists, up to the first entry that names nothing. */
+/* A fake driver with GPUS identical GPUs, for tests on machines without a GPU. Compiled with -D for each capital word.
+   Like the real driver it lists the GPUs of CUDA_VISIBLE_DEVICES, up to the first entry that names no GPU. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stddef.h>
@@ -66,7 +66,7 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, int device) {
     return device < GPUS ? SUCCESS : INVALID_VALUE;
 }
 
-/* A context is any address but zero. */
+/* A context is any address except for zero. */
 static void *current;
 
 CUresult cuDevicePrimaryCtxRetain(void **context, int device) {

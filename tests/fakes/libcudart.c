@@ -1,4 +1,4 @@
-/* A CUDA runtime whose device memory is the host's: what a copy needs, and streams on which everything is done at once. */
+/* A fake CUDA runtime whose device memory is host memory: allocation, copies, and streams that run everything at once. */
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* The management library of the same made-up driver: every GPU, whatever CUDA_VISIBLE_DEVICES says. */
+/* The management library of the same fake driver: it lists every GPU and ignores CUDA_VISIBLE_DEVICES. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

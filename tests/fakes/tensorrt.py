@@ -1,9 +1,9 @@
-"""TensorRT without a GPU: the names of a real version, and ONNX Runtime in place of its kernels.
+"""A fake TensorRT for hosts without a GPU: the names of a real version, and ONNX Runtime instead of its kernels.
 
-What exists comes from tensorrt_names.json, which `tests.fakes.capture` read from NVIDIA's own wheels: an attribute that
-the version in question lacks is an AttributeError here too, so that a build which passes uses nothing that the version
-has not. A plan holds the graph and all that it was built with; every name that was used is written to the file that
-VOXWRIGHT_CALLS names.
+The names come from tensorrt_names.json, which `tests.fakes.capture` read from NVIDIA's own wheels. An attribute that
+the version lacks raises AttributeError here too, so that a build that passes uses only names of that version. A plan
+contains the graph and everything that it was built with. Every name that was used is written to the file in the
+environment variable VOXWRIGHT_CALLS.
 """
 
 import atexit
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 NAMES: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
-# The legacy platform has 8.6.1, of which there is no wheel; 8.6.0 was released two months before.
+# The legacy platform has 8.6.1, which has no wheel; 8.6.0 was released two months earlier.
 STAND_INS = {"8.6.1": "8.6.0"}
 _MAGIC = b"FAKEPLAN"
 _USED: set[str] = set()
 
 
 def install(module: ModuleType, version: str) -> None:
-    """Make a module TensorRT of a version."""
+    """Turn a module into TensorRT of a version."""
     names = NAMES[STAND_INS.get(version, version)]
     classes = {name: _enum(name, names) for name in names["enums"]}
     library = _Library(version, classes)
@@ -55,7 +55,7 @@ def _enum(name: str, names: Any) -> Any:
 
 
 def _class(name: str, names: Any, library: "_Library") -> type:
-    """Make a class that has the behaviour written below, less the names that the version does not have."""
+    """Return a class with the behaviour below, without the names that the version lacks."""
     known = set(names["classes"][name])
     behaviour = {
         key: value
@@ -65,7 +65,7 @@ def _class(name: str, names: Any, library: "_Library") -> type:
 
     def get(self: Any, key: str) -> Any:
         value = object.__getattribute__(self, key)
-        # A subclass, such as Polygraphy's logger, has attributes of its own.
+        # A subclass, such as Polygraphy's logger, has its own attributes.
         if not key.startswith("_") and (key in known or type(self).__name__ == name):
             _USED.add(f"{name}.{key}")
         return value
@@ -90,7 +90,7 @@ _LEVELS = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 
 
 class _Library:
-    """What the classes of one version share."""
+    """State that the classes of one version share."""
 
     def __init__(self, version: str, classes: dict[str, Any]) -> None:
         self.version, self.classes = version, classes
@@ -106,14 +106,14 @@ class _Library:
 
     @property
     def mark(self) -> bytes:
-        """Begin a timing cache: TensorRT's own checks the version and the device's properties."""
+        """Return the first line of a timing cache; the real library checks the version and the device's properties."""
         name = ctypes.create_string_buffer(128)
         ctypes.CDLL("libcuda.so.1").cuDeviceGetName(name, 128, 0)
         return f"timings of {self.version} on {name.value.decode()}".encode()
 
 
 class _Nothing:
-    """A class that does nothing of note."""
+    """The behaviour of a class that has none here."""
 
 
 class _Builder:
@@ -226,7 +226,7 @@ class _Parser:
 
         try:
             model = onnx.load(path)
-        except Exception as error:  # that of protobuf has no types
+        except Exception as error:  # protobuf's exceptions have no public type
             self._errors.append(f"In node -1 (importModel): {error}")
             return False
         network = self._network
@@ -331,7 +331,7 @@ class _HostMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is freed."""
+        """Do nothing: there is no memory to free."""
 
 
 class _Profile:

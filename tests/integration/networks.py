@@ -1,5 +1,8 @@
-"""Networks of a few nodes with the catalogue's tensors: wrong about speech, exact about shapes, types and
-items, and their outputs are log-probabilities and unit vectors as the probe expects."""
+"""ONNX networks of a few nodes with the tensors of the catalogue.
+
+They recognise nothing, but shapes, types and batch items are exact, and the outputs are log-probabilities and unit
+vectors as the health probe expects.
+"""
 
 import onnx
 import onnx.parser
@@ -16,7 +19,7 @@ _SOURCES = {
             encoder_out = Slice(features, from, to, axes, steps)
             encoder_lengths = Div(feature_lengths, four)
         }""",
-    # The same of a window, and how many frames of the past there are: what a stream knows of itself.
+    # The same for a window of a stream; adds the number of past frames, which the states carry.
     "body-realtime": """
         body (float16[b, 35, 80] features, int32[b] feature_lengths, float16[b, 1, 2, 128, 8] state_attention,
               float16[b, 1, 2, 8] state_convolution, int32[b, 1] state_frames)
@@ -26,10 +29,10 @@ _SOURCES = {
         <int64[2] from = {0, 0}, int64[2] to = {32, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
          int32[1] four = {4}, int32[1] chunk = {8}, int32[1] most = {128}, int64[1] last = {-1}>
         {
-            heard = Slice(features, from, to, axes, steps)
+            current = Slice(features, from, to, axes, steps)
             past = Cast <to = 10> (state_frames)
             upright = Unsqueeze (past, last)
-            encoder_out = Add (heard, upright)
+            encoder_out = Add (current, upright)
             encoder_lengths = Div(feature_lengths, four)
             next_state_attention = Identity (state_attention)
             next_state_convolution = Identity (state_convolution)
@@ -80,7 +83,7 @@ _SOURCES = {
         }""",
 }
 
-# The body, after as many products of matrices as a request has frames: a request decides how long it takes.
+# The body after one matrix product for each frame of the request, so that the request decides how long it takes.
 _SLOW_BODY = """
         body (float16[b, f, 80] features, int32[b] feature_lengths)
             => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
@@ -108,12 +111,12 @@ _SLOW_BODY = """
 
 
 def slow_body() -> bytes:
-    """Make the ONNX file of a body whose requests take a millisecond or so a frame."""
+    """Return the ONNX file of a body whose requests take about a millisecond for each frame."""
     return _made(_SLOW_BODY)
 
 
 def network(model: str, variant: str = "") -> bytes:
-    """Make the ONNX file of a model such as `am_en_standard`, or of its step over a stream."""
+    """Return the ONNX file of a model such as `am_en_standard`; `variant` selects its graph for a step of a stream."""
     table = ", ".join(str(float(value)) for value in range(32))
     family = model.rpartition("_")[0]
     source = _SOURCES[f"{family}-{variant}" if variant else family].replace("TABLE", table)

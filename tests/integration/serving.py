@@ -1,9 +1,8 @@
-"""Starts the real server as an operator does, on a bundle of small networks."""
+"""Start the real server as an operator does, with a bundle of small networks."""
 
 import base64
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from runtime import probe
 from tests.integration.networks import network
+from tests.ports import free_ports
 from tests.unit.runtime import synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ LONG_TEXT = base64.b85encode(bytes(range(256)) * 2000).decode()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Running:
-    """A server of these tests."""
+    """A running server, its ports and its files."""
 
     process: subprocess.Popen[bytes]
     http: int
@@ -37,13 +37,16 @@ class Running:
         return f"http://127.0.0.1:{self.http}"
 
     def stop(self) -> int:
-        """Ask it to end, as a container runtime does; give its exit code."""
+        """Send SIGTERM, as a container runtime does, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(EXIT_S)
 
 
 def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: bytes) -> Path:
-    """Write a bundle of small networks for arch cpu, of all operating points or of some; some may be given."""
+    """Write a bundle of small networks for arch cpu and return its folder.
+
+    `points` limits the operating points; `special` replaces the network of a model.
+    """
     wanted = [m for m in synthetic.engine_models().values() if not points or m.operating_point in points]
     contents = {
         model.name: special.get(model.name) or network(model.name, model.family.modes[mode].variant) for model in wanted
@@ -57,20 +60,20 @@ def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: byt
 
 
 def command(engines: Path, repository: Path, *options: str) -> list[str]:
-    """Give the command that serves a folder of bundles."""
+    """Return the command that serves a folder of bundles."""
     runtime = [sys.executable, "-m", "runtime", "--platform", "embedded"]
     return [*runtime, f"--engines={engines}", f"--repository={repository}", *options]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Give this process's environment with nothing that would configure the server, and then some."""
+    """Return the environment of this process without the variables that configure a server, plus `variables`."""
     inherited = {key: text for key, text in os.environ.items() if not key.startswith(("SM_", "VOXWRIGHT_"))}
     return {**inherited, **variables}
 
 
 @contextmanager
 def started(engines: Path, folder: Path, options: Sequence[str] = (), **variables: str) -> Iterator[Running]:
-    """Start a server and leave nothing of it behind, whatever happens."""
+    """Start a server; on exit, stop it and the processes that it started."""
     http, grpc, metrics = free_ports(3)
     repository, log = folder / "repository", folder / "server.log"
     ports = (f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}")
@@ -94,23 +97,12 @@ def started(engines: Path, folder: Path, options: Sequence[str] = (), **variable
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a server together with its stubs, which would tidy up after it otherwise."""
+    """Kill a server together with its stub processes, which would otherwise clean up after it."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(EXIT_S)
 
 
 def wait_ready(server: Running) -> None:
-    """Wait until every model is ready; fail with the log otherwise."""
+    """Wait until every model is ready; fail with the server's log on timeout."""
     problem = probe.wait(server.url, READY_S)
     assert problem is None, f"{problem}\n{server.log.read_text()}"
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on, each another one."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -1,4 +1,4 @@
-"""The Python-based backend on its own: the server's stub is replaced by a few lines, ONNX Runtime is real."""
+"""The ONNX Runtime backend by itself: a fake replaces Triton's Python module, ONNX Runtime is real."""
 
 import importlib.util
 import json
@@ -95,7 +95,7 @@ def initialized(backend: Any, folder: Path, made: dict[str, Any]) -> Any:
 
 
 def counting(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note the batch size of every run of the network."""
+    """Return a list that receives the batch size of every run of the network."""
     sizes: list[int] = []
     session = model._session
 
@@ -107,7 +107,7 @@ def counting(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_requests_of_one_shape_run_together(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_requests_of_equal_shape(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(backend, tmp_path, config())
     sizes = counting(model, monkeypatch)
     first, second, third = model.execute(
@@ -121,7 +121,7 @@ def test_requests_of_one_shape_run_together(backend: Any, tmp_path: Path, monkey
     assert first["y"].dtype == np.float16
 
 
-def test_a_bad_request_fails_alone(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_request_fails_alone(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(backend, tmp_path, config())
     sizes = counting(model, monkeypatch)
     good, bad, other = model.execute([Request([[1]], [0]), Request([[1]], [9]), Request([[2]], [2])])
@@ -132,14 +132,14 @@ def test_a_bad_request_fails_alone(backend: Any, tmp_path: Path, monkeypatch: py
     assert sizes == [3, 1, 1, 1]
 
 
-def test_requested_outputs_only(backend: Any, tmp_path: Path) -> None:
+def test_returns_only_requested_outputs(backend: Any, tmp_path: Path) -> None:
     model = opened(backend, tmp_path, config())
     only_y, both = model.execute([Request([[1]], [0], ("y",)), Request([[1]], [0])])
     assert list(only_y) == ["y"]
     assert list(both) == ["y", "z"]
 
 
-def test_a_model_without_batches_runs_as_it_is(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_unbatched_model_request_by_request(backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unbatched = config(
         max_batch_size=0,
         input=[
@@ -154,7 +154,7 @@ def test_a_model_without_batches_runs_as_it_is(backend: Any, tmp_path: Path, mon
     assert sizes == [1, 1]
 
 
-def test_the_model_file_of_the_configuration(backend: Any, tmp_path: Path) -> None:
+def test_loads_the_configured_model_file(backend: Any, tmp_path: Path) -> None:
     model = opened(backend, tmp_path, config(default_model_filename="other.onnx"), "other.onnx")
     model.finalize()
     with pytest.raises(TritonModelException, match=r"^model toy: model\.onnx is damaged or not an ONNX model: "):
@@ -170,20 +170,20 @@ DISAGREEMENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("problem", DISAGREEMENTS)
-def test_a_disagreement_is_refused(backend: Any, tmp_path: Path, problem: str) -> None:
+def test_rejects_configuration_that_disagrees_with_the_model(backend: Any, tmp_path: Path, problem: str) -> None:
     first, second = config()["input"]
     with pytest.raises(TritonModelException) as refusal:
         opened(backend, tmp_path, config(input=[{**first, **DISAGREEMENTS[problem]}, second]))
     assert str(refusal.value) == f"model toy: model.onnx and config.pbtxt disagree: {problem}"
 
 
-def test_an_output_that_the_model_does_not_have(backend: Any, tmp_path: Path) -> None:
+def test_rejects_unknown_output(backend: Any, tmp_path: Path) -> None:
     text = {"name": "text", "data_type": "TYPE_FP32", "dims": ["1"]}
     with pytest.raises(TritonModelException, match="the model has no output text"):
         opened(backend, tmp_path, config(output=[text]))
 
 
-def test_an_input_that_is_not_configured(backend: Any, tmp_path: Path) -> None:
+def test_rejects_unconfigured_input(backend: Any, tmp_path: Path) -> None:
     with pytest.raises(TritonModelException, match="input place of the model is not configured"):
         opened(backend, tmp_path, config(input=config()["input"][:1]))
 

@@ -1,4 +1,4 @@
-"""python -m build.check with the real TensorRT-RTX, on networks of a few nodes."""
+"""`python -m build.check` with the real TensorRT-RTX, on networks of a few nodes."""
 
 import json
 import subprocess
@@ -19,13 +19,13 @@ def _check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_planted_product_in_fp32_fails_for_turing_alone(tmp_path: Path) -> None:
+def test_fp32_matmul_fails_for_turing_only(tmp_path: Path) -> None:
     export(tmp_path / "onnx", "am_en_standard", head(FP32))
     export(tmp_path / "onnx", "diar_standard")
     result = _check(tmp_path, "--arch", "sm75", "--arch", "sm80", "--json")
     assert result.returncode == 32
-    sentence = "node 'planted' (MatMul) multiplies matrices in FP32, which TensorRT-RTX cannot do on Turing"
-    cure = "Export it in FP16: an island of FP32 may hold a softmax or a norm, but no product of matrices"
+    sentence = "node 'planted' (MatMul) multiplies matrices in FP32, which TensorRT-RTX does not support on Turing"
+    cure = "Export it in FP16: an FP32 island may hold a softmax or a norm, but no matrix product"
     more = ", and 1 more of 8 fail"
     assert result.stderr.splitlines()[-1] == f"error: am_en_standard batch for sm75: {sentence}{more}. {cure}."
     found = json.loads(result.stdout)
@@ -45,7 +45,7 @@ def test_a_planted_product_in_fp32_fails_for_turing_alone(tmp_path: Path) -> Non
     ]
 
 
-def test_a_table_and_nothing_done_twice(tmp_path: Path) -> None:
+def test_prints_a_table_and_reuses_earlier_results(tmp_path: Path) -> None:
     export(tmp_path / "onnx", "am_en_standard", head(FP16))
     first = _check(tmp_path, "--arch", "sm75")
     assert (first.returncode, first.stdout.splitlines()[0].split()) == (0, ["graph", "sm75"])
@@ -54,24 +54,24 @@ def test_a_table_and_nothing_done_twice(tmp_path: Path) -> None:
     assert [each["unchanged"] for each in json.loads(second.stdout)["graphs"]] == [True, True]
 
 
-def test_what_the_compiler_itself_refuses_is_named(tmp_path: Path) -> None:
+def test_reports_what_the_compiler_rejects(tmp_path: Path) -> None:
     export(tmp_path / "onnx", "am_en_standard", half=b"not an ONNX graph")
     result = _check(tmp_path, "--arch", "sm89")
     assert result.returncode == 32
-    assert "am_en_standard batch for sm89: the compiler refuses the graph (" in result.stdout
+    assert "am_en_standard batch for sm89: the compiler rejects the graph (" in result.stdout
 
 
-def test_no_graphs(tmp_path: Path) -> None:
+def test_rejects_folder_without_graphs(tmp_path: Path) -> None:
     result = _check(tmp_path)
     assert result.returncode == 30
-    assert "no graph was exported there" in result.stderr
+    assert "it holds no exported graph" in result.stderr
 
 
-def test_int8_is_refused_for_turing(tmp_path: Path) -> None:
+def test_rejects_int8_for_turing(tmp_path: Path) -> None:
     export(tmp_path / "onnx", "am_en_standard")
     result = _check(tmp_path, "--arch", "sm75", "--precision", "int8")
     assert (result.returncode, result.stdout) == (31, "")
     assert result.stderr == (
-        "error: --precision int8: what is not quantised is multiplied in FP32, which TensorRT-RTX cannot do on Turing. "
-        "Leave it out for sm75.\n"
+        "error: --precision int8: the products that are not quantised stay in FP32, which TensorRT-RTX does not "
+        "support on Turing. Omit it for sm75.\n"
     )

@@ -39,12 +39,12 @@ def configs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return target, parsed
 
 
-def test_every_model_has_one(configs: tuple[Target, dict[str, Any]]) -> None:
+def test_every_model_has_a_configuration(configs: tuple[Target, dict[str, Any]]) -> None:
     assert list(configs[1]) == list(MODELS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_tensors_are_the_contract(configs: tuple[Target, dict[str, Any]], name: str) -> None:
+def test_tensors_match_the_catalogue(configs: tuple[Target, dict[str, Any]], name: str) -> None:
     family, config = MODELS[name].family, configs[1][name]
     for tensors, rendered in ((family.inputs, config.input), (family.outputs, config.output)):
         assert [tensor.name for tensor in rendered] == [tensor.name for tensor in tensors]
@@ -55,7 +55,7 @@ def test_tensors_are_the_contract(configs: tuple[Target, dict[str, Any]], name: 
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.family.is_ensemble])
-def test_engines(configs: tuple[Target, dict[str, Any]], name: str) -> None:
+def test_engine_configuration(configs: tuple[Target, dict[str, Any]], name: str) -> None:
     target, parsed = configs
     config, on_cpu = parsed[name], target.arch is Arch.CPU
     assert config.name == name
@@ -77,7 +77,7 @@ def test_engines(configs: tuple[Target, dict[str, Any]], name: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["standard", "enhanced"])
-def test_ensembles(configs: tuple[Target, dict[str, Any]], point: str) -> None:
+def test_ensemble_configuration(configs: tuple[Target, dict[str, Any]], point: str) -> None:
     config = configs[1][f"ensemble_en_{point}"]
     assert (config.platform, config.backend) == ("ensemble", "")
     assert config.max_batch_size == 16
@@ -112,17 +112,17 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
-def test_any_field_of_triton_passes_through(fields: dict[str, Any]) -> None:
+def test_passes_any_triton_field_through(fields: dict[str, Any]) -> None:
     assert json_format.MessageToDict(read_back(fields), preserving_proto_field_name=True) == fields
 
 
-def test_a_map_is_a_list_of_pairs() -> None:
+def test_reads_a_list_of_pairs_as_a_map() -> None:
     config = read_back({"metric_tags": [{"key": 'a "key"', "value": "KIND_CPU"}, {"key": "b", "value": "c"}]})
     assert dict(config.metric_tags) == {'a "key"': "KIND_CPU", "b": "c"}
 
 
 @pytest.mark.parametrize("text", ["", 'all of " \\ \n \r \t \0 \x1f \x7f', "▁größe 日本 🎙", "\\n is no line break"])
-def test_strings_survive(text: str) -> None:
+def test_escapes_strings(text: str) -> None:
     assert read_back({"name": text}).name == text
 
 
@@ -136,8 +136,8 @@ GOLDEN = sorted(golden_files.GOLDEN.rglob("*.pbtxt"))
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: "-".join(path.with_suffix("").parts[-3:]))
-def test_golden_files_are_triton_s_own_language(path: Path) -> None:
-    """They parse with Triton's schema, and hold what the catalogue says of the model."""
+def test_golden_files_parse_with_the_schema_of_triton(path: Path) -> None:
+    """They parse with Triton's schema and agree with the catalogue."""
     config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     family = MODELS[path.stem].family
     mode, arch = path.parts[-3:-1]
@@ -149,7 +149,7 @@ def test_golden_files_are_triton_s_own_language(path: Path) -> None:
         assert config.backend == ("onnxruntime" if arch == "cpu" else "tensorrt")
 
 
-def test_there_are_golden_files_for_every_mode_of_the_catalogue() -> None:
+def test_golden_files_cover_every_mode() -> None:
     modes = {mode for model in MODELS.values() for mode in model.family.modes}
     assert {path.parts[-3] for path in GOLDEN} == modes
     assert len(GOLDEN) == 2 * sum(len(model.family.modes) for model in MODELS.values())

@@ -1,4 +1,4 @@
-"""What deploy/ says of a server, held against the real one: its metrics, and clients that take turns among several."""
+"""Check deploy/ against real servers: the names of their metrics, and how a client distributes requests among them."""
 
 import json
 import re
@@ -15,15 +15,15 @@ from tritonclient import grpc as triton
 
 from contract.catalogue import catalogue
 from tests.integration import serving
-from tests.integration.asking import Arrays, infer
+from tests.integration.requests import Arrays, infer
 from tests.integration.serving import Running
-from transcriber.client import Connection
+from transcriber.connection import Connection
 
 pytestmark = pytest.mark.integration
 DEPLOY = serving.ROOT / "deploy"
-# What a server without a GPU cannot have, from "GPU Metrics" in Triton's docs/user_guide/metrics.md.
+# Metrics that a server without a GPU does not have, from "GPU Metrics" in Triton's docs/user_guide/metrics.md.
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_total_bytes", "nv_gpu_memory_used_bytes"}
-# Prometheus' own (docs/concepts/jobs_instances, docs/configuration/alerting_rules), and kube-state-metrics'
+# Metrics of Prometheus (docs/concepts/jobs_instances, docs/configuration/alerting_rules), and of kube-state-metrics
 # (docs/metrics/workload/deployment-metrics.md).
 OTHER_METRICS = {"up", "ALERTS", "kube_deployment_status_replicas_unavailable"}
 SUCCESS = "nv_inference_request_success"
@@ -39,11 +39,11 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def servers(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
-    """Two servers with the flags that deploy/ gives them."""
+    """Start two servers with the flags of deploy/."""
     flags = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]["server"]["command"]
     started = []
     with ExitStack() as stack:
-        # One after the other: a port that the first has not opened yet would look free to the second.
+        # One after the other: a port that the first server has not opened yet would look free to the second.
         for _ in range(2):
             server = stack.enter_context(serving.started(engines, tmp_path_factory.mktemp("server"), flags))
             serving.wait_ready(server)
@@ -53,7 +53,7 @@ def servers(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def metrics(servers: list[Running]) -> str:
-    """What a server says of itself after one inference."""
+    """Return a server's metrics after one inference."""
     arrays: Arrays = {
         "features": np.zeros((1, 40, 80), dtype=np.float16),
         "feature_lengths": np.array([[40]], dtype=np.int32),
@@ -65,7 +65,7 @@ def metrics(servers: list[Running]) -> str:
 
 
 def _wait_until(counted: Callable[[], bool]) -> None:
-    """An answer may be here a moment before it is counted."""
+    """Wait until a response is counted: the counter may be updated shortly after the response."""
     end = time.monotonic() + COUNTED_S
     while not counted() and time.monotonic() < end:
         time.sleep(0.1)
@@ -93,21 +93,21 @@ def _queries() -> list[str]:
     ]
 
 
-def _asked() -> set[str]:
-    """Name every metric that is asked for: what stands before braces, and what bears Triton's prefix."""
+def _queried_metrics() -> set[str]:
+    """Return every metric name in the queries: names before braces, and names with Triton's prefix."""
     return {name for query in _queries() for name in re.findall(r"\b(?:nv_\w+|[A-Za-z_][\w:]*(?=\{))", query)}
 
 
-def test_every_metric_that_is_asked_for_is_there(metrics: str) -> None:
+def test_every_queried_metric_exists(metrics: str) -> None:
     served = set(re.findall(r"^(nv_\w+)\{?", metrics, re.MULTILINE))
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    assert _asked() - served - recorded == GPU_METRICS | OTHER_METRICS
-    # An exception that is none would hide a name that changes.
+    assert _queried_metrics() - served - recorded == GPU_METRICS | OTHER_METRICS
+    # An exception that the server does have would hide a change of its name.
     assert not served & GPU_METRICS
 
 
-def test_nothing_is_told_that_a_rule_would_misread(metrics: str) -> None:
-    """Counters go by these labels, and the quantiles of the dashboard are among the default ones."""
+def test_metrics_have_the_labels_that_rules_expect(metrics: str) -> None:
+    """Rules sum over these labels, and the dashboard's quantiles are among Triton's default ones."""
     plain = ("request_success", "queue_duration_us", "pending_request_count", "count", "exec_count")
     for name in plain:
         assert _labels(metrics, f"nv_inference_{name}") == {("model", "version")}
@@ -117,7 +117,7 @@ def test_nothing_is_told_that_a_rule_would_misread(metrics: str) -> None:
     assert wanted == {"0.5", "0.95"} <= quantiles
 
 
-def test_one_inference_is_counted_where_rules_and_dashboard_look(metrics: str) -> None:
+def test_one_inference_is_counted_in_queried_metrics(metrics: str) -> None:
     for model in ("ensemble_en_standard", "body_standard", "am_en_standard"):
         assert _value(metrics, SUCCESS, model) == 1
         assert _value(metrics, "nv_inference_count", model) == _value(metrics, "nv_inference_exec_count", model) == 1
@@ -134,15 +134,15 @@ def _value(metrics: str, name: str, model: str) -> float:
     return float(value)
 
 
-def test_a_client_takes_turns_among_the_servers_behind_a_name(servers: list[Running]) -> None:
-    """A headless Service gives a name several addresses; this target gives them without a resolver."""
-    before = [_answered(server) for server in servers]
+def test_client_distributes_requests_among_servers(servers: list[Running]) -> None:
+    """A headless Service resolves to several addresses; this gRPC target lists them without a resolver."""
+    before = [_inference_count(server) for server in servers]
     endpoint = "ipv4:" + ",".join(f"127.0.0.1:{server.grpc}" for server in servers)
     arrays: Arrays = {
         "features": np.zeros((1, 40, 80), dtype=np.float16),
         "feature_lengths": np.array([40], dtype=np.int32),
     }
-    connection = Connection(endpoint, patience_s=10, notify=lambda _: None)
+    connection = Connection(endpoint, retry_timeout_s=10, notify=lambda _: None)
     try:
         connection.first_ready(("decoder_standard",))
         for _ in range(REQUESTS):
@@ -150,14 +150,14 @@ def test_a_client_takes_turns_among_the_servers_behind_a_name(servers: list[Runn
     finally:
         connection.close()
 
-    def answered() -> list[int]:
-        return [_answered(server) - earlier for server, earlier in zip(servers, before, strict=True)]
+    def new_inferences() -> list[int]:
+        return [_inference_count(server) - earlier for server, earlier in zip(servers, before, strict=True)]
 
-    _wait_until(lambda: sum(answered()) == REQUESTS)
-    assert sum(answered()) == REQUESTS
-    assert min(answered()) >= REQUESTS // 3, answered()
+    _wait_until(lambda: sum(new_inferences()) == REQUESTS)
+    assert sum(new_inferences()) == REQUESTS
+    assert min(new_inferences()) >= REQUESTS // 3, new_inferences()
 
 
-def _answered(server: Running) -> int:
+def _inference_count(server: Running) -> int:
     with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
         return int(client.get_inference_statistics("diar_standard").model_stats[0].inference_count)

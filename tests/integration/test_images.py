@@ -1,4 +1,4 @@
-"""The images themselves: built, started, asked, stopped. Minutes and gigabytes, hence opt-in: pytest -m container."""
+"""Build and run the images. Takes minutes and gigabytes, so it is opt-in: pytest -m container."""
 
 import subprocess
 
@@ -8,7 +8,7 @@ from tests.unit.images.dockerfile import ROOT
 
 
 @pytest.mark.container
-def test_the_images_serve_and_transcribe() -> None:
-    """What ci/images prints is what there is to see; its exit code says whether all of it held."""
+def test_images_serve_and_transcribe() -> None:
+    """The exit code of ci/images is 0 when every check passes; its output shows the progress."""
     done = subprocess.run([ROOT / "ci" / "images"], check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0

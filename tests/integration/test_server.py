@@ -1,4 +1,4 @@
-"""The real embedded server, started by `python -m runtime` on networks of a few nodes."""
+"""The real embedded server, started by `python -m runtime` with networks of a few nodes."""
 
 import json
 import re
@@ -18,13 +18,14 @@ from tritonclient.utils import InferenceServerException
 from contract.catalogue import catalogue, models
 from runtime import probe
 from tests.integration import serving
-from tests.integration.asking import Arrays, infer, tensors
+from tests.integration.requests import Arrays, infer, tensors
 from tests.integration.serving import LONG_TEXT, Running
+from tests.ports import free_ports
 from tests.unit.runtime import synthetic
 
 pytestmark = pytest.mark.integration
 MODELS = models(catalogue())
-NO_LICENCE = "no licence is needed: there is no vendor's key at /etc/voxwright/vendor.pem"
+NO_LICENCE = "no licence is needed: there is no vendor key at /etc/voxwright/vendor.pem"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
 GENERATOR = np.random.default_rng(7)
 
@@ -44,7 +45,7 @@ def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def infer_together(client: triton.InferenceServerClient, model: str, requests: list[Arrays]) -> list[Any]:
-    """Send requests at once; give a result or an exception for each, in order."""
+    """Send all requests at once and return a result or an exception for each, in order."""
     answers: list[Future[Any]] = [Future() for _ in requests]
 
     def answer(future: Future[Any], result: Any, error: Any) -> None:
@@ -72,7 +73,7 @@ def hypotheses(*tokens: int) -> Arrays:
 
 
 def runs(client: triton.InferenceServerClient, model: str) -> tuple[int, int]:
-    """Count the items that a model has answered, and the runs of its network."""
+    """Return the number of items that a model has completed, and of runs of its network."""
     counted = client.get_inference_statistics(model).model_stats[0]
     return counted.inference_count, counted.execution_count
 
@@ -87,30 +88,31 @@ def test_every_model_is_ready(server: Running) -> None:
     assert dict(table) == dict.fromkeys(MODELS, "READY")
 
 
-def test_the_probe_says_so(server: Running) -> None:
-    said = f"{server.url}: ready, 11 models: {', '.join(MODELS)}"
-    assert asked(server, "--live") == f"{server.url}: live\n"
-    assert asked(server) == f"{said}\n"
-    assert asked(server, "--inference") == f"{said}; 11 gave the known answer\n"
+def test_probe_reports_ready_models(server: Running) -> None:
+    ready = f"{server.url}: ready, 11 models: {', '.join(MODELS)}"
+    assert run_probe(server, "--live") == f"{server.url}: live\n"
+    assert run_probe(server) == f"{ready}\n"
+    assert run_probe(server, "--inference") == f"{ready}; 11 answered correctly\n"
 
 
-def asked(server: Running, *options: str) -> str:
+def run_probe(server: Running, *options: str) -> str:
     called = CliRunner().invoke(probe.command, ["--url", server.url, "--timeout", "5", *options])
     assert called.exception is None, called.exception
     return called.output
 
 
-def test_the_log_says_what_is_served(server: Running) -> None:
-    head = server.log.read_text().splitlines()[:3]
+def test_log_lists_served_models(server: Running) -> None:
+    head = server.log.read_text().splitlines()[:4]
     assert head == [
         f"voxwright: {NO_LICENCE}",
-        "voxwright: serving arch cpu, as asked",
+        "voxwright: serving arch cpu, as selected with --platform",
         f"voxwright: serving standard and enhanced: {', '.join(MODELS)}",
+        f"voxwright: precision FP32: {', '.join(sorted(synthetic.engine_models()))}",
     ]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_metadata_is_the_contract(client: triton.InferenceServerClient, name: str) -> None:
+def test_metadata_matches_the_catalogue(client: triton.InferenceServerClient, name: str) -> None:
     metadata, family = client.get_model_metadata(name), MODELS[name].family
     for found, expected in ((metadata.inputs, family.inputs), (metadata.outputs, family.outputs)):
         assert [(tensor.name, tensor.datatype) for tensor in found] == [
@@ -128,14 +130,14 @@ def test_parameters_reach_the_client(client: triton.InferenceServerClient, name:
     assert parameters["ngram"].string_value == LONG_TEXT
 
 
-def test_metrics(server: Running) -> None:
+def test_serves_metrics(server: Running) -> None:
     import urllib.request
 
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics}/metrics") as answer:
         assert b'nv_inference_count{model="body_standard",version="1"}' in answer.read()
 
 
-def test_the_ensemble_computes(client: triton.InferenceServerClient) -> None:
+def test_ensemble_computes_its_steps(client: triton.InferenceServerClient) -> None:
     arrays = speech(frames=41, batch=3)
     result = infer(client, "ensemble_en_enhanced", arrays)
     expected = arrays["features"][:, ::4, :8]
@@ -152,14 +154,14 @@ def test_the_ensemble_computes(client: triton.InferenceServerClient) -> None:
     assert types == ["float16", "float32", "int32"]
 
 
-def test_only_the_requested_outputs_come(client: triton.InferenceServerClient) -> None:
+def test_returns_only_requested_outputs(client: triton.InferenceServerClient) -> None:
     result = infer(client, "ensemble_en_standard", speech(frames=40), "top_tokens", "encoder_lengths")
     assert {output.name for output in result.get_response().outputs} == {"top_tokens", "encoder_lengths"}
     result = infer(client, "body_standard", speech(frames=40), "encoder_lengths")
     assert [output.name for output in result.get_response().outputs] == ["encoder_lengths"]
 
 
-def test_scores(client: triton.InferenceServerClient) -> None:
+def test_decoder_scores_hypotheses(client: triton.InferenceServerClient) -> None:
     arrays: Arrays = {
         "encoder_out": np.zeros((1, 5, 8), dtype=np.float16),
         "encoder_lengths": np.array([[100]], dtype=np.int32),
@@ -169,7 +171,7 @@ def test_scores(client: triton.InferenceServerClient) -> None:
     np.testing.assert_array_equal(infer(client, "decoder_standard", arrays).as_numpy("scores"), [[-106.0, -115.0]])
 
 
-def test_requests_share_a_batch_and_get_their_own_results(client: triton.InferenceServerClient) -> None:
+def test_batched_requests_get_their_own_results(client: triton.InferenceServerClient) -> None:
     items_before, runs_before = runs(client, "body_standard")
     requests = [speech(frames, batch) for frames in (40, 80) for batch in (1, 2, 1, 1, 3, 1, 1, 2)]
     for arrays, result in zip(requests, infer_together(client, "body_standard", requests), strict=True):
@@ -180,7 +182,7 @@ def test_requests_share_a_batch_and_get_their_own_results(client: triton.Inferen
     assert runs_after - runs_before < len(requests)
 
 
-def test_one_bad_request_fails_alone(client: triton.InferenceServerClient) -> None:
+def test_bad_request_fails_alone(client: triton.InferenceServerClient) -> None:
     _, runs_before = runs(client, "lm_enhanced")
     requests = [hypotheses(index, 1) if index != 3 else hypotheses(99, 1) for index in range(8)]
     answers = infer_together(client, "lm_enhanced", requests)
@@ -190,17 +192,17 @@ def test_one_bad_request_fails_alone(client: triton.InferenceServerClient) -> No
     assert isinstance(answers[3], InferenceServerException)
     assert "model lm_enhanced: " in answers[3].message()
     assert "indices element out of data bounds, idx=99" in answers[3].message()
-    # Some of them shared a batch with the bad one; otherwise this would prove nothing.
+    # Some requests shared a batch with the bad one; otherwise this would prove nothing.
     assert runs(client, "lm_enhanced")[1] - runs_before < len(requests)
 
 
-def test_a_request_of_the_wrong_type_is_refused(client: triton.InferenceServerClient) -> None:
+def test_rejects_request_of_wrong_type(client: triton.InferenceServerClient) -> None:
     arrays = {**speech(frames=40), "features": np.zeros((1, 40, 80), dtype=np.float32)}
     with pytest.raises(InferenceServerException, match="inference input 'features' data-type is 'FP32'"):
         infer(client, "ensemble_en_standard", arrays)
 
 
-def test_a_second_server_of_one_operating_point(engines: Path, server: Running, tmp_path: Path) -> None:
+def test_second_server_with_one_operating_point(engines: Path, server: Running, tmp_path: Path) -> None:
     with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as second:
         serving.wait_ready(second)
         assert probe.models(second.url) == dict.fromkeys(
@@ -213,7 +215,7 @@ def test_a_second_server_of_one_operating_point(engines: Path, server: Running, 
     assert probe.check(server.url) is None
 
 
-def test_what_a_killed_server_leaves_is_swept(engines: Path, tmp_path: Path) -> None:
+def test_removes_shared_memory_of_a_killed_server(engines: Path, tmp_path: Path) -> None:
     with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as killed:
         serving.wait_ready(killed)
         serving.kill(killed.process)
@@ -239,78 +241,81 @@ def refused(engines: Path, folder: Path, *options: str, **variables: str) -> sub
     return result
 
 
-def test_a_damaged_engine_is_refused_before_the_start(tmp_path: Path) -> None:
+def test_rejects_damaged_engine_before_start(tmp_path: Path) -> None:
     bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu")
     engine = bundle / "lm_enhanced" / "batch" / "model.onnx"
     content = bytearray(engine.read_bytes())
     content[len(content) // 2] ^= 1
     engine.write_bytes(content)
-    ports = serving.free_ports(3)
+    ports = free_ports(3)
     result = refused(tmp_path / "engines", tmp_path, *flags(*ports))
     assert result.returncode == 42
-    assert f"error: {engine}: its content is not what the manifest says. " in result.stderr
+    assert f"error: {engine}: its content does not match the manifest. " in result.stderr
 
 
 def flags(http: int, grpc: int, metrics: int) -> list[str]:
     return [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
 
 
-def test_a_port_in_use_is_refused(engines: Path, server: Running, tmp_path: Path) -> None:
-    http, _, metrics = serving.free_ports(3)
+def test_rejects_port_in_use(engines: Path, server: Running, tmp_path: Path) -> None:
+    http, _, metrics = free_ports(3)
     result = refused(engines, tmp_path, *flags(http, server.grpc, metrics))
     assert result.returncode == 44
     assert result.stderr.splitlines()[-1] == (
         f"error: port {server.grpc}: another process listens on it. "
-        "End what uses it, or choose another port with --grpc-port."
+        "Stop that process, or choose another port with --grpc-port."
     )
 
 
-def test_an_unknown_operating_point_is_refused(engines: Path, tmp_path: Path) -> None:
+def test_rejects_unknown_operating_point(engines: Path, tmp_path: Path) -> None:
     result = refused(engines, tmp_path, SM_OPERATING_POINT="premium")
     assert result.returncode == 10
-    assert result.stderr == ("error: SM_OPERATING_POINT: 'premium' is no operating point. Use standard or enhanced.\n")
+    assert result.stderr == (
+        "error: SM_OPERATING_POINT: 'premium' is not an operating point. Use standard or enhanced.\n"
+    )
 
 
-def test_real_time_is_refused(engines: Path, tmp_path: Path) -> None:
+def test_rejects_realtime_without_realtime_engines(engines: Path, tmp_path: Path) -> None:
     result = refused(engines, tmp_path, SM_BATCH_MODE="false")
     assert result.returncode == 41
     assert "it is built for batch, not for realtime" in result.stderr
 
 
-def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
+def test_rejects_unknown_schema(tmp_path: Path) -> None:
     bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 3}))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 4}))
     result = refused(tmp_path / "engines", tmp_path)
     assert result.returncode == 12
-    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 3, and this release reads 2." in result.stderr
+    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 4, and this release reads 3." in result.stderr
 
 
-def test_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_rejects_folder_without_bundle(tmp_path: Path) -> None:
     result = refused(tmp_path / "engines", tmp_path)
     assert result.returncode == 41
-    assert "Build them with `python -m build.engines --arch cpu --platform embedded`." in result.stderr
+    assert "or build one with `python -m build.engines --arch cpu --platform embedded`." in result.stderr
 
 
-def test_a_bundle_of_one_operating_point(tmp_path: Path) -> None:
+def test_serves_bundle_with_one_operating_point(tmp_path: Path) -> None:
     serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
     result = subprocess.run(
         serving.command(tmp_path / "engines", tmp_path / "repository", "--assemble-only"),
         env=serving.environment(), cwd=serving.ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    left_out, served = result.stderr.splitlines()[2:]
+    left_out, served, precision = result.stderr.splitlines()[2:]
     assert left_out == (
-        "voxwright: operating point enhanced is left out: no engine for am_en_enhanced, body_enhanced, "
+        "voxwright: operating point enhanced is not served: no engine for am_en_enhanced, body_enhanced, "
         "decoder_enhanced, diar_enhanced, lm_enhanced"
     )
     assert served == (
         "voxwright: serving standard: am_en_standard, body_standard, decoder_standard, diar_standard, "
         "ensemble_en_standard"
     )
+    assert precision == "voxwright: precision FP32: am_en_standard, body_standard, decoder_standard, diar_standard"
     assert len(list((tmp_path / "repository").iterdir())) == 5
 
 
-def test_a_network_that_is_no_onnx_model_ends_the_start(tmp_path: Path) -> None:
+def test_ends_when_a_model_file_is_not_onnx(tmp_path: Path) -> None:
     wanted = [model for model in synthetic.engine_models().values() if model.operating_point == "standard"]
     made = synthetic.manifest(*(synthetic.record(model, b"no model at all") for model in wanted))
     synthetic.write(tmp_path / "engines" / "embedded" / "cpu", made, lambda _: b"no model at all")

@@ -1,4 +1,4 @@
-"""Streams on the real server: states kept from request to request, apart for every stream, and never invented."""
+"""Streams on the real server: it keeps states from request to request, separately for each stream."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def step(client: triton.InferenceServerClient, stream: int, *, start: bool = False, end: bool = False) -> int:
-    """Send silence as the next window of a stream; give how many frames of the past the network was told of."""
+    """Send silence as the next window of a stream and return the number of past frames that the state holds."""
     inputs = [triton.InferInput("features", [1, 35, 80], "FP16"), triton.InferInput("feature_lengths", [1, 1], "INT32")]
     inputs[0].set_data_from_numpy(np.zeros((1, 35, 80), dtype=np.float16))
     inputs[1].set_data_from_numpy(np.array([[35]], dtype=np.int32))
@@ -46,19 +46,19 @@ def step(client: triton.InferenceServerClient, stream: int, *, start: bool = Fal
     return int(found)
 
 
-def test_every_model_is_ready_and_gives_its_known_answer(server: Running) -> None:
-    said = probe.run(server.url, serving.READY_S, live=False, inference=True, answer_timeout_s=60)
-    assert said.endswith(f"; {len(models(catalogue()))} gave the known answer")
+def test_every_model_returns_its_golden_answer(server: Running) -> None:
+    report = probe.run(server.url, serving.READY_S, live=False, inference=True, answer_timeout_s=60)
+    assert report.endswith(f"; {len(models(catalogue()))} answered correctly")
 
 
-def test_a_stream_remembers_and_forgets(client: triton.InferenceServerClient) -> None:
+def test_stream_keeps_and_resets_its_states(client: triton.InferenceServerClient) -> None:
     assert [step(client, 7, start=number == 0) for number in range(20)] == [min(8 * n, 128) for n in range(20)]
     assert step(client, 7, start=True) == 0
     assert step(client, 7, end=True) == 8
     assert step(client, 7, start=True, end=True) == 0
 
 
-def test_streams_do_not_hear_each_other(client: triton.InferenceServerClient) -> None:
+def test_streams_are_independent(client: triton.InferenceServerClient) -> None:
     for number in range(4):
         assert step(client, 11, start=number == 0, end=number == 3) == 8 * number
         if number in (1, 2):
@@ -66,13 +66,13 @@ def test_streams_do_not_hear_each_other(client: triton.InferenceServerClient) ->
     assert step(client, 13, start=True, end=True) == 0
 
 
-def test_a_stream_that_was_not_begun_is_refused(client: triton.InferenceServerClient) -> None:
+def test_rejects_stream_without_start(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="must specify the START flag on the first request"):
         step(client, 99)
 
 
-def test_as_many_streams_at_once_as_there_are_slots(client: triton.InferenceServerClient) -> None:
-    """One more would wait for a slot; every stream of the tests before has ended."""
+def test_serves_a_stream_in_every_slot(client: triton.InferenceServerClient) -> None:
+    """One more stream would wait for a slot. The streams of earlier tests have ended."""
     streams = range(200, 200 + SLOTS)
     for number in range(3):
         assert {step(client, stream, start=number == 0, end=number == 2) for stream in streams} == {8 * number}

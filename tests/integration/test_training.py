@@ -1,4 +1,4 @@
-"""The recipe from nothing to a model card, in minutes: killed once in the middle, and started again."""
+"""The whole training within minutes, from nothing to a model card: killed once in the middle, and resumed."""
 
 import hashlib
 import json
@@ -15,18 +15,20 @@ import soundfile
 from safetensors import safe_open
 
 from training import curves, reporting
-from training.evaluation import SETS
+from training.checkpoints import Progress, checkpoint_path, read_checkpoint
 from training.recipe import Recipe, smoke
-from training.recogniser import Progress, read_checkpoint
+from training.recordings import SETS
 
 PROGRAMS = ("espeak-ng", "flite", "festival", "text2wave")
 MISSING = [program for program in PROGRAMS if which(program) is None]
 pytestmark = [
     pytest.mark.integration,
+    # Five minutes; tests/unit/training runs every stage on tiny networks in seconds.
+    pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)}: not installed; see ci/packages"),
 ]
 ROOT = Path(__file__).parents[2]
-# What a run of the recipe would change if it were no smoke run.
+# Folders that a full run would change, and a smoke run must not.
 KEPT = ("demo", "export/checkpoints/reference", "dist/accuracy/recordings")
 LONGEST_SECONDS = 1500
 STAGES_OF_A_POINT = ("recogniser", "ngram", "speakers", "weighting", "dialogue")
@@ -46,7 +48,7 @@ def _start(out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "training", "all", "--smoke", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (out / "terminal.txt").open("ab") as terminal:
-        # A session of its own, so that the kill takes every process of the run.
+        # A session of its own, so that the kill ends every process of the run.
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=terminal, stderr=terminal, start_new_session=True
         )
@@ -58,7 +60,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_while_training(out: Path, recipe: Recipe) -> Progress:
-    """Start a run, kill it once its log shows steps and a checkpoint is kept, and give what the checkpoint says."""
+    """Start a run, kill it once its log has steps and a checkpoint exists, and return the checkpoint's progress."""
     process = _start(out)
     try:
         ends = time.monotonic() + LONGEST_SECONDS
@@ -74,7 +76,7 @@ def _kill_while_training(out: Path, recipe: Recipe) -> Progress:
 
 def _trains(recipe: Recipe) -> bool:
     is_logged = recipe.log.is_file() and FIRST_STEPS in recipe.log.read_text(encoding="utf-8")
-    return is_logged and (recipe.out / "recogniser-standard.pt").is_file()
+    return is_logged and checkpoint_path(recipe, "standard").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Progress]:
     return recipe, killed
 
 
-def test_every_file_is_written(run: tuple[Recipe, Progress]) -> None:
+def test_writes_every_file(run: tuple[Recipe, Progress]) -> None:
     recipe, _ = run
     families = {
         "standard": ("am_en", "body", "decoder", "diar"),
@@ -114,7 +116,7 @@ def test_every_file_is_written(run: tuple[Recipe, Progress]) -> None:
     assert "standard" in (recipe.weights / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_every_stage_leaves_figures_and_curves(run: tuple[Recipe, Progress]) -> None:
+def test_every_stage_records_figures_and_curves(run: tuple[Recipe, Progress]) -> None:
     recipe, _ = run
     stages = {f"{stage}_{point.name}" for stage in STAGES_OF_A_POINT for point in recipe.points}
     figures = reporting.read_figures(recipe)
@@ -124,8 +126,8 @@ def test_every_stage_leaves_figures_and_curves(run: tuple[Recipe, Progress]) -> 
     assert {"standard", "enhanced"} <= curves.read(recipe).keys()
 
 
-def test_a_killed_run_goes_on_where_it_was(run: tuple[Recipe, Progress]) -> None:
-    """What it had trained counts: the time of both runs together is the time of the recipe."""
+def test_killed_run_resumes(run: tuple[Recipe, Progress]) -> None:
+    """The time before the kill counts: both runs together take the time of the recipe."""
     recipe, killed = run
     assert killed.step > 0
     ended: Progress = read_checkpoint(recipe, "standard")["progress"]
@@ -136,7 +138,7 @@ def test_a_killed_run_goes_on_where_it_was(run: tuple[Recipe, Progress]) -> None
     assert not list(recipe.out.rglob("*.partial"))
 
 
-def test_recordings_are_written_beside_their_truth(run: tuple[Recipe, Progress]) -> None:
+def test_writes_recordings_with_transcripts(run: tuple[Recipe, Progress]) -> None:
     recipe, _ = run
     folders = sorted(recipe.evaluation.iterdir())
     assert [folder.name for folder in folders] == [
@@ -144,8 +146,8 @@ def test_recordings_are_written_beside_their_truth(run: tuple[Recipe, Progress])
     ]  # fmt: skip
     for folder in folders:
         truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["recordings"]
-        times = SETS[folder.name].times if folder.name in SETS else 1
-        assert len(truth) == recipe.recordings * times
+        factor = SETS[folder.name].size_factor if folder.name in SETS else 1
+        assert len(truth) == recipe.recordings * factor
         for one in truth:
             info = soundfile.info(folder / one["file"])
             assert (info.samplerate, info.channels) == (16_000, 1)

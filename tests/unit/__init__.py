@@ -1,1 +1,1 @@
-"""Fast tests of one room each."""
+"""Fast tests, one folder for each package."""

@@ -1,6 +1,7 @@
-"""A Python-based Triton backend that serves any ONNX model through ONNX Runtime, loaded by Triton's stub process.
+"""Serve any ONNX model through ONNX Runtime, as a Python-based Triton backend that Triton's stub process loads.
 
-It takes the name, the model file and the parameters of Triton's own onnxruntime backend: one config.pbtxt suits both.
+The backend uses the name, the model file and the parameters of Triton's own onnxruntime backend, so that one
+config.pbtxt suits both.
 """
 
 import json
@@ -37,14 +38,14 @@ _LEVELS = {
     2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 _ERRORS_ONLY = 3
-_UNKNOWN_STREAM = "this sequence was not begun, or has been given up: begin it again with its start flag"
+_UNKNOWN_STREAM = "this sequence was not started, or was dropped after its timeout: start it again with the start flag"
 
 
 class TritonPythonModel:
     """One instance of a model, as Triton's stub drives it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the model; raise TritonModelException, which names the model, when it cannot be served as configured."""
+        """Load the model; raise TritonModelException, which names the model, when it cannot be served as configured."""
         self._config = json.loads(args["model_config"])
         self._name = args["model_name"]
         path = _model_file(args, self._config)
@@ -58,7 +59,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"model {self._name}: {path.name} and config.pbtxt disagree: {problem}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request, as few runs of the network as their shapes allow."""
+        """Answer every request with as few runs of the network as the shapes allow."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[Any, list[int]] = defaultdict(list)
         arrays = [self._arrays(request) for request in requests]
@@ -79,7 +80,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Let the network go."""
+        """Release the network."""
         del self._session
 
     def _open(self, path: Path) -> Any:
@@ -104,10 +105,10 @@ class TritonPythonModel:
         try:
             return list(self._run(feeds, outputs))
         except Exception as error:
-            # Whatever is wrong with a request is told to the one who sent it.
+            # The error is returned to the client of this request.
             if len(feeds) == 1:
                 return [f"model {self._name}: {_first_line(error)}"]
-            # Somebody's request is bad: each on its own, so that it alone fails.
+            # One of the requests is bad: run each on its own, so that only that one fails.
             return [answer for feed in feeds for answer in self._answer([feed], outputs)]
 
     def _run(self, feeds: list[Arrays], outputs: tuple[str, ...]) -> list[Arrays]:
@@ -127,28 +128,28 @@ class TritonPythonModel:
 
 
 class _Streams:
-    """The states of the sequences in flight, which Triton keeps for its own backends and not for one in Python.
+    """The states of the sequences in flight, which Triton keeps for its own backends but not for Python backends.
 
-    Triton gives a sequence a slot of one instance until it ends or has been idle for too long, of which it tells
-    nobody. It never has more slots than `most`, and one that was given up has been idle for longer than any other: so
-    the `most` sequences that were heard of last are all that there are.
+    Triton assigns a sequence a slot of one instance until the sequence ends or times out, and does not notify the
+    backend of a timeout. It never has more than `most` slots, and a sequence that timed out has been idle for longer
+    than any other. So keeping the `most` sequences with the latest requests is enough.
     """
 
     def __init__(self, states: Sequence[dict[str, Any]], most: int) -> None:
         self.outputs = tuple(state["output_name"] for state in states)
         self._inputs = {state["output_name"]: state["input_name"] for state in states}
-        self._before = {state["input_name"]: _nothing(state) for state in states}
+        self._before = {state["input_name"]: _zeros(state) for state in states}
         self._most = most
         self._known: OrderedDict[Any, Arrays] = OrderedDict()
 
     def states(self, request: Any) -> Arrays | None:
-        """Give what stands before a request; None for one that goes on with a sequence nobody knows."""
+        """Return the states before a request; None where the request continues an unknown sequence."""
         if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
             return self._before
         return self._known.get(request.correlation_id())
 
     def keep(self, request: Any, answer: Arrays) -> None:
-        """Take the next states out of an answer, and keep them unless the sequence has ended."""
+        """Remove the next states from an answer, and store them unless the sequence has ended."""
         states = {self._inputs[name]: answer.pop(name) for name in self.outputs}
         self._known.pop(request.correlation_id(), None)
         if not request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
@@ -157,12 +158,12 @@ class _Streams:
                 self._known.popitem(last=False)
 
 
-def _nothing(state: dict[str, Any]) -> Any:
+def _zeros(state: dict[str, Any]) -> Any:
     return np.zeros((1, *map(int, state["dims"])), pb_utils.triton_string_to_numpy(state["data_type"]))
 
 
 def session_options(config: dict[str, Any]) -> Any:
-    """Read the session options out of a configuration, by the names of Triton's own backend."""
+    """Return the session options of a configuration, read by the parameter names of Triton's own backend."""
     texts = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
     options = ort.SessionOptions()
     options.intra_op_num_threads = int(texts.get("intra_op_thread_count", "0"))
@@ -180,7 +181,7 @@ def session_options(config: dict[str, Any]) -> Any:
 
 
 def mismatch(config: dict[str, Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> str | None:
-    """Say where a configuration and a network disagree about tensors; None when they agree."""
+    """Return how the tensors of a configuration and a network differ; None where they agree."""
     is_batched = config.get("max_batch_size", 0) > 0
     states = config.get("sequence_batching", {}).get("state", [])
     hidden = {side: [{**state, "name": state[f"{side}_name"]} for state in states] for side in ("input", "output")}

@@ -1,16 +1,19 @@
-"""The measurement of accuracy: what it counts, its intervals, and its page."""
+"""The measurement of accuracy: its counts, its intervals, and its page."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import accuracy, recordings
-from benchmarks.accuracy import Diarization, Rate, Results, Streams
-from benchmarks.recordings import Dialogue, RecordingSet, Spoken, Turn
-from benchmarks.streams import Streamed
+from benchmarks import recordings
+from benchmarks.accuracy import measure
+from benchmarks.accuracy.page import INTRODUCTION, page
+from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
+from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet, Turn
+from benchmarks.streams import WindowedRecogniser
 from contract.errors import AudioError
 from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
 from tests.unit.transcriber.models import single_tokens
@@ -20,147 +23,161 @@ from tests.unit.transcriber.streams import WINDOW, FakeStreams
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """Say loud, then soft, a second of silence between them."""
+    """Write a loud and a soft burst, with a second of silence between them."""
     samples = np.concatenate([silence(0.5), burst(1.0), silence(1.0), burst(1.0, level=0.02), silence(0.5)])
     soundfile.write(tmp_path / "both.flac", samples, RATE_HZ)
     return tmp_path / "both.flac"
 
 
-def spoken(path: Path, text: str, speaker: str = "x") -> Spoken:
-    return Spoken(path=path, text=text, speaker=speaker, seconds=4.0)
+def labelled(path: Path, text: str, speaker: str = "x") -> LabelledRecording:
+    return LabelledRecording(path=path, text=text, speaker=speaker, seconds=4.0)
 
 
-def test_transcribes_by_every_search_that_is_allowed(recording: Path) -> None:
-    assert accuracy.transcripts(FakeRecogniser(), recording) == {"greedy": "loud soft", "beam": "loud soft"}
+def test_transcribes_with_every_allowed_search(recording: Path) -> None:
+    assert measure.transcribe_with_every_search(FakeRecogniser(), recording) == {
+        "greedy": "loud soft",
+        "beam": "loud soft",
+    }
     enhanced = FakeRecogniser(rescorers=("decoder", "lm"))
     enhanced.operating_point = "enhanced"
-    both = accuracy.transcripts(enhanced, recording)
+    both = measure.transcribe_with_every_search(enhanced, recording)
     assert list(both) == ["greedy", "beam", "beam + decoder", "beam + decoder + lm"]
-    # The rescorer of the tests prefers the longest hypothesis to what was heard.
+    # The fake rescorer prefers the longest hypothesis.
     assert both["beam"] == "loud soft"
     assert len(both["beam + decoder"]) > len(both["beam"])
-    with_ngram = accuracy.transcripts(
+    with_ngram = measure.transcribe_with_every_search(
         FakeRecogniser(rescorers=("decoder",), ngram=single_tokens(len(PIECES), unlikely=FT)), recording
     )
     assert list(with_ngram) == ["greedy", "beam", "beam + n-gram", "beam + n-gram + decoder"]
     assert (with_ngram["beam"], with_ngram["beam + n-gram"]) == ("loud soft", "loud so")
 
 
-def test_counts_wrong_words_of_every_recording(recording: Path) -> None:
+def test_counts_word_errors_of_every_recording(recording: Path) -> None:
     chosen = RecordingSet(
-        name="a", what="", recordings=(spoken(recording, "loud soft"), spoken(recording, "very loud thing"))
+        name="a", description="", recordings=(labelled(recording, "loud soft"), labelled(recording, "very loud thing"))
     )
-    errors = accuracy.errors_of(FakeRecogniser(), chosen)
+    errors = measure.count_word_errors(FakeRecogniser(), chosen)
     assert {search: counts.tolist() for search, counts in errors.items()} == {"greedy": [0, 2], "beam": [0, 2]}
 
 
-def test_a_segment_is_heard_as_a_stream_that_ends(recording: Path) -> None:
+def test_segment_is_one_stream_that_ends(recording: Path) -> None:
     streams = FakeStreams()
-    assert accuracy.transcripts(Streamed(streams), recording) == {"greedy": "loud soft", "beam": "loud soft"}
+    assert measure.transcribe_with_every_search(WindowedRecogniser(streams), recording) == {
+        "greedy": "loud soft",
+        "beam": "loud soft",
+    }
     assert len(streams.streams) == 2
     assert streams.ended == set(streams.streams)
     assert {len(window) for windows in streams.streams.values() for window in windows[:-1]} == {WINDOW}
 
 
-def test_a_stream_of_features_has_the_frames_of_their_windows() -> None:
+def test_stream_has_the_frames_of_its_windows() -> None:
     for frames, expected in ((35, 8), (36, 8), (38, 8), (39, 9), (67, 16), (70, 16), (71, 17), (7, 1)):
-        heard = Streamed(FakeStreams()).recognise(np.zeros((frames, 80), np.float16))
-        assert heard.encoder_length == len(heard.emissions.tokens) == expected
+        encoded = WindowedRecogniser(FakeStreams()).recognise(np.zeros((frames, 80), np.float16))
+        assert encoded.encoder_length == len(encoded.emissions.tokens) == expected
 
 
-def test_what_streams_cost_is_the_difference_between_the_same_recordings() -> None:
+def test_stream_cost_is_the_difference_on_the_same_recordings() -> None:
     streamed, recorded, words = np.array([2, 5, 1]), np.array([1, 4, 0]), np.array([10, 10, 10])
-    found = accuracy.costs({"beam": streamed}, {"beam": recorded}, words)["beam"]
+    found = measure.compare_streams({"beam": streamed}, {"beam": recorded}, words)["beam"]
     assert (found.streams.rate, found.recordings.rate) == pytest.approx((8 / 30, 5 / 30))
-    # What is hard for both is hard for no difference.
+    # Difficulty that both share cancels out.
     assert (found.cost.lower, found.cost.rate, found.cost.upper) == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_an_interval_holds_its_rate_and_narrows_with_more_recordings() -> None:
+def test_interval_contains_its_rate_and_narrows_with_more_recordings() -> None:
     source = np.random.default_rng(1)
-    few, many = (accuracy.rate(source.binomial(10, 0.2, size=size), np.full(size, 10)) for size in (20, 2_000))
+    few, many = (measure.rate(source.binomial(10, 0.2, size=size), np.full(size, 10)) for size in (20, 2_000))
     assert few.lower < few.rate < few.upper
     assert many.lower < 0.2 < many.upper
-    # The width falls with the root of the number: ten times narrower for a hundred times as many.
+    # The width falls with the square root of the number: ten times narrower for a hundred times as many.
     assert (few.upper - few.lower) / (many.upper - many.lower) == pytest.approx(10.0, rel=0.5)
 
 
-def test_a_rate_without_any_difference_has_no_width() -> None:
-    assert accuracy.rate(np.array([1, 1, 1]), np.array([4, 4, 4])) == Rate(rate=0.25, lower=0.25, upper=0.25)
+def test_interval_of_equal_rates_has_no_width() -> None:
+    assert measure.rate(np.array([1, 1, 1]), np.array([4, 4, 4])) == Rate(rate=0.25, lower=0.25, upper=0.25)
 
 
-def test_a_perfect_diarization_is_nearly_without_error(recording: Path) -> None:
+def test_right_diarization_has_a_smaller_error(recording: Path) -> None:
     right = Dialogue(
         path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="b", start=2.9, end=3.1))
     )
     one_voice = Dialogue(
         path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="a", start=2.9, end=3.1))
     )
-    found, worse = (accuracy.diarize(FakeRecogniser(), [each]) for each in (right, one_voice))
+    found, worse = (measure.score_diarization(FakeRecogniser(), [each]) for each in (right, one_voice))
     assert (found.counts_right, worse.counts_right) == (1.0, 0.0)
     assert found.error < worse.error
 
 
-def test_a_collar_takes_both_sides_of_every_edge() -> None:
+def test_collar_cuts_both_sides_of_every_edge() -> None:
     turns = [("a", 0.0, 2.0), ("b", 2.0, 5.0)]
-    assert accuracy.without_edges(turns, [0.0, 2.0, 5.0], 0.25) == [("a", 0.25, 1.75), ("b", 2.25, 4.75)]
-    # A turn that crosses an edge falls into two, one within the collar is gone.
-    assert accuracy.without_edges([("a", 1.0, 3.0), ("b", 1.8, 2.2)], [2.0], 0.25) == [
+    assert measure.cut_edges(turns, [0.0, 2.0, 5.0], 0.25) == [("a", 0.25, 1.75), ("b", 2.25, 4.75)]
+    # A turn that crosses an edge is split in two; one within the collar is removed.
+    assert measure.cut_edges([("a", 1.0, 3.0), ("b", 1.8, 2.2)], [2.0], 0.25) == [
         ("a", 1.0, 1.75),
         ("a", 2.25, 3.0),
     ]
-    assert accuracy.without_edges(turns, [0.0, 2.0], 0.0) == turns
+    assert measure.cut_edges(turns, [0.0, 2.0], 0.0) == turns
 
 
-def test_voices_that_are_told_apart_have_no_equal_error(tmp_path: Path) -> None:
+def test_equal_error_rate_of_distinct_voices_is_zero(tmp_path: Path) -> None:
     group = []
     for number, level in enumerate((0.5, 0.5, 0.02, 0.02)):
         path = tmp_path / f"{number}.flac"
         soundfile.write(path, burst(4.0, level=level), RATE_HZ)
-        group.append(spoken(path, "x", str(level)))
-    assert accuracy.equal_error(FakeRecogniser(), group) == 0.0
-    swapped = [spoken(one.path, "x", str(number % 2)) for number, one in enumerate(group)]
-    assert accuracy.equal_error(FakeRecogniser(), swapped) >= 0.5
+        group.append(labelled(path, "x", str(level)))
+    assert measure.speaker_eer(FakeRecogniser(), group) == 0.0
+    swapped = [labelled(one.path, "x", str(number % 2)) for number, one in enumerate(group)]
+    assert measure.speaker_eer(FakeRecogniser(), swapped) >= 0.5
 
 
-def test_the_page_holds_every_figure() -> None:
+def test_page_has_every_figure() -> None:
     rate = Rate(rate=0.1234, lower=0.1, upper=0.15)
     results = Results(
         sets={"grammar": "meetings"},
         words={point: {"grammar": {"greedy": rate, "beam": rate}} for point in ("standard", "enhanced")},
         gains={"grammar": Rate(rate=0.02, lower=0.01, upper=0.03)},
-        streams={"enhanced": {"beam": Streams(streams=rate, recordings=rate, cost=rate)}},
+        streams={"enhanced": {"beam": StreamRates(streams=rate, recordings=rate, cost=rate)}},
         equal_errors={"standard": 0.041, "enhanced": 0.032},
         diarization={
-            "standard": Diarization(error=0.2, error_with_collar=0.1, counts_right=0.5),
-            "enhanced": Diarization(error=0.15, error_with_collar=0.09, counts_right=0.75),
+            "standard": DiarizationScore(error=0.2, error_with_collar=0.1, counts_right=0.5),
+            "enhanced": DiarizationScore(error=0.15, error_with_collar=0.09, counts_right=0.75),
         },
         recordings=3,
         hours=0.5,
     )
-    page = accuracy.page(results)
-    assert "| grammar | meetings | 12.3 ± 2.5 | 12.3 ± 2.5 |" in page
-    assert "| grammar | 2.0 ± 1.0 |" in page
-    assert "grammar, a window of 320 ms at a time" in page
-    assert "| enhanced | beam | 12.3 ± 2.5 | 12.3 ± 2.5 | 12.3 ± 2.5 |" in page
-    assert "| equal error rate, 3 s, unseen voices | 4.1 % | 3.2 % |" in page
-    assert "| diarization error rate, dialogues of 2 to 4 unseen voices | 10.0 % | 9.0 % |" in page
-    assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in page
+    text = page(results)
+    assert "| grammar | meetings | 12.3 ± 2.5 | 12.3 ± 2.5 |" in text
+    assert "| grammar | 2.0 ± 1.0 |" in text
+    assert "grammar, in windows of 320 ms" in text
+    assert "| enhanced | beam | 12.3 ± 2.5 | 12.3 ± 2.5 | 12.3 ± 2.5 |" in text
+    assert "| equal error rate, 3 s, unseen voices | 4.1 % | 3.2 % |" in text
+    assert "| diarization error rate, dialogues of 2 to 4 unseen voices | 10.0 % | 9.0 % |" in text
+    assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in text
 
 
-def test_recordings_that_are_not_there_say_how_to_make_them(tmp_path: Path) -> None:
+def test_missing_recordings_have_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="python -m training evaluation") as raised:
         recordings.load_all(tmp_path)
     assert raised.value.exit_code == 50
 
 
-def test_sets_and_dialogues_are_read(tmp_path: Path) -> None:
+def test_reads_sets_and_dialogues(tmp_path: Path) -> None:
     one = {"file": "000.flac", "text": "a b", "speaker": "x", "seconds": 2}
     turn = {"speaker": "x", "start": 0.4, "end": 1.5, "text": "a b"}
     for name, entry in (("grammar", one), ("dialogues", {"file": "000.flac", "turns": [turn]})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "truth.json").write_text(json.dumps({"what": name, "recordings": [entry, entry]}))
     (found,) = recordings.load_all(tmp_path, limit=1)
-    assert found.recordings == (Spoken(path=tmp_path / "grammar/000.flac", text="a b", speaker="x", seconds=2.0),)
+    assert found.recordings == (
+        LabelledRecording(path=tmp_path / "grammar/000.flac", text="a b", speaker="x", seconds=2.0),
+    )
     first, _ = recordings.load_dialogues(tmp_path)
     assert first.turns == (Turn(speaker="x", start=0.4, end=1.5),)
+
+
+def test_kept_page_has_the_text_of_the_generator() -> None:
+    kept = Path("docs/accuracy.md").read_text(encoding="utf-8").splitlines()
+    pattern = re.escape(INTRODUCTION).replace(r"\{recordings\}", r"\d+").replace(r"\{hours:\.1f\}", r"\d+\.\d")
+    assert re.fullmatch(pattern, kept[2])

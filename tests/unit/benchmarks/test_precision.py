@@ -1,4 +1,4 @@
-"""What FP16 does: the largest activations of a graph, a recogniser without a server, the tables, the refusals."""
+"""Precision: the largest activations of a graph, the recogniser without a server, the tables, the errors."""
 
 import json
 from dataclasses import replace
@@ -11,15 +11,15 @@ import soundfile
 from click.testing import CliRunner
 
 from benchmarks import precision
-from benchmarks.graphs import Arrays, Exported, Network, OpenGraph, exported
-from benchmarks.precision import Range, Words
+from benchmarks.graphs import Arrays, ExportedPoint, Network, OpenGraph, exported_points
+from benchmarks.precision import ActivationRange, WordComparison
 from benchmarks.recogniser import GraphRecogniser
-from benchmarks.recordings import RecordingSet, Spoken
+from benchmarks.recordings import LabelledRecording, RecordingSet
 from build.activations import FP16, FP32, ObservedGraph
 from contract.errors import AudioError, GraphError
 from contract.manifest import Activation
 from tests.integration.networks import network
-from tests.unit.engines.exported import export
+from tests.unit.engines.exported import SEARCH_WEIGHTS, export
 from tests.unit.transcriber.fakes import FakeRecogniser
 from tests.unit.transcriber.sounds import RATE_HZ, burst, silence
 
@@ -57,7 +57,7 @@ def _halves(*values: float) -> Arrays:
     return {"x": np.array(values, dtype=np.float16)}
 
 
-def test_the_largest_activation_is_found_over_all_runs(tmp_path: Path) -> None:
+def test_finds_the_largest_activation_of_all_runs(tmp_path: Path) -> None:
     graph = ObservedGraph(_graph(tmp_path / "g.onnx"))
     assert graph.largest(FP16) is None
     outputs = [graph.run(_halves(1.0, -200.0)), graph.run(_halves(3.0))]
@@ -68,29 +68,29 @@ def test_the_largest_activation_is_found_over_all_runs(tmp_path: Path) -> None:
     assert single == Activation(value=40_000.0, tensor="wide", node="widening", operator="Cast")
 
 
-def test_an_overflow_in_the_middle_of_a_row_is_seen(tmp_path: Path) -> None:
-    """300 * 300 is no FP16 number, even where what follows would bring it back into range."""
+def test_finds_an_overflow_within_the_graph(tmp_path: Path) -> None:
+    """300 * 300 exceeds FP16, even though the next operation would bring it back into range."""
     graph = ObservedGraph(_graph(tmp_path / "g.onnx", _ROW))
     assert graph.run(_halves(300.0))["y"].tolist() == [np.inf]
     found = graph.largest(FP16)
     assert found is not None
     assert (found.tensor, found.value, found.headroom) == ("square", np.inf, 0.0)
-    assert Range(model="g", fp16=found, islands=None).to_dict()["fp16"]["value"] is None
+    assert ActivationRange(model="g", fp16=found, islands=None).to_dict()["fp16"]["value"] is None
 
 
-def test_not_a_number_counts_as_an_overflow(tmp_path: Path) -> None:
+def test_nan_counts_as_an_overflow(tmp_path: Path) -> None:
     graph = ObservedGraph(_graph(tmp_path / "g.onnx"))
     graph.run(_halves(np.nan, 1.0))
     assert graph.largest(FP16) == Activation(value=np.inf, tensor="square", node="squaring", operator="Mul")
 
 
 @pytest.mark.parametrize("family", ["body", "am_en", "decoder", "lm", "diar"])
-def test_an_observed_graph_gives_what_it_gives(family: str, tmp_path: Path) -> None:
+def test_observed_graph_has_the_same_outputs(family: str, tmp_path: Path) -> None:
     path = tmp_path / "g.onnx"
     path.write_bytes(network(f"{family}_enhanced"))
     observed, usual = ObservedGraph(path), OpenGraph(path)
     generator = np.random.default_rng(4)
-    known: Arrays = {
+    arrays: Arrays = {
         "features": generator.normal(size=(1, 40, 80)).astype(np.float16),
         "feature_lengths": np.array([40], dtype=np.int32),
         "encoder_out": generator.normal(size=(1, 10, 8)).astype(np.float16),
@@ -98,7 +98,7 @@ def test_an_observed_graph_gives_what_it_gives(family: str, tmp_path: Path) -> N
         "hypotheses": np.array([[[3, 4], [5, 0]]], dtype=np.int32),
         "hypothesis_lengths": np.array([[2, 1]], dtype=np.int32),
     }
-    inputs = {value.name: known[value.name] for value in onnx.load(path).graph.input}
+    inputs = {value.name: arrays[value.name] for value in onnx.load(path).graph.input}
     found, expected = observed.run(inputs), usual.run(inputs)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -106,55 +106,60 @@ def test_an_observed_graph_gives_what_it_gives(family: str, tmp_path: Path) -> N
 
 
 @pytest.fixture
-def point(tmp_path: Path) -> Exported:
-    """Give the graphs of the enhanced point: of a few nodes each, with parameters as clients need them."""
+def point(tmp_path: Path) -> ExportedPoint:
+    """Return graphs of the enhanced point: a few nodes each, with the parameters that clients need."""
     for family in ("body", "am_en", "decoder", "lm", "diar"):
         export(tmp_path, f"{family}_enhanced")
-    found = next(point for point in exported(tmp_path) if point.operating_point == "enhanced")
-    parameters = {"tokens": json.dumps(["<blank>", "<unk>", "</s>", "▁a"]), "same_speaker_similarity": "0.25"}
+    found = next(point for point in exported_points(tmp_path) if point.operating_point == "enhanced")
+    parameters = {
+        "tokens": json.dumps(["<blank>", "<unk>", "</s>", "▁a"]),
+        "search_weights": json.dumps(SEARCH_WEIGHTS),
+        "same_speaker_similarity": "0.25",
+    }
     records = {family: replace(record, parameters=parameters) for family, record in found.records.items()}
     return replace(found, records=records)
 
 
-def test_the_recogniser_answers_as_a_server_would(point: Exported) -> None:
+def test_graph_recogniser_implements_every_method(point: ExportedPoint) -> None:
     networks: dict[str, Network] = {family: OpenGraph(point.path(family, "fp16")) for family in point.records}
     recogniser = GraphRecogniser(point, networks)
     assert recogniser.pieces == ("<blank>", "<unk>", "</s>", "▁a")
     assert recogniser.rescorers == ("decoder", "lm")
     assert recogniser.same_speaker_similarity == 0.25
     features = np.random.default_rng(1).normal(size=(41, 80)).astype(np.float16)
-    heard = recogniser.recognise(features)
-    # These networks take every fourth frame, and make a quarter of the length.
-    assert np.array_equal(heard.encoder_out, features[::4, :8])
-    assert heard.encoder_length == 10
-    assert heard.emissions.log_probs.shape == heard.emissions.tokens.shape == (10, 4)
+    encoded = recogniser.recognise(features)
+    # These networks keep every fourth frame, and a quarter of the length.
+    assert np.array_equal(encoded.encoder_out, features[::4, :8])
+    assert encoded.encoder_length == 10
+    assert encoded.emissions.log_probs.shape == encoded.emissions.tokens.shape == (10, 4)
     hypotheses, lengths = np.array([[3, 4], [5, 0]], dtype=np.int32), np.array([2, 1], dtype=np.int32)
-    assert recogniser.score("decoder", heard, hypotheses, lengths).tolist() == [-17.0, -15.0]
-    assert recogniser.score("lm", heard, hypotheses, lengths).tolist() == [-7.0, -5.0]
+    assert recogniser.score("decoder", encoded, hypotheses, lengths).tolist() == [-17.0, -15.0]
+    assert recogniser.score("lm", encoded, hypotheses, lengths).tolist() == [-7.0, -5.0]
     assert recogniser.embed([features, features[:20]]).shape == (2, 6)
 
 
-def test_a_point_without_rescorers_and_speakers_is_measured_all_the_same(tmp_path: Path) -> None:
+def test_measures_a_point_without_rescorers_and_speakers(tmp_path: Path) -> None:
     for family in ("body", "am_en"):
         export(tmp_path, f"{family}_standard")
-    points = exported(tmp_path)
+    points = exported_points(tmp_path)
     recogniser = GraphRecogniser(points[0], {})
     assert (recogniser.rescorers, recogniser.same_speaker_similarity) == ((), None)
-    assert list(precision.remarks(points)) == [
+    assert list(precision.missing_graphs(points)) == [
         "standard is measured without graphs in fp32 and fp16 of decoder_standard, diar_standard",
-        "enhanced is not measured for lack of graphs in fp32 and fp16 of body_enhanced, am_en_enhanced, "
+        "enhanced is not measured without graphs in fp32 and fp16 of body_enhanced, am_en_enhanced, "
         "decoder_enhanced, lm_enhanced, diar_enhanced",
     ]
 
 
-def test_transcripts_are_compared(tmp_path: Path) -> None:
+def test_compares_transcripts(tmp_path: Path) -> None:
     loud, soft = tmp_path / "loud.wav", tmp_path / "soft.wav"
     for path, level in ((loud, 0.5), (soft, 0.02)):
         soundfile.write(path, np.concatenate((silence(0.5), burst(1.0, level=level), silence(0.5))), RATE_HZ)
-    spoken = tuple(
-        Spoken(path=path, text=text, speaker="a", seconds=2.0) for path, text in ((loud, "loud"), (soft, "soft"))
+    labelled = tuple(
+        LabelledRecording(path=path, text=text, speaker="a", seconds=2.0)
+        for path, text in ((loud, "loud"), (soft, "soft"))
     )
-    chosen = RecordingSet(name="bursts", what="two bursts", recordings=spoken)
+    chosen = RecordingSet(name="bursts", description="two bursts", recordings=labelled)
     usual, wrong = FakeRecogniser(), FakeRecogniser()
     wrong.pieces = tuple(piece.replace("loud", "aloud") for piece in wrong.pieces)
     words = precision.compare(usual, wrong, chosen)
@@ -162,8 +167,8 @@ def test_transcripts_are_compared(tmp_path: Path) -> None:
     assert words.points == 50.0
 
 
-def test_the_tables_line_up() -> None:
-    words = Words(
+def test_tables_are_aligned() -> None:
+    words = WordComparison(
         operating_point="standard",
         recordings="prose",
         what="prose",
@@ -175,8 +180,8 @@ def test_the_tables_line_up() -> None:
     )
     activation = Activation(value=33.75, tensor="sum", node="node_add", operator="Add")
     ranges = [
-        Range(model="body_standard", fp16=activation, islands=replace(activation, value=146.0)),
-        Range(model="lm_enhanced", fp16=None, islands=None),
+        ActivationRange(model="body_standard", fp16=activation, islands=replace(activation, value=146.0)),
+        ActivationRange(model="lm_enhanced", fp16=None, islands=None),
     ]
     assert list(precision.words_table([words]))[1:] == [
         "  point      recordings   count search       FP32     FP16  points  differ",
@@ -186,39 +191,39 @@ def test_the_tables_line_up() -> None:
         "  model              in               largest  headroom  made by",
         "  body_standard      FP16               33.75    1941 x  node_add (Add)",
         "                     FP32 islands      146.00            node_add (Add)",
-        "  lm_enhanced        FP16                   -         -  nothing: no recording came to it",
-        "                     FP32 islands           -         -  nothing: no recording came to it",
+        "  lm_enhanced        FP16                   -         -  (it did not run for any recording)",
+        "                     FP32 islands           -         -  (it did not run for any recording)",
     ]
 
 
-def test_missing_recordings_say_what_to_run(tmp_path: Path) -> None:
+def test_missing_recordings_have_a_remedy(tmp_path: Path) -> None:
     for family in ("body", "am_en"):
         export(tmp_path, f"{family}_standard")
     folder = tmp_path / "recordings"
     result = CliRunner().invoke(precision.command, ["--onnx", str(tmp_path), "--recordings", str(folder)])
     assert isinstance(result.exception, AudioError)
     assert str(result.exception) == (
-        f"{folder / 'grammar' / 'truth.json'}: there are no recordings with their words. "
+        f"{folder / 'grammar' / 'truth.json'}: there are no recordings with transcripts. "
         "Write the recordings with `python -m training evaluation`."
     )
 
 
-def test_missing_graphs_say_what_to_run(tmp_path: Path) -> None:
+def test_missing_graphs_have_a_remedy(tmp_path: Path) -> None:
     export(tmp_path, "body_standard")
     with pytest.raises(GraphError) as refusal:
-        exported(tmp_path)
+        exported_points(tmp_path)
     assert str(refusal.value) == (
         f"{tmp_path}: no operating point has a body and a head in fp32 and fp16 there. "
         "Run `python -m export` first, or name its folder with --onnx."
     )
 
 
-def test_a_damaged_graph_is_refused(point: Exported) -> None:
+def test_rejects_damaged_graph(point: ExportedPoint) -> None:
     path = point.folder / "lm_enhanced" / "fp16.onnx"
     path.write_bytes(b"damaged")
     with pytest.raises(GraphError) as refusal:
         point.path("lm", "fp16")
     assert str(refusal.value) == (
-        f"{path}: it is damaged: its content is not what the export record says. "
+        f"{path}: it is damaged: its digest differs from the export record. "
         "Run `python -m export --model lm_enhanced --force`."
     )

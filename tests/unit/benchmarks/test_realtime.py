@@ -1,4 +1,4 @@
-"""How late a transcript is: what is counted, and that time passes while it is spoken."""
+"""Delays of live transcripts: the pace of the source, and the quantiles."""
 
 import time
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.realtime import Delays, Spoken
+from benchmarks.realtime import Delays, PacedRecording
 from tests.unit.transcriber.sounds import burst, wav
 
 
-def test_a_recording_is_spoken_at_the_speed_of_sound(tmp_path: Path) -> None:
+def test_yields_a_recording_in_real_time(tmp_path: Path) -> None:
     samples = burst(1.0)
-    source = Spoken(wav(tmp_path / "talk.wav", samples), 0.45)
+    source = PacedRecording(wav(tmp_path / "talk.wav", samples), 0.45)
     times, blocks = list[float](), list[np.ndarray[tuple[int], np.dtype[np.float32]]]()
     for block in source.blocks():
         times.append(time.monotonic() - source.began)
@@ -22,7 +22,7 @@ def test_a_recording_is_spoken_at_the_speed_of_sound(tmp_path: Path) -> None:
     assert np.abs(np.concatenate(blocks) - samples[:7200]).max() < 1e-3
 
 
-def test_what_is_told_of_delays() -> None:
+def test_quantiles_of_delays() -> None:
     delays = Delays(streams=2, operating_point="standard", partials=tuple(np.arange(101) / 100), finals=(0.5,))
     found = delays.to_dict()
     assert found["partials"] == {"count": 101, "median": 0.5, "p95": pytest.approx(0.95)}

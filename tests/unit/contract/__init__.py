@@ -1,1 +1,1 @@
-"""Tests of the contract room; none needs more than the standard library."""
+"""Tests of the contract package; those of arrays are skipped where NumPy is not installed."""

@@ -1,4 +1,4 @@
-"""The catalogue: what the shipped one says, and how a wrong one is refused."""
+"""The catalogue: the shipped one, and the errors of a wrong one."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from contract import catalogue as module
 from contract.catalogue import (
-    Extent,
+    AxisRange,
     InputGenerator,
     Tensor,
     Tolerance,
@@ -63,7 +63,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def test_the_shipped_models() -> None:
+def test_shipped_models() -> None:
     assert list(models(catalogue())) == [
         *("am_en_enhanced", "am_en_standard", "body_enhanced", "body_standard", "decoder_enhanced", "decoder_standard"),
         *("diar_enhanced", "diar_standard", "ensemble_en_enhanced", "ensemble_en_standard", "lm_enhanced"),
@@ -72,7 +72,7 @@ def test_the_shipped_models() -> None:
     assert len(models(catalogue(), "standard")) == 5
 
 
-def test_the_shipped_ensemble_is_composed_of_its_steps() -> None:
+def test_shipped_ensemble_has_the_tensors_of_its_steps() -> None:
     families = catalogue()
     ensemble, body, acoustic = families["ensemble_en"], families["body"], families["am_en"]
     assert ensemble.is_ensemble
@@ -81,11 +81,11 @@ def test_the_shipped_ensemble_is_composed_of_its_steps() -> None:
     assert ensemble.modes == body.modes
 
 
-def test_the_shipped_catalogue_follows_the_rules() -> None:
+def test_shipped_catalogue_has_known_types_and_full_buckets() -> None:
     for family in catalogue().values():
         for tensor in (*family.inputs, *family.outputs):
             assert tensor.type in ("FP16", "FP32", "INT32")
-        # Who pads knows the buckets, and may send the largest size there is.
+        # A client pads to a bucket, and may send the largest size.
         for mode in family.modes.values():
             assert all((extent.buckets or (extent.min,))[-1] == extent.max for extent in mode.axes.values())
 
@@ -99,12 +99,12 @@ def test_read_family(tmp_path: Path) -> None:
     )
     tolerance = Tolerance(measure="relative", fp32=1e-3, fp16=2e-2)
     assert family.outputs == (Tensor(name="y", type="FP32", shape=("frames", "size"), tolerance=tolerance),)
-    assert (tolerance.at("fp32"), tolerance.at("fp16")) == (1e-3, 2e-2)
-    assert family.modes["batch"].batch == Extent(min=1, opt=8, max=16)
+    assert (tolerance.limit("fp32"), tolerance.limit("fp16")) == (1e-3, 2e-2)
+    assert family.modes["batch"].batch == AxisRange(min=1, opt=8, max=16)
     assert family.modes["batch"].axes["frames"].buckets == (200, 800, 2000)
     assert family.triton == {"dynamic_batching": {"max_queue_delay_microseconds": 2000}}
-    assert family.axes() == ("frames",)
-    assert family.models() == ("one_standard",)
+    assert family.dynamic_axes() == ("frames",)
+    assert family.model_names() == ("one_standard",)
     assert not family.is_ensemble
 
 
@@ -113,12 +113,12 @@ def test_read_family(tmp_path: Path) -> None:
     [
         ("schema_version = 1", "schema_version = 2", "schema_version: this release reads version 1"),
         ("schema_version = 1", "", "schema_version: this field is missing"),
-        ('network = "body"', "network = 3", "network: a text is wanted, not an integer"),
+        ('network = "body"', "network = 3", "network: expected a string, found an integer"),
         ('network = "body"', 'network = "body"\ntypo = 1', "typo: this field is unknown"),
-        ('["standard"]', '["premium"]', "operating_points: 'premium' is none of standard, enhanced"),
-        ('["standard"]', "[1]", "operating_points[0]: a text is wanted, not an integer"),
-        ('["standard"]', '"standard"', "operating_points: a list is wanted, not a text"),
-        ('type = "INT32"', 'type = "INT64"', "inputs[1].type: 'INT64' is none of FP16, FP32, INT32"),
+        ('["standard"]', '["premium"]', "operating_points: 'premium' is not one of standard, enhanced"),
+        ('["standard"]', "[1]", "operating_points[0]: expected a string, found an integer"),
+        ('["standard"]', '"standard"', "operating_points: expected a list, found a string"),
+        ('type = "INT32"', 'type = "INT64"', "inputs[1].type: 'INT64' is not one of FP16, FP32, INT32"),
         ('["frames", 80]', '["frames", 0]', "inputs[0].shape: 0 is neither the name of an axis nor a positive size"),
         (
             '["frames", 80]',
@@ -129,40 +129,48 @@ def test_read_family(tmp_path: Path) -> None:
         (
             "{ normal = [0.0, 1.0] }",
             '{ normal = [0.0, 1.0], token_below = "v" }',
-            "inputs[0].synthetic: exactly one of normal, length_of, token_below, constant is wanted",
+            "inputs[0].synthetic: exactly one of normal, length_of, token_below, constant is required",
         ),
-        ("[0.0, 1.0]", '[0.0, "1"]', "inputs[0].synthetic.normal[1]: a number is wanted, not a text"),
+        ("[0.0, 1.0]", '[0.0, "1"]', "inputs[0].synthetic.normal[1]: expected a number, found a string"),
         (
             '"relative"',
             '"vague"',
-            "outputs[0].tolerance.measure: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
-            "best_differing",
+            "outputs[0].tolerance.measure: 'vague' is not one of absolute, relative, cosine, differing, "
+            "first_differing, best_differing",
         ),
         (
             "fp16 = 2e-2 }",
             'fp16 = 2e-2 }\nfigures = ["vague"]',
-            "outputs[0].figures: 'vague' is none of absolute, relative, cosine, differing, first_differing, "
+            "outputs[0].figures: 'vague' is not one of absolute, relative, cosine, differing, first_differing, "
             "best_differing",
         ),
         ("fp16 = 2e-2 }", "fp16 = 2e-2, int4 = 1 }", "outputs[0].tolerance.int4: this field is unknown"),
-        ("[modes.batch]", "[modes.night]", "modes.night: a mode is one of batch, realtime"),
-        ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80 and max 16 do not rise"),
-        ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800 and max 2000 do not rise"),
-        ("min = 200", "min = 200.5", "modes.batch.axes.frames.min: an integer is wanted, not a number"),
-        ("min = 200", "min = true", "modes.batch.axes.frames.min: an integer is wanted, not true or false"),
-        ("[200, 800, 2000]", "[200, 100]", "modes.batch.axes.frames.buckets: sizes rise and lie between 200 and 2000"),
-        ("[200, 800, 2000]", "[200, 4000]", "modes.batch.axes.frames.buckets: sizes rise and lie between 200 and 2000"),
+        ("[modes.batch]", "[modes.night]", "modes.night: a mode must be one of batch, realtime"),
+        ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80, max 16 must be positive and ascend"),
+        ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800, max 2000 must be positive and ascend"),
+        ("min = 200", "min = 200.5", "modes.batch.axes.frames.min: expected an integer, found a number"),
+        ("min = 200", "min = true", "modes.batch.axes.frames.min: expected an integer, found a boolean"),
+        (
+            "[200, 800, 2000]",
+            "[200, 100]",
+            "modes.batch.axes.frames.buckets: the sizes must ascend and lie between 200 and 2000",
+        ),
+        (
+            "[200, 800, 2000]",
+            "[200, 4000]",
+            "modes.batch.axes.frames.buckets: the sizes must ascend and lie between 200 and 2000",
+        ),
     ],
 )
-def test_a_wrong_family(tmp_path: Path, old: str, new: str, cause: str) -> None:
+def test_rejects_wrong_family(tmp_path: Path, old: str, new: str, cause: str) -> None:
     assert old in FAMILY
     path = write(tmp_path, "one", FAMILY.replace(old, new, 1))
-    with pytest.raises(CatalogueError) as refusal:
+    with pytest.raises(CatalogueError) as error:
         read_family(path)
-    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+    assert str(error.value) == f"{path}: {cause}. {REMEDY}."
 
 
-def test_no_toml(tmp_path: Path) -> None:
+def test_rejects_damaged_toml(tmp_path: Path) -> None:
     path = write(tmp_path, "one", "network = ")
     with pytest.raises(CatalogueError, match="it is not TOML: Invalid value"):
         read_family(path)
@@ -171,7 +179,7 @@ def test_no_toml(tmp_path: Path) -> None:
         read_family(path)
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
+def test_rejects_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"it holds no <family>/model\.toml"):
         catalogue(tmp_path)
 
@@ -179,21 +187,21 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
-        ('steps = ["one"]', 'steps = ["two"]', "'two' is no family here"),
-        ('outputs = ["y"]', 'outputs = ["z"]', "outputs: no step gives 'z'"),
+        ('steps = ["one"]', 'steps = ["two"]', "steps: there is no family 'two' in this catalogue"),
+        ('outputs = ["y"]', 'outputs = ["z"]', "outputs: no step has an output 'z'"),
         ('outputs = ["y"]', 'outputs = ["y"]\nnetwork = "body"', "network: this field is unknown"),
     ],
 )
-def test_a_wrong_ensemble(tmp_path: Path, old: str, new: str, cause: str) -> None:
+def test_rejects_wrong_ensemble(tmp_path: Path, old: str, new: str, cause: str) -> None:
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "whole", ENSEMBLE.replace(old, new))
-    with pytest.raises(CatalogueError) as refusal:
+    with pytest.raises(CatalogueError) as error:
         catalogue(tmp_path)
-    assert refusal.value.cause == cause
-    assert refusal.value.subject.endswith("whole/model.toml")
+    assert error.value.cause == cause
+    assert error.value.subject.endswith("whole/model.toml")
 
 
-def test_an_ensemble(tmp_path: Path) -> None:
+def test_ensemble(tmp_path: Path) -> None:
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "whole", ENSEMBLE)
     whole = catalogue(tmp_path)["whole"]
@@ -201,61 +209,65 @@ def test_an_ensemble(tmp_path: Path) -> None:
     assert whole.outputs[0].type == "FP32"
 
 
-def test_an_operating_point() -> None:
+def test_check_operating_point() -> None:
     assert [check_operating_point(point, "S") for point in module.OPERATING_POINTS] == ["standard", "enhanced"]
-    with pytest.raises(SettingError, match=r"^SETTING: 'best' is no operating point"):
+    with pytest.raises(SettingError, match=r"^SETTING: 'best' is not an operating point"):
         check_operating_point("best", "SETTING")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
-        ('shape = ["frames", 80]', "shape = 5", "inputs[0].shape: a list is wanted, not an integer"),
-        ('shape = ["frames", 80]', 'shape = "ab"', "inputs[0].shape: a list is wanted, not a text"),
-        ("normal = [0.0, 1.0]", "normal = [0.0]", "inputs[0].synthetic.normal: a mean and a deviation are wanted"),
+        ('shape = ["frames", 80]', "shape = 5", "inputs[0].shape: expected a list, found an integer"),
+        ('shape = ["frames", 80]', 'shape = "ab"', "inputs[0].shape: expected a list, found a string"),
+        (
+            "normal = [0.0, 1.0]",
+            "normal = [0.0]",
+            "inputs[0].synthetic.normal: two numbers are required: the mean and the standard deviation",
+        ),
         (
             'length_of = "frames"',
             'length_of = "framez"',
-            "inputs[1].synthetic.length_of: 'framez' is no axis of this model",
+            "inputs[1].synthetic.length_of: 'framez' is not an axis of this model",
         ),
         ('name = "lengths"', 'name = "x"', "inputs[1].name: 'x' is the name of two tensors"),
     ],
 )
-def test_mistakes_in_tensors_are_named(tmp_path: Path, old: str, new: str, cause: str) -> None:
+def test_rejects_wrong_tensors(tmp_path: Path, old: str, new: str, cause: str) -> None:
     path = write(tmp_path, "one", FAMILY.replace(old, new))
-    with pytest.raises(CatalogueError) as refusal:
+    with pytest.raises(CatalogueError) as error:
         read_family(path)
-    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+    assert str(error.value) == f"{path}: {cause}. {REMEDY}."
 
 
 @pytest.mark.parametrize(
     ("ensemble", "cause"),
     [
         (ENSEMBLE.replace('"standard"', '"enhanced"'), "operating_points: one has no enhanced"),
-        (ENSEMBLE.replace('"one"', '"all"'), "steps: 'all' is itself composed of others"),
-        (ENSEMBLE.replace('"one"', '"two"'), "'two' is no family here"),
+        (ENSEMBLE.replace('"one"', '"all"'), "steps: 'all' is itself an ensemble"),
+        (ENSEMBLE.replace('"one"', '"two"'), "steps: there is no family 'two' in this catalogue"),
     ],
 )
-def test_mistakes_in_ensembles_are_named(tmp_path: Path, ensemble: str, cause: str) -> None:
+def test_rejects_wrong_steps(tmp_path: Path, ensemble: str, cause: str) -> None:
     write(tmp_path, "one", FAMILY)
     path = write(tmp_path, "all", ensemble)
-    with pytest.raises(CatalogueError) as refusal:
+    with pytest.raises(CatalogueError) as error:
         catalogue(tmp_path)
-    assert str(refusal.value) == f"{path}: {cause}. {REMEDY}."
+    assert str(error.value) == f"{path}: {cause}. {REMEDY}."
 
 
-def test_figures_and_int8_are_stated_or_left_out(tmp_path: Path) -> None:
+def test_figures_and_int8_are_optional(tmp_path: Path) -> None:
     plain = read_family(write(tmp_path, "plain", FAMILY))
-    assert (plain.outputs[0].figures, plain.quantisable) == ((), False)
+    assert (plain.outputs[0].figures, plain.supports_int8) == ((), False)
     with pytest.raises(ValueError, match="no tolerance is stated for int8"):
-        plain.outputs[0].tolerance.at("int8")  # type: ignore[union-attr]
+        plain.outputs[0].tolerance.limit("int8")  # type: ignore[union-attr]
     text = FAMILY.replace("fp16 = 2e-2 }", 'fp16 = 2e-2, int8 = 0.25 }\nfigures = ["absolute"]')
     stated = read_family(write(tmp_path, "stated", text))
-    assert (stated.outputs[0].figures, stated.quantisable) == (("absolute",), True)
+    assert (stated.outputs[0].figures, stated.supports_int8) == (("absolute",), True)
     assert stated.outputs[0].tolerance == Tolerance(measure="relative", fp32=1e-3, fp16=2e-2, int8=0.25)
 
 
-def test_an_ensemble_says_what_its_words_may_lose(tmp_path: Path) -> None:
+def test_max_wer_increase(tmp_path: Path) -> None:
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "two", ENSEMBLE + "max_wer_increase = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
     write(tmp_path, "three", ENSEMBLE)

@@ -1,4 +1,4 @@
-"""Which GPUs a hardware-compatibility level admits: written out, since nothing follows from the numbers."""
+"""The architectures that each compatibility level admits, written out because nothing follows from the numbers."""
 
 from itertools import product
 
@@ -14,11 +14,11 @@ AMPERE_AND_LATER = {"sm80", "sm86", "sm89", "sm90"}
 def test_admits(compatibility: str) -> None:
     for built, target in product(Arch, Arch):
         both_ampere = {built.value, target.value} <= AMPERE_AND_LATER
-        wanted = built is target or (compatibility == "ampere-plus" and both_ampere)
-        assert admits(compatibility, built, target) is wanted, (compatibility, built, target)
+        expected = built is target or (compatibility == "ampere-plus" and both_ampere)
+        assert admits(compatibility, built, target) is expected, (compatibility, built, target)
 
 
-def test_turing_and_the_cpu_stand_alone() -> None:
+def test_turing_and_the_cpu_admit_only_themselves() -> None:
     for other in Arch:
         for alone in (Arch.SM75, Arch.CPU):
             assert admits("ampere-plus", alone, other) is (alone is other)
@@ -26,7 +26,7 @@ def test_turing_and_the_cpu_stand_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key_parts", "wanted"),
+    ("key_parts", "expected"),
     [
         ({"options": {"compatibility": "ampere-plus", "tf32": False}}, "ampere-plus"),
         ({"options": {"compatibility": "same-capability"}}, "same-capability"),
@@ -35,5 +35,5 @@ def test_turing_and_the_cpu_stand_alone() -> None:
         ({}, "none"),
     ],
 )
-def test_level(key_parts: dict[str, object], wanted: str) -> None:
-    assert level(key_parts) == wanted
+def test_level(key_parts: dict[str, object], expected: str) -> None:
+    assert level(key_parts) == expected

@@ -1,4 +1,4 @@
-"""Measures of difference, on the smallest thing that has NumPy's methods: NumPy itself where it is installed."""
+"""Measures of difference, on NumPy arrays; skipped where NumPy is not installed."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ def array() -> Any:
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_equal_arrays_agree(array: Any, measure: str) -> None:
+def test_equal_arrays_are_within_every_limit(array: Any, measure: str) -> None:
     values = array([[0.6, 0.8], [1.0, 0.0]])
     found = compare(tensor(measure), values, values, "fp32")
     assert found.value == pytest.approx(0.0)
@@ -43,22 +43,22 @@ def test_measures(array: Any, measure: str, actual: Any, expected: Any, value: f
 
 
 @pytest.mark.parametrize("measure", ["absolute", "relative", "cosine"])
-def test_nan_never_agrees(array: Any, measure: str) -> None:
+def test_nan_is_never_within_a_limit(array: Any, measure: str) -> None:
     assert not compare(tensor(measure), array([[1.0, math.nan]]), array([[1.0, 2.0]]), "fp16").within_limit
 
 
-def test_another_shape_never_agrees(array: Any) -> None:
+def test_another_shape_is_never_within_a_limit(array: Any) -> None:
     found = compare(tensor("absolute"), array([1.0]), array([1.0, 1.0]), "fp32")
     assert found.value == math.inf
     assert not found.within_limit
 
 
-def test_an_input_has_no_measure(array: Any) -> None:
-    with pytest.raises(ValueError, match=r"^y is no output$"):
+def test_rejects_input(array: Any) -> None:
+    with pytest.raises(ValueError, match=r"^y has no tolerance$"):
         compare(Tensor(name="y", type="FP32", shape=()), array([1.0]), array([1.0]), "fp32")
 
 
-def test_the_sentence() -> None:
+def test_text() -> None:
     found = Difference(output="y", measure="relative", value=0.25, limit=0.1)
     assert str(found) == "y differs by 2.5e-01 (relative, allowed 1e-01)"
     assert not found.within_limit
@@ -68,7 +68,7 @@ def difference(output: str, value: float, limit: float = 1.0) -> Difference:
     return Difference(output=output, measure="absolute", value=value, limit=limit)
 
 
-def test_worst_keeps_one_an_output() -> None:
+def test_worst_keeps_one_for_each_output() -> None:
     found = worst([difference("y", 0.1), difference("z", 0.3), difference("y", 0.2), difference("y", 0.0)])
     assert found == (difference("y", 0.2), difference("z", 0.3))
 
@@ -79,7 +79,7 @@ def test_worst_keeps_nan() -> None:
         assert math.isnan(found.value)
 
 
-def test_closest_to_the_limit() -> None:
+def test_closest_has_the_largest_limit_ratio() -> None:
     assert closest([difference("y", 0.5, 10.0), difference("z", 0.1, 0.2)]) == difference("z", 0.1, 0.2)
     assert closest([]) is None
 
@@ -89,16 +89,16 @@ def test_closest_to_the_limit() -> None:
     [
         ([[3.0, 1.0], [1.0, 2.0]], 0.0),
         ([[1.0, 3.0], [1.0, 2.0]], 0.5),
-        # Two hypotheses alike are one choice.
+        # Of two equal scores either one is the highest.
         ([[2.0, 2.0], [2.0, 2.0]], 0.0),
         ([[math.nan, 1.0], [1.0, 2.0]], 0.5),
     ],
 )
-def test_the_best_hypothesis(array: Any, actual: list[list[float]], value: float) -> None:
+def test_best_differing(array: Any, actual: list[list[float]], value: float) -> None:
     assert distance("best_differing", array(actual), array([[5.0, 4.0], [-2.0, -1.0]])) == value
 
 
-def test_how_far_beyond_its_limit() -> None:
+def test_limit_ratio() -> None:
     assert difference("y", 0.5, 0.25).limit_ratio == 2.0
     assert difference("y", 0.0, 0.0).limit_ratio == 0.0
     assert difference("y", 1e-9, 0.0).limit_ratio == difference("y", math.nan).limit_ratio == math.inf

@@ -1,4 +1,4 @@
-"""The tree of refusals: every leaf has its own exit code, and a command line prints a sentence."""
+"""The tree of errors: every leaf has its own exit code, and a command prints one sentence."""
 
 import errno
 import re
@@ -24,7 +24,7 @@ LEAVES = [error for error in below(VoxwrightError) if "exit_code" in vars(error)
 def test_exit_codes_are_unique_and_free() -> None:
     codes = [error.exit_code for error in LEAVES]
     assert len(set(codes)) == len(codes)
-    # 1 is an accident, 2 a misuse of the command line, from 64 on lie sysexits, and from 126 on the shell's own.
+    # 1 is a defect, 2 misuse of the command line; codes from 64 on belong to sysexits, from 126 on to the shell.
     assert all(10 <= code < 64 for code in codes)
 
 
@@ -33,7 +33,7 @@ def test_every_class_without_a_code_has_children() -> None:
         assert ("exit_code" in vars(error)) != bool(error.__subclasses__()), error
 
 
-def test_the_drawn_tree_is_the_tree() -> None:
+def test_drawn_tree_matches_the_classes() -> None:
     drawn = dict(re.findall(r"[├└]── (\w+Error) +(\d+) ", errors.__doc__ or ""))
     assert drawn == {error.__name__: str(error.exit_code) for error in LEAVES}
     names = set(re.findall(r"(\w+Error)\b", errors.__doc__ or ""))
@@ -41,15 +41,15 @@ def test_the_drawn_tree_is_the_tree() -> None:
 
 
 @pytest.mark.parametrize("error", LEAVES, ids=str)
-def test_a_refusal_is_a_sentence(error: type[VoxwrightError]) -> None:
-    refusal = error(Path("bundle/manifest.json"), "it is empty", "Build it again")
-    assert str(refusal) == "bundle/manifest.json: it is empty. Build it again."
-    assert (refusal.subject, refusal.cause, refusal.remedy) == ("bundle/manifest.json", "it is empty", "Build it again")
+def test_text_is_a_sentence(error: type[VoxwrightError]) -> None:
+    made = error(Path("bundle/manifest.json"), "it is empty", "Build it again")
+    assert str(made) == "bundle/manifest.json: it is empty. Build it again."
+    assert (made.subject, made.cause, made.remedy) == ("bundle/manifest.json", "it is empty", "Build it again")
 
 
-def guarded(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def guarded(body: str) -> subprocess.CompletedProcess[str]:
     source = f"from contract.errors import *\ndef command():\n    {body}\nguard(command)\n"
-    command = [sys.executable, "-c", source, *arguments]
+    command = [sys.executable, "-c", source]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
@@ -58,8 +58,8 @@ def test_guard_prints_one_sentence() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (40, "", "error: GPU: it is gone. Insert it.\n")
 
 
-def test_guard_adds_a_traceback_when_asked() -> None:
-    result = guarded("raise GpuError('GPU', 'it is gone', 'Insert it')", "--verbose")
+def test_guard_adds_the_traceback_when_it_is_enabled() -> None:
+    result = guarded("show_tracebacks(True); raise GpuError('GPU', 'it is gone', 'Insert it')")
     assert result.returncode == 40
     assert result.stderr.startswith("Traceback")
     assert result.stderr.endswith("error: GPU: it is gone. Insert it.\n")
@@ -83,11 +83,43 @@ def test_guard_of_a_full_disk() -> None:
     )
 
 
+def test_guard_reads_no_command_line() -> None:
+    assert "Traceback" not in guarded("sys.argv.append('--verbose'); raise GpuError('GPU', 'gone', 'Insert it')").stderr
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EFBIG, errno.EDQUOT])
+def test_guard_of_a_failed_write(code: int) -> None:
+    result = guarded(f"raise OSError({code}, 'The reason', 'out/file')")
+    assert result.returncode == 13
+    assert result.stderr.startswith("error: out/file: cannot be written (The reason). ")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO])
+def test_guard_of_a_file_that_may_have_been_read(code: int) -> None:
+    """What writes an output raises OutputError itself, so the guard cannot know what the rest was."""
+    result = guarded(f"raise OSError({code}, 'The reason', 'in/file')")
+    assert result.returncode == 13
+    assert result.stderr == (
+        "error: in/file: cannot be read or written (The reason). Correct the path, or the permissions of this user.\n"
+    )
+
+
 def test_guard_leaves_other_errors_alone() -> None:
     assert "FileNotFoundError" in guarded("open('absent')").stderr
-    assert guarded("raise ValueError('a mistake of ours')").returncode == 1
+    assert "OSError: [Errno 22]" in guarded("raise OSError(22, 'Invalid argument')").stderr
+    assert guarded("raise ValueError('a defect')").returncode == 1
 
 
-def test_a_forbidden_folder() -> None:
-    refusal = errors.as_output_error(PermissionError(errno.EACCES, "Permission denied", "/srv/out"))
-    assert str(refusal) == "/srv/out: cannot be written (Permission denied). Choose a folder that you may write to."
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EACCES, "Choose a folder that you may write to"),
+        (errno.ENOSPC, "Free some space and run the same command again"),
+        (errno.EDQUOT, "Free some space and run the same command again"),
+        (errno.ENAMETOOLONG, "Choose a shorter name"),
+    ],
+)
+def test_as_output_error(code: int, remedy: str) -> None:
+    error = OSError(code, "The reason", "/srv/out")
+    assert str(errors.as_output_error(error)) == f"/srv/out: cannot be written (The reason). {remedy}."
+    assert str(errors.as_output_error(error, "report")) == f"report: cannot be written (The reason). {remedy}."

@@ -1,4 +1,4 @@
-"""The platforms' table."""
+"""The table of platforms."""
 
 import re
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import pytest
 
 from contract import platform as module
 from contract.errors import CatalogueError, SettingError
-from contract.platform import Version, platform, platforms, requirements, version
+from contract.platform import Version, parse_version, platform, platforms, requirements
 
 
-def test_names_with_the_default_first() -> None:
+def test_default_comes_first() -> None:
     assert list(platforms()) == ["26.08", "23.12", "embedded", "compile-check"]
 
 
-def test_a_platform() -> None:
+def test_platform() -> None:
     found = platform("26.08")
     assert (found.name, found.triton, found.tensorrt, found.backend) == ("26.08", "2.72.0", "11.2.1.2", "tensorrt")
     assert platform("embedded").cuda is None
@@ -23,7 +23,7 @@ def test_a_platform() -> None:
 
 
 @pytest.mark.parametrize("found", platforms().values(), ids=lambda found: found.name)
-def test_every_platform_is_whole(found: module.Platform) -> None:
+def test_every_platform_is_complete(found: module.Platform) -> None:
     assert found.title
     assert found.purpose
     assert (found.cuda is None) == (found.tensorrt is None) == (found.driver is None)
@@ -31,7 +31,7 @@ def test_every_platform_is_whole(found: module.Platform) -> None:
     assert all(re.fullmatch(r"[\d.]+", text) for text in filter(None, (found.triton, found.cuda, found.tensorrt)))
 
 
-def test_an_unknown_platform() -> None:
+def test_rejects_unknown_platform() -> None:
     message = "platform 'latest': it is not known. Choose one of 26.08, 23.12, embedded, compile-check."
     with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
         platform("latest")
@@ -39,7 +39,7 @@ def test_an_unknown_platform() -> None:
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A platforms.toml of the test's own."""
+    """Return the path of another platforms.toml, which the test writes."""
     file = tmp_path / "platforms.toml"
     monkeypatch.setattr(module, "_FILE", file)
     platforms.cache_clear()
@@ -55,21 +55,21 @@ NEW = '[platforms.new]\ntitle = "t"\npurpose = "p"\npython = "3.12"\ndata_centre
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (NEW.replace('"3.12"', "3.12"), "platforms.new.python: a text is wanted, not a number"),
-        (NEW + 'driver = "580"', "platforms.new.driver: a table is wanted, not a text"),
+        (NEW.replace('"3.12"', "3.12"), "platforms.new.python: expected a string, found a number"),
+        (NEW + 'driver = "580"', "platforms.new.driver: expected a table, found a string"),
         (
             NEW + 'driver = { version = "R580", cuda = "13.0" }',
-            "platforms.new.driver.version: 'R580' is no version: numbers with dots between them are wanted",
+            "platforms.new.driver.version: 'R580' is not a version: expected numbers separated by dots",
         ),
         (
             NEW.replace("[]", '[{ version = "535.86+", cuda = "12.2" }]'),
-            "platforms.new.data_centre_drivers[0].version: '535.86+' is no version: "
-            "numbers with dots between them are wanted",
+            "platforms.new.data_centre_drivers[0].version: '535.86+' is not a version: "
+            "expected numbers separated by dots",
         ),
         ("[gpus]", "gpus: this field is unknown"),
     ],
 )
-def test_a_wrong_table(table: Path, text: str, message: str) -> None:
+def test_rejects_wrong_table(table: Path, text: str, message: str) -> None:
     table.write_text(text)
     with pytest.raises(CatalogueError, match=f"^{re.escape(f'platforms.toml: {message}. Correct the file.')}$"):
         platforms()
@@ -87,10 +87,10 @@ def test_a_wrong_table(table: Path, text: str, message: str) -> None:
     ],
 )
 def test_version(text: str, numbers: Version | None) -> None:
-    assert version(text) == numbers
+    assert parse_version(text) == numbers
 
 
-# Each driver, and the platforms that take it on a data-centre GPU and on any other.
+# Each driver, and the platforms that admit it on a data-centre GPU and on any other GPU.
 DRIVERS = [
     ("470.42.01", [], []),
     ("470.57", ["23.12"], []),
@@ -103,7 +103,7 @@ DRIVERS = [
     ("535.54.03", [], []),
     ("535.85", [], []),
     ("535.86.01", ["23.12"], []),
-    # As text this would come before 535.86.
+    # Compared as text, this would be earlier than 535.86.
     ("535.104.05", ["23.12"], []),
     # A branch admits its own versions only.
     ("544.99", [], []),
@@ -119,13 +119,13 @@ DRIVERS = [
 
 @pytest.mark.parametrize(("text", "data_centre", "other"), DRIVERS, ids=[text for text, _, _ in DRIVERS])
 def test_drivers(text: str, data_centre: list[str], other: list[str]) -> None:
-    numbers = version(text)
+    numbers = parse_version(text)
     assert numbers is not None
-    for wanted, kind in ((data_centre, True), (other, False)):
+    for expected, kind in ((data_centre, True), (other, False)):
         admitted = [
             name for name, found in platforms().items() if found.cuda and found.admits_driver(numbers, data_centre=kind)
         ]
-        assert admitted == wanted
+        assert admitted == expected
 
 
 @pytest.mark.parametrize(
@@ -143,26 +143,26 @@ def test_drivers(text: str, data_centre: list[str], other: list[str]) -> None:
         ((13, 10), ["26.08", "23.12"], ["26.08", "23.12"]),
     ],
 )
-def test_drivers_known_by_their_cuda_version(cuda: Version, data_centre: list[str], other: list[str]) -> None:
-    for wanted, kind in ((data_centre, True), (other, False)):
+def test_drivers_of_known_cuda_version(cuda: Version, data_centre: list[str], other: list[str]) -> None:
+    for expected, kind in ((data_centre, True), (other, False)):
         found = [name for name, each in platforms().items() if each.cuda and each.admits_cuda(cuda, data_centre=kind)]
-        assert found == wanted
+        assert found == expected
 
 
-def test_a_platform_without_cuda_takes_any_driver() -> None:
+def test_platform_without_cuda_admits_every_driver() -> None:
     assert platform("embedded").admits_driver((1,), data_centre=False)
     assert platform("embedded").admits_cuda((1, 0), data_centre=False)
-    assert platform("embedded").wanted_drivers(data_centre=True) == "any"
+    assert platform("embedded").supported_drivers(data_centre=True) == "any"
 
 
-def test_wanted_drivers() -> None:
+def test_supported_drivers() -> None:
     legacy = platform("23.12")
-    assert legacy.wanted_drivers(data_centre=False) == "545 or later"
-    assert legacy.wanted_drivers(data_centre=True) == (
+    assert legacy.supported_drivers(data_centre=False) == "545 or later"
+    assert legacy.supported_drivers(data_centre=True) == (
         "545 or later, or 470.57 or later of branch 470, or 525.85 or later of branch 525, "
         "or 535.86 or later of branch 535"
     )
-    assert platform("26.08").wanted_drivers(data_centre=True) == "580 or later"
+    assert platform("26.08").supported_drivers(data_centre=True) == "580 or later"
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_data_centre_gpus(name: str, *, is_one: bool) -> None:
     assert requirements().is_data_centre(name) is is_one
 
 
-def test_memory() -> None:
-    wanted = requirements()
-    # What CUDA reports of a T4 with its latest drivers, and of cards of 12 and 8 GB.
+def test_memory_requirements() -> None:
+    needed = requirements()
+    # The bytes that CUDA reports for a T4 with its latest drivers, and for cards of 12 and 8 GB.
     t4, others = 15_642_329_088, (12_622_168_064, 8_360_755_200)
-    assert max(others) < wanted.gpu_memory.least_bytes < t4
-    assert wanted.gpu_memory.nominal_gb == 16
-    assert (wanted.host_memory.nominal_gb, wanted.host_memory.least_bytes) == (24, 22 << 30)
+    assert max(others) < needed.gpu_memory.min_bytes < t4
+    assert needed.gpu_memory.nominal_gb == 16
+    assert (needed.host_memory.nominal_gb, needed.host_memory.min_bytes) == (24, 22 << 30)

@@ -1,4 +1,4 @@
-"""Manifests and export records: the round trip, and every way in which a file can be wrong."""
+"""Manifests and export records: the round trip, and the errors of wrong files."""
 
 import json
 import math
@@ -21,10 +21,10 @@ from contract.manifest import (
     BundleManifest,
     Change,
     EngineRecord,
-    Figure,
     Gate,
     GateCase,
-    Shapes,
+    Measurement,
+    ShapeRange,
     Signature,
 )
 
@@ -39,7 +39,7 @@ ENGINE = EngineRecord(
     sha256="ab" * 32,
     size_bytes=12,
     key="cd" * 32,
-    key_parts={"onnx": "ef", "profiles": [1, {"max": 2.5}]},
+    key_parts={"onnx": "ef", "profile": [1, {"max": 2.5}]},
     compiler="onnxruntime",
     precision="fp32",
     max_batch=16,
@@ -54,12 +54,14 @@ ENGINE = EngineRecord(
         parity=(PARITY,),
         cases=(
             GateCase(
-                name="random batch 1", parity=(PARITY,), figures=(Figure(output="y", measure="absolute", value=0.125),)
+                name="random batch 1",
+                parity=(PARITY,),
+                figures=(Measurement(output="y", measure="absolute", value=0.125),),
             ),
         ),
         activation=Activation(value=321.5, tensor="t", node="n", operator="MatMul"),
     ),
-    profiles=({"x": Shapes(min=(1, 8, 80), opt=(2, 16, 80), max=(4, 32, 80))},),
+    profile={"x": ShapeRange(min=(1, 8, 80), opt=(2, 16, 80), max=(4, 32, 80))},
     device_memory_bytes=1024,
     built_on={"gpu": "NVIDIA A10", "driver": "580.65"},
     files=(BundleFile(file="body_standard/batch/layers.json", sha256="98" * 32, size_bytes=3),),
@@ -92,7 +94,7 @@ RECORD = GraphRecord(
 
 
 def changed(text: str, path: str, value: Any) -> str:
-    """Set a field of a JSON text by its path; None removes it."""
+    """Return a JSON text with one field set, by its path; None removes the field."""
     table = json.loads(text)
     *parents, last = path.split(".")
     inner = table
@@ -106,14 +108,14 @@ def changed(text: str, path: str, value: Any) -> str:
 
 
 @pytest.mark.parametrize("signature", [None, SIGNATURE])
-def test_a_manifest_reads_back_equal(signature: Signature | None) -> None:
-    made = BundleManifest(
+def test_manifest_reads_back_equal(signature: Signature | None) -> None:
+    full = BundleManifest(
         platform="26.08", arch=Arch.SM86, toolchain=BUNDLE.toolchain, engines=(ENGINE, ENGINE), signature=signature
     )
-    assert BundleManifest.from_json(made.to_json(), "m") == made
+    assert BundleManifest.from_json(full.to_json(), "m") == full
 
 
-def test_a_full_manifest_reads_back_equal_and_names_all_its_files() -> None:
+def test_full_manifest_reads_back_equal_and_lists_every_file() -> None:
     assert BundleManifest.from_json(BUNDLE.to_json(), "m") == BUNDLE
     assert [each.file for each in BUNDLE.every_file()] == [
         "body_standard/batch/model.onnx",
@@ -122,13 +124,13 @@ def test_a_full_manifest_reads_back_equal_and_names_all_its_files() -> None:
     ]
 
 
-def test_what_is_signed_is_all_but_the_signature() -> None:
+def test_signed_bytes_leave_out_only_the_signature() -> None:
     assert BUNDLE.signed_bytes() == replace(BUNDLE, signature=None).signed_bytes()
     assert BUNDLE.signed_bytes() != replace(BUNDLE, platform="26.08").signed_bytes()
     assert BUNDLE.signed_bytes() == BundleManifest.from_json(BUNDLE.to_json(), "m").signed_bytes()
 
 
-def test_a_record_reads_back_equal() -> None:
+def test_record_reads_back_equal() -> None:
     assert GraphRecord.from_json(RECORD.to_json(), "r") == RECORD
 
 
@@ -136,43 +138,47 @@ def test_a_record_reads_back_equal() -> None:
     ("path", "value", "cause"),
     [
         ("platform", None, "platform: this field is missing"),
-        ("arch", "sm70", "arch: 'sm70' is no architecture this release knows"),
-        ("toolchain", {"torch": 2}, "toolchain.torch: a text is wanted, not an integer"),
-        ("engines", {}, "engines: a list is wanted, not a table"),
-        ("engines.0.max_batch", "16", "engines[0].max_batch: an integer is wanted, not a text"),
-        ("engines.0.inputs.0.dims", [-1, "n"], "engines[0].inputs[0].dims[1]: an integer is wanted, not a text"),
+        ("arch", "sm70", "arch: this release has no architecture 'sm70'"),
+        ("toolchain", {"torch": 2}, "toolchain.torch: expected a string, found an integer"),
+        ("engines", {}, "engines: expected a list, found a table"),
+        ("engines.0.max_batch", "16", "engines[0].max_batch: expected an integer, found a string"),
+        ("engines.0.inputs.0.dims", [-1, "n"], "engines[0].inputs[0].dims[1]: expected an integer, found a string"),
         ("engines.0.gate.outcome", "failed", "engines[0].gate.outcome: 'failed' is neither 'passed' nor 'not run'"),
-        ("engines.0.gate.parity.0.value", "small", "engines[0].gate.parity[0].value: a number is wanted, not a text"),
+        (
+            "engines.0.gate.parity.0.value",
+            "small",
+            "engines[0].gate.parity[0].value: expected a number, found a string",
+        ),
         ("engines.0.file", "/etc/passwd", "engines[0].file: '/etc/passwd' leads out of the bundle"),
         ("engines.0.file", "a/../../b", "engines[0].file: 'a/../../b' leads out of the bundle"),
         ("engines.0.file", "..", "engines[0].file: '..' leads out of the bundle"),
         ("engines.0.file", "", "engines[0].file: '.' leads out of the bundle"),
     ],
 )
-def test_a_wrong_manifest(path: str, value: Any, cause: str) -> None:
-    with pytest.raises(ManifestError) as refusal:
+def test_rejects_wrong_manifest(path: str, value: Any, cause: str) -> None:
+    with pytest.raises(ManifestError) as error:
         BundleManifest.from_json(changed(BUNDLE.to_json(), path, value), "b/manifest.json")
-    assert str(refusal.value) == f"b/manifest.json: {cause}. {REMEDY}."
+    assert str(error.value) == f"b/manifest.json: {cause}. {REMEDY}."
 
 
 @pytest.mark.parametrize("version", [0, 1, 99])
-def test_another_schema(version: int) -> None:
-    with pytest.raises(ManifestError) as refusal:
+def test_rejects_other_schema_versions(version: int) -> None:
+    with pytest.raises(ManifestError) as error:
         BundleManifest.from_json(changed(BUNDLE.to_json(), "schema_version", version), "m")
-    assert str(refusal.value) == (
-        f"m: schema_version: it is {version}, and this release reads 2. {REMEDY}, or use the release that wrote it."
+    assert str(error.value) == (
+        f"m: schema_version: it is {version}, and this release reads 3. {REMEDY}, or use the release that wrote it."
     )
 
 
 @pytest.mark.parametrize("end", [0, 1, 40, -3])
-def test_a_truncated_manifest(end: int) -> None:
+def test_rejects_truncated_manifest(end: int) -> None:
     with pytest.raises(ManifestError, match=r"^m: it is not JSON \("):
         BundleManifest.from_json(BUNDLE.to_json()[:end], "m")
 
 
 @pytest.mark.parametrize(("text", "kind"), [("[]", "a list"), ("3", "an integer"), ("null", "null")])
-def test_json_that_is_no_table(text: str, kind: str) -> None:
-    with pytest.raises(ManifestError, match=f"^m: a table is wanted, not {kind}\\. "):
+def test_rejects_json_that_is_not_a_table(text: str, kind: str) -> None:
+    with pytest.raises(ManifestError, match=f"^m: expected a table, found {kind}\\. "):
         BundleManifest.from_json(text, "m")
 
 
@@ -184,17 +190,17 @@ def test_load(tmp_path: Path) -> None:
         manifest.load(tmp_path)
 
 
-def test_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError) as refusal:
+def test_rejects_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError) as error:
         manifest.load(tmp_path)
-    assert str(refusal.value) == f"{tmp_path}: it holds no manifest.json, so it is no bundle. {REMEDY}."
+    assert str(error.value) == f"{tmp_path}: it holds no manifest.json, so it is not a bundle. {REMEDY}."
 
 
-def test_load_a_record(tmp_path: Path) -> None:
+def test_load_record(tmp_path: Path) -> None:
     folder = tmp_path / "body_standard"
-    with pytest.raises(GraphError) as refusal:
+    with pytest.raises(GraphError) as error:
         graph.load(folder)
-    assert str(refusal.value) == (
+    assert str(error.value) == (
         f"{folder}: no graph was exported there. Run `python -m export --model body_standard` first."
     )
     folder.mkdir()
@@ -203,7 +209,7 @@ def test_load_a_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[" * 200_000, b"", b"null"])
-def test_a_damaged_record_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_rejects_damaged_record(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "diar_standard"
     folder.mkdir()
     (folder / "record.json").write_bytes(content)
@@ -211,7 +217,7 @@ def test_a_damaged_record_is_one_sentence(tmp_path: Path, content: bytes) -> Non
         graph.load(folder)
 
 
-def test_an_overflow_is_null_in_json_and_infinite_when_read_back() -> None:
+def test_overflow_is_null_in_json_and_infinite_when_read_back() -> None:
     over = Activation(value=math.inf, tensor="t", node="n", operator="MatMul")
     made = replace(BUNDLE, engines=(replace(ENGINE, gate=replace(ENGINE.gate, activation=over)),))
     assert json.loads(made.to_json())["engines"][0]["gate"]["activation"]["value"] is None
@@ -220,6 +226,6 @@ def test_an_overflow_is_null_in_json_and_infinite_when_read_back() -> None:
     assert Activation(value=32_752.0, tensor="t", node="n", operator="MatMul").headroom == 2.0
 
 
-def test_the_points_of_a_word_error_rate() -> None:
-    assert BUNDLE.accuracy[0].points == pytest.approx(100 / 90)
-    assert replace(BUNDLE.accuracy[0], words=0).points == 0.0
+def test_wer_increase() -> None:
+    assert BUNDLE.accuracy[0].wer_increase == pytest.approx(100 / 90)
+    assert replace(BUNDLE.accuracy[0], words=0).wer_increase == 0.0

@@ -1,4 +1,4 @@
-"""Signatures and verification: what a trusted key vouches for, and every way in which a bundle can be damaged."""
+"""Signatures of manifests, the files of their keys, and the verification of damaged bundles."""
 
 import hashlib
 import subprocess
@@ -18,7 +18,7 @@ from contract.signature import Verdict
 KEY, OTHER = Ed25519PrivateKey.from_private_bytes(b"1" * 32), Ed25519PrivateKey.from_private_bytes(b"2" * 32)
 TRUSTED = [KEY.public_key()]
 FILES = {"report.html": b"<p>fine", "timing.cache": b"\x00\x01"}
-REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole"
+REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from an intact source"
 
 
 def manifest(files: dict[str, bytes]) -> BundleManifest:
@@ -42,8 +42,8 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-def test_who_trusts_no_key_asks_for_no_signature() -> None:
-    assert signature.judge(manifest(FILES), []) is Verdict.NOT_ASKED
+def test_no_trusted_keys_check_nothing() -> None:
+    assert signature.verify(manifest(FILES), []) is Verdict.NOT_CHECKED
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_who_trusts_no_key_asks_for_no_signature() -> None:
         ),
     ],
 )
-def test_what_a_signature_is_worth(signed: BundleManifest, verdict: Verdict) -> None:
-    found = signature.judge(BundleManifest.from_json(signed.to_json(), "m"), TRUSTED)
+def test_verdicts(signed: BundleManifest, verdict: Verdict) -> None:
+    found = signature.verify(BundleManifest.from_json(signed.to_json(), "m"), TRUSTED)
     assert found is verdict
     assert found.is_acceptable == (verdict is Verdict.TRUSTED)
 
@@ -75,53 +75,53 @@ def test_signing_again_replaces_the_signature() -> None:
     [
         (Verdict.UNSIGNED, "b: it is not signed. "),
         (Verdict.UNKNOWN_KEY, "b: it is signed by a key that is not trusted here. "),
-        (Verdict.INVALID, "b: its signature does not fit its manifest. "),
+        (Verdict.INVALID, "b: its signature does not match its manifest. "),
     ],
 )
-def test_what_is_not_genuine_is_refused(verdict: Verdict, sentence: str) -> None:
-    with pytest.raises(SignatureError) as refusal:
+def test_rejects_unacceptable_verdicts(verdict: Verdict, sentence: str) -> None:
+    with pytest.raises(SignatureError) as error:
         verification.check_signature(Path("b"), verdict)
-    assert str(refusal.value) == (
+    assert str(error.value) == (
         f"{sentence}Sign it with `python -m build.sign`, trust the key that signed it, "
-        "or take it from where it is genuine."
+        "or copy it from a trusted source."
     )
 
 
-def test_keys_that_openssl_makes_are_read(tmp_path: Path) -> None:
+def test_reads_keys_of_openssl(tmp_path: Path) -> None:
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
     subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
-    signed = signature.sign(manifest(FILES), signature.private_key(private))
-    assert signature.judge(signed, [signature.public_key(public)]) is Verdict.TRUSTED
+    signed = signature.sign(manifest(FILES), signature.load_private_key(private))
+    assert signature.verify(signed, [signature.load_public_key(public)]) is Verdict.TRUSTED
 
 
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
         (None, "it cannot be read (No such file or directory)"),
-        (["genpkey", "-algorithm", "x25519"], "it holds a private key of another kind than Ed25519"),
-        (["rand", "40"], "it holds no private key in PEM"),
+        (["genpkey", "-algorithm", "x25519"], "its private key is not an Ed25519 key"),
+        (["rand", "40"], "it holds no private key in PEM format"),
     ],
 )
-def test_other_keys_are_refused(tmp_path: Path, make: list[str] | None, cause: str) -> None:
+def test_rejects_other_keys(tmp_path: Path, make: list[str] | None, cause: str) -> None:
     path = tmp_path / "key.pem"
     if make is not None:
         path.write_bytes(subprocess.run(["openssl", *make], check=True, capture_output=True).stdout)
-    with pytest.raises(KeyFileError) as refusal:
-        signature.private_key(path)
-    remedy = "Make a pair with `openssl genpkey -algorithm ed25519`, or name the right file"
-    assert str(refusal.value) == f"{path}: {cause}. {remedy}."
+    with pytest.raises(KeyFileError) as error:
+        signature.load_private_key(path)
+    remedy = "Make a key pair with `openssl genpkey -algorithm ed25519`, or pass the right file"
+    assert str(error.value) == f"{path}: {cause}. {remedy}."
 
 
-def test_a_locked_key_is_refused(tmp_path: Path) -> None:
+def test_rejects_key_with_passphrase(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     command = ["openssl", "genpkey", "-algorithm", "ed25519", "-aes256", "-pass", "pass:x", "-out", str(path)]
     subprocess.run(command, check=True)
-    with pytest.raises(KeyFileError, match="it is locked with a passphrase, and nobody is there to type it"):
-        signature.private_key(path)
+    with pytest.raises(KeyFileError, match="it needs a passphrase, and keys with a passphrase are not supported"):
+        signature.load_private_key(path)
 
 
-def test_a_whole_bundle_has_no_findings(bundle: Path) -> None:
+def test_intact_bundle_has_no_findings(bundle: Path) -> None:
     assert list(verification.findings(bundle, manifest(FILES))) == []
     verification.check(bundle, manifest(FILES))
 
@@ -154,23 +154,23 @@ def _link_folder(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "file", "cause"),
     [
-        (_flip, "report.html", "its content is not what the manifest says"),
-        (_truncate, "report.html", "it has 3 bytes, and the manifest says 7"),
+        (_flip, "report.html", "its content does not match the manifest"),
+        (_truncate, "report.html", "it has 3 bytes, and the manifest states 7"),
         (_remove, "report.html", "it is missing"),
-        (_add, "model.plan", "the manifest does not name it"),
-        (_link, "report.html", "it is a link to /etc/hostname, and a bundle holds files only"),
-        (_link_folder, "models", "it is a link to /etc, and a bundle holds files only"),
+        (_add, "model.plan", "the manifest does not list it"),
+        (_link, "report.html", "it is a symbolic link to /etc/hostname, and a bundle may hold only regular files"),
+        (_link_folder, "models", "it is a symbolic link to /etc, and a bundle may hold only regular files"),
     ],
 )
-def test_damage_is_named(bundle: Path, damage: Callable[[Path], None], file: str, cause: str) -> None:
+def test_names_the_damaged_file(bundle: Path, damage: Callable[[Path], None], file: str, cause: str) -> None:
     damage(bundle)
-    with pytest.raises(BundleError) as refusal:
+    with pytest.raises(BundleError) as error:
         verification.check(bundle, manifest(FILES))
-    assert str(refusal.value) == f"{bundle / file}: {cause}. {REBUILD}."
+    assert str(error.value) == f"{bundle / file}: {cause}. {REBUILD}."
 
 
-def test_every_damaged_file_is_counted(bundle: Path) -> None:
+def test_counts_every_damaged_file(bundle: Path) -> None:
     _flip(bundle)
     _add(bundle)
-    with pytest.raises(BundleError, match=r"model\.plan: the manifest does not name it \(and 1 more\)\."):
+    with pytest.raises(BundleError, match=r"model\.plan: the manifest does not list it \(and 1 more\)\."):
         verification.check(bundle, manifest(FILES))

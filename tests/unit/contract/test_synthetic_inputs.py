@@ -1,9 +1,9 @@
-"""Made-up inputs and the corners of a profile."""
+"""Generated inputs and the corners of a profile."""
 
 import pytest
 
 from contract import synthetic_inputs
-from contract.catalogue import Extent, Mode, catalogue
+from contract.catalogue import AxisRange, Mode, catalogue
 
 
 def test_corners() -> None:
@@ -15,8 +15,8 @@ def test_corners() -> None:
     ]
 
 
-def test_equal_corners_are_one() -> None:
-    fixed = Extent(min=4, opt=4, max=4)
+def test_merges_equal_corners() -> None:
+    fixed = AxisRange(min=4, opt=4, max=4)
     assert synthetic_inputs.corners(Mode(name="batch", batch=fixed, axes={})) == [{"batch": 4}]
 
 
@@ -26,7 +26,7 @@ def test_inputs() -> None:
         "batch": 3, "encoder_frames": 49, "encoder_size": 8, "hypothesis_count": 2, "hypothesis_tokens": 16,
         "vocabulary": 20,
     }  # fmt: skip
-    made = synthetic_inputs.inputs(catalogue()["decoder"], sizes, numpy.random.default_rng(0))
+    made = synthetic_inputs.make_inputs(catalogue()["decoder"], sizes, numpy.random.default_rng(0))
     assert {name: (values.shape, str(values.dtype)) for name, values in made.items()} == {
         "encoder_out": ((3, 49, 8), "float16"),
         "encoder_lengths": ((3,), "int32"),

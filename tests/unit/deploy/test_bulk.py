@@ -1,4 +1,4 @@
-"""What a pod of a bulk job runs: its share of a list, again and again until it is whole."""
+"""Test the script that a pod of a bulk job runs: it transcribes its share of a list, and retries continue it."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from deploy import render
 
 SCRIPT = render.CHARTS / "voxwright-bulk" / "files" / "transcribe-share.sh"
-# Writes as the transcriber does, and ends with the exit code that the recording names.
+# Writes output like the transcriber, and ends with the exit code that the recording contains.
 PROGRAM = """
 import pathlib, sys
 assert sys.argv[1:3] == ["--format", "json-v2"] and sys.argv[3] == "--output" and sys.argv[5] == "--", sys.argv
@@ -62,7 +62,7 @@ def _written(place: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_shares_are_the_list(place: Path) -> None:
+def test_shares_cover_list(place: Path) -> None:
     names = [f"calls/{number}.wav" for number in range(7)]
     _record(place, **{name.replace("/", "__"): f"0 {name}" for name in names})
     for share in range(3):
@@ -71,20 +71,20 @@ def test_the_shares_are_the_list(place: Path) -> None:
         assert _written(place) == {f"{name}.json": name for name in expected}
 
 
-def test_a_list_may_have_blanks_remarks_and_other_line_ends(place: Path) -> None:
+def test_list_may_contain_blank_lines_comments_and_crlf(place: Path) -> None:
     _record(place, **{"a b.wav": "0 one", "c.wav": "0 two", "-d.wav": "0 three"})
     assert _run(place, "# Monday\r\n\r\na b.wav\r\nc.wav\r\n-d.wav").returncode == 0
     assert _written(place) == {"-d.wav.json": "three", "a b.wav.json": "one", "c.wav.json": "two"}
 
 
-def test_what_is_there_is_left_alone(place: Path) -> None:
+def test_existing_transcripts_are_kept(place: Path) -> None:
     _record(place, **{"a.wav": "0 new", "b.wav": "0 new"})
     (place / "transcripts" / "a.wav.json").write_text("old")
     assert _run(place, "a.wav\nb.wav\n").returncode == 0
     assert _written(place) == {"a.wav.json": "old", "b.wav.json": "new"}
 
 
-def test_half_a_transcript_does_not_pass_for_a_whole_one(place: Path) -> None:
+def test_incomplete_transcript_is_kept_as_part_and_retried(place: Path) -> None:
     _record(place, **{"a.wav": "53 half", "b.wav": "0 whole"})
     done = _run(place, "a.wav\nb.wav\n")
     assert (done.returncode, done.stderr) == (53, "a.wav: exit code 53\n")
@@ -95,18 +95,18 @@ def test_half_a_transcript_does_not_pass_for_a_whole_one(place: Path) -> None:
 
 
 @pytest.mark.parametrize(("codes", "last"), [((50, 53), 53), ((53, 50), 53), ((50, 0), 50), ((0, 50), 50)])
-def test_a_failure_that_a_new_try_may_mend_has_the_last_word(place: Path, codes: tuple[int, int], last: int) -> None:
+def test_exit_code_prefers_retryable_failure(place: Path, codes: tuple[int, int], last: int) -> None:
     _record(place, **{"a.wav": f"{codes[0]} a", "b.wav": f"{codes[1]} b"})
     assert _run(place, "a.wav\nb.wav\n").returncode == last
 
 
-def test_without_a_server_the_share_ends(place: Path) -> None:
+def test_share_ends_without_server(place: Path) -> None:
     _record(place, **{"a.wav": "51 ", "b.wav": "0 whole"})
     assert _run(place, "a.wav\nb.wav\n").returncode == 51
     assert _written(place) == {}
 
 
-def test_a_signal_ends_script_and_transcriber(place: Path) -> None:
+def test_signal_ends_script_and_transcriber(place: Path) -> None:
     program = "import os, pathlib, sys, time; pathlib.Path(sys.argv[4]).write_text(str(os.getpid())); time.sleep(60)"
     command = ["sh", str(SCRIPT), sys.executable, "-c", program]
     process = subprocess.Popen(command, env=_environment(place, "a.wav\n", 0, 1))

@@ -1,4 +1,4 @@
-"""The Helm charts, rendered by Helm itself, against Kubernetes' schemas and the code that runs in their pods."""
+"""Test the Helm charts, rendered by Helm, against Kubernetes' schemas and the code that runs in their pods."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 from transcriber.formats import FORMATS
 
 ROOT = Path(__file__).parents[3]
-# The oldest release that the charts allow, and the newest there is.
+# The oldest release that the charts allow, and the newest release that exists.
 KUBERNETES = ("1.29", "1.37")
 EVERY_ARCH = {arch.value: {"replicas": 1} for arch in Arch}
 EVERYTHING: dict[str, Any] = {
@@ -76,28 +76,30 @@ def _version() -> str:
 
 
 @pytest.mark.parametrize("chart", sorted(render.VALUES))
-def test_charts_are_clean(chart: str) -> None:
+def test_charts_pass_lint(chart: str) -> None:
     found = helm_python.lint(render.CHARTS / chart, render.VALUES[chart], strict=True)
-    told = [message["error"] for message in found["messages"] if "icon is recommended" not in message["error"]]
-    assert (told, found["errors"]) == ([], [])
+    messages = [message["error"] for message in found["messages"] if "icon is recommended" not in message["error"]]
+    assert (messages, found["errors"]) == ([], [])
 
 
 @pytest.mark.parametrize("chart", sorted(render.VALUES))
-def test_the_version_is_the_projects(chart: str) -> None:
+def test_chart_version_is_project_version(chart: str) -> None:
     described = yaml.safe_load((render.CHARTS / chart / "Chart.yaml").read_text())
     assert (described["version"], described["appVersion"]) == (_version(), _version())
     assert described["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
 
 
 @pytest.mark.parametrize("chart", sorted(render.VALUES))
-def test_the_plain_manifests_are_those_of_the_chart(chart: str) -> None:
+def test_plain_manifests_match_charts(chart: str) -> None:
     text = (render.MANIFESTS / f"{chart}.yaml").read_text()
-    assert text.split("\n", 1)[1] == render.manifests(chart, render.VALUES[chart]), "run `python -m deploy.render`"
+    assert text.split("\n", 1)[1] == render.manifests(chart, render.VALUES[chart]), (
+        "run `.venv/bin/python -m deploy.render`"
+    )
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("case", CASES)
-def test_manifests_fit_kubernetes_schema(case: str, version: str) -> None:
+def test_manifests_match_kubernetes_schema(case: str, version: str) -> None:
     documents = _documents(*CASES[case])
     assert documents
     for each in documents:
@@ -105,7 +107,7 @@ def test_manifests_fit_kubernetes_schema(case: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_names_are_unique_and_selectors_find_their_pods(case: str) -> None:
+def test_names_are_unique_and_selectors_match_pods(case: str) -> None:
     documents = _documents(*CASES[case])
     names = [(each["kind"], each["metadata"]["name"]) for each in documents]
     assert len(set(names)) == len(names)
@@ -117,7 +119,7 @@ def test_names_are_unique_and_selectors_find_their_pods(case: str) -> None:
             assert [labels for labels in pods if wanted.items() <= labels.items()], each["metadata"]["name"]
 
 
-def test_the_architectures_are_those_of_the_contract() -> None:
+def test_architectures_match_contract() -> None:
     table = re.search(r"^\{\".*\}$", (render.CHARTS / "voxwright/templates/_helpers.tpl").read_text(), re.MULTILINE)
     assert table
     known = {arch.value: [str(number) for number in arch.capability or ()] for arch in Arch}
@@ -129,7 +131,7 @@ def test_the_architectures_are_those_of_the_contract() -> None:
     assert _deployments(render.VALUES["voxwright"]).keys() == with_gpu
 
 
-def test_every_architecture_is_on_nodes_with_a_gpu_of_it() -> None:
+def test_architectures_select_nodes_by_gpu() -> None:
     deployments = _deployments({"architectures": EVERY_ARCH})
     assert list(deployments) == sorted(EVERY_ARCH)
     for arch in Arch:
@@ -148,10 +150,10 @@ def test_every_architecture_is_on_nodes_with_a_gpu_of_it() -> None:
 
 
 @pytest.mark.parametrize("arch", sorted(EVERY_ARCH))
-def test_runtime_reads_what_is_set(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_accepts_environment_and_arguments(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deployment = _deployments(EVERYTHING)[arch]
     environment = _environment(deployment)
-    # Signatures are asked for by an option of runtime's that takes the keys.
+    # Signatures are required with an option of runtime that takes the keys.
     known = {option.envvar for option in command().params}
     assert environment.keys() <= known
     for name, value in environment.items():
@@ -165,13 +167,13 @@ def test_runtime_reads_what_is_set(arch: str, monkeypatch: pytest.MonkeyPatch) -
     assert environment.get("VOXWRIGHT_THREADS") == threads
 
 
-def test_by_default_an_image_serves_its_own_engines_and_every_point() -> None:
+def test_default_serves_engines_of_image_at_all_points() -> None:
     deployment = _deployments({"architectures": {"sm86": {"replicas": 1}}})["sm86"]
     assert _environment(deployment) == {"SM_BATCH_MODE": "true"}
     assert [mount["mountPath"] for mount in _container(deployment)["volumeMounts"]] == ["/tmp"]  # noqa: S108
 
 
-def test_ports_probes_and_services_agree_with_the_server() -> None:
+def test_ports_probes_and_service_match_server() -> None:
     values = {"architectures": EVERY_ARCH}
     ports = parse([]).ports
     for deployment in _deployments(values).values():
@@ -192,18 +194,18 @@ def test_ports_probes_and_services_agree_with_the_server() -> None:
     ]
 
 
-def test_a_server_may_finish_what_it_began() -> None:
+def test_grace_period_exceeds_exit_timeout() -> None:
     for deployment in _deployments({"architectures": EVERY_ARCH}).values():
         assert _pod(deployment)["terminationGracePeriodSeconds"] > flags.EXIT_TIMEOUT_S
 
 
-def test_a_rollout_needs_no_spare_gpu() -> None:
+def test_rollout_needs_no_spare_gpu() -> None:
     strategy = _deployments(EVERYTHING)["sm86"]["spec"]["strategy"]["rollingUpdate"]
     assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pods_have_no_rights_that_they_do_not_need(case: str) -> None:
+def test_pods_run_with_minimal_privileges(case: str) -> None:
     for each in _documents(*CASES[case]):
         if each["kind"] not in ("Deployment", "Job"):
             continue
@@ -221,7 +223,7 @@ def test_pods_have_no_rights_that_they_do_not_need(case: str) -> None:
         assert writable <= {"/tmp", "/dev/shm", "/transcripts"}  # noqa: S108 - in the container
 
 
-def test_a_licence_is_mounted_where_it_is_looked_for() -> None:
+def test_licence_is_mounted_at_expected_path() -> None:
     deployment = _deployments(render.VALUES["voxwright"])["sm75"]
     (mount,) = [each for each in _container(deployment)["volumeMounts"] if each["name"] == "licence"]
     assert (mount["mountPath"], mount["subPath"], mount["readOnly"]) == ("/license.json", "license.json", True)
@@ -229,13 +231,13 @@ def test_a_licence_is_mounted_where_it_is_looked_for() -> None:
     assert volume["secret"]["secretName"] == "voxwright-licence"
 
 
-def test_only_the_embedded_server_gets_shared_memory() -> None:
+def test_only_embedded_server_mounts_shared_memory() -> None:
     for arch, deployment in _deployments({"architectures": EVERY_ARCH}).items():
         media = [each["emptyDir"].get("medium") for each in _pod(deployment)["volumes"] if "emptyDir" in each]
         assert ("Memory" in media) == (arch == "cpu")
 
 
-def test_a_drain_and_the_autoscaler_know_every_architecture() -> None:
+def test_disruption_budgets_and_autoscalers_match_deployments() -> None:
     budgets = _kind("PodDisruptionBudget", EVERYTHING)
     assert list(budgets) == [f"voxwright-{arch}" for arch in sorted(EVERY_ARCH)]
     assert {budget["spec"]["maxUnavailable"] for budget in budgets.values()} == {1}
@@ -244,7 +246,7 @@ def test_a_drain_and_the_autoscaler_know_every_architecture() -> None:
     spec = scaled["voxwright-sm86"]["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 5)
     deployments = _deployments(EVERYTHING)
-    # Two writers of `replicas` would fight: it is left to the autoscaler where there is one.
+    # Only the autoscaler may write `replicas` where there is one, or two writers would overwrite each other.
     assert "replicas" not in deployments["sm86"]["spec"]
     assert deployments["sm90"]["spec"]["replicas"] == 1
     assert spec["scaleTargetRef"]["name"] == deployments["sm86"]["metadata"]["name"]
@@ -252,7 +254,7 @@ def test_a_drain_and_the_autoscaler_know_every_architecture() -> None:
     assert [metric["pods"]["metric"]["name"] for metric in spec["metrics"]] == [rule["name"]["as"]]
 
 
-def test_who_may_speak_to_a_server_and_to_whom_it_speaks() -> None:
+def test_network_policy_limits_ingress_and_egress() -> None:
     (policy,) = _kind("NetworkPolicy", EVERYTHING).values()
     clients, prometheus = policy["spec"]["ingress"]
     assert [port["port"] for port in clients["ports"]] == ["grpc"]
@@ -267,7 +269,7 @@ def test_who_may_speak_to_a_server_and_to_whom_it_speaks() -> None:
     assert _kind("NetworkPolicy", {**EVERYTHING, "networkPolicy": {"enabled": False}}) == {}
 
 
-def test_a_bulk_job_reaches_the_servers_of_the_other_chart() -> None:
+def test_bulk_job_reaches_servers_of_server_chart() -> None:
     (job,) = _kind("Job", BULK, "voxwright-bulk").values()
     (service,) = _kind("Service", EVERYTHING).values()
     endpoint = _environment(job)[ENDPOINT_VARIABLE]
@@ -278,7 +280,7 @@ def test_a_bulk_job_reaches_the_servers_of_the_other_chart() -> None:
     assert servers["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
 
 
-def test_a_bulk_job_divides_its_list() -> None:
+def test_bulk_job_divides_list_into_shares() -> None:
     (job,) = _kind("Job", {**BULK, "shares": 3, "parallelism": 2}, "voxwright-bulk").values()
     spec = job["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 2)
@@ -293,29 +295,33 @@ def test_a_bulk_job_divides_its_list() -> None:
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_bulk_job_writes_every_format(format_name: str) -> None:
+def test_bulk_job_writes_every_format(format_name: str) -> None:
     (job,) = _kind("Job", {**BULK, "format": format_name}, "voxwright-bulk").values()
     options = parse_transcriber([*_container(job)["args"], "--format", _environment(job)["FORMAT"], "--", "a.wav"])
     assert (options.format, options.operating_point) == (format_name, "enhanced")
     assert f".{format_name.removesuffix('-v2')}" == FORMATS[format_name].suffix
 
 
-def test_a_share_that_no_new_try_would_mend_is_given_up() -> None:
+def test_share_is_not_retried_after_permanent_failure() -> None:
     (job,) = _kind("Job", BULK, "voxwright-bulk").values()
     values = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     lasting = (errors.SettingError, errors.AudioError, errors.ServerContractError)
-    # 2 is click's, for a command line that was misused.
+    # 2 is click's exit code for a wrong command line.
     assert values == [2, *(error.exit_code for error in lasting)]
 
 
 @pytest.mark.parametrize(
     ("chart", "values", "sentence"),
     [
-        ("voxwright", {}, "architectures: nothing is named, so nothing would be deployed. Name those of your GPUs"),
+        (
+            "voxwright",
+            {},
+            "architectures: the list is empty, so no server would be deployed. Name the architectures of your GPUs",
+        ),
         (
             "voxwright",
             {"architectures": {"sm86": {"replicas": 3, "maxReplicas": 2}}},
-            "architectures.sm86.maxReplicas: it is less than replicas.",
+            "architectures.sm86.maxReplicas: it is less than replicas. Remove it to turn off autoscaling, or raise it.",
         ),
         ("voxwright", {"architectures": {"sm70": {"replicas": 1}}}, "sm70"),
         ("voxwright", {"architectures": {"sm86": {"replicas": 0}}}, "replicas"),
@@ -324,12 +330,16 @@ def test_a_share_that_no_new_try_would_mend_is_given_up() -> None:
         ("voxwright", {"architectures": EVERY_ARCH, "image": {"registry": "no-slash"}}, "registry"),
         ("voxwright", {"architectures": EVERY_ARCH, "resources": {"cpu": {"limits": {"cpu": None}}}}, "cpu"),
         ("voxwright", {"architecture": {}}, "architecture"),
-        ("voxwright-bulk", {}, "list: there are no recordings in it."),
+        (
+            "voxwright-bulk",
+            {},
+            "list: it contains no recordings. Give a file with one path a line: --set-file list=recordings.txt.",
+        ),
         ("voxwright-bulk", {"list": "x" * 1_000_001}, "list"),
         ("voxwright-bulk", {"list": "a.wav", "format": "pdf"}, "format"),
     ],
 )
-def test_values_that_would_not_work_are_refused(chart: str, values: dict[str, Any], sentence: str) -> None:
+def test_rejects_unusable_values(chart: str, values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(helm_python.HelmError) as refusal:
         render.manifests(chart, values)
     assert sentence in str(refusal.value)

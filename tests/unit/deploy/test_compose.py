@@ -1,4 +1,4 @@
-"""The Compose files, resolved by Compose itself, against the code that runs in their containers."""
+"""Test the Compose files, resolved by Compose, against the code that runs in their containers."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "deploy" / "compose"
-# The package's own console script forgets the exit code.
+# The package's own console script drops the exit code.
 COMPOSE = Path(compose.__file__).with_name("docker-compose")
 VARIANTS = ("gpu", "cpu")
 
@@ -48,31 +48,31 @@ def _version() -> str:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_files_that_env_names_are_those_of_the_variant(variant: str) -> None:
+def test_env_names_files_of_variant(variant: str) -> None:
     assert _settings(variant)["COMPOSE_FILE"] == f"compose.yaml:{variant}.yaml"
     assert _settings(variant)["VERSION"] == _version()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variable_is_explained_and_every_explained_one_is_used(variant: str) -> None:
+def test_env_lists_exactly_the_used_variables(variant: str) -> None:
     texts = [(FOLDER / name).read_text() for name in ("compose.yaml", f"{variant}.yaml")]
     used = {name for text in texts for name in re.findall(r"\$\{(\w+)", text)}
-    # Real time is not for the embedded server's two cores: that one has no line in cpu.env.
+    # cpu.env does not list SM_BATCH_MODE, because the embedded server's two cores are too slow for real time.
     assert used - {"SM_BATCH_MODE"} == _settings(variant).keys() - {"COMPOSE_FILE", "SM_BATCH_MODE"}
 
 
 @pytest.mark.parametrize("arch", [arch.value for arch in Arch if arch.capability])
-def test_the_image_is_that_of_the_architecture(arch: str) -> None:
+def test_image_matches_architecture(arch: str) -> None:
     server = _services("gpu", ARCH=arch, REGISTRY="registry.example/speech/")["server"]
     assert server["image"] == f"registry.example/speech/voxwright-runtime:{_version()}-26.08-{arch}"
     assert arch in (FOLDER / "gpu.env").read_text()
 
 
-def test_the_platform_is_one_that_has_a_server() -> None:
+def test_platform_has_gpu_server() -> None:
     assert platforms()[_settings("gpu")["PLATFORM"]].cuda is not None
 
 
-def test_one_gpu_is_reserved_by_its_id() -> None:
+def test_one_gpu_is_reserved_by_id() -> None:
     (device,) = _services("gpu", GPU="GPU-8f2d")["server"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "device_ids": ["GPU-8f2d"], "capabilities": ["gpu"]}
     assert "deploy" not in _services("cpu")["server"]
@@ -86,14 +86,14 @@ def test_one_gpu_is_reserved_by_its_id() -> None:
         ("cpu", "VERSION", "required variable VERSION is missing a value: copy"),
     ],
 )
-def test_what_has_to_be_chosen_is_asked_for(variant: str, missing: str, sentence: str) -> None:
+def test_rejects_missing_required_variable(variant: str, missing: str, sentence: str) -> None:
     resolved = _resolve(variant, **{missing: ""})
     assert resolved.returncode != 0
     assert sentence in resolved.stderr
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_runtime_reads_what_is_set(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_accepts_environment_and_arguments(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     server = _services(variant, SM_OPERATING_POINT="standard", SM_BATCH_MODE="false")["server"]
     assert server["environment"].keys() <= {option.envvar for option in command().params}
     for name, text in server["environment"].items():
@@ -106,13 +106,13 @@ def test_runtime_reads_what_is_set(variant: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_operating_point_that_is_left_empty_is_none(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_operating_point_is_none(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_OPERATING_POINT", _services(variant)["server"]["environment"]["SM_OPERATING_POINT"])
     assert parse([]).operating_point is None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_ports_are_those_of_the_server_and_open_to_this_host_alone(variant: str) -> None:
+def test_ports_match_server_and_are_local(variant: str) -> None:
     ports = _services(variant)["server"]["ports"]
     assert [int(port["published"]) for port in ports] == [port["target"] for port in ports]
     assert {port["target"] for port in ports} == set(parse([]).ports.flags().values())
@@ -120,13 +120,13 @@ def test_the_ports_are_those_of_the_server_and_open_to_this_host_alone(variant: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_server_may_finish_what_it_began(variant: str) -> None:
+def test_grace_period_exceeds_exit_timeout(variant: str) -> None:
     assert int(_services(variant)["server"]["stop_grace_period"].removesuffix("s")) > flags.EXIT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("service", ["server", "transcriber"])
-def test_nothing_has_rights_that_it_does_not_need(variant: str, service: str) -> None:
+def test_services_run_with_minimal_privileges(variant: str, service: str) -> None:
     found = _services(variant)[service]
     assert found["read_only"] is True
     assert found["cap_drop"] == ["ALL"]
@@ -134,13 +134,13 @@ def test_nothing_has_rights_that_it_does_not_need(variant: str, service: str) ->
     assert [place.split(":")[0] for place in found["tmpfs"]] == ["/tmp"]  # noqa: S108 - in the container
 
 
-def test_the_embedded_server_can_start_its_backend_from_the_tmpfs() -> None:
+def test_tmpfs_of_embedded_server_is_executable() -> None:
     (place,) = _services("cpu")["server"]["tmpfs"]
     assert "exec" in place.split(":")[1].split(",")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_transcriber_waits_for_the_server_and_knows_where_it_is(variant: str) -> None:
+def test_transcriber_waits_for_server_and_has_its_endpoint(variant: str) -> None:
     transcriber = _services(variant)["transcriber"]
     assert transcriber["depends_on"]["server"]["condition"] == "service_healthy"
     assert checked_endpoint(transcriber["environment"][ENDPOINT_VARIABLE]) == "server:8001"
@@ -148,11 +148,11 @@ def test_the_transcriber_waits_for_the_server_and_knows_where_it_is(variant: str
         "/recordings": True,
         "/transcripts": False,
     }
-    # A folder that Docker makes belongs to root, and nothing could be written to it.
+    # A folder that Docker creates belongs to root, so user 10001 could not write to it.
     assert not [volume for volume in transcriber["volumes"] if volume["bind"].get("create_host_path")]
 
 
-def test_a_licence_is_mounted_where_it_is_asked_for() -> None:
+def test_licence_is_mounted_at_expected_path() -> None:
     assert "volumes" not in _services("gpu")["server"]
     (volume,) = _services("gpu", "licence.yaml", LICENCE="/etc/voxwright.json")["server"]["volumes"]
     assert (volume["source"], volume["target"], volume["read_only"]) == ("/etc/voxwright.json", "/license.json", True)

@@ -1,4 +1,4 @@
-"""What deploy/ takes for granted of the images, held against the Dockerfile that makes them."""
+"""Check the assumptions of deploy/ about the images against the Dockerfile that builds them."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ SCRATCH = "/tmp"  # noqa: S108 - in the container
 
 
 def _stages() -> dict[str, str]:
-    """Split the Dockerfile: each stage's own instructions, by its name."""
+    """Return the instructions of each stage of the Dockerfile, by the stage's name."""
     parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -38,7 +38,7 @@ def _name(reference: str) -> str:
     return reference.rpartition("/")[2].partition(":")[0]
 
 
-def test_deploy_names_the_images_that_are_made() -> None:
+def test_images_of_deploy_are_built_by_dockerfile() -> None:
     named = {_name(container["image"]) for pod in _pods() for container in pod["containers"]}
     assert named == {*SERVERS, CLIENT}
     for path in (DEPLOY / "compose").glob("*.yaml"):
@@ -50,7 +50,7 @@ def test_deploy_names_the_images_that_are_made() -> None:
 
 
 @pytest.mark.parametrize("image", [*SERVERS, CLIENT])
-def test_images_have_the_user_that_pods_run_as(image: str) -> None:
+def test_image_user_matches_pods(image: str) -> None:
     (user,) = re.findall(r"^USER (\S+)$", _stage(image), re.MULTILINE)
     assert {f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" for pod in _pods()} == {
         user
@@ -60,7 +60,7 @@ def test_images_have_the_user_that_pods_run_as(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", SERVERS)
-def test_a_server_writes_where_there_is_something_to_write_to(image: str) -> None:
+def test_repository_is_on_writable_volume(image: str) -> None:
     (repository,) = re.findall(r"VOXWRIGHT_REPOSITORY=(\S+)", _stage(image))
     assert Path(repository).is_relative_to(SCRATCH)
     (service,) = [each for each in _pods() if _name(each["containers"][0]["image"]) == image]
@@ -68,15 +68,15 @@ def test_a_server_writes_where_there_is_something_to_write_to(image: str) -> Non
 
 
 @pytest.mark.parametrize("image", SERVERS)
-def test_a_server_opens_its_ports_and_knows_how_it_is(image: str) -> None:
+def test_server_image_has_ports_and_health_check(image: str) -> None:
     (opened,) = re.findall(r"^EXPOSE (.*)$", _stage(image), re.MULTILINE)
     assert sorted(map(int, opened.split())) == sorted(parse([]).ports.flags().values())
-    # Compose only says how long it may take.
+    # Compose only sets the time that it may take.
     assert re.search(r"^HEALTHCHECK .*runtime\.probe", _stage(image), re.MULTILINE)
-    # Arguments go to it: deploy/ gives it flags for tritonserver.
+    # The entrypoint receives the arguments: deploy/ passes flags for tritonserver.
     assert 'ENTRYPOINT ["python3", "-m", "runtime"]' in _stage(image)
 
 
-def test_recordings_are_named_relative_to_the_folder_that_is_mounted() -> None:
+def test_recordings_are_relative_to_mounted_folder() -> None:
     assert re.search(r"^WORKDIR /recordings$", _stage(CLIENT), re.MULTILINE)
     assert 'ENTRYPOINT ["python3", "-m", "transcriber"]' in _stage(CLIENT)

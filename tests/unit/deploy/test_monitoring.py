@@ -1,4 +1,4 @@
-"""Prometheus' rules by its own tool, and what rules, adapter and dashboard say of one another."""
+"""Test Prometheus' rules with promtool, and that rules, adapter and dashboard are consistent."""
 
 import json
 import os
@@ -19,9 +19,9 @@ DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 RULES = PROMETHEUS / "voxwright.rules.yaml"
 DASHBOARD = DEPLOY / "grafana" / "voxwright.json"
-# `ci/promtool` puts it there when the host has none.
+# `ci/promtool` extracts it to dist/tools if the host has none.
 PROMTOOL = shutil.which("promtool", path=f"{os.environ['PATH']}:{ROOT / 'dist' / 'tools'}")
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not here: run ci/promtool")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed: run ci/promtool")
 
 
 def _promtool(*arguments: str | Path) -> str:
@@ -40,7 +40,7 @@ def _panels() -> list[dict[str, Any]]:
     return panels
 
 
-def test_the_files_are_clean_yaml() -> None:
+def test_files_pass_yamllint() -> None:
     command = [sys.executable, "-m", "yamllint", "--strict", "-c", ".yamllint.yaml", "deploy"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
@@ -52,7 +52,7 @@ def test_rules_are_valid() -> None:
 
 
 @needs_promtool
-def test_rules_do_what_they_say() -> None:
+def test_rules_pass_their_tests() -> None:
     _promtool("test", "rules", "voxwright.rules.test.yaml")
 
 
@@ -62,13 +62,13 @@ def test_every_rule_has_a_test() -> None:
         if "record" in rule:
             assert f"- expr: {rule['record']}\n" in text
         else:
-            # Once as it fires, and once as it does not.
+            # One test in which it fires, and one in which it does not.
             name = rule["alert"]
             assert f"- alertname: {name}\n" in text
             assert re.search(rf"alertname: {name}(, |\n +)eval_time: \w+(, |\n +)exp_alerts: \[\]", text)
 
 
-def test_an_alert_says_what_to_do() -> None:
+def test_alerts_have_summary_and_remedy() -> None:
     for rule in _rules():
         if "alert" in rule:
             assert rule["alert"].startswith("Voxwright")
@@ -76,7 +76,7 @@ def test_an_alert_says_what_to_do() -> None:
             assert rule["annotations"].keys() == {"summary", "remedy"}
 
 
-def test_the_alert_for_deployments_knows_every_architecture() -> None:
+def test_deployment_alert_covers_every_architecture() -> None:
     (rule,) = [rule for rule in _rules() if rule.get("alert") == "VoxwrightServerNotReady"]
     assert f"({'|'.join(arch.value for arch in Arch)})" in rule["expr"]
 
@@ -87,7 +87,7 @@ def test_scrape_configurations_are_valid(name: str, tmp_path: Path) -> None:
     table = yaml.safe_load((PROMETHEUS / name).read_text())
     assert [job["job_name"] for job in table["scrape_configs"]] == ["voxwright"]
     for job in table["scrape_configs"]:
-        # Debian's promtool has no discovery through Kubernetes. Everything else is checked.
+        # Debian's promtool does not support discovery through Kubernetes. Everything else is checked.
         if job.pop("kubernetes_sd_configs", None):
             job["static_configs"] = [{"targets": ["pod:8002"]}]
     shutil.copy(RULES, tmp_path)
@@ -95,7 +95,7 @@ def test_scrape_configurations_are_valid(name: str, tmp_path: Path) -> None:
     _promtool("check", "config", tmp_path / name)
 
 
-def test_pods_are_found_by_the_labels_that_the_chart_gives() -> None:
+def test_scrape_configuration_matches_labels_of_chart() -> None:
     (job,) = yaml.safe_load((PROMETHEUS / "kubernetes.yaml").read_text())["scrape_configs"]
     assert job["kubernetes_sd_configs"] == [{"role": "pod"}]
     manifests = yaml.safe_load_all((DEPLOY / "kubernetes" / "voxwright.yaml").read_text())
@@ -107,7 +107,7 @@ def test_pods_are_found_by_the_labels_that_the_chart_gives() -> None:
 
 
 def _kept(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> str | None:
-    """Apply Prometheus' relabelling to a pod's port: give the label `arch`, None for a target that is dropped."""
+    """Apply Prometheus' relabelling to a pod's port. Return the label `arch`, or None for a dropped target."""
     prefix = "__meta_kubernetes_pod_label_"
     known = {prefix + re.sub(r"[^a-zA-Z0-9]", "_", name): text for name, text in labels.items()}
     known |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": "Running"}
@@ -122,7 +122,7 @@ def _kept(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> str
 
 
 @needs_promtool
-def test_the_adapters_query_is_the_recorded_one(tmp_path: Path) -> None:
+def test_adapter_query_matches_recorded_rule(tmp_path: Path) -> None:
     (rule,) = yaml.safe_load((PROMETHEUS / "adapter.yaml").read_text())["rules"]
     query = rule["metricsQuery"].replace("<<.GroupBy>>", "namespace, pod").replace("<<.LabelMatchers>>", 'pod=~"a|b"')
     series = 'nv_inference_queue_duration_us{namespace="speech", pod="POD", model="MODEL", version="1"}'
@@ -152,7 +152,7 @@ def test_the_adapters_query_is_the_recorded_one(tmp_path: Path) -> None:
     _promtool("test", "rules", tmp_path / "adapter.test.yaml")
 
 
-def test_the_dashboard_has_what_an_operator_looks_for() -> None:
+def test_dashboard_has_expected_panels() -> None:
     titles = [panel["title"] for panel in _panels()]
     assert len(set(titles)) == len(titles)
     for wanted in (
@@ -168,7 +168,7 @@ def test_the_dashboard_has_what_an_operator_looks_for() -> None:
         assert wanted in titles
 
 
-def test_panels_have_a_place_of_their_own() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in _panels():
         place = panel["gridPos"]
@@ -180,7 +180,7 @@ def test_panels_have_a_place_of_their_own() -> None:
 
 
 @needs_promtool
-def test_the_dashboards_queries_are_valid(tmp_path: Path) -> None:
+def test_dashboard_queries_are_valid(tmp_path: Path) -> None:
     queries = [target["expr"] for panel in _panels() for target in panel["targets"]]
     assert len(queries) >= len(_panels())
     filled = [re.sub(r"\$\w+", ".*", query) for query in queries]
@@ -190,14 +190,14 @@ def test_the_dashboards_queries_are_valid(tmp_path: Path) -> None:
     assert f"{len(queries)} rules found" in _promtool("check", "rules", path)
 
 
-def test_the_dashboard_takes_what_is_recorded_by_its_name() -> None:
+def test_dashboard_uses_existing_recorded_rules() -> None:
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     texts = [target["expr"] for panel in _panels() for target in panel["targets"]]
     used = {name for text in texts for name in re.findall(r"\bvoxwright:\w+:\w+", text)}
     assert used <= recorded
 
 
-def test_the_variables_of_the_dashboard_are_defined() -> None:
+def test_dashboard_variables_are_defined() -> None:
     table = json.loads(DASHBOARD.read_text())
     defined = {variable["name"] for variable in table["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", DASHBOARD.read_text())) - {"__all"}

@@ -1,4 +1,4 @@
-"""Exported models made in a moment: the few-node networks of the integration tests with a record beside them."""
+"""Write exported models: the networks of a few nodes of the integration tests, with export records."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from build.compilers import Compiler, compiler
-from build.engines import plan
 from build.job import Job
+from build.planning import plan
 from contract import digest, files, synthetic_inputs
 from contract.arch import Arch
 from contract.catalogue import catalogue
@@ -26,12 +26,14 @@ DIMS = {
 }
 # The acoustic head of the integration tests takes the largest of its eight inputs for the token.
 PIECES = ("<blank>", "<unk>", "</s>", "▁one", "▁two", "▁three", "s", "▁four")
-# The least that every profile of the catalogue holds.
+RESCORERS = {"decoder": 1.0, "lm": 1.0}
+SEARCH_WEIGHTS = {"ngram": 1.0, "bonus": 0.0, "rescorers": RESCORERS, "rescorers_with_ngram": RESCORERS}
+# The smallest sizes of every profile of the catalogue.
 SMALL = {"batch": 2, "frames": 200, "encoder_frames": 49, "hypothesis_count": 3, "hypothesis_tokens": 16}
 
 
 def export(folder: Path, model: str, content: bytes | None = None, half: bytes | None = None) -> None:
-    """Write what export would have written for a model; `content` replaces its network, `half` the one in FP16."""
+    """Write what export would write for a model; `content` replaces its network, `half` the one in FP16."""
     family, point = model.rsplit("_", 1)
     graph = content or network(model)
     folder.joinpath(model).mkdir(parents=True, exist_ok=True)
@@ -40,8 +42,8 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
         if variant:
             graphs |= {f"{variant}-{precision}": network(model, variant) for precision in ("fp32", "fp16")}
         for mode in known.modes.values():
-            sizes = {**DIMS, **SMALL, **mode.fixed()}
-            sample = synthetic_inputs.inputs(known, sizes, np.random.default_rng(2))
+            sizes = {**DIMS, **SMALL, **mode.fixed_axes()}
+            sample = synthetic_inputs.make_inputs(known, sizes, np.random.default_rng(2))
             arrays: dict[str, Any] = {f"{name}.0": array for name, array in sample.items()}
             np.savez(folder / model / samples_file(mode.name), **arrays)
     for name, written in graphs.items():
@@ -55,19 +57,19 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
         weights="a test",
         libraries={},
         dims=DIMS,
-        parameters={"tokens": json.dumps(PIECES)},
+        parameters={"tokens": json.dumps(PIECES), "search_weights": json.dumps(SEARCH_WEIGHTS)},
         graphs={name: _file(folder / model / f"{name}.onnx") for name in graphs},
     )
     files.write(folder / model / RECORD_FILE, record.to_json())
 
 
-def speak(folder: Path, model: str, *texts: str, said: tuple[str, ...] | None = None) -> None:
-    """Write what export would have written of recordings: features that these networks hear as the texts.
+def speak(folder: Path, model: str, *texts: str, spoken: tuple[str, ...] | None = None) -> None:
+    """Write what export would write for recordings: features that these networks recognise as the texts.
 
-    `said` is what was truly said, where that is something else.
+    `spoken` is the correct transcript, where it differs from the texts.
     """
     arrays: dict[str, Any] = {}
-    for number, (text, truth) in enumerate(zip(texts, said or texts, strict=True)):
+    for number, (text, truth) in enumerate(zip(texts, spoken or texts, strict=True)):
         tokens = [each for word in text.split() for each in (PIECES.index(f"▁{word}"), 0)]
         features = np.zeros((1, 200, 80), dtype=np.float16)
         features[0, np.arange(4 * len(tokens)), np.repeat(tokens, 4)] = 1.0
@@ -80,12 +82,12 @@ def speak(folder: Path, model: str, *texts: str, said: tuple[str, ...] | None = 
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:
-    """Plan the CPU engines of exported models for recordings."""
+    """Plan the CPU engines of exported models in batch mode."""
     return plan(folder, Arch.CPU, cpu(), names, mode="batch")
 
 
 def cpu() -> Compiler:
-    """Give the CPU's compiler."""
+    """Return the compiler of the CPU."""
     return compiler(None, Arch.CPU)
 
 

@@ -1,4 +1,4 @@
-"""Made-up bundles for the report and the release: every field of a manifest filled, files of any content."""
+"""Write synthetic bundles for the report and the release, with every field of a manifest."""
 
 import dataclasses
 import hashlib
@@ -18,10 +18,10 @@ from contract.manifest import (
     BundleFile,
     BundleManifest,
     EngineRecord,
-    Figure,
     Gate,
     GateCase,
-    Shapes,
+    Measurement,
+    ShapeRange,
 )
 from contract.platform import platform
 
@@ -30,12 +30,12 @@ ENGINE_FILES = dict(zip(COMPILERS, ("model.plan", "model.rtx", "model.onnx"), st
 
 
 def engine_models() -> dict[str, Model]:
-    """List the catalogue's models that have an engine."""
+    """Return the catalogue's models that have an engine."""
     return {name: model for name, model in models(catalogue()).items() if not model.family.is_ensemble}
 
 
 def manifest(arch: Arch = Arch.SM86, platform_name: str = "26.08", **changes: Any) -> BundleManifest:
-    """Make up the manifest of every model, as a GPU host would leave it."""
+    """Return a manifest with every model, as a GPU host would write it."""
     place = platform(platform_name)
     compiler = place.backend or "tensorrt_rtx"
     made = BundleManifest(
@@ -57,7 +57,7 @@ def manifest(arch: Arch = Arch.SM86, platform_name: str = "26.08", **changes: An
 
 
 def write(folder: Path, made: BundleManifest) -> Path:
-    """Write a bundle, each file with the content that its record was made for; give its folder."""
+    """Write a bundle with files that match its records; return its folder."""
     for each in made.every_file():
         path = folder / each.file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _engine(model: Model, arch: Arch, compiler: str, index: int) -> EngineRecord
                 operator="MatMul",
             ),
         ),
-        profiles=({tensor.name: _shapes(tensor) for tensor in model.family.inputs},),
+        profile={tensor.name: _shapes(tensor) for tensor in model.family.inputs},
         device_memory_bytes=(64 + 8 * index) << 20,
         built_on={"gpu": "NVIDIA A10", "driver": "580.65.06"} if arch is not Arch.CPU else {"processor": "x86-64"},
         files=(_file(f"{folder}/layers.json"),),
@@ -119,7 +119,7 @@ def _key_parts(model: Model, arch: Arch, compiler: str) -> dict[str, Any]:
         "toolchain": {compiler: "1.2.3"},
         "options": {"tf32": False},
         "precision": precision,
-        "profiles": [[1, 200], [8, 800], [16, 2000]],
+        "profile": [[1, 200], [8, 800], [16, 2000]],
     }
 
 
@@ -130,7 +130,7 @@ def _case(model: Model, name: str, step: int) -> GateCase:
         limit = tensor.tolerance.fp16
         value = limit * math.exp(-1.3 * step - 0.7) if limit else 0.0
         parity.append(Difference(output=tensor.name, measure=tensor.tolerance.measure, value=value, limit=limit))
-    figures = (Figure(output=parity[0].output, measure="absolute", value=0.03125 * (step + 1)),)
+    figures = (Measurement(output=parity[0].output, measure="absolute", value=0.03125 * (step + 1)),)
     return GateCase(name=name, parity=tuple(parity), figures=figures)
 
 
@@ -139,11 +139,11 @@ def _bound(tensor: Tensor) -> BoundTensor:
     return BoundTensor(name=tensor.name, type=tensor.type, dims=(-1, *dims))
 
 
-def _shapes(tensor: Tensor) -> Shapes:
+def _shapes(tensor: Tensor) -> ShapeRange:
     def at(batch: int, size: int) -> tuple[int, ...]:
         return (batch, *(axis if isinstance(axis, int) else DIMS.get(axis, size) for axis in tensor.shape))
 
-    return Shapes(min=at(1, 200), opt=at(8, 800), max=at(16, 2000))
+    return ShapeRange(min=at(1, 200), opt=at(8, 800), max=at(16, 2000))
 
 
 def _file(name: str) -> BundleFile:

@@ -1,4 +1,4 @@
-"""Bundles: what is built, taken over, refused, and what a failure leaves."""
+"""Bundles: which engines are built, reused or rejected, and the state after a failure."""
 
 import json
 import random
@@ -53,7 +53,7 @@ def graphs(tmp_path: Path) -> Path:
     return tmp_path / "onnx"
 
 
-def test_a_bundle_says_all_about_its_engines(graphs: Path, tmp_path: Path) -> None:
+def test_manifest_describes_every_engine(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     made = manifest.load(tmp_path / "cpu")
     assert (made.platform, made.arch, [record.model for record in made.engines]) == ("embedded", Arch.CPU, list(MODELS))
@@ -67,23 +67,23 @@ def test_a_bundle_says_all_about_its_engines(graphs: Path, tmp_path: Path) -> No
     assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
     assert body.gate.outcome == manifest.PASSED
     assert body.gate.reason == "4 inputs"
-    # ONNX Runtime's graphs take any shape, and on a CPU there is no device to name.
-    assert (body.profiles, body.device_memory_bytes, body.files) == ((), None, ())
+    # ONNX Runtime's graphs accept any shape, and a CPU has no device memory.
+    assert (body.profile, body.device_memory_bytes, body.files) == (None, None, ())
     assert list(body.built_on) == ["processor"]
     assert [each.output for each in body.gate.parity] == ["encoder_out", "encoder_lengths"]
     assert manifest.BundleManifest.from_json(made.to_json(), "again") == made
 
 
-def test_a_bundle_reports_what_was_built_and_what_taken_over(graphs: Path, tmp_path: Path) -> None:
+def test_report_lists_built_and_reused_engines(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path), "body_standard")
     _make(graphs, _target(tmp_path))
     made, page = manifest.load(tmp_path / "cpu"), tmp_path / "cpu" / "report.html"
     named = {each.file: each.sha256 for each in made.files}
     assert named["report.html"] == digest.of_file(page)
-    assert "2 built, 1 taken over<" in page.read_text()
+    assert "2 built, 1 reused<" in page.read_text()
 
 
-def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:
+def test_reuses_unchanged_engines(graphs: Path, tmp_path: Path) -> None:
     assert set(_make(graphs, _target(tmp_path)).values()) != {"unchanged"}
     engine = tmp_path / "cpu" / "diar_standard" / "batch" / "model.onnx"
     before = engine.stat().st_ino
@@ -92,7 +92,7 @@ def test_unchanged_engines_are_taken_over(graphs: Path, tmp_path: Path) -> None:
     assert "unchanged" not in _make(graphs, _target(tmp_path, force=True)).values()
 
 
-def test_a_change_rebuilds_what_it_changes(graphs: Path, tmp_path: Path) -> None:
+def test_rebuilds_only_changed_engines(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     changed = onnx.load_from_string(network("diar_standard"))
     changed.producer_name = "another exporter"
@@ -101,39 +101,39 @@ def test_a_change_rebuilds_what_it_changes(graphs: Path, tmp_path: Path) -> None
     assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["diar_standard"]
 
 
-def test_a_damaged_engine_is_built_again(graphs: Path, tmp_path: Path) -> None:
+def test_rebuilds_damaged_engine(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     (tmp_path / "cpu" / "body_standard" / "batch" / "model.onnx").write_bytes(b"")
     outcomes = _make(graphs, _target(tmp_path))
     assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["body_standard"]
 
 
-def test_other_models_stay_in_the_bundle(graphs: Path, tmp_path: Path) -> None:
+def test_keeps_other_models_in_bundle(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     assert list(_make(graphs, _target(tmp_path), "diar_standard")) == ["diar_standard"]
     assert [record.model for record in manifest.load(tmp_path / "cpu").engines] == list(MODELS)
 
 
-def test_a_damaged_graph_is_refused_before_anything_is_built(graphs: Path, tmp_path: Path) -> None:
+def test_rejects_damaged_graph_before_building(graphs: Path, tmp_path: Path) -> None:
     path = graphs / "diar_standard" / "fp32.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(GraphError) as refusal:
         _make(graphs, _target(tmp_path))
     assert str(refusal.value) == (
-        f"{path}: it is damaged: its content is not what the export record says. "
+        f"{path}: it is damaged: its digest is not the one in the export record. "
         "Run `python -m export --model diar_standard --force`."
     )
     assert not (tmp_path / "cpu").exists()
 
 
-def test_a_missing_graph_is_named(graphs: Path, tmp_path: Path) -> None:
+def test_names_missing_graph(graphs: Path, tmp_path: Path) -> None:
     path = graphs / "diar_standard" / "fp32.onnx"
     path.unlink()
     with pytest.raises(GraphError, match="the file is missing"):
         _make(graphs, _target(tmp_path))
 
 
-def test_a_missing_precision_is_named(graphs: Path, tmp_path: Path) -> None:
+def test_names_missing_precision(graphs: Path, tmp_path: Path) -> None:
     path = graphs / "diar_standard" / "record.json"
     record = json.loads(path.read_text())
     del record["graphs"]["fp32"]
@@ -142,22 +142,22 @@ def test_a_missing_precision_is_named(graphs: Path, tmp_path: Path) -> None:
         _make(graphs, _target(tmp_path), "diar_standard")
     assert str(refusal.value) == (
         f"{graphs / 'diar_standard'}: it holds no fp32 graph. "
-        "Run `python -m export --model diar_standard`, which makes every graph."
+        "Run `python -m export --model diar_standard`, which exports every graph."
     )
 
 
-def test_what_is_no_graph_is_the_compilers_refusal(graphs: Path, tmp_path: Path) -> None:
+def test_compiler_rejects_file_that_is_no_graph(graphs: Path, tmp_path: Path) -> None:
     export(graphs, "diar_standard", b"not an ONNX graph")
-    with pytest.raises(CompileError, match="diar_standard batch: ONNX Runtime refuses the graph"):
+    with pytest.raises(CompileError, match="diar_standard batch: ONNX Runtime rejects the graph"):
         _make(graphs, _target(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx", "store"]
-    # What was built before it is not lost.
+    # Engines built before the failure are in the store.
     kept = sorted(entry.record.model for entry in store.entries(tmp_path / "store"))
     assert kept == ["am_en_standard", "body_standard"]
     assert list((tmp_path / "store").rglob("*.partial")) == []
 
 
-def test_types_that_are_not_the_catalogues_are_refused(graphs: Path, tmp_path: Path) -> None:
+def test_rejects_types_that_differ_from_catalogue(graphs: Path, tmp_path: Path) -> None:
     changed = onnx.load_from_string(network("diar_standard"))
     changed.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     changed.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
@@ -168,8 +168,8 @@ def test_types_that_are_not_the_catalogues_are_refused(graphs: Path, tmp_path: P
     assert "'embedding': 'FP16'" in str(refusal.value)
 
 
-def test_an_engine_that_differs_from_its_graph_fails_the_gate(graphs: Path, tmp_path: Path) -> None:
-    """An engine of other content than its graph is refused, and the worst place is named."""
+def test_gate_rejects_engine_that_differs_from_graph(graphs: Path, tmp_path: Path) -> None:
+    """The error names the output with the largest value/limit ratio."""
     job = next(job for job in jobs(graphs) if job.record.model == "body_standard")
     wrong = onnx.load_from_string(network("body_standard"))
     four = next(value for value in wrong.graph.initializer if value.name == "four")
@@ -181,16 +181,16 @@ def test_an_engine_that_differs_from_its_graph_fails_the_gate(graphs: Path, tmp_
     assert str(refusal.value) == (
         "body_standard batch for cpu: the engine differs from its graph: encoder_lengths differs by 1.0e+00 "
         "(differing, allowed 0e+00) (random batch 1 frames 200). "
-        "Look at that output, or state a wider tolerance in the catalogue."
+        "Correct the computation of that output, or set a wider tolerance in the catalogue."
     )
 
 
-def test_a_failed_gate_leaves_the_old_bundle(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_gate_keeps_old_bundle(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _make(graphs, _target(tmp_path))
     before = (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes()
 
     def fail(*_: object) -> None:
-        raise GateError("an engine", "it is wrong", "Mend it")
+        raise GateError("an engine", "it is wrong", "Correct it")
 
     monkeypatch.setattr(gate, "check", fail)
     with pytest.raises(GateError):
@@ -200,7 +200,7 @@ def test_a_failed_gate_leaves_the_old_bundle(graphs: Path, tmp_path: Path, monke
     assert list((tmp_path / "store").rglob("*.partial")) == []
 
 
-def test_a_build_killed_at_any_moment_leaves_the_old_bundle_whole(graphs: Path, tmp_path: Path) -> None:
+def test_killed_build_keeps_old_bundle_intact(graphs: Path, tmp_path: Path) -> None:
     target = replace(_target(tmp_path / "embedded"), store=tmp_path.parent / f"{tmp_path.name}-store")
     _make(graphs, target)
     command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--force", "--onnx", str(graphs)]
@@ -222,7 +222,7 @@ def test_a_build_killed_at_any_moment_leaves_the_old_bundle_whole(graphs: Path, 
     assert _make(graphs, target) == dict.fromkeys(MODELS, "unchanged")
 
 
-def test_an_unwritable_folder_is_one_sentence(graphs: Path, tmp_path: Path) -> None:
+def test_reports_unwritable_folder_in_one_sentence(graphs: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "a file"
     blocked.write_text("")
     command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--onnx", str(graphs), "--out", str(blocked)]
@@ -233,21 +233,21 @@ def test_an_unwritable_folder_is_one_sentence(graphs: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_second_bundle_takes_its_engines_from_the_store(graphs: Path, tmp_path: Path) -> None:
+def test_second_bundle_takes_engines_from_store(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     other = replace(_target(tmp_path), folder=tmp_path / "other")
     assert _make(graphs, other) == dict.fromkeys(MODELS, bundle.FROM_STORE)
     verification.check(other.folder, manifest.load(other.folder))
 
 
-def test_a_bundle_without_its_store_is_taken_over(graphs: Path, tmp_path: Path) -> None:
+def test_bundle_without_store_is_reused(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     moved = replace(_target(tmp_path), store=tmp_path / "empty")
     assert _make(graphs, moved) == dict.fromkeys(MODELS, bundle.UNCHANGED)
     assert len(list(store.entries(moved.store))) == len(MODELS)
 
 
-def test_a_damaged_entry_of_the_store_is_built_again(graphs: Path, tmp_path: Path) -> None:
+def test_rebuilds_damaged_store_entry(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     entry = next(each for each in store.entries(tmp_path / "store") if each.record.model == "diar_standard")
     engine = entry.folder / entry.record.file
@@ -257,7 +257,7 @@ def test_a_damaged_entry_of_the_store_is_built_again(graphs: Path, tmp_path: Pat
     assert _make(graphs, other) == {**dict.fromkeys(MODELS, bundle.FROM_STORE), "diar_standard": bundle.BUILT}
 
 
-def test_a_bundle_of_which_nothing_changed_is_not_touched(graphs: Path, tmp_path: Path) -> None:
+def test_does_not_touch_unchanged_bundle(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     path = tmp_path / "cpu" / manifest.MANIFEST_FILE
     before = path.stat()
@@ -265,7 +265,7 @@ def test_a_bundle_of_which_nothing_changed_is_not_touched(graphs: Path, tmp_path
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_record_says_what_changed_since_the_last_build(graphs: Path, tmp_path: Path) -> None:
+def test_record_lists_changes_since_last_build(graphs: Path, tmp_path: Path) -> None:
     _make(graphs, _target(tmp_path))
     assert all(record.changes == () for record in manifest.load(tmp_path / "cpu").engines)
     changed = onnx.load_from_string(network("diar_standard"))
@@ -277,13 +277,13 @@ def test_a_record_says_what_changed_since_the_last_build(graphs: Path, tmp_path:
     assert records["body_standard"].changes == ()
 
 
-def test_engines_are_made_side_by_side(graphs: Path, tmp_path: Path) -> None:
+def test_builds_engines_in_parallel_processes(graphs: Path, tmp_path: Path) -> None:
     assert list(_make(graphs, replace(_target(tmp_path), processes=2))) == list(MODELS)
     verification.check(tmp_path / "cpu", manifest.load(tmp_path / "cpu"))
 
 
 def test_two_builds_share_the_store(graphs: Path, tmp_path: Path) -> None:
-    """Whoever comes second finds the engine done: each is built once."""
+    """The second build waits for the first and finds the engine in the store, so that each is built once."""
     folders = [tmp_path / name for name in ("one", "two")]
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""The command line: every refusal is one sentence with its exit code."""
+"""The command lines of the build room: every error is one sentence with its exit code."""
 
 import json
 import shutil
@@ -13,33 +13,33 @@ from build import keys
 from contract.manifest import load
 from tests.fakes.driver import A100, fake_driver, needs_bindings, python
 from tests.integration.networks import network
+from tests.unit.engines import commands
 from tests.unit.engines.exported import export
 
 ROOT = Path(__file__).parents[3]
 NAMES = "am_en_enhanced, am_en_standard, body_enhanced, body_standard, decoder_enhanced, decoder_standard, "
 NAMES += "diar_enhanced, diar_standard, lm_enhanced"
-REFUSALS = {
+ERRORS = {
     "--arch sm99": (
         10,
-        "architecture 'sm99': it is not one that Voxwright builds for. "
-        "Choose one of cpu, sm75, sm80, sm86, sm89, sm90.",
+        "architecture 'sm99': Voxwright does not build for it. Choose one of cpu, sm75, sm80, sm86, sm89, sm90.",
     ),
     "--arch sm90 --compiler tensorrt_rtx": (
         31,
         "--compiler tensorrt_rtx: TensorRT-RTX does not compile for sm90. "
-        "Use sm75, sm80, sm86, sm89, or leave --compiler out.",
+        "Use sm75, sm80, sm86, sm89, or omit --compiler.",
     ),
     "--arch cpu --compiler tensorrt": (
         31,
-        "--arch cpu: TensorRT makes engines for GPUs only. Leave --compiler out.",
+        "--arch cpu: TensorRT builds engines for GPUs only. Omit --compiler.",
     ),
     "--arch sm80 --compiler onnxruntime": (
         31,
-        "--compiler onnxruntime: it makes engines for the CPU, not for sm80. Leave --compiler out.",
+        "--compiler onnxruntime: it builds engines for the CPU, not for sm80. Omit --compiler.",
     ),
     "--arch cpu --compiler nvcc": (
         10,
-        "--compiler nvcc: it is not known. Choose one of tensorrt, tensorrt_rtx, onnxruntime.",
+        "--compiler nvcc: it is unknown. Choose one of tensorrt, tensorrt_rtx, onnxruntime.",
     ),
     "--arch cpu --platform 26.08": (
         31,
@@ -47,16 +47,16 @@ REFUSALS = {
     ),
     "--arch cpu --compatibility ampere-plus": (
         10,
-        "--compatibility: it has no meaning for onnxruntime. Leave it out, or use --compiler tensorrt.",
+        "--compatibility: it does not apply to onnxruntime. Omit it, or use --compiler tensorrt.",
     ),
     "--arch sm80 --compiler tensorrt_rtx --workspace-gib 1": (
         10,
-        "--workspace-gib: it has no meaning for tensorrt_rtx. Leave it out, or use --compiler tensorrt.",
+        "--workspace-gib: it does not apply to tensorrt_rtx. Omit it, or use --compiler tensorrt.",
     ),
     "--arch sm75 --compatibility ampere-plus": (
         10,
-        "--compatibility ampere-plus: sm75 is Turing, and such an engine is built on Ampere or later for Ampere and "
-        "later. Use --compatibility none, or build on another architecture.",
+        "--compatibility ampere-plus: sm75 is Turing, and such an engine needs Ampere or later. "
+        "Use --compatibility none, or build on another architecture.",
     ),
     "--arch sm80 --platform 25.01": (
         10,
@@ -64,7 +64,7 @@ REFUSALS = {
     ),
     "--arch cpu --model nothing": (
         10,
-        f"--model nothing: no engine is made for that name. Choose from {NAMES}.",
+        f"--model nothing: no engine has that name. Choose from {NAMES}.",
     ),
     "--arch cpu --model body_standard": (
         30,
@@ -72,29 +72,29 @@ REFUSALS = {
     ),
     "--arch cpu": (
         30,
-        "nowhere: no graph was exported there. Run `python -m export` first, or name its folder with --onnx.",
+        "nowhere: it holds no exported graph. "
+        "Run `python -m export` first, or name the folder of the graphs with --onnx.",
     ),
 }
 
 
-def _build(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "build.engines", *arguments, "--onnx", "nowhere", "--out", "nowhere"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def _build(*arguments: str) -> commands.Finished:
+    return commands.run("build.engines", *arguments, "--onnx", "nowhere", "--out", "nowhere")
 
 
-@pytest.mark.parametrize("arguments", REFUSALS)
-def test_refusals(arguments: str) -> None:
-    code, sentence = REFUSALS[arguments]
+@pytest.mark.parametrize("arguments", ERRORS)
+def test_errors_are_one_sentence(arguments: str) -> None:
+    code, sentence = ERRORS[arguments]
     result = _build(*arguments.split())
     assert (result.returncode, result.stderr) == (code, f"error: {sentence}\n")
-    assert not (ROOT / "nowhere").exists()
+    assert not Path("nowhere").exists()
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
 @pytest.mark.parametrize(
     ("arch", "gpus"), [("sm75", "T4, RTX 20"), ("sm86", "A10, A40, RTX 30"), ("sm90", "H100, H200")]
 )
-def test_tensorrt_without_a_gpu_names_both_ways_on(arch: str, gpus: str) -> None:
+def test_tensorrt_without_gpu_names_both_alternatives(arch: str, gpus: str) -> None:
     result = _build("--arch", arch)
     assert (result.returncode, result.stderr) == (
         31,
@@ -105,7 +105,7 @@ def test_tensorrt_without_a_gpu_names_both_ways_on(arch: str, gpus: str) -> None
 
 
 @needs_bindings
-def test_tensorrt_on_another_gpu_says_which(tmp_path: Path) -> None:
+def test_tensorrt_names_gpu_of_another_architecture(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, **A100), "-m", "build.engines", "--arch", "sm86")
     assert (result.returncode, result.stderr) == (
         31,
@@ -117,30 +117,30 @@ def test_tensorrt_on_another_gpu_says_which(tmp_path: Path) -> None:
 
 
 @needs_bindings
-def test_tensorrt_beside_several_gpus_says_which_it_would_use(tmp_path: Path) -> None:
+def test_tensorrt_names_first_of_several_gpus(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, GPUS="3", **A100), "-m", "build.engines", "--arch", "sm86")
     assert result.returncode == 31
     assert "and the first of the 3 visible GPUs is NVIDIA A100-SXM4-80GB, sm80. " in result.stderr
-    assert " Choose the GPU with CUDA_VISIBLE_DEVICES, or run the same command on a host with such " in result.stderr
+    assert " Select the GPU with CUDA_VISIBLE_DEVICES, or run the same command on a host with such " in result.stderr
 
 
 @needs_bindings
-def test_a_driver_that_does_not_start_is_no_missing_gpu(tmp_path: Path) -> None:
+def test_driver_failure_is_not_a_missing_gpu(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, INIT="803"), "-m", "build.engines", "--arch", "sm86")
     assert (result.returncode, result.stderr) == (
         40,
-        "error: NVIDIA driver: it refuses: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
-        "See what `nvidia-smi` says, and repair the driver.\n",
+        "error: NVIDIA driver: it fails with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
+        "Run `nvidia-smi` to find the error, and repair the driver.\n",
     )
 
 
 @needs_bindings
-def test_the_right_gpu_without_tensorrt_says_where_it_is(tmp_path: Path) -> None:
+def test_right_gpu_without_tensorrt_names_the_container(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, **A100), "-m", "build.engines", "--arch", "sm80")
     assert (result.returncode, result.stderr) == (
         31,
         "error: --arch sm80: TensorRT is not installed here. "
-        "Run the same command inside the container of platform 26.08, which carries 11.2.1.2.\n",
+        "Run the same command inside the container of platform 26.08, which has 11.2.1.2.\n",
     )
 
 
@@ -153,11 +153,11 @@ def test_help_needs_no_library() -> None:
 
 
 @pytest.mark.parametrize("module", ["export.__main__", "build.engines"])
-def test_an_interrupt_has_its_own_exit_code(module: str) -> None:
-    """click alone would end with 1."""
+def test_interrupt_has_its_own_exit_code(module: str) -> None:
+    """click itself would exit with 1."""
     script = (
         f"import os, signal, sys, {module} as room\n"
-        # A test run in the background of a shell inherits an ignored SIGINT.
+        # A test in the background of a shell inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "room.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "room.plan = lambda *_, **__: []\n"
@@ -171,7 +171,8 @@ def test_an_interrupt_has_its_own_exit_code(module: str) -> None:
 
 
 def test_misuse_is_exit_code_2() -> None:
-    result = _build("--arch", "cpu", "--unknown")
+    command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--unknown"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "No such option" in result.stderr
 
@@ -183,43 +184,40 @@ def graphs(tmp_path: Path) -> Path:
     return tmp_path / "onnx"
 
 
-def _run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_a_dry_run_says_what_and_why_and_builds_nothing(graphs: Path, tmp_path: Path) -> None:
+def test_dry_run_prints_reasons_and_builds_nothing(graphs: Path, tmp_path: Path) -> None:
     arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
-    first = _run("build.engines", *arguments, "--dry-run")
+    first = commands.run("build.engines", *arguments, "--dry-run")
     assert (first.returncode, first.stderr.splitlines()) == (
         0,
         [
-            "build cpu am_en_standard batch     would be built: the bundle has none",
-            "build cpu diar_standard batch      would be built: the bundle has none",
+            "build cpu am_en_standard batch     fp32 would be built: it is not in the bundle",
+            "build cpu diar_standard batch      fp32 would be built: it is not in the bundle",
         ],
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx"]
-    assert _run("build.engines", *arguments).returncode == 0
-    assert _run("build.engines", *arguments, "--dry-run").stderr.splitlines()[0].endswith(" unchanged")
-    forced = _run("build.engines", *arguments, "--dry-run", "--force").stderr.splitlines()[0]
+    assert commands.run("build.engines", *arguments).returncode == 0
+    assert commands.run("build.engines", *arguments, "--dry-run").stderr.splitlines()[0].endswith(" fp32 unchanged")
+    forced = commands.run("build.engines", *arguments, "--dry-run", "--force").stderr.splitlines()[0]
     assert forced.endswith(" would be built: --force")
 
 
-def test_json_says_what_became_of_every_engine(graphs: Path, tmp_path: Path) -> None:
+def test_json_lists_every_engine(graphs: Path, tmp_path: Path) -> None:
     arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines", "--json")
-    (made,) = json.loads(_run("build.engines", *arguments).stdout)["bundles"]
+    (made,) = json.loads(commands.run("build.engines", *arguments).stdout)["bundles"]
     assert (made["arch"], made["platform"], made["refusal"]) == ("cpu", "embedded", None)
-    assert [(each["model"], each["outcome"]) for each in made["engines"]] == [
-        ("am_en_standard", "built"),
-        ("diar_standard", "built"),
+    assert [(each["model"], each["precision"], each["outcome"]) for each in made["engines"]] == [
+        ("am_en_standard", "fp32", "built"),
+        ("diar_standard", "fp32", "built"),
     ]
     records = load(tmp_path / "engines" / "embedded" / "cpu").engines
     assert [each["key"] for each in made["engines"]] == [record.key for record in records]
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
-def test_all_architectures_end_in_a_table_of_what_this_host_can(graphs: Path, tmp_path: Path) -> None:
-    result = _run("build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
+def test_all_architectures_print_a_table(graphs: Path, tmp_path: Path) -> None:
+    result = commands.run(
+        "build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines"
+    )
     assert result.returncode == 0, result.stderr
     rows = [line.split("  ", 1) for line in result.stderr.splitlines()[-7:]]
     assert [row[0].strip() for row in rows] == ["arch", "cpu", "sm75", "sm80", "sm86", "sm89", "sm90"]
@@ -228,51 +226,53 @@ def test_all_architectures_end_in_a_table_of_what_this_host_can(graphs: Path, tm
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
-def test_all_architectures_on_a_host_that_can_make_none_is_a_refusal(graphs: Path, tmp_path: Path) -> None:
+def test_all_architectures_fail_where_none_can_be_built(graphs: Path, tmp_path: Path) -> None:
     arguments = ("--arch", "all", "--compiler", "tensorrt", "--onnx", graphs, "--out", tmp_path / "engines")
-    result = _run("build.engines", *arguments)
+    result = commands.run("build.engines", *arguments)
     assert result.returncode == 31
     assert result.stderr.splitlines()[-1] == (
-        "error: --arch all: this host can make engines for none of them. "
-        "Run it in the container of a platform on a host with a GPU, or leave --compiler and --platform out."
+        "error: --arch all: this host can build engines for none of them. "
+        "Run it in the container of a platform on a host with a GPU, or omit --compiler and --platform."
     )
 
 
-def test_a_damaged_graph_fails_all_architectures_too(graphs: Path, tmp_path: Path) -> None:
+def test_damaged_graph_fails_all_architectures(graphs: Path, tmp_path: Path) -> None:
     (graphs / "diar_standard" / "fp32.onnx").write_bytes(b"")
-    result = _run("build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
+    result = commands.run(
+        "build.engines", "--arch", "all", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines"
+    )
     assert result.returncode == 30
     assert result.stderr.splitlines()[-1].startswith(f"error: {graphs / 'diar_standard' / 'fp32.onnx'}: it is damaged")
 
 
-def test_explain_prints_every_part_of_a_key_and_what_changed(graphs: Path, tmp_path: Path) -> None:
+def test_explain_prints_key_parts_and_changes(graphs: Path, tmp_path: Path) -> None:
     arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
-    _run("build.engines", *arguments)
+    commands.run("build.engines", *arguments)
     bundle = tmp_path / "engines" / "embedded" / "cpu"
     record = load(bundle).engines[1]
-    said = _run("build.explain", bundle, "diar_standard").stdout.splitlines()
-    assert said[0] == f"key {record.key}"
-    assert [line.split()[0] for line in said[1:]] == list(dict(keys.flat(record.key_parts)))
-    first = _run("build.explain", bundle, "diar_standard", "--why").stdout
-    assert first == "diar_standard batch is the first engine here of this model, mode and bundle\n"
+    printed = commands.run("build.explain", bundle, "diar_standard").stdout.splitlines()
+    assert printed[0] == f"key {record.key}"
+    assert [line.split()[0] for line in printed[1:]] == list(dict(keys.flat(record.key_parts)))
+    first = commands.run("build.explain", bundle, "diar_standard", "--why").stdout
+    assert first == "diar_standard batch is the first engine of this model and mode in this bundle\n"
     changed = onnx.load_from_string(network("diar_standard"))
     changed.producer_name = "another exporter"
     export(graphs, "diar_standard", changed.SerializeToString())
-    _run("build.engines", *arguments)
-    why = _run("build.explain", bundle, "diar_standard", "--why").stdout.splitlines()
+    commands.run("build.engines", *arguments)
+    why = commands.run("build.explain", bundle, "diar_standard", "--why").stdout.splitlines()
     assert [line.split(" was ")[0] for line in why] == ["graph", "reference"]
-    refused = _run("build.explain", bundle, "lm_enhanced")
+    refused = commands.run("build.explain", bundle, "lm_enhanced")
     assert (refused.returncode, refused.stderr) == (
         10,
-        f"error: lm_enhanced batch: {bundle} holds no such engine. "
+        f"error: lm_enhanced batch: it is not in the bundle {bundle}. "
         "Choose one of: am_en_standard batch, diar_standard batch.\n",
     )
 
 
-def test_the_store_is_listed_and_pruned(graphs: Path, tmp_path: Path) -> None:
-    _run("build.engines", "--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
+def test_lists_and_prunes_store(graphs: Path, tmp_path: Path) -> None:
+    commands.run("build.engines", "--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path / "engines")
     shutil.rmtree(tmp_path / "engines")
-    _run(
+    commands.run(
         "build.engines",
         "--arch",
         "cpu",
@@ -285,12 +285,12 @@ def test_the_store_is_listed_and_pruned(graphs: Path, tmp_path: Path) -> None:
         "--model",
         "diar_standard",
     )
-    listed = _run("build.store", "--store", tmp_path / "store").stdout.splitlines()
+    listed = commands.run("build.store", "--store", tmp_path / "store").stdout.splitlines()
     assert sorted(line.split(maxsplit=1)[1] for line in listed) == [
         "am_en_standard     batch     cpu   in no bundle",
         "diar_standard      batch     cpu   in a bundle",
     ]
-    pruned = _run("build.store", "--store", tmp_path / "store", "--prune")
+    pruned = commands.run("build.store", "--store", tmp_path / "store", "--prune")
     assert [line.split()[1] for line in pruned.stdout.splitlines()] == ["am_en_standard"]
-    left = _run("build.store", "--store", tmp_path / "store").stdout.splitlines()
+    left = commands.run("build.store", "--store", tmp_path / "store").stdout.splitlines()
     assert [line.split()[1] for line in left] == ["diar_standard"]

@@ -1,4 +1,4 @@
-"""What each TensorRT is asked for, and which library vouches that it has it."""
+"""Which features of each TensorRT a build uses, checked against the names of the real libraries."""
 
 import dataclasses
 import sys
@@ -28,14 +28,14 @@ def fake(version: str) -> Any:
     return module
 
 
-def test_the_names_of_the_library_that_is_here_are_the_written_ones() -> None:
-    """What `tests.fakes.capture` wrote of the others it wrote by the same question."""
+def test_recorded_names_equal_the_installed_library() -> None:
+    """`tests.fakes.capture` recorded the names of the other versions in the same way."""
     library = pytest.importorskip("tensorrt_rtx")
     written = NAMES[f"rtx {library.__version__}"]
-    assert {"source": written["source"], **capture.ask("tensorrt_rtx", sys.executable, None)} == written
+    assert {"source": written["source"], **capture.query("tensorrt_rtx", sys.executable, None)} == written
 
 
-def test_each_version_is_from_a_wheel() -> None:
+def test_names_come_from_wheels() -> None:
     assert {version: names["source"] for version, names in NAMES.items() if not version.startswith("rtx")} == {
         "8.6.0": "tensorrt-8.6.0-cp310-none-manylinux_2_17_x86_64.whl",
         "10.16.1.11": "tensorrt_cu12_bindings-10.16.1.11-cp311-none-manylinux_2_28_x86_64.whl",
@@ -44,7 +44,7 @@ def test_each_version_is_from_a_wheel() -> None:
     }
 
 
-def test_a_fake_has_no_name_that_its_version_lacks() -> None:
+def test_fake_lacks_names_of_other_versions() -> None:
     old, new = fake(LEGACY), fake(ELEVEN)
     assert hasattr(old.ICudaEngine, "device_memory_size")
     assert not hasattr(new.ICudaEngine, "device_memory_size")
@@ -56,7 +56,7 @@ def test_a_fake_has_no_name_that_its_version_lacks() -> None:
 
 
 @pytest.mark.parametrize(("version", "build"), [(LEGACY, "8.6.1.6"), ("8.6.0", "8.6.0"), (TEN, TEN), (ELEVEN, ELEVEN)])
-def test_the_build_number(version: str, build: str) -> None:
+def test_build_number(version: str, build: str) -> None:
     assert dialect.build_number(fake(version)) == build
 
 
@@ -64,9 +64,9 @@ def test_the_build_number(version: str, build: str) -> None:
     ("version", "keeps", "arguments"),
     [(LEGACY, False, {"fp16": True, "precision_constraints": "obey"}), (TEN, True, {}), (ELEVEN, True, {})],
 )
-def test_who_keeps_the_types_of_a_graph(version: str, keeps: bool, arguments: dict[str, Any]) -> None:
+def test_strong_typing(version: str, keeps: bool, arguments: dict[str, Any]) -> None:
     library = fake(version)
-    assert dialect.keeps_types(library) == keeps
+    assert dialect.supports_strong_typing(library) == keeps
     assert dialect.precision_arguments(library) == arguments
 
 
@@ -77,14 +77,14 @@ def _parsed_by_rtx(content: bytes) -> Any:
     made = builder.create_network(0)
     parser = library.OnnxParser(made, logger)
     assert parser.parse(content)
-    # The network lives as long as these do.
+    # The network is valid only while these objects exist.
     return library, made, (builder, parser)
 
 
-def test_the_islands_of_fp32_in_a_network_that_a_real_parser_made() -> None:
+def test_finds_fp32_layers_of_a_parsed_network() -> None:
     library, made, _owners = _parsed_by_rtx(network("am_en_standard"))
     found = [layer.type.name for layer in dialect.fp32_layers(library, made)]
-    # The log-softmax is two layers to TensorRT, and its shape is put right before the best few are taken.
+    # TensorRT makes two layers of the log-softmax, and one that restores its shape before TopK.
     assert found == ["SOFTMAX", "UNARY", "SHUFFLE", "TOPK"]
     library, made, _owners = _parsed_by_rtx(network("body_standard"))
     assert list(dialect.fp32_layers(library, made)) == []
@@ -114,34 +114,34 @@ def test_compatibility(version: str, level: str, arch: Arch, arguments: dict[str
         (
             Options(compatibility=SAME_CAPABILITY),
             Arch.SM86,
-            "--compatibility same-capability: TensorRT 8.6.1.6 has no such level. "
-            "Use one that it has: none, ampere-plus.",
+            "--compatibility same-capability: TensorRT 8.6.1.6 does not support this level. "
+            "Use one of: none, ampere-plus.",
         ),
         (
             Options(compatibility=AMPERE_PLUS),
             Arch.SM75,
-            "--compatibility ampere-plus: sm75 is Turing, and such an engine is built on Ampere or later for Ampere "
-            "and later. Use --compatibility none, or build on another architecture.",
+            "--compatibility ampere-plus: sm75 is Turing, and such an engine needs Ampere or later. "
+            "Use --compatibility none, or build on another architecture.",
         ),
     ],
 )
-def test_compatibility_that_cannot_be(options: Options, arch: Arch, sentence: str) -> None:
+def test_rejects_unsupported_compatibility(options: Options, arch: Arch, sentence: str) -> None:
     with pytest.raises(SettingError) as refusal:
         dialect.compatibility_arguments(fake(LEGACY), options, arch)
     assert str(refusal.value) == sentence
 
 
-def test_a_library_without_any_compatibility() -> None:
+def test_library_without_compatibility_levels() -> None:
     bare: Any = ModuleType("tensorrt")
     bare.__version__, bare.BuilderFlag = "8.5.3.1", fake(LEGACY).DataType
     for options, sentence in (
         (
             Options(compatibility=AMPERE_PLUS),
-            "--compatibility ampere-plus: TensorRT 8.5.3.1 has no such level. Use one that it has: none.",
+            "--compatibility ampere-plus: TensorRT 8.5.3.1 does not support this level. Use one of: none.",
         ),
         (
             Options(version_compatible=True),
-            "--version-compatible: TensorRT 8.5.3.1 makes no such engines. Leave it out.",
+            "--version-compatible: TensorRT 8.5.3.1 does not support it. Omit it.",
         ),
     ):
         with pytest.raises(SettingError) as refusal:
@@ -152,24 +152,24 @@ def test_a_library_without_any_compatibility() -> None:
 @pytest.mark.parametrize(
     ("version", "stated", "lowered"), [(LEGACY, 17, False), (LEGACY, 18, True), (TEN, 18, False), (ELEVEN, 25, False)]
 )
-def test_a_parser_gets_a_graph_that_it_reads(tmp_path: Any, version: str, stated: int, lowered: bool) -> None:
+def test_parser_receives_supported_opset(tmp_path: Any, version: str, stated: int, lowered: bool) -> None:
     job = _job(tmp_path, stated)
-    with dialect.readable(fake(version), job) as readable:
-        assert (readable.graph != job.graph) == lowered
-        (import_,) = onnx.load(readable.graph).opset_import
+    with dialect.with_supported_opset(fake(version), job) as supported:
+        assert (supported.graph != job.graph) == lowered
+        (import_,) = onnx.load(supported.graph).opset_import
         assert import_.version == (17 if lowered else 18)
     assert job.graph.is_file()
-    assert readable.graph.exists() == (not lowered)
+    assert supported.graph.exists() == (not lowered)
 
 
-def test_what_an_older_opset_lacks_is_refused(tmp_path: Any) -> None:
+def test_rejects_operator_missing_in_older_opset(tmp_path: Any) -> None:
     job = _job(tmp_path, 18, "x = Mish (features)")
-    with pytest.raises(CompileError) as refusal, dialect.readable(fake(LEGACY), job):
+    with pytest.raises(CompileError) as refusal, dialect.with_supported_opset(fake(LEGACY), job):
         pass
     assert str(refusal.value) == (
         "diar_standard batch for sm80: the graph has ONNX opset 18, the parser of TensorRT 8.6.1.6 reads up to 17, and "
-        "its Mish is not written in opset 17. "
-        "Change the network so that it exports without it, or build for a platform whose TensorRT reads it."
+        "its Mish cannot be converted to opset 17. "
+        "Export the network without that operator, or build for a platform with a newer TensorRT."
     )
 
 

@@ -1,4 +1,4 @@
-"""The farm: scripts, workflow and Kubernetes Jobs, each checked by its own tool, and no architecture forgotten."""
+"""The farm: scripts, workflow and Kubernetes Jobs, each checked by its own tool, for every architecture."""
 
 import os
 import re
@@ -19,10 +19,11 @@ from contract.arch import Arch
 from contract.errors import SettingError
 from contract.manifest import load
 from contract.platform import platform
+from tests.unit.engines import commands
 from tests.unit.engines.exported import export
 
 ROOT = Path(__file__).parents[3]
-SCRIPTS = sorted([*(ROOT / "ci").iterdir(), ROOT / ".ci" / "run"])
+SCRIPTS = sorted([*(path for path in (ROOT / "ci").iterdir() if not path.suffix), ROOT / ".ci" / "run"])
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DEPLOY = ROOT / "deploy" / "build-farm"
 # The oldest release whose schema lets a rule of a failure policy name exit codes alone, and the newest there is.
@@ -45,7 +46,7 @@ def _container(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_strict_and_clean(script: Path) -> None:
+def test_scripts_are_strict_and_pass_shellcheck(script: Path) -> None:
     assert os.access(script, os.X_OK)
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n")
@@ -56,14 +57,14 @@ def test_scripts_are_strict_and_clean(script: Path) -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_fit_githubs_schema(path: Path) -> None:
+def test_workflows_match_github_schema(path: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_workflows_hold_no_logic(path: Path) -> None:
+def test_workflows_contain_no_logic(path: Path) -> None:
     steps = [step for job in yaml.safe_load(path.read_text())["jobs"].values() for step in job["steps"]]
     for step in steps:
         if "run" in step:
@@ -71,11 +72,11 @@ def test_workflows_hold_no_logic(path: Path) -> None:
             assert re.fullmatch(r"ci/[a-z-]+", script), step
             assert os.access(ROOT / script, os.X_OK)
             assert not re.search(r"[\n;|&`]|\$\(", step["run"]), step
-            # What a person typed is no part of a command line: it comes through the environment.
+            # Input typed by a person comes through the environment, never as part of a command line.
             assert "inputs." not in step["run"], step
 
 
-def test_the_workflow_has_every_architecture() -> None:
+def test_workflow_has_every_architecture() -> None:
     jobs = _workflow()["jobs"]
     matrix = jobs["gpu"]["strategy"]["matrix"]["include"]
     assert [entry["arch"] for entry in matrix] == [arch.value for arch in GPUS]
@@ -91,9 +92,9 @@ def test_the_workflow_has_every_architecture() -> None:
     assert names == ["engines-${{ matrix.arch }}", "engines-cpu"]
 
 
-def test_the_workflow_builds_in_the_container_of_the_platform() -> None:
+def test_workflow_builds_in_container_of_platform() -> None:
     workflow = _workflow()
-    # YAML reads the key `on` as a truth.
+    # YAML reads the key `on` as true.
     offered = workflow[True]["workflow_dispatch"]["inputs"]["platform"]
     assert tuple(offered["options"]) == farm.gpu_platforms()
     default = offered["default"]
@@ -107,7 +108,7 @@ def test_the_workflow_builds_in_the_container_of_the_platform() -> None:
         assert found[1].replace("{0}", name) == farm.image(platform(name))
 
 
-def test_only_the_release_sees_the_signing_key() -> None:
+def test_only_release_job_has_signing_key() -> None:
     jobs = _workflow()["jobs"]
     assert [name for name, job in jobs.items() if "secrets." in yaml.safe_dump(job)] == ["release"]
     assert jobs["release"]["environment"] == "release"
@@ -115,14 +116,14 @@ def test_only_the_release_sees_the_signing_key() -> None:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", farm.gpu_platforms())
-def test_jobs_fit_kubernetes_schema(name: str, version: str) -> None:
+def test_jobs_match_kubernetes_schema(name: str, version: str) -> None:
     volume = yaml.safe_load((DEPLOY / "volume.yaml").read_text())
     for each in [*_jobs(name), volume]:
         kubernetes_validate.validate(each, version, strict=True)
 
 
 @pytest.mark.parametrize("name", farm.gpu_platforms())
-def test_every_architecture_has_a_job_on_a_gpu_of_it(name: str) -> None:
+def test_every_architecture_has_a_job_on_its_gpu(name: str) -> None:
     jobs = _jobs(name)
     assert [job["metadata"]["labels"]["voxwright/arch"] for job in jobs] == [arch.value for arch in Arch]
     assert len({job["metadata"]["name"] for job in jobs}) == len(jobs)
@@ -139,7 +140,7 @@ def test_every_architecture_has_a_job_on_a_gpu_of_it(name: str) -> None:
         assert ("--platform" in container["command"]) == (capability is not None)
 
 
-def test_pods_have_no_rights_that_they_do_not_need() -> None:
+def test_pods_have_minimal_rights() -> None:
     for job in _jobs("26.08"):
         pod, container = job["spec"]["template"]["spec"], _container(job)
         assert pod["automountServiceAccountToken"] is False
@@ -154,16 +155,16 @@ def test_pods_have_no_rights_that_they_do_not_need() -> None:
         assert writable == ["/farm/dist", "/scratch"]
 
 
-def test_a_refusal_is_not_tried_again() -> None:
+def test_permanent_errors_are_not_retried() -> None:
     (job, *_) = _jobs("26.08")
     values = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     assert values == farm.refusals()
     assert {2, 10, 30, 31, 32, 33} <= set(values)
-    # A full disk or a node that went away may be better the next time.
+    # A retry may succeed after a full disk or a lost node.
     assert not {0, 1, 13, 130, 137, 143} & set(values)
 
 
-def test_the_claim_and_the_image_can_be_named() -> None:
+def test_claim_and_image_are_options() -> None:
     text = farm.manifests(platform("26.08"), "engines-2", 'mirror.example/"tensorrt":1')
     jobs = [each for each in yaml.safe_load_all(text) if each]
     assert _container(jobs[1])["image"] == 'mirror.example/"tensorrt":1'
@@ -178,16 +179,16 @@ def test_the_claim_and_the_image_can_be_named() -> None:
         (
             "embedded",
             "farm",
-            "--platform embedded: no farm is needed for it: it has no TensorRT. Choose one of 26.08, 23.12.",
+            "--platform embedded: it has no TensorRT, so its bundles need no farm. Choose one of 26.08, 23.12.",
         ),
         (
             "26.08",
             "Farm: x",
-            "--claim Farm: x: Kubernetes has no such names. Use small letters, digits and dashes.",
+            "--claim Farm: x: it is not a valid Kubernetes name. Use lower-case letters, digits and dashes.",
         ),
     ],
 )
-def test_refusals(name: str, claim: str, sentence: str) -> None:
+def test_rejects_platform_and_claim(name: str, claim: str, sentence: str) -> None:
     with pytest.raises(SettingError) as refusal:
         farm.manifests(platform(name), claim)
     assert str(refusal.value) == sentence
@@ -200,24 +201,23 @@ def _run(*command: object, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_the_command_writes_the_jobs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build.farm"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    subprocess.run([*command, "--output", tmp_path / "jobs.yaml"], cwd=ROOT, check=True)
+def test_command_writes_jobs(tmp_path: Path) -> None:
+    printed = commands.run("build.farm").stdout
+    assert commands.run("build.farm", "--output", tmp_path / "jobs.yaml").returncode == 0
     assert (tmp_path / "jobs.yaml").read_text() == printed == farm.manifests(platform("26.08"), "voxwright-farm")
 
 
 @pytest.mark.parametrize("script", ["python", "build-engines", "release"])
-def test_scripts_say_how_to_call_them(script: str) -> None:
+def test_scripts_print_usage(script: str) -> None:
     result = _run(ROOT / "ci" / script)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"usage: ci/{script} ")
 
 
-def test_a_refusal_passes_through_the_script() -> None:
+def test_script_returns_exit_code_of_command() -> None:
     result = _run(ROOT / "ci" / "build-engines", "sm70")
     assert result.returncode == SettingError.exit_code
-    assert result.stderr.startswith("error: architecture 'sm70': it is not one that Voxwright builds for.")
+    assert result.stderr.startswith("error: architecture 'sm70': Voxwright does not build for it.")
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def engines(tmp_path: Path) -> Path:
     return tmp_path / "engines"
 
 
-def test_the_scripts_take_graphs_to_a_signed_release(engines: Path, tmp_path: Path) -> None:
+def test_scripts_build_a_signed_release(engines: Path, tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     left = tmp_path / "temporary"
@@ -240,15 +240,15 @@ def test_the_scripts_take_graphs_to_a_signed_release(engines: Path, tmp_path: Pa
     fingerprint = signature.fingerprint(key.public_key())
     assert f"release embedded/cpu     2 models, signed by {fingerprint}\n" in result.stderr
     made = load(tmp_path / "release" / "embedded" / "cpu")
-    assert signature.judge(made, [key.public_key()]) is signature.Verdict.TRUSTED
-    # The private key was in a file for a moment.
+    assert signature.verify(made, [key.public_key()]) is signature.Verdict.TRUSTED
+    # The private key was in a temporary file.
     assert list(left.iterdir()) == []
 
 
-def test_a_release_without_a_key_has_to_be_asked_for(engines: Path, tmp_path: Path) -> None:
+def test_release_without_key_needs_an_option(engines: Path, tmp_path: Path) -> None:
     refused = _run(ROOT / "ci" / "release", engines, "--out", tmp_path / "release")
     assert refused.returncode == 10
-    assert refused.stderr.startswith("error: --trusted-key: it is not given")
+    assert refused.stderr.startswith("error: --trusted-key: it is missing")
     made = _run(
         ROOT / "ci" / "release", engines, "--out", tmp_path / "release", "--allow-unsigned", WITHOUT="sm75 sm90"
     )

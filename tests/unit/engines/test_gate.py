@@ -1,4 +1,4 @@
-"""The gate: what it measures, what it refuses, and what it sees of FP16 graphs on a CPU."""
+"""The gate: what it measures, what it rejects, and its checks of FP16 graphs on a CPU."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from contract.manifest import NOT_RUN, PASSED, Gate
 from tests.integration.networks import network
 from tests.unit.engines.exported import cpu, export, jobs
 
-# Squares twice, which exceeds FP16 from 16 on; a sigmoid makes one of infinity, so that no output shows it.
+# Squares twice, which exceeds FP16 from 16 on; a sigmoid turns infinity into one, so that no output shows it.
 _DIAR = """
 <ir_version: 8, opset_import: ["" : 17]>
 diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
@@ -39,7 +39,7 @@ diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embe
 
 
 def perturbed(content: bytes, share: float) -> onnx.ModelProto:
-    """Change every weight of a graph by a share of itself, at random; constants of a few numbers are no weights."""
+    """Return a graph with every weight changed by a random share of itself; short constants are not weights."""
     model = onnx.load_from_string(content)
     generator = np.random.default_rng(3)
     constants = [each.t for node in model.graph.node for each in node.attribute if each.HasField("t")]
@@ -65,7 +65,7 @@ def _for_a_gpu(job: Job) -> Job:
     return replace(job, arch=Arch.SM80, precision="fp16")
 
 
-def test_every_case_is_measured(tmp_path: Path) -> None:
+def test_measures_every_case(tmp_path: Path) -> None:
     job = _exported(tmp_path, "decoder_standard")
     found = _checked(job, job.reference)
     assert found.outcome == PASSED
@@ -83,7 +83,7 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
         ]
 
 
-def test_weights_off_by_a_hundredth_fail(tmp_path: Path) -> None:
+def test_rejects_weights_off_by_one_percent(tmp_path: Path) -> None:
     job = _exported(tmp_path, "decoder_standard")
     engine = tmp_path / "perturbed.onnx"
     onnx.save(perturbed(network("decoder_standard"), 0.01), engine)
@@ -91,23 +91,23 @@ def test_weights_off_by_a_hundredth_fail(tmp_path: Path) -> None:
         _checked(job, engine)
 
 
-def test_an_engine_that_does_not_run_is_refused(tmp_path: Path) -> None:
+def test_rejects_engine_that_fails(tmp_path: Path) -> None:
     job = _exported(tmp_path, "body_standard")
     model = onnx.load_from_string(network("body_standard"))
-    # Adds what has as many bands as features have, not as many as the encoder.
+    # Adds a tensor with the bands of the features, which are more than those of the encoder.
     model.graph.node[0].output[0] = "sliced"
     model.graph.node.append(onnx.helper.make_node("Add", ["sliced", "features"], ["encoder_out"], name="planted"))
     engine = tmp_path / "broken.onnx"
     onnx.save(model, engine)
-    with pytest.raises(GateError, match=r"^body_standard batch for cpu: the engine does not run on .*planted"):
+    with pytest.raises(GateError, match=r"^body_standard batch for cpu: the engine fails on .*planted"):
         _checked(job, engine)
 
 
-def test_the_worst_place_is_named(tmp_path: Path) -> None:
-    """An engine that is wrong everywhere, and worst where hypotheses are longest."""
+def test_names_output_with_largest_ratio(tmp_path: Path) -> None:
+    """The engine is wrong for every input, and most for the longest hypotheses."""
     job = _exported(tmp_path, "lm_enhanced")
     model = onnx.load_from_string(network("lm_enhanced"))
-    # Adds the length of the longest hypothesis to every sum: the more, the longer the input.
+    # Adds the squared length of the longest hypothesis to every sum.
     model.graph.node[-1].output[0] = "exact"
     model.graph.node.extend(
         [
@@ -124,34 +124,34 @@ def test_the_worst_place_is_named(tmp_path: Path) -> None:
     assert "(random batch 8 hypothesis_count 16 hypothesis_tokens 256)" in str(refusal.value)
 
 
-def test_a_cpu_bundle_shows_the_largest_activation_in_fp16(tmp_path: Path) -> None:
+def test_cpu_engine_records_largest_fp16_activation(tmp_path: Path) -> None:
     job = _exported(tmp_path, "diar_standard", _diar(onnx.TensorProto.FLOAT), _diar(onnx.TensorProto.FLOAT16))
     activation = _checked(job, job.reference).activation
     assert activation is not None
     assert (activation.tensor, activation.node, activation.operator) == ("fourth", "fourth", "Mul")
-    # The engine is in FP32 and overflows nowhere: it passes whatever its FP16 graph does.
+    # The engine is in FP32 and does not overflow, so that its FP16 graph does not matter.
     assert activation.value == np.inf
 
 
-def test_an_fp16_graph_that_overflows_is_refused_without_a_gpu(tmp_path: Path) -> None:
-    """The sigmoid hides the overflow from every output; the gate sees it all the same."""
+def test_rejects_overflowing_fp16_graph_without_gpu(tmp_path: Path) -> None:
+    """The sigmoid hides the overflow from every output; the gate still detects it."""
     job = _exported(tmp_path, "diar_standard", _diar(onnx.TensorProto.FLOAT), _diar(onnx.TensorProto.FLOAT16))
     with pytest.raises(GateError) as refusal:
         _checked(_for_a_gpu(job), job.reference, tensorrt_rtx)
     assert str(refusal.value) == (
         "diar_standard batch for sm80: its FP16 graph exceeds 65504 at fourth (Mul). "
-        "Compute that node in FP32, or scale what comes to it, and export again."
+        "Compute that node in FP32, or scale its inputs, and export again."
     )
 
 
-def test_an_fp16_graph_that_differs_is_refused_without_a_gpu(tmp_path: Path) -> None:
+def test_rejects_different_fp16_graph_without_gpu(tmp_path: Path) -> None:
     half = perturbed(network("decoder_standard"), 0.2).SerializeToString()
     job = _exported(tmp_path, "decoder_standard", half=half)
-    with pytest.raises(GateError, match=r"for sm80: its FP16 graph differs from the one in FP32: scores differs by"):
+    with pytest.raises(GateError, match=r"for sm80: its FP16 graph differs from its FP32 graph: scores differs by"):
         _checked(_for_a_gpu(job), job.reference, tensorrt_rtx)
 
 
-def test_an_fp16_graph_that_agrees_is_recorded_case_by_case(tmp_path: Path) -> None:
+def test_records_every_case_of_fp16_graph(tmp_path: Path) -> None:
     job = _for_a_gpu(_exported(tmp_path, "body_standard"))
     found = _checked(job, job.reference, tensorrt_rtx)
     assert (found.outcome, found.parity) == (NOT_RUN, ())
@@ -160,14 +160,12 @@ def test_an_fp16_graph_that_agrees_is_recorded_case_by_case(tmp_path: Path) -> N
         "FP16 graph, random batch 1 frames 2000",
         "FP16 graph, real sample 0",
     ]
-    # This body only selects: what it gives is what came in.
+    # This body only selects, so that its outputs are its inputs.
     assert found.activation is not None
     assert found.activation.operator == "Slice"
 
 
-def test_an_engine_of_an_fp16_graph_that_runs_here_is_gated_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_engine_that_runs_here_is_gated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = _for_a_gpu(_exported(tmp_path, "body_standard"))
     monkeypatch.setattr(tensorrt_rtx, "RUNS_HERE", True)
     monkeypatch.setattr(tensorrt_rtx, "run", onnxruntime.run)
@@ -176,7 +174,7 @@ def test_an_engine_of_an_fp16_graph_that_runs_here_is_gated_twice(
     assert [case.name.startswith("FP16 graph, ") for case in found.cases] == [False] * 4 + [True] * 3
 
 
-def test_a_graph_is_observed_once_for_all_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observes_graph_once_for_all_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = _exported(tmp_path, "body_standard")
     first = gate.observe(_for_a_gpu(job))
     assert gate.observe(replace(job, arch=Arch.SM75, precision="fp16")) is first
@@ -189,8 +187,8 @@ def _diar(kind: Any) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def test_an_export_without_real_inputs_is_refused(tmp_path: Path) -> None:
-    """As one of before the modes had inputs of their own."""
+def test_rejects_export_without_real_inputs(tmp_path: Path) -> None:
+    """Older exports have no inputs for each mode."""
     export(tmp_path, "diar_standard")
     path = tmp_path / "diar_standard" / "batch-samples.npz"
     path.rename(path.with_name("samples.npz"))
@@ -198,6 +196,6 @@ def test_an_export_without_real_inputs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError) as refusal:
         gate.real_inputs(job)
     assert str(refusal.value) == (
-        f"{path}: export left no real inputs there, which the engine is judged by. "
+        f"{path}: the file with the real inputs of the gate is missing. "
         "Run `python -m export --model diar_standard --force`."
     )

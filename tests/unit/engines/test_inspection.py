@@ -1,4 +1,4 @@
-"""What is said of a graph before it is compiled."""
+"""Findings in a graph before it is compiled."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.integration.networks import network
 from tests.unit.engines.exported import export, jobs
 
 FP16, FP32, BF16, INT64 = 10, 1, 16, 7
-# The head with a matrix product in a type of its own between two casts.
+# The head with a matrix product in another type between two casts.
 _HEAD = """
 <ir_version: 8, opset_import: ["" : 18]>
 am (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
@@ -31,7 +31,7 @@ am (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
 
 
 def head(kind: int) -> bytes:
-    """Make an acoustic head that multiplies matrices in a type of ONNX's numbers."""
+    """Return an acoustic head whose matrix product has a type, given as ONNX's number."""
     weights = ", ".join(str(index % 7 / 7) for index in range(64))
     model = onnx.parser.parse_model(_HEAD.format(kind=kind, weights=weights))
     onnx.checker.check_model(model, full_check=True)
@@ -44,28 +44,28 @@ def _check(folder: Path, half: bytes, arch: Arch) -> None:
     inspection.check(replace(job, arch=arch, precision="fp16"))
 
 
-def test_a_product_in_fp32_is_refused_for_turing(tmp_path: Path) -> None:
+def test_rejects_fp32_product_for_turing(tmp_path: Path) -> None:
     with pytest.raises(CompileError) as refusal:
         _check(tmp_path, head(FP32), Arch.SM75)
     assert str(refusal.value) == (
-        "am_en_standard batch for sm75: node 'planted' (MatMul) multiplies matrices in FP32, which TensorRT-RTX cannot "
-        "do on Turing. Export it in FP16: an island of FP32 may hold a softmax or a norm, but no product of matrices."
+        "am_en_standard batch for sm75: node 'planted' (MatMul) multiplies matrices in FP32, which TensorRT-RTX does "
+        "not support on Turing. Export it in FP16: an FP32 island may hold a softmax or a norm, but no matrix product."
     )
 
 
 @pytest.mark.parametrize(("kind", "arch"), [(FP32, Arch.SM80), (FP16, Arch.SM75), (FP16, Arch.SM89)])
-def test_other_products_are_fine(tmp_path: Path, kind: int, arch: Arch) -> None:
+def test_accepts_other_products(tmp_path: Path, kind: int, arch: Arch) -> None:
     _check(tmp_path, head(kind), arch)
 
 
 @pytest.mark.parametrize("arch", [Arch.SM75, Arch.SM80])
-def test_bfloat16_is_refused(tmp_path: Path, arch: Arch) -> None:
+def test_rejects_bfloat16(tmp_path: Path, arch: Arch) -> None:
     with pytest.raises(CompileError, match=r"node '.*' \(Cast\) computes in BFLOAT16.* \(and 3 more: .*planted"):
         _check(tmp_path, head(BF16), arch)
 
 
 @pytest.mark.parametrize("what", ["input", "output"])
-def test_int64_at_the_boundary_is_refused(tmp_path: Path, what: str) -> None:
+def test_rejects_int64_input_and_output(tmp_path: Path, what: str) -> None:
     model = onnx.load_from_string(network("am_en_standard"))
     value = model.graph.input[1] if what == "input" else model.graph.output[1]
     value.type.tensor_type.elem_type = INT64
@@ -74,10 +74,10 @@ def test_int64_at_the_boundary_is_refused(tmp_path: Path, what: str) -> None:
     with pytest.raises(CompileError) as refusal:
         _check(tmp_path, model.SerializeToString(), Arch.SM86)
     assert str(refusal.value) == (
-        f"am_en_standard batch for sm86: {what} {value.name!r} is INT64, and no client sends or reads that. "
-        "Give it one of the catalogue's types: FP16, FP32, INT32."
+        f"am_en_standard batch for sm86: {what} {value.name!r} is INT64, which no client sends or reads. "
+        "Use one of the catalogue's types: FP16, FP32, INT32."
     )
 
 
-def test_what_is_no_graph_is_left_to_the_compiler(tmp_path: Path) -> None:
+def test_leaves_file_that_is_no_graph_to_the_compiler(tmp_path: Path) -> None:
     _check(tmp_path, b"not an ONNX graph", Arch.SM75)

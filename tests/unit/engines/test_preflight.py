@@ -1,4 +1,4 @@
-"""Room for a build, and what the host is called."""
+"""Disk space for a build, and the name of the processor."""
 
 import dataclasses
 import shutil
@@ -14,15 +14,15 @@ from tests.unit.engines.exported import export, jobs
 GIBIBYTE = 1 << 30
 
 
-def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export(tmp_path / "onnx", "body_standard")
     (job,) = jobs(tmp_path / "onnx", "body_standard")
     large = dataclasses.replace(job.record.graphs["fp32"], size_bytes=3 * GIBIBYTE)
     job = dataclasses.replace(job, record=dataclasses.replace(job.record, graphs={"fp32": large}))
-    asked = []
+    queried = []
 
     def usage(path: Path) -> SimpleNamespace:
-        asked.append(path)
+        queried.append(path)
         return SimpleNamespace(free=free)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
@@ -32,12 +32,12 @@ def test_a_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OutputError) as refusal:
         preflight.check_disk([job], folder)
     assert str(refusal.value) == (
-        f"{folder}: its file system has 5.5 GiB free, and these engines may take 6.0 GiB. "
-        "Free some space, or name another folder with --out."
+        f"{folder}: its file system has 5.5 GiB free, and these engines may need 6.0 GiB. "
+        "Free some space, or name a folder elsewhere with --out."
     )
     # None of the folders below it exists yet.
-    assert set(asked) == {tmp_path}
+    assert set(queried) == {tmp_path}
 
 
-def test_the_processor_has_a_name() -> None:
+def test_names_processor() -> None:
     assert preflight.processor().strip()

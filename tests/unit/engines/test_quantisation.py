@@ -1,4 +1,4 @@
-"""INT8: what is quantised, how it is keyed, judged and refused."""
+"""INT8: which products are quantised, the key of an engine, its gate, and what is rejected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from benchmarks import quantised
 from build import quantisation
 from build.bundle import Target, make
 from build.compilers import compiler, tensorrt_rtx
-from build.compilers.onnxruntime import run_session, session
-from build.engines import plan
 from build.job import Job
 from build.options import Options
+from build.planning import plan
+from build.reference import run_session, session
 from contract import manifest
 from contract.arch import Arch
 from contract.catalogue import INT8
@@ -24,7 +24,7 @@ from contract.errors import CompileError, CompilerUnavailableError, GateError, G
 from contract.platform import platform
 from tests.unit.engines.exported import cpu, export
 
-# A decoder whose scores are what two products make of the first frame: one large, one small.
+# A decoder that computes its scores from the first frame with two products, one large and one small.
 _DECODER = """
 <ir_version: 8, opset_import: ["" : 18]>
 decoder (float16[b, e, 8] encoder_out, int32[b] encoder_lengths, int32[b, n, l] hypotheses,
@@ -43,7 +43,7 @@ decoder (float16[b, e, 8] encoder_out, int32[b] encoder_lengths, int32[b, n, l] 
 
 
 def decoder() -> bytes:
-    """Make it with random weights, the large ones positive, so that scores are far from zero."""
+    """Return the decoder with random weights; those of the large product are positive, to keep scores from zero."""
     model = onnx.parser.parse_model(_DECODER)
     generator = np.random.default_rng(5)
     for name, shape in (("small_weight", (8, 256)), ("large_weight", (256, 64))):
@@ -69,7 +69,7 @@ def _make(job: Job, folder: Path) -> str:
     return outcomes[0]
 
 
-def test_only_large_products_are_quantised(tmp_path: Path) -> None:
+def test_quantises_only_large_products(tmp_path: Path) -> None:
     job = _job(tmp_path)
     assert quantisation.large_products(job) == ["large"]
     with quantisation.prepared(job, cpu().NAME) as ready:
@@ -87,7 +87,7 @@ def test_only_large_products_are_quantised(tmp_path: Path) -> None:
     assert not ready.graph.exists()
 
 
-def test_a_gpu_gets_signed_bytes_around_zero(tmp_path: Path) -> None:
+def test_gpu_graphs_have_signed_bytes_around_zero(tmp_path: Path) -> None:
     with quantisation.prepared(_job(tmp_path), tensorrt_rtx.NAME) as ready:
         graph = onnx.load(ready.graph).graph
     points = [value for value in graph.initializer if value.name.endswith("_zero_point")]
@@ -97,7 +97,7 @@ def test_a_gpu_gets_signed_bytes_around_zero(tmp_path: Path) -> None:
         assert not numpy_helper.to_array(value).any()
 
 
-def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
+def test_builds_gates_and_reuses_int8_engine(tmp_path: Path) -> None:
     job = _job(tmp_path / "onnx")
     assert _make(job, tmp_path / "cpu") == "built"
     (record,) = manifest.load(tmp_path / "cpu").engines
@@ -105,7 +105,7 @@ def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
     assert 0.0 < record.gate.parity[0].value < 5e-2
     assert record.key_parts["options"]["quantisation"]["seven_bits"] is True
     assert _make(job, tmp_path / "cpu") == "unchanged"
-    # Other calibration, another engine; the exact engine in its place; and back.
+    # Another calibration makes another engine, and so does FP32.
     with np.load(job.folder / "batch-samples.npz") as arrays:
         changed = {name: arrays[name] * np.array(2, arrays[name].dtype) for name in arrays.files}
     np.savez(job.folder / "batch-samples.npz", **changed)
@@ -113,8 +113,8 @@ def test_an_int8_engine_is_made_gated_and_taken_over(tmp_path: Path) -> None:
     assert _make(replace(job, precision="fp32"), tmp_path / "cpu") != "unchanged"
 
 
-def test_an_int8_engine_beyond_its_tolerance_is_refused(tmp_path: Path) -> None:
-    """Activations beyond the range of the calibration are cut off."""
+def test_rejects_int8_engine_beyond_tolerance(tmp_path: Path) -> None:
+    """Activations outside the range of the calibration are clipped."""
     job = _job(tmp_path / "onnx")
     with np.load(job.folder / "batch-samples.npz") as arrays:
         quiet = {name: arrays[name] * np.array(name != "encoder_out.0", arrays[name].dtype) for name in arrays.files}
@@ -123,18 +123,18 @@ def test_an_int8_engine_beyond_its_tolerance_is_refused(tmp_path: Path) -> None:
         _make(job, tmp_path / "cpu")
 
 
-def test_what_has_no_large_product_is_refused(tmp_path: Path) -> None:
+def test_rejects_network_without_large_product(tmp_path: Path) -> None:
     export(tmp_path, "decoder_standard")
     (job,) = plan(tmp_path, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
     with pytest.raises(GraphError) as refusal, quantisation.prepared(job, cpu().NAME):
         pass
     assert str(refusal.value) == (
-        f"{job.graph}: it multiplies no matrix of 16384 weights or more, so that INT8 would save nothing. "
-        "Leave --precision out for it."
+        f"{job.graph}: it has no matrix product with 16384 weights or more, so that INT8 would save nothing. "
+        "Omit --precision for it."
     )
 
 
-def test_what_gains_nothing_keeps_its_precision_and_is_refused_by_name(tmp_path: Path) -> None:
+def test_model_without_int8_tolerance_keeps_its_precision(tmp_path: Path) -> None:
     for model in ("body_standard", "diar_standard"):
         export(tmp_path, model)
     planned = plan(tmp_path, Arch.CPU, cpu(), precision=INT8)
@@ -142,8 +142,8 @@ def test_what_gains_nothing_keeps_its_precision_and_is_refused_by_name(tmp_path:
     with pytest.raises(CompilerUnavailableError) as refusal:
         plan(tmp_path, Arch.CPU, cpu(), ("diar_standard",), precision=INT8)
     assert str(refusal.value) == (
-        "--precision int8: quantising diar_standard makes no sense: the catalogue states no int8 tolerance for it. "
-        "Leave diar_standard out, or build it without --precision."
+        "--precision int8: diar_standard cannot be quantised: the catalogue states no int8 tolerance for it. "
+        "Omit diar_standard, or build it without --precision."
     )
 
 
@@ -153,25 +153,25 @@ def test_what_gains_nothing_keeps_its_precision_and_is_refused_by_name(tmp_path:
         (
             "tensorrt_rtx",
             Arch.SM75,
-            "--precision int8: what is not quantised is multiplied in FP32, which TensorRT-RTX cannot do on Turing. "
-            "Leave it out for sm75.",
+            "--precision int8: the products that are not quantised stay in FP32, which TensorRT-RTX does not support "
+            "on Turing. Omit it for sm75.",
         ),
         (
             "tensorrt",
             Arch.SM86,
-            "--precision int8: no tensorrt engine of it has been measured on a GPU. "
-            "Leave it out, or use --compiler onnxruntime or tensorrt_rtx.",
+            "--precision int8: no INT8 engine of tensorrt has been measured on a GPU. "
+            "Omit it, or use --compiler onnxruntime or tensorrt_rtx.",
         ),
     ],
 )
-def test_targets_without_int8(name: str, arch: Arch, sentence: str) -> None:
+def test_rejects_int8_for_unsupported_targets(name: str, arch: Arch, sentence: str) -> None:
     with pytest.raises(CompilerUnavailableError) as refusal:
         quantisation.check_precision(INT8, compiler(name, arch), arch)
     assert str(refusal.value) == sentence
 
 
 @pytest.mark.integration
-def test_a_quantised_graph_compiles_for_a_gpu(tmp_path: Path) -> None:
+def test_quantised_graph_compiles_for_gpu(tmp_path: Path) -> None:
     job = replace(_job(tmp_path), arch=Arch.SM80)
     with quantisation.prepared(job, tensorrt_rtx.NAME) as ready:
         made = tensorrt_rtx.compile(ready, tmp_path / "model.rtx", Options())
@@ -183,7 +183,7 @@ def test_a_quantised_graph_compiles_for_a_gpu(tmp_path: Path) -> None:
             tensorrt_rtx.compile(replace(ready, arch=Arch.SM75), tmp_path / "model.rtx", Options())
 
 
-def test_both_precisions_are_timed_in_turns(tmp_path: Path) -> None:
+def test_times_both_precisions_alternately(tmp_path: Path) -> None:
     job = _job(tmp_path)
     (found,) = quantised.comparisons(tmp_path, rounds=3)
     assert (found.title, found.first_name, found.second_name) == (

@@ -1,9 +1,8 @@
-"""Releases: what is joined, and every reason why bundles do not belong together, with its exact sentence."""
+"""Releases: which bundles are joined, and every reason for a rejection, with its exact sentence."""
 
 import dataclasses
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from build import release
-from build.release import Index, Terms, find
+from build.release import Index, ReleasePolicy, find
 from contract import digest, signature
 from contract.arch import Arch
 from contract.errors import BundleError, ReleaseError, SettingError, SignatureError, VoxwrightError
 from contract.manifest import NOT_RUN, BundleManifest, EngineRecord, Gate, load
-from tests.unit.engines import exported, made_up
+from tests.unit.engines import commands, exported, made_up
 
-ROOT = Path(__file__).parents[3]
 GPUS = tuple(arch for arch in Arch if arch is not Arch.CPU)
-UNSIGNED = Terms(allow_unsigned=True)
-REBUILD = "Build both from the same export, with the same release of Voxwright."
+UNSIGNED = ReleasePolicy(allow_unsigned=True)
+REBUILD = "Build both bundles from the same export, with the same release of Voxwright."
 Edit = Callable[[BundleManifest], BundleManifest]
 
 
 @pytest.fixture
 def farm(tmp_path: Path) -> Path:
-    """A bundle of every GPU architecture of a platform, as the hosts of a farm hand them in."""
+    """A bundle for every GPU architecture of a platform, as the hosts of a farm build them."""
     for arch in GPUS:
         made_up.write(tmp_path / "farm" / "26.08" / arch.value, made_up.manifest(arch))
     return tmp_path / "farm"
@@ -50,19 +48,19 @@ def _key_part(name: str, value: Any) -> Edit:
     return _engine(lambda each: dataclasses.replace(each, key_parts={**each.key_parts, name: value}))
 
 
-def _release(farm: Path, terms: Terms = UNSIGNED, *more: Path) -> Index:
-    return release.release(find((farm, *more)), terms, farm.parent / "release")
+def _release(farm: Path, policy: ReleasePolicy = UNSIGNED, *more: Path) -> Index:
+    return release.release(find((farm, *more)), policy, farm.parent / "release")
 
 
-def _refusal(kind: type[VoxwrightError], farm: Path, terms: Terms = UNSIGNED, *more: Path) -> str:
+def _refusal(kind: type[VoxwrightError], farm: Path, policy: ReleasePolicy = UNSIGNED, *more: Path) -> str:
     with pytest.raises(kind) as refusal:
-        _release(farm, terms, *more)
+        _release(farm, policy, *more)
     assert not (farm.parent / "release").exists()
     assert sorted(path.name for path in farm.parent.glob(".*")) == []
     return str(refusal.value)
 
 
-def test_the_bundles_of_every_architecture_make_a_release(farm: Path) -> None:
+def test_joins_bundles_of_every_architecture(farm: Path) -> None:
     index = _release(farm)
     out = farm.parent / "release"
     assert json.loads((out / "index.json").read_text()) == json.loads(index.to_json())
@@ -77,15 +75,15 @@ def test_the_bundles_of_every_architecture_make_a_release(farm: Path) -> None:
         assert load(out / bundle.folder) == load(farm / bundle.folder)
 
 
-def test_files_are_linked(farm: Path) -> None:
+def test_links_files(farm: Path) -> None:
     _release(farm)
     engine = "26.08/sm75/body_standard/batch/model.plan"
     assert (farm.parent / "release" / engine).samefile(farm / engine)
 
 
-def test_a_release_takes_the_place_of_the_one_before(farm: Path) -> None:
+def test_replaces_earlier_release(farm: Path) -> None:
     _release(farm)
-    second = Terms(allow_unsigned=True, allow_missing=frozenset({Arch.SM90}))
+    second = ReleasePolicy(allow_unsigned=True, allow_missing=frozenset({Arch.SM90}))
     index = release.release(
         [each for each in find((farm,)) if each.manifest.arch is not Arch.SM90], second, farm.parent / "release"
     )
@@ -93,57 +91,58 @@ def test_a_release_takes_the_place_of_the_one_before(farm: Path) -> None:
     assert not (farm.parent / "release" / "26.08" / "sm90").exists()
 
 
-def test_people_see_what_is_missing_and_what_is_unsigned(farm: Path) -> None:
+def test_page_shows_unsigned_bundles(farm: Path) -> None:
     _release(farm)
     page = (farm.parent / "release" / "index.html").read_text()
-    assert "Every architecture of the platform is here." in page
+    assert "The release is complete: it has a bundle for every architecture of the platform." in page
     assert page.count("○ unsigned") == len(GPUS)
     assert "A10, A40, RTX 30" in page
 
 
-def test_a_missing_architecture(farm: Path) -> None:
+def test_rejects_missing_architecture(farm: Path) -> None:
     bundles = [each for each in find((farm,)) if each.manifest.arch not in (Arch.SM75, Arch.SM90)]
     with pytest.raises(ReleaseError) as refusal:
         release.release(bundles, UNSIGNED, farm.parent / "release")
     assert str(refusal.value) == (
         "release for platform 26.08: there is no bundle for sm75 (T4, RTX 20), sm90 (H100, H200). "
         "Build it with `python -m build.engines --arch sm75 --platform 26.08`, "
-        "or release without: --allow-missing sm75 --allow-missing sm90."
+        "or release without it: --allow-missing sm75 --allow-missing sm90."
     )
 
 
-def test_two_bundles_of_an_architecture(farm: Path) -> None:
+def test_rejects_two_bundles_of_one_architecture(farm: Path) -> None:
     other = made_up.write(farm.parent / "again", made_up.manifest(Arch.SM86))
     assert _refusal(ReleaseError, farm, UNSIGNED, other) == (
-        f"{other}: it is for sm86, as {farm / '26.08' / 'sm86'} is. Name one of the two."
+        f"{other}: it is for sm86, as is {farm / '26.08' / 'sm86'}. Name only one of the two."
     )
 
 
-def test_two_platforms(farm: Path) -> None:
+def test_rejects_two_platforms(farm: Path) -> None:
     other = made_up.write(farm.parent / "old", made_up.manifest(Arch.SM86, "23.12"))
     assert _refusal(ReleaseError, farm, UNSIGNED, other) == (
-        "platforms 23.12 and 26.08: a release is for one platform. Make a release of each."
+        "platforms 23.12 and 26.08: a release is for one platform. "
+        f"Name the bundles of one: `python -m build.release {other}`."
     )
 
 
-def test_the_embedded_bundle_comes_along_when_asked(farm: Path) -> None:
+def test_includes_embedded_bundle_only_by_option(farm: Path) -> None:
     other = made_up.write(farm.parent / "cpu", made_up.manifest(Arch.CPU, "embedded"))
     assert _refusal(ReleaseError, farm, UNSIGNED, other) == (
         f"{other}: it is for platform embedded, and the release for 26.08. "
-        "Let it accompany the release with --with-embedded, or leave it out."
+        "Add --with-embedded to include it, or name only the other bundles."
     )
-    index = _release(farm, Terms(allow_unsigned=True, with_embedded=True), other)
+    index = _release(farm, ReleasePolicy(allow_unsigned=True, with_embedded=True), other)
     assert index.platform == "26.08"
     assert index.architectures == tuple(arch.value for arch in GPUS)
     assert "embedded/cpu" in [each.folder for each in index.bundles]
 
 
-def test_the_embedded_platform_alone_is_a_release(tmp_path: Path) -> None:
+def test_releases_embedded_platform_alone(tmp_path: Path) -> None:
     made_up.write(tmp_path / "farm", made_up.manifest(Arch.CPU, "embedded"))
     assert _release(tmp_path / "farm").architectures == ("cpu",)
 
 
-def test_other_models(farm: Path) -> None:
+def test_rejects_bundle_without_some_models(farm: Path) -> None:
     def edit(made: BundleManifest) -> BundleManifest:
         return dataclasses.replace(made, engines=made.engines[:-2])
 
@@ -160,20 +159,20 @@ def test_other_models(farm: Path) -> None:
         ("reference", "other weights", "graph in FP32"),
         ("graph", "another graph", "graph in FP16"),
         ("toolchain", {"tensorrt": "11.2.1.3"}, "toolchain"),
-        ("profiles", [], "profiles"),
+        ("profile", [], "profile"),
         ("a part that is new", 1, "a part that is new"),
     ],
 )
-def test_keys_that_differ_where_they_may_not(farm: Path, part: str, value: Any, words: str) -> None:
+def test_rejects_keys_that_differ(farm: Path, part: str, value: Any, words: str) -> None:
     _edit(farm / "26.08" / "sm89", _key_part(part, value))
     assert _refusal(ReleaseError, farm) == (
-        f"{farm / '26.08' / 'sm89'} (body_standard/batch): its {words} is not that of the same engine in "
+        f"{farm / '26.08' / 'sm89'} (body_standard/batch): its {words} differs from that of the same engine in "
         f"{farm / '26.08' / 'sm75'}. {REBUILD}"
     )
 
 
 @pytest.mark.parametrize("part", ["reference", "graph", "toolchain"])
-def test_a_key_that_names_no_graph_proves_nothing(farm: Path, part: str) -> None:
+def test_rejects_key_without_a_required_part(farm: Path, part: str) -> None:
     def edit(each: EngineRecord) -> EngineRecord:
         return dataclasses.replace(
             each, key_parts={name: each.key_parts[name] for name in each.key_parts if name != part}
@@ -185,12 +184,12 @@ def test_a_key_that_names_no_graph_proves_nothing(farm: Path, part: str) -> None
 
 
 @pytest.mark.parametrize("part", ["arch", "options"])
-def test_keys_may_differ_by_architecture(farm: Path, part: str) -> None:
+def test_accepts_keys_that_differ_by_architecture(farm: Path, part: str) -> None:
     _edit(farm / "26.08" / "sm89", _key_part(part, "something else"))
     assert _release(farm).missing == ()
 
 
-def test_another_precision_may_have_another_graph(farm: Path) -> None:
+def test_accepts_another_graph_for_another_precision(farm: Path) -> None:
     def edit(each: EngineRecord) -> EngineRecord:
         return dataclasses.replace(each, precision="int8", key_parts={**each.key_parts, "graph": "quantised"})
 
@@ -198,8 +197,8 @@ def test_another_precision_may_have_another_graph(farm: Path) -> None:
     assert _release(farm).missing == ()
 
 
-def test_real_keys_differ_only_where_a_release_lets_them(tmp_path: Path) -> None:
-    """A part that comes to differ between architectures makes this fail before it makes a farm fail."""
+def test_real_keys_differ_only_in_allowed_parts(tmp_path: Path) -> None:
+    """A part that newly differs between architectures fails here before a farm fails."""
     exported.export(tmp_path, "body_standard")
     (job,) = exported.jobs(tmp_path, "body_standard")
     keys = [
@@ -212,39 +211,39 @@ def test_real_keys_differ_only_where_a_release_lets_them(tmp_path: Path) -> None
     assert {"reference", "graph", "toolchain"} <= keys[0].keys()
 
 
-def test_an_engine_that_was_not_checked(farm: Path) -> None:
+def test_rejects_engine_that_was_not_gated(farm: Path) -> None:
     gate = Gate(outcome=NOT_RUN, reason="no GPU was there", parity=())
     _edit(farm / "26.08" / "sm86", _engine(lambda each: dataclasses.replace(each, gate=gate)))
     assert _refusal(ReleaseError, farm) == (
         f"{farm / '26.08' / 'sm86'} (body_standard/batch): its accuracy was not checked: no GPU was there. "
-        "Build it on a host that can run it, or leave the bundle out."
+        "Build it on a host that can run it, or omit the bundle."
     )
 
 
-def test_an_empty_bundle(farm: Path) -> None:
+def test_rejects_bundle_without_engines(farm: Path) -> None:
     _edit(farm / "26.08" / "sm86", lambda made: dataclasses.replace(made, engines=()))
     assert _refusal(ReleaseError, farm) == (
-        f"{farm / '26.08' / 'sm86'}: it holds no engine. Build it again, or leave it out."
+        f"{farm / '26.08' / 'sm86'}: it contains no engine. Build it again, or omit it."
     )
 
 
-def test_a_damaged_file(farm: Path) -> None:
+def test_rejects_damaged_file(farm: Path) -> None:
     path = farm / "26.08" / "sm86" / "body_standard" / "batch" / "model.plan"
     path.write_bytes(path.read_bytes().swapcase())
     assert _refusal(BundleError, farm) == (
-        f"{path}: its content is not what the manifest says. "
-        "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole."
+        f"{path}: its content does not match the manifest. "
+        "Build the bundle again with `python -m build.engines`, or copy it again from an intact source."
     )
 
 
-def test_a_missing_file(farm: Path) -> None:
+def test_rejects_missing_file(farm: Path) -> None:
     path = farm / "26.08" / "sm86" / "timing.cache"
     path.unlink()
     assert _refusal(BundleError, farm).startswith(f"{path}: it is missing. ")
 
 
-def test_nothing_to_release(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="so it is no bundle"):
+def test_rejects_folder_without_bundles(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="so it is not a bundle"):
         find((tmp_path,))
 
 
@@ -259,91 +258,146 @@ def _public(folder: Path, key: Ed25519PrivateKey, name: str = "key.pub") -> Path
     return path
 
 
-def test_signatures_are_verified_and_named(farm: Path) -> None:
+def test_verifies_signatures_and_lists_keys(farm: Path) -> None:
     key = Ed25519PrivateKey.generate()
     _sign(farm, key)
-    index = _release(farm, Terms(trusted_keys=(_public(farm.parent, key),)))
+    index = _release(farm, ReleasePolicy(trusted_keys=(_public(farm.parent, key),)))
     assert {(each.signature_key, each.verified) for each in index.bundles} == {
         (signature.fingerprint(key.public_key()), True)
     }
     assert (farm.parent / "release" / "index.html").read_text().count("✓ verified") == len(GPUS)
 
 
-def test_no_key_and_no_leave_to_do_without(farm: Path) -> None:
-    assert _refusal(SettingError, farm, Terms()) == (
-        "--trusted-key: it is not given, so no signature can be verified. "
-        "Name a public key, or release what is not signed: --allow-unsigned."
+def test_requires_key_or_allow_unsigned(farm: Path) -> None:
+    assert _refusal(SettingError, farm, ReleasePolicy()) == (
+        "--trusted-key: it is missing, so that no signature can be verified. "
+        "Name a public key, or release unsigned bundles with --allow-unsigned."
     )
 
 
-def test_a_key_that_is_not_trusted(farm: Path) -> None:
+def test_rejects_untrusted_key(farm: Path) -> None:
     _sign(farm, Ed25519PrivateKey.generate())
     trusted = _public(farm.parent, Ed25519PrivateKey.generate())
-    # Leave to release what is unsigned is no leave to release what somebody else signed.
+    # --allow-unsigned does not allow a bundle that another key signed.
     for allow_unsigned in (False, True):
-        assert _refusal(SignatureError, farm, Terms(trusted_keys=(trusted,), allow_unsigned=allow_unsigned)).startswith(
-            f"{farm / '26.08' / 'sm75'}: it is signed by a key that is not trusted here. "
-        )
+        assert _refusal(
+            SignatureError, farm, ReleasePolicy(trusted_keys=(trusted,), allow_unsigned=allow_unsigned)
+        ).startswith(f"{farm / '26.08' / 'sm75'}: it is signed by a key that is not trusted here. ")
 
 
-def test_a_signature_over_something_else(farm: Path) -> None:
+def test_rejects_invalid_signature(farm: Path) -> None:
     key = Ed25519PrivateKey.generate()
     _sign(farm, key)
     _edit(farm / "26.08" / "sm86", lambda made: dataclasses.replace(made, accuracy=()))
-    assert _refusal(SignatureError, farm, Terms(trusted_keys=(_public(farm.parent, key),))).startswith(
-        f"{farm / '26.08' / 'sm86'}: its signature does not fit its manifest. "
+    assert _refusal(SignatureError, farm, ReleasePolicy(trusted_keys=(_public(farm.parent, key),))).startswith(
+        f"{farm / '26.08' / 'sm86'}: its signature does not match its manifest. "
     )
 
 
-def test_an_unsigned_bundle_among_signed_ones(farm: Path) -> None:
+def test_rejects_unsigned_bundle_among_signed_ones(farm: Path) -> None:
     key = Ed25519PrivateKey.generate()
     _sign(farm, key)
     _edit(farm / "26.08" / "sm86", lambda made: dataclasses.replace(made, signature=None))
     trusted = (_public(farm.parent, key),)
-    assert _refusal(SignatureError, farm, Terms(trusted_keys=trusted)).startswith(
+    assert _refusal(SignatureError, farm, ReleasePolicy(trusted_keys=trusted)).startswith(
         f"{farm / '26.08' / 'sm86'}: it is not signed. "
     )
-    index = _release(farm, Terms(trusted_keys=trusted, allow_unsigned=True))
+    index = _release(farm, ReleasePolicy(trusted_keys=trusted, allow_unsigned=True))
     assert [each.arch for each in index.bundles if not each.verified] == ["sm86"]
 
 
-def test_a_folder_of_something_else_is_not_replaced(farm: Path) -> None:
+def test_does_not_replace_folder_of_other_files(farm: Path) -> None:
     out = farm.parent / "release"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingError) as refusal:
         _release(farm)
     assert str(refusal.value) == (
-        f"--out {out}: it exists and is no release, and it would be replaced as a whole. "
-        "Name a folder that is for the release alone."
+        f"--out {out}: it exists and is not a release, and the whole folder would be replaced. "
+        "Name a folder that is used only for the release."
     )
     assert (out / "thesis.txt").is_file()
 
 
-def test_a_bundle_inside_the_release_is_not_lost(farm: Path) -> None:
+def test_does_not_replace_folder_with_its_bundles(farm: Path) -> None:
     _release(farm)
     out = farm.parent / "release"
     with pytest.raises(SettingError) as refusal:
         release.release(find((out,)), UNSIGNED, out)
     assert str(refusal.value) == (
-        f"--out {out}: {out / '26.08' / 'sm75'} lies in it, and it would be replaced as a whole. "
-        "Name a folder that is for the release alone."
+        f"--out {out}: {out / '26.08' / 'sm75'} is in it, and the whole folder would be replaced. "
+        "Name a folder that is used only for the release."
     )
     assert (out / "26.08" / "sm75" / "manifest.json").is_file()
 
 
 def test_the_command(farm: Path) -> None:
-    command = [sys.executable, "-m", "build.release", str(farm), "--out", str(farm.parent / "release")]
-    made = subprocess.run([*command, "--allow-unsigned"], cwd=ROOT, capture_output=True, text=True, check=False)
+    arguments = (farm, "--out", farm.parent / "release")
+    made = commands.run("build.release", *arguments, "--allow-unsigned")
     assert made.returncode == 0, made.stderr
     assert made.stderr.endswith(f"release {farm.parent / 'release'}: platform 26.08, sm75, sm80, sm86, sm89, sm90\n")
-    refused = subprocess.run(
-        [*command, "--allow-missing", "sm70"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    refused = commands.run("build.release", *arguments, "--allow-missing", "sm70")
     assert (refused.returncode, refused.stderr) == (
         10,
-        "error: architecture 'sm70': it is not one that Voxwright builds for. "
+        "error: architecture 'sm70': Voxwright does not build for it. "
         "Choose one of cpu, sm75, sm80, sm86, sm89, sm90.\n",
     )
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 10
+    assert commands.run("build.release", *arguments).returncode == 10
+
+
+def _compile_checks(farm: Path) -> Path:
+    """Write compile checks of the same models next to the bundles, as `python -m build.check` does."""
+    for arch in (Arch.SM75, Arch.SM89):
+        check = made_up.manifest(arch, "compile-check")
+        gate = Gate(outcome=NOT_RUN, reason="tensorrt_rtx engines run only on a GPU", parity=())
+        engines = tuple(dataclasses.replace(each, gate=gate) for each in check.engines)
+        made_up.write(farm / "compile-check" / arch.value, dataclasses.replace(check, engines=engines))
+    return farm / "compile-check"
+
+
+def test_leaves_out_compile_checks(farm: Path) -> None:
+    checks = _compile_checks(farm)
+    result = commands.run("build.release", farm, "--out", farm.parent / "release", "--allow-unsigned")
+    assert (result.returncode, result.stderr.splitlines()[:2]) == (
+        0,
+        [f"release leaves out {checks / arch}: a compile check, which no server can load" for arch in ("sm75", "sm89")],
+    )
+    assert not (farm.parent / "release" / "compile-check").exists()
+
+
+def test_rejects_named_compile_check(farm: Path) -> None:
+    checks = _compile_checks(farm)
+    for folder, cause in (
+        (checks / "sm75", "it is a compile check, which no server can load"),
+        (checks, "it contains only compile checks, which no server can load"),
+    ):
+        assert _refusal(ReleaseError, farm, UNSIGNED, folder) == (
+            f"{folder}: {cause}. "
+            "Build the engines to release with `python -m build.engines --arch ARCH`, and name their folder."
+        )
+
+
+def test_accepts_folder_of_one_platform(farm: Path) -> None:
+    index = release.release(find((farm / "26.08",)), UNSIGNED, farm.parent / "release")
+    assert index.architectures == tuple(arch.value for arch in GPUS)
+
+
+def test_commands_of_the_page_make_a_signed_release(tmp_path: Path) -> None:
+    """The steps of docs/architecture/35-release.md after a build and a compile check, with openssl's own files."""
+    made_up.write(tmp_path / "engines" / "embedded" / "cpu", made_up.manifest(Arch.CPU, "embedded"))
+    _compile_checks(tmp_path / "engines")
+    for command in (
+        "openssl genpkey -algorithm ed25519 -out release.key",
+        "openssl pkey -in release.key -pubout -out release.pub",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    arguments = (tmp_path / "engines", "--out", tmp_path / "release", "--trusted-key", tmp_path / "release.pub")
+    unsigned = commands.run("build.release", *arguments)
+    assert unsigned.returncode == 15
+    assert f"{tmp_path / 'engines' / 'embedded' / 'cpu'}: it is not signed. " in unsigned.stderr
+    bundle = tmp_path / "engines" / "embedded" / "cpu"
+    assert commands.run("build.sign", bundle, "--key", tmp_path / "release.key").returncode == 0
+    released = commands.run("build.release", *arguments)
+    assert released.returncode == 0, released.stderr
+    assert released.stderr.endswith(f"release {tmp_path / 'release'}: platform embedded, cpu\n")
+    assert load(tmp_path / "release" / "embedded" / "cpu").signature is not None

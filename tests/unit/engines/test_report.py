@@ -3,8 +3,6 @@
 import dataclasses
 import math
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from contract import digest
 from contract.arch import Arch
 from contract.differences import Difference
 from contract.manifest import NOT_RUN, Activation, BundleManifest, Change, Gate, GateCase, Signature
-from tests.unit.engines import made_up
+from tests.unit.engines import commands, made_up
 
 ROOT = Path(__file__).parents[3]
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -71,7 +69,7 @@ def _with_gate(gate: Gate) -> BundleManifest:
     return dataclasses.replace(made, engines=(dataclasses.replace(made.engines[0], gate=gate),))
 
 
-def test_the_page_is_well_formed_and_every_link_leads_somewhere() -> None:
+def test_page_is_well_formed_and_links_resolve() -> None:
     page = _Page(report.render(made_up.manifest(), RUN))
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -79,20 +77,20 @@ def test_the_page_is_well_formed_and_every_link_leads_somewhere() -> None:
     assert {"body_standard-batch", "lm_enhanced-batch"} <= set(page.ids)
 
 
-def test_the_page_fetches_nothing() -> None:
+def test_page_loads_no_other_file() -> None:
     text = report.render(made_up.manifest(), RUN)
     assert not re.search(r"https?:|url\(|@import|<(script|link|img|iframe|object)\b|\bsrc=", text)
 
 
-def test_the_page_says_all_of_the_manifest() -> None:
+def test_page_contains_everything_in_the_manifest() -> None:
     made = made_up.manifest()
     text = _Page(report.render(made, RUN)).text
     assert "sm86 on 26.08" in text
     assert "tensorrt 11.2.1.2" in text
     assert "gpu NVIDIA A10, driver 580.65.06" in text
     assert "2026-11-02 09:30 UTC on build-07 (Linux 6.1, x86_64)" in text
-    assert "1 built, 1 taken over" in text
-    assert "Every engine passed the gate. Each of the 9 agrees with its graph" in text
+    assert "1 built, 1 reused" in text
+    assert "Every engine passed the gate. Each of the 9 engines agrees with its graph" in text
     for engine in made.engines:
         assert engine.key in text
         assert all(tensor.name in text for tensor in (*engine.inputs, *engine.outputs))
@@ -104,12 +102,12 @@ def test_the_page_says_all_of_the_manifest() -> None:
     assert "72.0 MiB of device memory" in text
 
 
-def test_word_error_rates_stand_beside_those_of_the_graphs() -> None:
+def test_page_compares_word_error_rates() -> None:
     text = _Page(report.render(made_up.manifest())).text
     assert "standard batch 5,210 7.72 % 7.62 % +0.10 +0.20" in text
 
 
-def test_the_headroom_of_an_activation() -> None:
+def test_page_shows_headroom_of_activation() -> None:
     activation = Activation(value=-655.04, tensor="/h/Add_output_0", node="/h/Add", operator="Add")
     gate = dataclasses.replace(made_up.manifest().engines[0].gate, activation=activation)
     text = _Page(report.render(_with_gate(gate))).text
@@ -117,7 +115,7 @@ def test_the_headroom_of_an_activation() -> None:
 
 
 @pytest.mark.parametrize("value", [70_000.0, math.inf, math.nan])
-def test_an_activation_beyond_fp16_has_no_headroom(value: float) -> None:
+def test_activation_beyond_fp16_has_no_headroom(value: float) -> None:
     activation = Activation(value=value, tensor="t", node="n", operator="Exp")
     gate = dataclasses.replace(made_up.manifest().engines[0].gate, activation=activation)
     text = report.render(_with_gate(gate))
@@ -125,43 +123,43 @@ def test_an_activation_beyond_fp16_has_no_headroom(value: float) -> None:
     assert 'class="dot beyond"' in text
 
 
-def test_what_changed_since_the_engine_before_is_said() -> None:
+def test_page_lists_changes_since_previous_engine() -> None:
     made = made_up.manifest()
     change = Change(part="toolchain.tensorrt", before='"11.2.1.1"', after='"11.2.1.2"')
     changed = dataclasses.replace(made.engines[0], changes=(change,))
     text = _Page(report.render(dataclasses.replace(made, engines=(changed,)))).text
-    assert f"Since the engine that this one took the place of: {keys.sentence(change)}" in text
+    assert f"Changes since the previous engine of this model and mode: {keys.sentence(change)}" in text
 
 
-def test_where_figures_are_absent_the_page_says_so() -> None:
-    gate = Gate(outcome=NOT_RUN, reason="tensorrt_rtx engines run on a GPU only", parity=())
+def test_page_states_which_figures_are_absent() -> None:
+    gate = Gate(outcome=NOT_RUN, reason="tensorrt_rtx engines run only on a GPU", parity=())
     made = dataclasses.replace(_with_gate(gate), accuracy=(), files=())
     bare = dataclasses.replace(
-        made.engines[0], profiles=(), device_memory_bytes=None, built_on={}, files=(), inputs=(), outputs=()
+        made.engines[0], profile=None, device_memory_bytes=None, built_on={}, files=(), inputs=(), outputs=()
     )
     text = _Page(report.render(dataclasses.replace(made, engines=(bare,)))).text
-    assert "Not for serving as it is. The gate has not run on 1 of 1 engines" in text
-    assert "○ not run · tensorrt_rtx engines run on a GPU only" in text
-    for said in ("Nothing was measured.", "Activations were not looked at.", "No word error rate was measured"):
-        assert said in text
-    assert "not recorded in the manifest, from which this page was rendered" in text
+    assert "Not ready for serving. The gate has not run on 1 of 1 engines" in text
+    assert "○ not run · tensorrt_rtx engines run only on a GPU" in text
+    for sentence in ("Nothing was measured.", "Activations were not measured.", "No word error rate was measured"):
+        assert sentence in text
+    assert "not recorded: this page was rendered from the manifest" in text
 
 
-def test_an_empty_bundle_is_no_success() -> None:
+def test_empty_bundle_is_not_reported_as_passed() -> None:
     text = _Page(report.render(dataclasses.replace(made_up.manifest(), engines=(), files=(), accuracy=()))).text
-    assert "The bundle holds no engine." in text
+    assert "The bundle contains no engine." in text
     assert "passed" not in text
 
 
-def test_a_gate_without_cases_shows_its_worst() -> None:
+def test_gate_without_cases_shows_largest_difference() -> None:
     parity = (Difference(output="scores", measure="relative", value=1e-5, limit=1e-4),)
     drawn = report.plot(Gate(outcome="passed", reason="4 inputs", parity=parity))
     ((case, (point,)),) = drawn.cases()
     assert (case, point.difference) == ("worst of all inputs", parity[0])
-    assert point.share == pytest.approx(0.1)
+    assert point.difference.limit_ratio == pytest.approx(0.1)
 
 
-def test_nothing_in_a_manifest_becomes_markup() -> None:
+def test_page_escapes_values() -> None:
     evil = "</script><b onload='x'>&"
     gate = Gate(outcome="passed", reason=evil, parity=(), cases=(GateCase(name=evil, parity=()),))
     made = dataclasses.replace(_with_gate(gate), platform=evil, toolchain={evil: evil})
@@ -171,13 +169,16 @@ def test_nothing_in_a_manifest_becomes_markup() -> None:
     assert "&lt;b onload" in text
 
 
-def test_a_signature_is_shown_and_not_called_verified() -> None:
+def test_page_does_not_call_signature_verified() -> None:
     signature = Signature(key="0a1b2c3d", value="c2lnbmVk")
     text = _Page(report.render(dataclasses.replace(made_up.manifest(), signature=signature))).text
-    assert "Key 0a1b2c3d Ed25519 signature c2lnbmVk Copied from the manifest; this page does not verify it." in text
+    assert (
+        "Key 0a1b2c3d Ed25519 signature c2lnbmVk Copied from the manifest; this page does not verify the signature."
+        in text
+    )
 
 
-def test_every_plot_has_a_title_and_every_table_its_headers() -> None:
+def test_plots_have_titles_and_tables_have_headers() -> None:
     text = report.render(made_up.manifest(), RUN)
     assert text.count("<svg") == text.count("<title>") - 1 > 50
     assert len(re.findall(r"<th\b(?![^>]*scope=)", text)) == 0
@@ -185,7 +186,7 @@ def test_every_plot_has_a_title_and_every_table_its_headers() -> None:
 
 
 def _luminance(colour: str) -> float:
-    """Give the relative luminance of WCAG 2."""
+    """Return the relative luminance of WCAG 2."""
     channels = [
         int((colour if len(colour) == 6 else "".join(digit * 2 for digit in colour))[index : index + 2], 16) / 255
         for index in (0, 2, 4)
@@ -194,8 +195,8 @@ def _luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_text_stands_out_from_its_ground_in_light_dark_and_print() -> None:
-    """WCAG 2 asks for a contrast of 4.5 between text and ground."""
+def test_text_has_enough_contrast_in_light_dark_and_print() -> None:
+    """WCAG 2 requires a contrast of 4.5 between text and background."""
     style = (ROOT / "build" / "pages" / "style.css").read_text()
     palettes = [
         dict(re.findall(r"--(\w+): #(\w+);", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
@@ -224,18 +225,29 @@ def test_text_stands_out_from_its_ground_in_light_dark_and_print() -> None:
         (math.nan, "not a number"),
     ],
 )
-def test_numbers_keep_two_digits(value: float, wanted: str) -> None:
+def test_figures_have_two_significant_digits(value: float, wanted: str) -> None:
     assert pages.figure(value) == wanted
 
 
 @pytest.mark.parametrize(
-    ("value", "limit", "share"), [(0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 4.0, 0.25), (1.0, 0.0, math.inf)]
+    ("value", "limit", "ratio"), [(0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (1.0, 4.0, 0.25), (1.0, 0.0, math.inf)]
 )
-def test_the_share_of_a_limit(value: float, limit: float, share: float) -> None:
-    assert report.share_of_limit(Difference(output="y", measure="absolute", value=value, limit=limit)) == share
+def test_largest_ratio_of_one_difference(value: float, limit: float, ratio: float) -> None:
+    parity = (Difference(output="y", measure="absolute", value=value, limit=limit),)
+    assert report.largest_ratio(Gate(outcome="passed", reason="", parity=parity)) == ratio
 
 
-def test_a_scale_rises_and_keeps_what_is_off_it_at_its_ends() -> None:
+def test_nan_is_the_largest_ratio() -> None:
+    parity = tuple(
+        Difference(output="y", measure="absolute", value=value, limit=1.0) for value in (0.5, math.nan, 0.25)
+    )
+    gate = Gate(outcome="passed", reason="", parity=parity)
+    assert report.largest_ratio(gate) == math.inf
+    assert "infinite of its limit" in report.render(_with_gate(gate))
+    assert report.largest_ratio(dataclasses.replace(gate, parity=())) is None
+
+
+def test_scale_is_monotonic_and_clamps_values() -> None:
     scale = LogScale(least=-3, most=1)
     places = [scale.place(value) for value in (0.0, 1e-9, 1e-3, 1e-2, 0.5, 1.0, 10.0, 1e9)]
     assert places == sorted(places)
@@ -245,13 +257,13 @@ def test_a_scale_rises_and_keeps_what_is_off_it_at_its_ends() -> None:
 
 
 @pytest.mark.parametrize("least", range(-9, -1))
-def test_ticks_are_few_and_hold_one(least: int) -> None:
+def test_ticks_are_at_most_five_and_include_one(least: int) -> None:
     exponents = [exponent for _, exponent in LogScale(least=least, most=1).ticks()]
     assert 0 in exponents
     assert len(exponents) <= 5
 
 
-def test_a_manifest_names_its_report(tmp_path: Path) -> None:
+def test_manifest_lists_its_report(tmp_path: Path) -> None:
     made = report.add(made_up.manifest(), RUN, tmp_path)
     again = report.add(made, RUN, tmp_path)
     page = (tmp_path / "report.html").read_bytes()
@@ -260,12 +272,11 @@ def test_a_manifest_names_its_report(tmp_path: Path) -> None:
     assert again == made
 
 
-def _report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "build.report", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def _report(*arguments: object) -> commands.Finished:
+    return commands.run("build.report", *arguments)
 
 
-def test_a_report_is_rendered_again_from_its_manifest(tmp_path: Path) -> None:
+def test_renders_report_again_from_manifest(tmp_path: Path) -> None:
     bundle = made_up.write(tmp_path / "26.08" / "sm86", made_up.manifest())
     result = _report(bundle)
     assert (result.returncode, result.stderr) == (0, f"report {tmp_path / '26.08' / 'sm86.report.html'}\n")
@@ -274,20 +285,20 @@ def test_a_report_is_rendered_again_from_its_manifest(tmp_path: Path) -> None:
     assert (tmp_path / "other.html").is_file()
 
 
-def test_a_page_is_not_written_into_the_bundle(tmp_path: Path) -> None:
+def test_does_not_write_page_into_bundle(tmp_path: Path) -> None:
     bundle = made_up.write(tmp_path / "sm86", made_up.manifest(Arch.SM86))
     result = _report(bundle, "--output", bundle / "report.html")
     assert (result.returncode, result.stderr) == (
         10,
-        f"error: --output {bundle / 'report.html'}: it lies in the bundle, whose manifest holds the hash of every "
-        "file. Name a file outside of the bundle.\n",
+        f"error: --output {bundle / 'report.html'}: it is in the bundle, whose manifest contains the hash of "
+        "every file. Name a file outside the bundle.\n",
     )
 
 
-def test_what_is_no_bundle_has_no_report(tmp_path: Path) -> None:
+def test_rejects_folder_without_bundle(tmp_path: Path) -> None:
     result = _report(tmp_path)
     assert (result.returncode, result.stderr) == (
         42,
-        f"error: {tmp_path}: it holds no manifest.json, so it is no bundle. "
+        f"error: {tmp_path}: it holds no manifest.json, so it is not a bundle. "
         "Build the bundle again with `python -m build.engines`.\n",
     )

@@ -1,4 +1,4 @@
-"""The whole TensorRT build, on hosts whose GPU is made up and whose TensorRT has the names of a real version."""
+"""The whole TensorRT build with a fake GPU driver and a fake TensorRT that has the names of a real version."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from contract import manifest
-from contract.manifest import Shapes
+from contract.manifest import ShapeRange
 from tests.fakes.driver import A10, build_host, fake_driver, needs_bindings, python
 from tests.fakes.tensorrt import NAMES, STAND_INS
 from tests.integration.networks import network
@@ -29,6 +29,8 @@ class Host:
         self.libraries = folder / "host"
         self.libraries.mkdir(parents=True)
         build_host(self.libraries, tensorrt, **{**A10, **macros})
+        # A build host has no torch, which Polygraphy would otherwise import for a second in every process.
+        (self.libraries / "packages" / "torch.py").write_text("raise ImportError('not installed on a build host')\n")
         for model in MODELS:
             export(folder / "onnx", model)
 
@@ -40,7 +42,7 @@ class Host:
             VOXWRIGHT_CALLS=str(self.folder / "calls"),
         )
 
-    def refuses(self, *options: str, code: int) -> str:
+    def error(self, *options: str, code: int) -> str:
         result = self.build(*options)
         assert result.returncode == code, result.stderr
         return result.stderr.splitlines()[-1].removeprefix("error: ").replace(str(self.folder), "")
@@ -66,21 +68,19 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return host
 
 
-def test_a_record_says_what_was_built(built: Host) -> None:
+def test_record_describes_the_engine(built: Host) -> None:
     made = manifest.load(built.bundle)
     full = {"8.6.1": "8.6.1.6"}.get(built.tensorrt, built.tensorrt)
     assert (made.platform, made.arch.value, made.toolchain["tensorrt"]) == (built.platform, "sm86", full)
     body = made.engines[1]
     assert (body.compiler, body.precision, body.gate.outcome) == ("tensorrt", "fp16", manifest.PASSED)
-    # A corner of the profile each, and the real input.
+    # Three corners of the profile, and the real input.
     assert body.gate.reason == "4 inputs"
     assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
-    assert body.profiles == (
-        {
-            "features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80)),
-            "feature_lengths": Shapes(min=(1,), opt=(8,), max=(16,)),
-        },
-    )
+    assert body.profile == {
+        "features": ShapeRange(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80)),
+        "feature_lengths": ShapeRange(min=(1,), opt=(8,), max=(16,)),
+    }
     assert body.device_memory_bytes == 1 << 20
     assert body.built_on == {"gpu": "NVIDIA A10", "driver": "580.65.06"}
     assert [each.file for each in body.files] == ["body_standard/batch/layers.json"]
@@ -89,24 +89,24 @@ def test_a_record_says_what_was_built(built: Host) -> None:
     } - {manifest.MANIFEST_FILE}
 
 
-def test_the_builder_was_told_the_options(built: Host) -> None:
-    said = built.inspection("am_en_standard")
-    assert "TF32" not in said["flags"]
-    assert said["limits"] == {"WORKSPACE": 4 * GIBIBYTE}
-    assert said["settings"] == {"builder_optimization_level": 3, "profiling_verbosity": "DETAILED"}
+def test_builder_receives_the_options(built: Host) -> None:
+    inspection = built.inspection("am_en_standard")
+    assert "TF32" not in inspection["flags"]
+    assert inspection["limits"] == {"WORKSPACE": 4 * GIBIBYTE}
+    assert inspection["settings"] == {"builder_optimization_level": 3, "profiling_verbosity": "DETAILED"}
     flags = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]["NetworkDefinitionCreationFlag"]
-    network_flags = [flag for index, flag in enumerate(flags) if said["network_flags"] >> index & 1]
+    network_flags = [flag for index, flag in enumerate(flags) if inspection["network_flags"] >> index & 1]
     if built.platform == "23.12":
         assert network_flags == ["EXPLICIT_BATCH"]
-        assert said["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-        # The layers that make log-probabilities, and sort them, in FP32.
-        assert said["pinned"] == ["log_probs", "top_log_probs"]
+        assert inspection["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+        # The layers that compute and sort log-probabilities, in FP32.
+        assert inspection["pinned"] == ["log_probs", "top_log_probs"]
     else:
         assert network_flags == ["STRONGLY_TYPED"]
-        assert (said["flags"], said["pinned"]) == ([], [])
+        assert (inspection["flags"], inspection["pinned"]) == ([], [])
 
 
-def test_the_key_holds_every_choice(built: Host) -> None:
+def test_key_contains_every_option(built: Host) -> None:
     parts = manifest.load(built.bundle).engines[0].key_parts
     head = json.loads(built.timings().read_bytes().partition(b"\n")[0])
     kept = {"23.12": "FP16, and FP32 where the graph has it", "26.08": "of the graph"}
@@ -119,16 +119,16 @@ def test_the_key_holds_every_choice(built: Host) -> None:
         "version_compatible": False,
         "timing_cache": head["identity"],
     }
-    assert parts["profiles"][0]["encoder_lengths"] == {"min": [1], "opt": [8], "max": [16]}
+    assert parts["profile"]["encoder_lengths"] == {"min": [1], "opt": [8], "max": [16]}
 
 
-def test_every_call_is_one_that_the_real_library_has(built: Host) -> None:
-    """The calls of a build and of its gate, Polygraphy's and ours, against the names in NVIDIA's wheel."""
+def test_uses_only_names_of_the_real_library(built: Host) -> None:
+    """Compare the calls of a build and of its gate, also those of Polygraphy, with the names in NVIDIA's wheel."""
     names = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]
     calls = [line.split(".") for line in (built.folder / "calls").read_text().splitlines()]
     assert [f"{kind}.{name}" for kind, name in calls if name not in names[kind]] == []
     if built.platform == "26.08":
-        # The one that imports without a GPU has the interface of TensorRT 11, and says so itself.
+        # TensorRT-RTX has the interface of TensorRT 11 and can be imported without a GPU.
         library = pytest.importorskip("tensorrt_rtx")
         assert [f"{kind}.{name}" for kind, name in calls if not hasattr(getattr(library, kind), name)] == []
     ours = {
@@ -140,7 +140,7 @@ def test_every_call_is_one_that_the_real_library_has(built: Host) -> None:
     assert ours <= {".".join(call) for call in calls}
 
 
-def test_nothing_is_built_twice_and_a_grown_cache_is_the_same_cache(tmp_path: Path) -> None:
+def test_grown_timing_cache_keeps_engines_valid(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     assert host.build("--model", "am_en_standard").returncode == 0
     first = host.timings().read_bytes()
@@ -149,13 +149,13 @@ def test_nothing_is_built_twice_and_a_grown_cache_is_the_same_cache(tmp_path: Pa
     assert host.timings().read_bytes() != first
     assert host.inspection("body_standard")["timings"] == first.partition(b"\n")[2].decode()
     assert [line.split()[-1] for line in host.build().stderr.splitlines()[1:3]] == ["unchanged", "unchanged"]
-    # What lies beside an engine belongs to it.
+    # A file next to an engine belongs to the engine.
     (host.bundle / "am_en_standard" / "batch" / "layers.json").write_text("")
     result = host.build()
     assert [line.split()[-1] == "unchanged" for line in result.stderr.splitlines()[1:3]] == [False, True]
 
 
-def test_a_new_cache_and_other_choices_make_other_engines(tmp_path: Path) -> None:
+def test_new_timing_cache_and_other_options_make_other_engines(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     keys = set()
     for options in ([], ["--workspace-gib", "1.5"], ["--compatibility", "same-capability"], ["--version-compatible"]):
@@ -163,7 +163,7 @@ def test_a_new_cache_and_other_choices_make_other_engines(tmp_path: Path) -> Non
         keys.add(manifest.load(host.bundle).engines[0].key)
     assert host.inspection("am_en_standard")["flags"] == ["VERSION_COMPATIBLE"]
     host.timings().unlink()
-    # Not the same content: another model was first.
+    # The new cache has other content, because another model is built first.
     assert host.build("--model", "body_standard").returncode == 0
     assert host.build("--model", "am_en_standard", "--optimization-level", "5").returncode == 0
     keys.add(manifest.load(host.bundle).engines[0].key)
@@ -171,19 +171,20 @@ def test_a_new_cache_and_other_choices_make_other_engines(tmp_path: Path) -> Non
     assert len(keys) == 5
 
 
-def test_timings_of_another_are_refused(tmp_path: Path) -> None:
+def test_rejects_timing_cache_of_another_gpu(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     assert host.build("--model", "am_en_standard").returncode == 0
     path = host.timings()
     path.write_bytes(path.read_bytes().replace(b'"NVIDIA A10"', b'"NVIDIA A40"', 1))
-    assert host.refuses(code=31) == (
+    assert host.error(code=31) == (
         "/store/timing/11.2.1.2-nvidia-a10.cache: it is the timing cache of TensorRT 11.2.1.2 on NVIDIA A40, "
-        "and this build is for TensorRT 11.2.1.2 on NVIDIA A10. Remove the file, and the build measures anew."
+        "and this build is for TensorRT 11.2.1.2 on NVIDIA A10. "
+        "Remove the file: the next build measures the timings again."
     )
 
 
-def test_timings_that_tensorrt_itself_does_not_take_are_refused(tmp_path: Path) -> None:
-    """The first line says this GPU, and TensorRT compares the properties of the device."""
+def test_rejects_timing_cache_that_tensorrt_rejects(tmp_path: Path) -> None:
+    """The first line names this GPU, but TensorRT compares the properties of the device."""
     host = Host(tmp_path, *CURRENT)
     assert host.build("--model", "am_en_standard").returncode == 0
     script = (
@@ -192,9 +193,9 @@ def test_timings_that_tensorrt_itself_does_not_take_are_refused(tmp_path: Path) 
         "cache.save(cache.content().replace(b'on NVIDIA A10', b'on NVIDIA A10G'))"
     )
     assert python(host.libraries, "-c", script, str(host.timings().parent)).returncode == 0
-    assert host.refuses("--force", code=31) == (
-        "/store/timing/11.2.1.2-nvidia-a10.cache: TensorRT 11.2.1.2 does not take it as a timing cache of this "
-        "NVIDIA A10. Remove the file, and the build measures anew."
+    assert host.error("--force", code=31) == (
+        "/store/timing/11.2.1.2-nvidia-a10.cache: TensorRT 11.2.1.2 rejects it as a timing cache for this "
+        "NVIDIA A10. Remove the file: the next build measures the timings again."
     )
 
 
@@ -202,109 +203,109 @@ def test_timings_that_tensorrt_itself_does_not_take_are_refused(tmp_path: Path) 
     ("platform", "tensorrt", "wanted", "found"),
     [("26.08", "10.16.1.11", "11.2.1.2", "10.16.1.11"), ("23.12", "8.6.0", "8.6.1.6", "8.6.0")],
 )
-def test_another_tensorrt_is_refused(tmp_path: Path, platform: str, tensorrt: str, wanted: str, found: str) -> None:
+def test_rejects_another_tensorrt_build(tmp_path: Path, platform: str, tensorrt: str, wanted: str, found: str) -> None:
     host = Host(tmp_path, platform, tensorrt)
-    assert host.refuses(code=31) == (
-        f"--platform {platform}: its TensorRT is {wanted}, this host has {found}, and a plan loads in the same build "
-        f"only. Run the same command inside the container of platform {platform}."
+    assert host.error(code=31) == (
+        f"--platform {platform}: its TensorRT is {wanted}, this host has {found}, and a plan loads only in the "
+        f"same build. Run the same command inside the container of platform {platform}."
     )
     assert not (tmp_path / "engines").exists()
 
 
-def test_a_level_that_the_library_lacks_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+def test_rejects_unsupported_compatibility_before_building(tmp_path: Path) -> None:
     host = Host(tmp_path, *LEGACY)
-    assert host.refuses("--compatibility", "same-capability", code=10) == (
-        "--compatibility same-capability: TensorRT 8.6.1.6 has no such level. Use one that it has: none, ampere-plus."
+    assert host.error("--compatibility", "same-capability", code=10) == (
+        "--compatibility same-capability: TensorRT 8.6.1.6 does not support this level. Use one of: none, ampere-plus."
     )
     assert not (tmp_path / "engines").exists()
 
 
-def test_the_first_of_several_gpus_is_named(tmp_path: Path) -> None:
+def test_names_first_of_several_gpus(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT, GPUS="2")
     result = host.build("--model", "am_en_standard")
     assert result.stderr.splitlines()[0] == "build sm86 on GPU 0 of 2 visible, NVIDIA A10 (sm86), driver 580.65.06"
 
 
-def test_a_driver_that_hides_its_version(tmp_path: Path) -> None:
-    """A container may be given the compute part of a driver alone."""
+def test_driver_without_version(tmp_path: Path) -> None:
+    """A container may have only the compute part of a driver."""
     host = Host(tmp_path, *CURRENT, NVML="absent")
     result = host.build("--model", "am_en_standard")
     assert result.stderr.splitlines()[0] == "build sm86 on the GPU, NVIDIA A10 (sm86), driver of CUDA 13.0"
     assert manifest.load(host.bundle).engines[0].built_on == {"gpu": "NVIDIA A10", "driver": "of CUDA 13.0"}
 
 
-def test_a_busy_gpu_is_refused(tmp_path: Path) -> None:
+def test_rejects_busy_gpu(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT, FREE="3072")
-    assert host.refuses(code=31) == (
-        "GPU NVIDIA A10: it has 3.0 GiB of 22.1 GiB free, and this build may take 5.0 GiB, 4.0 GiB of them as "
-        "workspace. Stop what else runs on it, or lower --workspace-gib."
+    assert host.error(code=31) == (
+        "GPU NVIDIA A10: it has 3.0 GiB of 22.1 GiB free, and this build may need 5.0 GiB, 4.0 GiB of them as "
+        "workspace. Stop other processes on this GPU, or lower --workspace-gib."
     )
     assert host.build("--workspace-gib", "1").returncode == 0
-    # A GPU that serves by now is no obstacle when there is nothing to build.
+    # A busy GPU does not matter when there is nothing to build.
     fake_driver(host.libraries, **{**A10, "FREE": "512"})
     assert host.build("--workspace-gib", "1").stderr.count("unchanged") == len(MODELS)
-    assert host.refuses("--workspace-gib", "1", "--force", code=31).startswith("GPU NVIDIA A10: it has 0.5 GiB of 22.1")
+    assert host.error("--workspace-gib", "1", "--force", code=31).startswith("GPU NVIDIA A10: it has 0.5 GiB of 22.1")
 
 
-def test_an_axis_that_the_graph_fixes_is_refused(tmp_path: Path) -> None:
+def test_rejects_axis_that_the_graph_fixes(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     graph = onnx.load_from_string(network("body_standard"))
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 800
     export(tmp_path / "onnx", "body_standard", graph.SerializeToString())
-    assert host.refuses("--model", "body_standard", code=32) == (
-        "body_standard batch for sm86: input 'features' is [-1, 800, 80] in the graph, and the profile wants "
+    assert host.error("--model", "body_standard", code=32) == (
+        "body_standard batch for sm86: input 'features' is [-1, 800, 80] in the graph, and the profile requires "
         "[1, 200, 80] to [16, 2000, 80]. "
-        "Make export and catalogue agree, then run `python -m export --model body_standard --force`."
+        "Correct the network or model.toml, then run `python -m export --model body_standard --force`."
     )
 
 
-def test_an_input_without_a_profile_is_refused(tmp_path: Path) -> None:
-    """Polygraphy would make its shapes up."""
+def test_rejects_input_without_profile(tmp_path: Path) -> None:
+    """Polygraphy would invent its shapes."""
     host = Host(tmp_path, *CURRENT)
     graph = onnx.load_from_string(network("body_standard"))
     extra = graph.graph.input.add()
     extra.CopyFrom(graph.graph.input[1])
     extra.name = "chunk"
     export(tmp_path / "onnx", "body_standard", graph.SerializeToString())
-    assert host.refuses("--model", "body_standard", code=32) == (
-        "body_standard batch for sm86: the graph has an input 'chunk', and the catalogue gives no shapes for it. "
-        "Make export and catalogue agree, then run `python -m export --model body_standard --force`."
+    assert host.error("--model", "body_standard", code=32) == (
+        "body_standard batch for sm86: the graph has an input 'chunk', and the catalogue has no shapes for it. "
+        "Correct the network or model.toml, then run `python -m export --model body_standard --force`."
     )
 
 
-def test_a_type_that_was_lost_in_conversion_is_refused(tmp_path: Path) -> None:
+def test_rejects_type_lost_in_conversion(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     graph = onnx.load_from_string(network("diar_standard"))
     graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     graph.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
     export(tmp_path / "onnx", "diar_standard", graph.SerializeToString())
-    assert host.refuses("--model", "diar_standard", code=32) == (
+    assert host.error("--model", "diar_standard", code=32) == (
         "diar_standard batch: the engine's tensors are "
         "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP16'}, and the catalogue's are "
         "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP32'}. "
-        "Make export and catalogue agree on names and types."
+        "Correct the network or model.toml, so that names and types are equal."
     )
 
 
-def test_what_is_no_graph_is_the_parsers_refusal(tmp_path: Path) -> None:
+def test_parser_rejects_file_that_is_no_graph(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     export(tmp_path / "onnx", "body_standard", b"not an ONNX graph")
-    refusal = host.refuses("--model", "body_standard", code=32)
+    refusal = host.error("--model", "body_standard", code=32)
     assert refusal.startswith(
-        "body_standard batch for sm86: the compiler refuses the graph (In node -1 (importModel): "
+        "body_standard batch for sm86: the compiler rejects the graph (In node -1 (importModel): "
     )
-    assert refusal.endswith("). Change the network so that it exports without that operation.")
+    assert refusal.endswith("). Change the network so that it exports without that operator.")
 
 
-def test_a_newer_opset_than_the_parsers_is_written_in_an_older_one(tmp_path: Path) -> None:
-    """The stub's parser is a real one of a newer TensorRT; what it is given is looked at in test_dialect.py."""
+def test_converts_graph_to_supported_opset(tmp_path: Path) -> None:
+    """The fake parser reads any opset; test_dialect.py checks the graph that it receives."""
     host = Host(tmp_path, *LEGACY)
     path = tmp_path / "onnx" / "body_standard" / "record.json"
     path.write_text(path.read_text().replace('"opset": 17', '"opset": 18'))
     host.build("--model", "body_standard")
 
 
-def test_inputs_that_no_profile_holds_are_named(tmp_path: Path) -> None:
+def test_names_inputs_outside_the_profile(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     source, target = (tmp_path / "onnx" / model / "batch-samples.npz" for model in ("body_standard", "am_en_standard"))
     script = (
@@ -314,7 +315,7 @@ def test_inputs_that_no_profile_holds_are_named(tmp_path: Path) -> None:
     )
     assert python(None, "-c", script, str(source)).returncode == 0
     assert target.exists()
-    assert host.refuses("--model", "body_standard", code=32) == (
-        "body_standard batch: none of the engine's profiles holds features [1, 60, 80], feature_lengths [1]. "
-        "Run `python -m export --model body_standard --force`, which makes inputs that fit the catalogue."
+    assert host.error("--model", "body_standard", code=32) == (
+        "body_standard batch: features [1, 60, 80], feature_lengths [1] is outside the engine's profile. "
+        "Run `python -m export --model body_standard --force`, which writes inputs that fit the catalogue."
     )

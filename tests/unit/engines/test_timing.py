@@ -1,4 +1,4 @@
-"""Timing caches: whose they are, what they hold, and that only one build measures at a time."""
+"""Timing caches: their owner, their content, and the lock that lets one build measure at a time."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from contract.errors import CompilerUnavailableError
 
 ROOT = Path(__file__).parents[3]
 OWNER = Owner(tensorrt="11.2.1.2", gpu="NVIDIA RTX A6000")
-REMEDY = "Remove the file, and the build measures anew."
+REMEDY = "Remove the file: the next build measures the timings again."
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def timings(tmp_path: Path) -> TimingCache:
     return made
 
 
-def test_a_cache_is_named_after_its_owner(timings: TimingCache) -> None:
+def test_file_is_named_after_owner(timings: TimingCache) -> None:
     assert timings.path.name == "11.2.1.2-nvidia-rtx-a6000.cache"
 
 
-def test_there_is_nothing_before_the_first_build(tmp_path: Path) -> None:
+def test_cache_is_empty_before_first_build(tmp_path: Path) -> None:
     empty = cache(tmp_path / "absent", OWNER)
     assert (empty.identity(), empty.content()) == (None, b"")
     empty.begin()
@@ -35,7 +35,7 @@ def test_there_is_nothing_before_the_first_build(tmp_path: Path) -> None:
     assert empty.identity() == identity
 
 
-def test_a_cache_that_grows_keeps_its_identity(timings: TimingCache, tmp_path: Path) -> None:
+def test_grown_cache_keeps_its_identity(timings: TimingCache, tmp_path: Path) -> None:
     identity = timings.identity()
     timings.save(b"first\nlines\nand more")
     assert (timings.identity(), timings.content()) == (identity, b"first\nlines\nand more")
@@ -60,12 +60,12 @@ def test_a_cache_that_grows_keeps_its_identity(timings: TimingCache, tmp_path: P
             "and this build is for TensorRT 11.2.1.2 on NVIDIA RTX A6000",
         ),
         (b"lines", b"lime", "the timing cache is damaged"),
-        (b"owner", b"wonder", "it does not say whose timing cache it is"),
-        (b"{", b"\xff", "it does not say whose timing cache it is"),
-        (b"gpu", b"cpu", "it does not say whose timing cache it is"),
+        (b"owner", b"wonder", "its first line does not name the owner of the timing cache"),
+        (b"{", b"\xff", "its first line does not name the owner of the timing cache"),
+        (b"gpu", b"cpu", "its first line does not name the owner of the timing cache"),
     ],
 )
-def test_what_is_not_this_builds_is_refused(timings: TimingCache, old: bytes, new: bytes, cause: str) -> None:
+def test_rejects_cache_of_another_owner(timings: TimingCache, old: bytes, new: bytes, cause: str) -> None:
     timings.path.write_bytes(timings.path.read_bytes().replace(old, new, 1))
     for look in (timings.identity, timings.content, lambda: timings.save(b"")):
         with pytest.raises(CompilerUnavailableError) as refusal:
@@ -73,7 +73,7 @@ def test_what_is_not_this_builds_is_refused(timings: TimingCache, old: bytes, ne
         assert str(refusal.value) == f"{timings.path}: {cause}. {REMEDY}"
 
 
-def test_another_build_waits(timings: TimingCache) -> None:
+def test_second_build_waits(timings: TimingCache) -> None:
     script = (
         "import sys; from pathlib import Path; from build.compilers.timing import Owner, cache\n"
         f"with cache(Path(sys.argv[1]), {OWNER!r}).held(): print('measuring')"

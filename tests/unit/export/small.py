@@ -1,4 +1,4 @@
-"""Networks small enough to trace in a second or two, one a family."""
+"""Networks small enough to trace in a second or two, one per family."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,39 +8,45 @@ import torch
 from contract.catalogue import Model, catalogue, models
 from export.checkpoints.checkpoint import Checkpoint
 from export.job import Job
-from export.networks.acoustic import Acoustic, AcousticConfig
-from export.networks.body import Body, BodyConfig
+from export.networks.conformer_encoder import ConformerEncoder, ConformerEncoderConfig
+from export.networks.ctc_head import CtcHead, CtcHeadConfig
 from export.networks.decoder import Decoder, DecoderConfig
-from export.networks.diarization import Diarization, DiarizationConfig
-from export.networks.language import Language, LanguageConfig
+from export.networks.speaker_encoder import SpeakerEncoder, SpeakerEncoderConfig
+from export.networks.transformer_lm import TransformerLm, TransformerLmConfig
 
 SIZE = 16
+FAMILIES = ("body", "am_en", "decoder", "lm", "diar")
+ENCODER = ConformerEncoderConfig(
+    size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4, conditioned=(1,), vocabulary=12
+)
 
 
 def network(family: str) -> Any:
-    """Make a network of a family with random weights, the same at every call."""
+    """Build a network of a family with random weights, the same at every call."""
     torch.manual_seed(3)
-    makers: dict[str, Callable[[], Any]] = {
-        "body": lambda: Body(
-            BodyConfig(size=SIZE, layers=1, heads=2, hidden=16, kernel=3, channels=4, conditioned=(1,), vocabulary=12)
-        ),
-        "am_en": lambda: Acoustic(AcousticConfig(size=SIZE, vocabulary=32)),
+    builders: dict[str, Callable[[], Any]] = {
+        "body": lambda: ConformerEncoder(ENCODER),
+        "am_en": lambda: CtcHead(CtcHeadConfig(size=SIZE, vocabulary=32)),
         "decoder": lambda: Decoder(DecoderConfig(size=SIZE, encoder_size=SIZE, layers=1, heads=2, vocabulary=32)),
-        "lm": lambda: Language(LanguageConfig(size=SIZE, layers=1, heads=2, hidden=16, vocabulary=32)),
-        "diar": lambda: Diarization(DiarizationConfig(size=SIZE, dilations=(1, 2), attention=8, embedding=8)),
+        "lm": lambda: TransformerLm(TransformerLmConfig(size=SIZE, layers=1, heads=2, hidden=16, vocabulary=32)),
+        "diar": lambda: SpeakerEncoder(SpeakerEncoderConfig(size=SIZE, dilations=(1, 2), attention=8, embedding=8)),
     }
-    return makers[family]().eval()
+    return builders[family]().eval()
 
 
 def model(family: str) -> Model:
-    """Give a family's model at a point that it has."""
+    """Return a family's model at the last operating point that it has."""
     families = catalogue()
     point = families[family].operating_points[-1]
     return models(families)[f"{family}_{point}"]
 
 
-def job(family: str, precision: str = "fp32") -> Job:
-    """Make the export job of a small network."""
-    made = network(family)
-    checkpoint = Checkpoint(network=made, dims=made.dims, parameters={}, origin="a test", digest="0")
-    return Job(model=model(family), checkpoint=checkpoint, precision=precision)
+def checkpoint(family: str) -> Checkpoint:
+    """Return a small network as a source of weights would."""
+    built = network(family)
+    return Checkpoint(network=built, dims=built.dims, parameters={"a": "b"}, origin="a test", digest="1")
+
+
+def job(family: str, precision: str = "fp32", variant: str = "") -> Job:
+    """Return the export job of a small network."""
+    return Job(model=model(family), checkpoint=checkpoint(family), precision=precision, variant=variant)

@@ -1,8 +1,6 @@
-"""Graphs against their networks: names, types, axes, precision, parity."""
+"""Exported graphs compared with their networks: names, types, axes, precision, parity."""
 
 import re
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,13 @@ from contract import synthetic_inputs
 from contract.errors import ParityError
 from export import parity
 from export.samples import bucket, padded, speech
-from export.tracing import TORCH_TYPES, trace
+from export.tracing import TORCH_TYPES
 from tests.unit.export import small
+from tests.unit.export.graphs import TracedGraphs
+from tests.unit.export.small import FAMILIES
 
-FAMILIES = ("body", "am_en", "decoder", "lm", "diar")
+pytestmark = pytest.mark.xdist_group("export")
+
 ONNX_TYPES = {"FP16": onnx.TensorProto.FLOAT16, "FP32": onnx.TensorProto.FLOAT, "INT32": onnx.TensorProto.INT32}
 
 
@@ -32,24 +33,11 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Trace a small network, once for all the tests that look at its graph."""
-
-    @cache
-    def graph_of(family: str, precision: str) -> Path:
-        path = tmp_path_factory.mktemp("graphs") / f"{family}.{precision}.onnx"
-        trace(small.job(family, precision), path)
-        return path
-
-    return graph_of
+def graph(family: str, precision: str, traced_graphs: TracedGraphs) -> Path:
+    return traced_graphs.path(family, precision)
 
 
-@pytest.fixture(scope="module")
-def graph(family: str, precision: str, traced: Callable[[str, str], Path]) -> Path:
-    return traced(family, precision)
-
-
-def test_the_boundary_is_the_catalogues(graph: Path, family: str) -> None:
+def test_inputs_and_outputs_match_the_catalogue(graph: Path, family: str) -> None:
     model, spec, dims = onnx.load(graph), small.model(family).family, small.network(family).dims
     for tensor, value in zip((*spec.inputs, *spec.outputs), (*model.graph.input, *model.graph.output), strict=True):
         assert value.name == tensor.name
@@ -58,19 +46,20 @@ def test_the_boundary_is_the_catalogues(graph: Path, family: str) -> None:
         assert found == ["batch", *(dims.get(str(axis), axis) for axis in tensor.shape)]
 
 
-def test_a_graph_agrees_with_its_network(graph: Path, family: str, precision: str) -> None:
-    found = parity.check(small.job(family, precision), graph, [])
+def test_graph_matches_its_network(graph: Path, family: str, precision: str) -> None:
+    job = small.job(family, precision)
+    found = parity.check(job, graph, parity.references(job, []))
     assert {each.output for each in found} == {tensor.name for tensor in small.model(family).family.outputs}
     assert all(each.within_limit for each in found)
 
 
-def test_a_graph_carries_no_path_of_the_machine(graph: Path) -> None:
+def test_graph_contains_no_path_of_the_machine(graph: Path) -> None:
     assert not re.search(rb"[\w/]+\.py\b", graph.read_bytes())
 
 
-def test_half_precision_multiplies_no_matrices_in_fp32(family: str, traced: Callable[[str, str], Path]) -> None:
-    """Turing has no FP32 matrix product in TensorRT-RTX, and with dynamic shapes it gives zeros without a word."""
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(traced(family, "fp16"))).graph
+def test_fp16_graph_multiplies_no_matrices_in_fp32(family: str, traced_graphs: TracedGraphs) -> None:
+    """TensorRT-RTX has no FP32 matrix product on Turing: with dynamic shapes it returns zeros and reports no error."""
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(traced_graphs.path(family, "fp16"))).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
     types |= {value.name: value.data_type for value in inferred.initializer}
     products = [node for node in inferred.node if node.op_type in ("MatMul", "Gemm", "Conv")]
@@ -78,35 +67,45 @@ def test_half_precision_multiplies_no_matrices_in_fp32(family: str, traced: Call
     assert {types[name] for node in products for name in node.input} == {onnx.TensorProto.FLOAT16}
 
 
-def test_another_network_fails_with_its_numbers(traced: Callable[[str, str], Path]) -> None:
-    """A graph whose weights are one per cent off is refused, and the sentence has the figure and the limit."""
+def test_rejects_graph_of_other_weights(traced_graphs: TracedGraphs) -> None:
+    """Weights differ by one per cent; the error contains the difference and the limit."""
     job = small.job("diar")
     with torch.no_grad():
         job.network.get_parameter("out.weight").mul_(1.0 + 0.01 * torch.randn(8, 32))
-    with pytest.raises(ParityError) as refusal:
-        parity.check(job, traced("diar", "fp32"), [])
+    with pytest.raises(ParityError) as error:
+        parity.check(job, traced_graphs.path("diar"), parity.references(job, []))
     assert re.fullmatch(
         r"diar_enhanced in fp32: the graph differs from the torch network "
         r"\(embedding differs by \d\.\de-0\d \(cosine, allowed 1e-05\)\)\. "
-        r"Look at what the exporter made of that network, or state a wider tolerance in the catalogue\.",
-        str(refusal.value),
+        r"Compare the exported graph with export/networks, or set a larger tolerance in "
+        r"model_repository/diar/model\.toml\.",
+        str(error.value),
     )
 
 
-def test_real_inputs_are_checked_padded_and_alone() -> None:
+def test_compares_real_inputs_padded_and_cut() -> None:
     spec = small.model("body").family.variants()[""]
     frames = spec.modes["batch"].axes["frames"]
-    real = [padded([stretch], frames) for stretch in speech()]
-    sizes = [sample["features"].shape[1] for sample in parity.probe_inputs(spec, small.network("body").dims, real)]
-    lengths = [len(stretch) for stretch in speech()]
+    real = [padded([segment], frames) for segment in speech()]
+    sizes = [sample["features"].shape[1] for sample in parity.comparison_inputs(spec, small.network("body").dims, real)]
+    lengths = [len(segment) for segment in speech()]
     assert sizes == [200, 800, *(bucket(length, frames) for length in lengths), *lengths]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_synthetic_inputs_have_the_shapes_and_types_of_the_catalogue(name: str) -> None:
+def test_synthetic_inputs_match_the_catalogue(name: str) -> None:
     spec, dims = small.model(name).family, small.network(name).dims
     for sizes in synthetic_inputs.corners(spec.modes["batch"]):
-        made = synthetic_inputs.inputs(spec, {**sizes, **dims}, np.random.default_rng(1))
+        inputs = synthetic_inputs.make_inputs(spec, {**sizes, **dims}, np.random.default_rng(1))
         for tensor in spec.inputs:
-            assert made[tensor.name].shape == synthetic_inputs.shape(tensor, {**sizes, **dims})
-            assert torch.from_numpy(made[tensor.name]).dtype == TORCH_TYPES[tensor.type]
+            assert inputs[tensor.name].shape == synthetic_inputs.shape(tensor, {**sizes, **dims})
+            assert torch.from_numpy(inputs[tensor.name]).dtype == TORCH_TYPES[tensor.type]
+
+
+def test_reference_outputs_do_not_depend_on_the_precision() -> None:
+    """Graphs of both precisions are compared with the same FP32 outputs of torch, so they are computed once."""
+    fp32, fp16 = (parity.references(small.job("diar", precision), []) for precision in ("fp32", "fp16"))
+    assert len(fp32) == len(fp16) > 1
+    for ours, theirs in zip(fp32, fp16, strict=True):
+        assert [np.array_equal(ours.inputs[name], array) for name, array in theirs.inputs.items()] == [True, True]
+        assert np.array_equal(ours.outputs[0], theirs.outputs[0])

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile into stages and a .dockerignore into a question, as far as the tests need."""
+"""Parse a Dockerfile into stages, and match paths against a .dockerignore, as far as the tests need it."""
 
 import json
 import re
@@ -11,46 +11,46 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A stage: what it starts from, its name, its instructions in order."""
+    """A stage: the image or stage that it starts from, its name, and its instructions in order."""
 
     base: str
     name: str
     instructions: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, instruction: str) -> list[str]:
-        """Give the texts of every such instruction."""
+        """Return the texts of all instructions of a name."""
         return [text for name, text in self.instructions if name == instruction]
 
     def last(self, instruction: str) -> str:
-        """Give the text of the last such instruction."""
+        """Return the text of the last instruction of a name."""
         return self.all(instruction)[-1]
 
     def command(self, instruction: str) -> list[str]:
-        """Give an instruction in its exec form; json refuses the other one."""
+        """Return the words of an instruction in exec form. Raises ValueError for the shell form."""
         found: list[str] = json.loads(self.last(instruction).rpartition("CMD ")[2])
         return found
 
     def sources(self) -> set[str]:
-        """Name what is copied from the checkout."""
+        """Return the paths that are copied from the checkout."""
         copies = (text.split() for text in self.all("COPY") if not text.startswith("--from="))
         return {source for *sources, _ in copies for source in sources}
 
     def labels(self) -> dict[str, str]:
-        """Give the labels."""
+        """Return the labels by name."""
         return dict(re.findall(r'([\w.]+)="([^"]*)"', " ".join(self.all("LABEL"))))
 
     def environment(self) -> dict[str, str]:
-        """Give the variables that are set."""
+        """Return the environment variables that are set."""
         return dict(word.split("=", 1) for text in self.all("ENV") for word in text.split())
 
     def packages(self) -> set[str]:
-        """Name the packages that apt-get installs."""
+        """Return the packages that apt-get installs."""
         installed = (re.search(r"--no-install-recommends ([^&]*)", text) for text in self.all("RUN"))
         return {package for match in installed if match for package in match[1].split()}
 
 
 def stages(text: str) -> dict[str, Stage]:
-    """Read a Dockerfile's stages by name; what stands before the first one belongs to none."""
+    """Return a Dockerfile's stages by name. Instructions before the first stage belong to no stage."""
     found: dict[str, Stage] = {}
     stage = Stage(base="", name="")
     for instruction, rest in instructions(text):
@@ -63,7 +63,7 @@ def stages(text: str) -> dict[str, Stage]:
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
-    """Give instruction and text, with continued lines joined and comments left out."""
+    """Yield name and text of every instruction, with continued lines joined and comments removed."""
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     for line in kept.replace("\\\n", " ").splitlines():
         if line.strip():
@@ -72,21 +72,21 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def lineage(known: dict[str, Stage], name: str) -> Iterator[Stage]:
-    """Give a stage and those that it is made from, without images of others."""
+    """Yield a stage and the stages that it is based on, without external images."""
     while name in known:
         yield known[name]
         name = known[name].base
 
 
-def let_in(path: str, patterns: str) -> bool:
-    """Say whether Docker sends a file to the build: the last pattern that matches it or a folder above it decides."""
+def included(path: str, patterns: str) -> bool:
+    """Return whether Docker sends a file to the build: the last pattern that matches it or a parent folder decides."""
     kept = True
     for line in patterns.splitlines():
         pattern = line.strip()
         if pattern and not pattern.startswith("#"):
-            again = pattern.startswith("!")
+            negated = pattern.startswith("!")
             if _matches(path, pattern.removeprefix("!")):
-                kept = again
+                kept = negated
     return kept
 
 
@@ -97,7 +97,7 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _expression(pattern: str) -> str:
-    # `**` is any number of folders, none included; `*` and `?` stay within one name.
+    # `**` matches any number of folders, also zero; `*` and `?` match within one name.
     tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]*\])", pattern.strip("/"))
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return "".join(known.get(token, token if token.startswith("[") else re.escape(token)) for token in tokens)

@@ -1,4 +1,4 @@
-"""The Dockerfile: what each image is made of, who runs in it, and what stays out."""
+"""Test the Dockerfile: the contents of each image, its user, and the files that it must not contain."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from contract.catalogue import CATALOGUE_FOLDER
 from contract.platform import platforms
 from runtime import probe
 from runtime.__main__ import command, parse
-from tests.unit.images.dockerfile import ROOT, Stage, instructions, let_in, lineage, stages
+from tests.unit.images.dockerfile import ROOT, Stage, included, instructions, lineage, stages
 
 TEXT = (ROOT / "Dockerfile").read_text()
 IGNORED = (ROOT / ".dockerignore").read_text()
@@ -20,7 +20,7 @@ STAGES = stages(TEXT)
 IMAGES = ("builder", "runtime", "runtime-cpu", "transcriber")
 SERVERS = ("runtime", "runtime-cpu")
 GPU_PLATFORMS = [name for name, found in platforms().items() if found.cuda]
-SLIM_ROOMS = {"contract", "model_repository"}
+SLIM_PACKAGES = {"contract", "model_repository"}
 
 
 def tracked_files() -> list[str]:
@@ -34,30 +34,30 @@ def _with_arguments(text: str, **arguments: str) -> str:
     return text
 
 
-def _rooms(stage: Stage) -> set[str]:
+def _sources(stage: Stage) -> set[str]:
     return {source for each in lineage(STAGES, stage.name) for source in each.sources()}
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     found = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
-def test_the_last_stage_is_the_one_for_gpus() -> None:
+def test_last_stage_is_gpu_runtime() -> None:
     assert list(STAGES)[-1] == "runtime"
     assert set(IMAGES) <= set(STAGES)
 
 
-def test_every_source_is_in_the_checkout_and_is_let_in() -> None:
+def test_sources_are_tracked_and_not_ignored() -> None:
     tracked = tracked_files()
     for source in {each for stage in STAGES.values() for each in stage.sources() if not each.startswith("dist/")}:
         inside = [path for path in tracked if path == source or path.startswith(f"{source}/")]
-        assert inside, f"git does not know {source}"
-        assert all(let_in(path, IGNORED) for path in inside), source
+        assert inside, f"{source} is not tracked by git"
+        assert all(included(path, IGNORED) for path in inside), source
 
 
-def test_every_stage_that_is_copied_from_or_built_on_is_there() -> None:
+def test_referenced_stages_exist() -> None:
     for stage in STAGES.values():
         for platform in GPU_PLATFORMS:
             base = _with_arguments(stage.base, PLATFORM=platform)
@@ -67,7 +67,7 @@ def test_every_stage_that_is_copied_from_or_built_on_is_there() -> None:
                 assert text.split()[0].removeprefix("--from=") in STAGES
 
 
-def test_a_platform_for_gpus_has_a_base_and_a_server() -> None:
+def test_gpu_platforms_have_base_and_server_stages() -> None:
     for prefix in ("base-", "server-"):
         assert [name.removeprefix(prefix) for name in STAGES if name.startswith(prefix)] == GPU_PLATFORMS
     for platform in GPU_PLATFORMS:
@@ -76,20 +76,20 @@ def test_a_platform_for_gpus_has_a_base_and_a_server() -> None:
     assert defaults["PLATFORM"] == GPU_PLATFORMS[0]
 
 
-def test_the_images_hold_their_rooms_and_no_others() -> None:
+def test_images_contain_their_packages_only() -> None:
     environment = {"pyproject.toml", "requirements.lock", "images/requirements.py"}
-    held = {name: _rooms(STAGES[name]) for name in IMAGES}
-    assert held == {
-        "transcriber": SLIM_ROOMS | {"transcriber"},
-        "runtime-cpu": SLIM_ROOMS | {"runtime", "dist/engines/embedded/cpu"},
-        "runtime": SLIM_ROOMS | {"runtime", "dist/engines/${PLATFORM}/${ARCH}"},
-        "builder": SLIM_ROOMS | environment | {"export", "build", "demo/features.safetensors"},
+    found = {name: _sources(STAGES[name]) for name in IMAGES}
+    assert found == {
+        "transcriber": SLIM_PACKAGES | {"transcriber"},
+        "runtime-cpu": SLIM_PACKAGES | {"runtime", "dist/engines/embedded/cpu"},
+        "runtime": SLIM_PACKAGES | {"runtime", "dist/engines/${PLATFORM}/${ARCH}"},
+        "builder": SLIM_PACKAGES | environment | {"export", "build", "demo/features.safetensors"},
     }
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_rooms_keep_their_places(name: str) -> None:
-    """The catalogue is found beside contract, and the modules below PYTHONPATH."""
+def test_packages_keep_their_paths(name: str) -> None:
+    """The catalogue is looked up next to contract, and modules below PYTHONPATH."""
     assert CATALOGUE_FOLDER == ROOT / "model_repository"
     for source, target in (text.split() for text in STAGES[name].all("COPY") if text.count(" ") == 1):
         if not source.startswith("dist/"):
@@ -102,23 +102,26 @@ def test_rooms_keep_their_places(name: str) -> None:
 
 @pytest.mark.parametrize("platform", GPU_PLATFORMS)
 @pytest.mark.parametrize("arch", [arch for arch in Arch if arch is not Arch.CPU])
-def test_a_bundle_is_found_where_build_leaves_it_and_runtime_looks(platform: str, arch: Arch) -> None:
+def test_bundle_path_matches_build_and_runtime(platform: str, arch: Arch) -> None:
     (copy,) = (text for text in STAGES["runtime"].all("COPY") if text.startswith("dist/"))
     source, target = _with_arguments(copy, PLATFORM=platform, ARCH=arch.value).split()
     assert source == f"dist/engines/{platform}/{arch.value}"
-    assert let_in(f"{source}/manifest.json", IGNORED)
+    assert included(f"{source}/manifest.json", IGNORED)
     assert target == f"{STAGES['runtime'].environment()['VOXWRIGHT_ENGINES']}/{platform}/{arch.value}"
 
 
-def test_the_runtime_image_refuses_to_be_built_without_an_architecture() -> None:
+def test_runtime_build_needs_architecture() -> None:
     (refusal,) = (text for text in STAGES["runtime"].all("RUN") if "ARCH" in text)
     script = refusal.partition(" && ")[0]
     assert subprocess.run(["sh", "-c", script], env={"ARCH": "sm86"}, check=False).returncode == 0
     refused = subprocess.run(["sh", "-c", script], env={}, check=False, capture_output=True, text=True)
-    assert (refused.returncode, refused.stderr) == (1, "error: say which architecture: --build-arg ARCH=sm86\n")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: ARCH is empty: name the architecture of the GPU, for example --build-arg ARCH=sm86\n",
+    )
 
 
-def test_servers_and_transcriber_carry_no_pip_no_compiler_and_no_more_than_python() -> None:
+def test_slim_images_install_only_python() -> None:
     def installed(name: str) -> set[str]:
         return {package for stage in lineage(STAGES, name) for package in stage.packages()}
 
@@ -134,7 +137,7 @@ def test_servers_and_transcriber_carry_no_pip_no_compiler_and_no_more_than_pytho
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_nobody_runs_as_root(name: str) -> None:
+def test_images_do_not_run_as_root(name: str) -> None:
     assert STAGES[name].last("USER") == "10001:10001"
     assert [instruction for instruction, _ in STAGES[name].instructions][-1] in ("ENTRYPOINT", "CMD")
     after = [name for name, _ in STAGES[name].instructions[STAGES[name].instructions.index(("USER", "10001:10001")) :]]
@@ -154,7 +157,7 @@ def test_labels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_says_how_it_is_started_asked_and_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_declares_start_stop_and_health_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = STAGES[name]
     assert stage.command("ENTRYPOINT") == ["python3", "-m", "runtime"]
     assert stage.last("STOPSIGNAL") == "SIGTERM"
@@ -166,7 +169,7 @@ def test_a_server_says_how_it_is_started_asked_and_stopped(name: str, monkeypatc
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_is_configured_by_variables_that_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_variables_are_runtime_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {key: text for key, text in STAGES[name].environment().items() if key.startswith("VOXWRIGHT_")}
     known = {option.envvar for option in command().params}
     assert set(own) <= known
@@ -178,20 +181,52 @@ def test_a_server_is_configured_by_variables_that_exist(name: str, monkeypatch: 
     assert settings.platform is not None
     assert settings.platform.name == (GPU_PLATFORMS[0] if name == "runtime" else "embedded")
     assert (settings.ports.http, settings.ports.grpc, settings.ports.metrics) == (8000, 8001, 8002)
-    assert settings.repository.parts[1] == "tmp", "one tmpfs must be enough, and Triton's python backend writes to /tmp"
+    assert settings.repository.parts[1] == "tmp", (
+        "one tmpfs has to be enough, and Triton's python backend writes to /tmp"
+    )
+
+
+@pytest.mark.parametrize("platform", GPU_PLATFORMS)
+def test_server_stage_takes_licence_from_either_place(platform: str) -> None:
+    (script,) = (text for text in STAGES[f"server-{platform}"].all("RUN") if "gather.py" in text)
+    name = "NVIDIA_Deep_Learning_Container_License.pdf"
+    assert f"--licence /opt/tritonserver/{name} --licence /{name} " in script
+
+
+def test_runtime_image_selects_no_gpu_itself() -> None:
+    """`NVIDIA_VISIBLE_DEVICES=all` in an image would give a pod every GPU where only CDI selects devices."""
+    environment = STAGES["runtime"].environment()
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment
+    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+
+
+@pytest.mark.parametrize("folder", ["compat/lib.real", "compat"])
+def test_cuda_compatibility_library_is_where_the_toolkit_looks(folder: str, tmp_path: Path) -> None:
+    """NVIDIA's container toolkit looks for /usr/local/cuda/compat/libcuda.so.*.* in an image."""
+    (script,) = (text for text in STAGES["server-23.12"].all("RUN") if "/usr/local/cuda/compat" in text)
+    source = tmp_path / "image" / folder
+    source.mkdir(parents=True)
+    (source / "libcuda.so.545.23.08").write_text("library")
+    (source / "libcuda.so.1").symlink_to("libcuda.so.545.23.08")
+    local = script.replace("compat=/usr/local/cuda/compat", f"compat={tmp_path}/image/compat")
+    local = local.replace("/slim/", f"{tmp_path}/slim/")
+    subprocess.run(["sh", "-euc", local], check=True)
+    target = tmp_path / "slim/usr/local/cuda/compat"
+    assert [path.name for path in target.glob("libcuda.so.*.*")] == ["libcuda.so.545.23.08"]
+    assert (target / "libcuda.so.1").read_text() == "library"
 
 
 @pytest.mark.parametrize("name", ["runtime-cpu", "builder"])
-def test_onnx_runtime_sends_nothing_to_its_maker(name: str) -> None:
+def test_onnx_runtime_telemetry_is_off(name: str) -> None:
     assert STAGES[name].environment()["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_the_image_for_cpus_has_the_python_of_its_platform() -> None:
-    """Debian bookworm's Python is 3.11, and the stub of the embedded server is for that very one."""
+def test_cpu_image_has_python_of_platform() -> None:
+    """Debian bookworm's Python is 3.11, the version that the backend's stub in the embedded server needs."""
     assert STAGES["runtime-cpu"].packages() == {f"libpython{platforms()['embedded'].python}"}
 
 
-def test_the_builder_sees_tensorrt_and_refuses_an_old_python() -> None:
+def test_builder_includes_tensorrt_and_rejects_old_python() -> None:
     (script,) = (text for text in STAGES["builder"].all("RUN") if "sys.version_info" in text)
     assert "--system-site-packages" in script
     assert "images/requirements.py export build" in script
@@ -199,7 +234,7 @@ def test_the_builder_sees_tensorrt_and_refuses_an_old_python() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
-def test_pip_takes_what_the_lock_pins_and_leaves_no_cache(stage: Stage) -> None:
+def test_pip_uses_lock_and_leaves_no_cache(stage: Stage) -> None:
     for text in stage.all("RUN"):
         assert text.count(" install --no-cache-dir --constraint requirements.lock ") == text.count("/opt/venv install")
         assert text.count("--mount=type=secret") == (2 if "/opt/venv install" in text else 0)

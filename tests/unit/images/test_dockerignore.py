@@ -1,22 +1,28 @@
-"""What a build is sent: the rooms, `build` among them, and the bundles; no history, no environment, no key."""
+"""Test that a build receives the packages and the bundles, but no history, no environment and no key."""
 
 import pytest
 
-from tests.unit.images.dockerfile import ROOT, let_in
+from tests.unit.images.dockerfile import ROOT, included
 from tests.unit.images.test_dockerfile import tracked_files
 
 IGNORED = (ROOT / ".dockerignore").read_text()
-ROOMS = ("build", "contract", "export", "model_repository", "runtime", "transcriber")
+PACKAGES = ("build", "contract", "export", "model_repository", "runtime", "transcriber")
 SINGLE_FILES = (
     *("images/gather.py", "images/requirements.py", "pyproject.toml", "requirements.lock"),
     "demo/features.safetensors",
 )
 
 
-def test_of_the_checkout_the_rooms_are_let_in_and_nothing_else() -> None:
-    wanted = {path for path in tracked_files() if path.split("/")[0] in ROOMS or path in SINGLE_FILES}
-    assert {path for path in tracked_files() if let_in(path, IGNORED)} == wanted
-    assert {path.split("/")[0] for path in wanted} == {*ROOMS, "images", "demo", "pyproject.toml", "requirements.lock"}
+def test_includes_only_the_packages() -> None:
+    wanted = {path for path in tracked_files() if path.split("/")[0] in PACKAGES or path in SINGLE_FILES}
+    assert {path for path in tracked_files() if included(path, IGNORED)} == wanted
+    assert {path.split("/")[0] for path in wanted} == {
+        *PACKAGES,
+        "images",
+        "demo",
+        "pyproject.toml",
+        "requirements.lock",
+    }
 
 
 @pytest.mark.parametrize(
@@ -30,8 +36,8 @@ def test_of_the_checkout_the_rooms_are_let_in_and_nothing_else() -> None:
         "dist/engines/embedded/cpu/lm_enhanced/batch/model.onnx",
     ],
 )
-def test_let_in(path: str) -> None:
-    assert let_in(path, IGNORED)
+def test_includes(path: str) -> None:
+    assert included(path, IGNORED)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +63,8 @@ def test_let_in(path: str) -> None:
         "contract/stale.pyc",
     ],
 )
-def test_kept_out(path: str) -> None:
-    assert not let_in(path, IGNORED)
+def test_excludes(path: str) -> None:
+    assert not included(path, IGNORED)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,6 @@ def test_kept_out(path: str) -> None:
         ("a.b", "axb", False),
     ],
 )
-def test_the_matcher_reads_patterns_as_docker_does(pattern: str, path: str, matches: bool) -> None:
-    """Examples of Docker's documentation and of what this project's file uses."""
-    assert let_in(path, pattern) is not matches
+def test_patterns_match_as_in_docker(pattern: str, path: str, matches: bool) -> None:
+    """Examples from Docker's documentation, and patterns that this project's file uses."""
+    assert included(path, pattern) is not matches

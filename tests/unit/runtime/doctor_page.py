@@ -1,10 +1,9 @@
-"""Writes docs/doctor.md: what the doctor really prints, under made-up drivers and with made-up bundles.
+"""Write docs/doctor.md: the real output of the doctor, with fake drivers and synthetic bundles.
 
-python -m tests.unit.runtime.doctor_page
+.venv/bin/python -m tests.unit.runtime.doctor_page
 """
 
 import dataclasses
-import importlib.util
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,19 +18,25 @@ from tests.unit.runtime import synthetic
 
 PAGE = ROOT / "docs" / "doctor.md"
 MEBIBYTE = 1 << 20
-OPENING = """# What the doctor says
+OPENING = """# Output of the doctor
 
-    python -m runtime.doctor [the options of python -m runtime] [--json]
+A start of the server can fail for many reasons: no GPU, an old driver, engines for another GPU, a damaged bundle, a
+port in use. The doctor reports all of them at once. It starts nothing and writes nothing:
 
-It decides as `python -m runtime` does, by the same code, tries all that a start tries before it touches anything
-(ports, server, the repository's folder and configuration, every byte of the bundles), and ends with the exit code that
-a start would end with: 0 only where it would become the server.
+    .venv/bin/python -m runtime.doctor
 
-Below is its real output. The GPUs are made up at the driver's interface, and so are the bundles (engines of zeros) and
-the size of the host; everything between is what an operator runs. `python -m tests.unit.runtime.doctor_page` writes
-this page, and a test holds it against what the doctor says today.
+It takes the options of `python -m runtime`, and `--json` for output as JSON. It decides with the same code as a start,
+and runs every check that a start runs before it changes anything: ports, server, the repository's folder and
+configuration, the SHA-256 of every file of the bundles. Its exit code is the one with which a start would end: 0 only
+where the server would start.
+
+Below is its real output on different machines. The GPUs are simulated at the driver's interface; the bundles (engines
+of zeros) and the host's memory are synthetic as well. Everything else is the code that an operator runs. This command
+writes the page, and a test checks that the page is current:
+
+    .venv/bin/python -m tests.unit.runtime.doctor_page
 """
-# The machine that the page is written on must not show.
+# The page must not depend on the machine that it is written on.
 DOCTOR = """
 import sys
 from runtime import doctor, host
@@ -44,10 +49,11 @@ doctor.main()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """A machine, the bundles on it, and the command."""
+    """A machine, the bundles on it, the command, and the exit code that it must have."""
 
     title: str
     remark: str
+    exit_code: int = 0
     card: dict[str, str] | None = None
     driver: str = "580.65.06"
     macros: dict[str, str] = field(default_factory=dict)
@@ -59,7 +65,7 @@ class Scene:
 
     @property
     def is_embedded(self) -> bool:
-        """Say whether the scene needs the embedded server, which the slim environment has not."""
+        """Whether the scene needs the embedded server, which the slim environment does not have."""
         return self.card is None
 
 
@@ -72,7 +78,7 @@ def plans(
     level: str = "none",
     gpu: str = "",
 ) -> BundleManifest:
-    """Make up a bundle whose engines have some size, context, level and origin."""
+    """Return a synthetic bundle: engine size, context memory, compatibility level and build GPU as given."""
     made = synthetic.full_manifest(arch, name, *points)
     content = bytes(kilobytes << 10)
     engines = (
@@ -87,8 +93,17 @@ def plans(
     return dataclasses.replace(made, engines=tuple(engines))
 
 
+def int8_plans() -> BundleManifest:
+    """Return a synthetic bundle for sm86 with the encoder and the CTC head in INT8."""
+    made = plans(Arch.SM86, "26.08", "standard")
+    engines = (
+        dataclasses.replace(it, precision="int8") if it.family in ("body", "am_en") else it for it in made.engines
+    )
+    return dataclasses.replace(made, engines=tuple(engines))
+
+
 def everywhere() -> tuple[BundleManifest, ...]:
-    """Make up a bundle for each architecture."""
+    """Return a synthetic bundle for each architecture."""
     gpus = (plans(arch, "26.08", "standard") for arch in Arch if arch is not Arch.CPU)
     return (*gpus, plans(Arch.CPU, "embedded", "standard"))
 
@@ -97,20 +112,27 @@ SCENES = (
     Scene(title="No GPU", remark="The embedded server on a CPU.", bundles=lambda: (plans(Arch.CPU, "embedded"),)),
     Scene(
         title="An A10 with its bundle",
-        remark="Both operating points; the plans were built on such a card.",
+        remark="Both operating points are served. The plans were built on an A10.",
         card=driver.A10,
         bundles=lambda: (plans(Arch.SM86, gpu="NVIDIA A10"),),
     ),
     Scene(
+        title="An A10 with INT8 engines",
+        remark="The precision stands in each engine's row and in the summary.",
+        card=driver.A10,
+        bundles=lambda: (int8_plans(),),
+        arguments=("--operating-point", "standard"),
+    ),
+    Scene(
         title="A T4, and bundles for every architecture",
-        remark="Each engine that is not served has its reason.",
+        remark="Each engine that is not served is listed with the reason.",
         card=driver.T4,
         bundles=everywhere,
         arguments=("--operating-point", "standard"),
     ),
     Scene(
-        title="An L4, and plans of Ampere that admit it",
-        remark="Compatibility ampere-plus: slower than plans of its own, which the doctor says.",
+        title="An L4, and plans with compatibility level ampere-plus",
+        remark="They run, but slower than plans for sm89. The doctor warns about it.",
         card=driver.L4,
         bundles=lambda: (
             plans(Arch.SM80, "26.08", "standard", level="ampere-plus"),
@@ -119,7 +141,7 @@ SCENES = (
     ),
     Scene(
         title="A MIG instance of an A100, without NVML",
-        remark="CUDA alone does not tell the driver's version, nor the manifest what contexts take.",
+        remark="Without NVML the driver version is unknown. This manifest does not state the context memory either.",
         card=driver.A100_SLICE,
         macros={"NVML": "absent"},
         bundles=lambda: (plans(Arch.SM80, "26.08", "standard", context=None),),
@@ -128,12 +150,14 @@ SCENES = (
     Scene(
         title="An H100 and no bundle",
         remark="",
+        exit_code=41,
         card=driver.H100,
         bundles=tuple,
     ),
     Scene(
         title="An A100 outside the serving image, on a small host",
         remark="",
+        exit_code=43,
         card=driver.A100,
         bundles=lambda: (plans(Arch.SM80, "26.08", "standard"),),
         host_bytes=16 << 30,
@@ -141,7 +165,7 @@ SCENES = (
     ),
     Scene(
         title="The legacy platform on a T4 with a driver of branch 535",
-        remark="A data-centre GPU: the branch is admitted from 535.86 on.",
+        remark="On a data-centre GPU this branch is supported from 535.86 on.",
         card=driver.T4,
         driver="535.104.05",
         macros={"CUDA": "12020"},
@@ -151,26 +175,30 @@ SCENES = (
     Scene(
         title="A V100",
         remark="",
+        exit_code=40,
         card=driver.V100,
         bundles=lambda: (plans(Arch.SM80, "26.08", "standard"),),
     ),
     Scene(
         title="A B200",
         remark="",
+        exit_code=40,
         card=driver.B200,
         bundles=lambda: (plans(Arch.SM90, "26.08", "standard"),),
     ),
     Scene(
         title="Two small GeForce cards with an old driver",
-        remark="Everything that is wrong, at once.",
+        remark="All findings are reported at once.",
+        exit_code=40,
         card=driver.RTX3070,
         driver="535.104.05",
         macros={"GPUS": "2", "CUDA": "12020"},
         bundles=lambda: (plans(Arch.SM86, "26.08", "standard"),),
     ),
     Scene(
-        title="A CUDA_VISIBLE_DEVICES that names nothing",
-        remark="The CPU is not taken instead: that would be a silent fall-back.",
+        title="A CUDA_VISIBLE_DEVICES that names no GPU",
+        remark="The server does not fall back to the CPU silently.",
+        exit_code=40,
         card=driver.A10,
         bundles=lambda: (plans(Arch.CPU, "embedded", "standard"),),
         variables={"CUDA_VISIBLE_DEVICES": "3"},
@@ -179,7 +207,7 @@ SCENES = (
 
 
 def run(scene: Scene, folder: Path, *, as_json: bool = False) -> tuple[int, str]:
-    """Run the doctor in a folder that is made into the scene; give its exit code and what it printed."""
+    """Prepare a scene in a folder and run the doctor there; return its exit code and its output."""
     library = prepare(scene, folder)
     arguments = [*scene.arguments, *(["--json"] if as_json else [])]
     script = DOCTOR.format(memory=scene.host_bytes, arguments=arguments)
@@ -188,7 +216,7 @@ def run(scene: Scene, folder: Path, *, as_json: bool = False) -> tuple[int, str]
 
 
 def prepare(scene: Scene, folder: Path) -> Path | None:
-    """Write a scene's bundles, server and driver; give the folder of the driver."""
+    """Write a scene's bundles, server and driver; return the folder of the driver."""
     for made in scene.bundles():
         size = made.engines[0].size_bytes
         place = folder / "dist" / "engines" / made.platform / made.arch.value
@@ -206,7 +234,7 @@ def prepare(scene: Scene, folder: Path) -> Path | None:
 
 
 def environment(scene: Scene, folder: Path) -> dict[str, str]:
-    """Give the variables of a scene: its server on the PATH, and ports that nobody uses."""
+    """Return the environment variables of a scene: its server on the PATH, and free ports."""
     with socket.socket() as first, socket.socket() as second, socket.socket() as third:
         for each in (first, second, third):
             each.bind(("", 0))
@@ -216,10 +244,10 @@ def environment(scene: Scene, folder: Path) -> dict[str, str]:
 
 
 def section(scene: Scene, folder: Path) -> str:
-    """Write what the page says of a scene."""
+    """Return the page's section about a scene."""
     code, output = run(scene, folder)
     settings = [f"{name}={text}" for name, text in scene.variables.items()]
-    command = " ".join([*settings, "python -m runtime.doctor", *scene.arguments])
+    command = " ".join([*settings, ".venv/bin/python -m runtime.doctor", *scene.arguments])
     lines = [
         f"## {scene.title}",
         *([scene.remark] if scene.remark else []),
@@ -228,17 +256,16 @@ def section(scene: Scene, folder: Path) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def sections() -> Iterator[str]:
-    """Write every section that this environment can."""
+def page() -> str:
+    """Return the whole page; needs the embedded server and the driver bindings."""
+    return "\n".join([OPENING, *_sections()])
+
+
+def _sections() -> Iterator[str]:
     for scene in SCENES:
         with tempfile.TemporaryDirectory() as folder:
             yield section(scene, Path(folder))
 
 
-def can_run(scene: Scene) -> bool:
-    """Say whether this environment has what a scene needs."""
-    return not scene.is_embedded or importlib.util.find_spec("pytriton") is not None
-
-
 if __name__ == "__main__":
-    PAGE.write_text("\n".join([OPENING, *sections()]))
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Writes tests/unit/runtime/golden/: the configuration that each model of the catalogue gets, for a CPU and for a GPU.
+"""Write tests/unit/runtime/golden/: the configuration of each model of the catalogue, for a CPU and for a GPU.
 
-python -m tests.unit.runtime.golden_files
+.venv/bin/python -m tests.unit.runtime.golden_files
 
-Read the difference before committing it: a golden file says what Triton is told.
+Review the difference before you commit it: a golden file is the exact configuration that Triton reads.
 """
 
 import shutil
@@ -24,12 +24,12 @@ THREADS = 2
 
 
 def expected(mode: str) -> list[str]:
-    """Name the models that a mode serves."""
+    """Return the names of the models that have a mode."""
     return sorted(name for name, model in models(catalogue()).items() if mode in model.family.modes)
 
 
 def rendered(mode: str, arch: Arch) -> dict[str, str]:
-    """Render the configuration of every model of a mode, by name."""
+    """Return the configuration of every model of a mode as text, by name."""
     served = platform(ARCHES[arch])
     compiler = served.backend or ""
     records = [
@@ -48,12 +48,12 @@ def rendered(mode: str, arch: Arch) -> dict[str, str]:
 
 
 def folder(mode: str, arch: Arch) -> Path:
-    """Give the place of a mode's golden files for an architecture."""
+    """Return the folder of a mode's golden files for an architecture."""
     return GOLDEN / mode / arch.value
 
 
 def main() -> None:
-    """Write all of them anew."""
+    """Write all golden files."""
     shutil.rmtree(GOLDEN, ignore_errors=True)
     for mode in MODES:
         for arch in ARCHES:

@@ -1,4 +1,4 @@
-"""Made-up bundles: records that fit the catalogue, with engine files of any content."""
+"""Build synthetic bundles: records that fit the catalogue, with engine files of any content."""
 
 import dataclasses
 import hashlib
@@ -22,17 +22,17 @@ DIMS = {
 }
 TOOLCHAIN = {"onnxruntime": "1.32.0", "tensorrt": "11.2.1.2"}
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "tensorrt_rtx": "model.rtx"}
-# A word list with everything that text formats trip over.
+# A word list with characters that need escapes in text formats.
 PARAMETERS = {"tokens": '["▁the", "\\"",\n "\\\\", "ß\\n"]'}
 
 
 def engine_models() -> dict[str, Model]:
-    """List the catalogue's models that have an engine."""
+    """Return the catalogue's models that have an engine."""
     return {name: model for name, model in models(catalogue()).items() if not model.family.is_ensemble}
 
 
 def bound(tensor: Tensor) -> BoundTensor:
-    """Give a tensor as an engine with the sizes of DIMS would report it."""
+    """Return a tensor as an engine with the sizes of DIMS would report it."""
     dims = (axis if isinstance(axis, int) else DIMS.get(axis, -1) for axis in tensor.shape)
     return BoundTensor(name=tensor.name, type=tensor.type, dims=(-1, *dims))
 
@@ -40,8 +40,8 @@ def bound(tensor: Tensor) -> BoundTensor:
 def record(
     model: Model, content: bytes = b"engine", compiler: str = "onnxruntime", mode: str = "batch", **changes: Any
 ) -> EngineRecord:
-    """Make up the record of a model's engine."""
-    family = model.family.at(mode)
+    """Return a synthetic record of a model's engine."""
+    family = model.family.in_mode(mode)
     made = EngineRecord(
         model=model.name,
         family=model.family.name,
@@ -66,20 +66,20 @@ def record(
 
 
 def manifest(*records: EngineRecord, arch: Arch = Arch.CPU, platform_name: str = "embedded") -> BundleManifest:
-    """Make up a manifest."""
+    """Return a manifest with these records."""
     toolchain = {**TOOLCHAIN, "tensorrt": platform(platform_name).tensorrt or TOOLCHAIN["tensorrt"]}
     return BundleManifest(platform=platform_name, arch=arch, toolchain=toolchain, engines=records)
 
 
 def full_manifest(arch: Arch = Arch.CPU, platform_name: str = "embedded", *points: str) -> BundleManifest:
-    """Make up the manifest of every model, or of those of some operating points."""
+    """Return a manifest with every model, or with those of some operating points."""
     compiler = platform(platform_name).backend or "tensorrt_rtx"
     wanted = [model for model in engine_models().values() if not points or model.operating_point in points]
     return manifest(*(record(model, compiler=compiler) for model in wanted), arch=arch, platform_name=platform_name)
 
 
 def write(folder: Path, made: BundleManifest, content: Callable[[str], bytes] = lambda _: b"engine") -> Path:
-    """Write a bundle, each engine file with the content that a model's name gives; give its folder."""
+    """Write a bundle, each engine file with `content(model name)`; return its folder."""
     for engine in made.engines:
         path = folder / engine.file
         path.parent.mkdir(parents=True, exist_ok=True)

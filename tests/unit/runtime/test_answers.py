@@ -1,4 +1,4 @@
-"""The question whose answer is known, and every answer that cannot be right."""
+"""Test the request with a known answer, and that every wrong response is rejected."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ ENCODER_SIZE, FRAMES, TOP = 3, 4, 2
 
 
 def metadata(family: str) -> dict[str, Any]:
-    """What a server says of a model's inputs; only the encoder's size is known."""
+    """Return a server's metadata of a model's inputs; only the encoder's size is fixed."""
     known = {"bands": 80, "encoder_size": ENCODER_SIZE}
     return {
         "inputs": [
@@ -28,26 +28,26 @@ def metadata(family: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_model_of_the_catalogue_can_be_asked(family: str) -> None:
-    asked = answers.question(FAMILIES[family], metadata(family))
-    assert list(asked) == [tensor.name for tensor in FAMILIES[family].inputs]
-    for array in asked.values():
+def test_makes_a_request_for_every_model_of_the_catalogue(family: str) -> None:
+    request = answers.make_request(FAMILIES[family], metadata(family))
+    assert list(request) == [tensor.name for tensor in FAMILIES[family].inputs]
+    for array in request.values():
         assert len(array.values) == math.prod(array.shape)
         assert array.shape[0] == 2
         assert len(set(array.values)) == 1
 
 
-def test_the_question_for_the_ensemble() -> None:
-    asked = answers.question(FAMILIES["ensemble_en"], metadata("ensemble_en"))
-    assert {name: (array.type, array.shape, array.values[0]) for name, array in asked.items()} == {
+def test_request_for_the_ensemble() -> None:
+    request = answers.make_request(FAMILIES["ensemble_en"], metadata("ensemble_en"))
+    assert {name: (array.type, array.shape, array.values[0]) for name, array in request.items()} == {
         "features": ("FP16", (2, 200, 80), 10.0),
         "feature_lengths": ("INT32", (2, 1), 200),
     }
 
 
-def test_the_question_for_the_decoder() -> None:
-    asked = answers.question(FAMILIES["decoder"], metadata("decoder"))
-    assert {name: (array.type, array.shape, array.values[0]) for name, array in asked.items()} == {
+def test_request_for_the_decoder() -> None:
+    request = answers.make_request(FAMILIES["decoder"], metadata("decoder"))
+    assert {name: (array.type, array.shape, array.values[0]) for name, array in request.items()} == {
         "encoder_out": ("FP16", (2, 49, ENCODER_SIZE), 0.0),
         "encoder_lengths": ("INT32", (2, 1), 49),
         "hypotheses": ("INT32", (2, 16, 16), 3),
@@ -56,11 +56,11 @@ def test_the_question_for_the_decoder() -> None:
 
 
 def test_binary_tensors() -> None:
-    asked = {
+    request = {
         "x": Array(type="FP16", shape=(1, 2), values=(1.5, -2.0)),
         "n": Array(type="INT32", shape=(1, 1), values=(-7,)),
     }
-    body, headers = answers.encode(asked)
+    body, headers = answers.encode(request)
     length = int(headers["Inference-Header-Content-Length"])
     assert json.loads(body[:length]) == {
         "inputs": [
@@ -70,13 +70,13 @@ def test_binary_tensors() -> None:
         "parameters": {"binary_data_output": True},
     }
     assert body[length:] == b"\x00\x3e\x00\xc0\xf9\xff\xff\xff"
-    told = {"outputs": json.loads(body[:length])["inputs"]}
-    head = json.dumps(told).encode()
-    assert answers.decode(head + body[length:], len(head)) == asked
+    body_of_response = {"outputs": json.loads(body[:length])["inputs"]}
+    head = json.dumps(body_of_response).encode()
+    assert answers.decode(head + body[length:], len(head)) == request
 
 
 @pytest.mark.parametrize("cut", [1, 4, 30])
-def test_a_truncated_answer(cut: int) -> None:
+def test_rejects_truncated_response(cut: int) -> None:
     outputs = [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]
     head = json.dumps({"outputs": outputs}).encode()
     with pytest.raises((ValueError, struct.error)):
@@ -108,12 +108,12 @@ RIGHT: dict[str, Arrays] = {
 
 
 def problem(family: str, **changes: Array) -> str | None:
-    asked = answers.question(FAMILIES[family], metadata(family))
-    return answers.problem(FAMILIES[family], asked, {**RIGHT[family], **changes})
+    request = answers.make_request(FAMILIES[family], metadata(family))
+    return answers.validate_response(FAMILIES[family], request, {**RIGHT[family], **changes})
 
 
 @pytest.mark.parametrize("family", RIGHT)
-def test_a_right_answer(family: str) -> None:
+def test_accepts_correct_response(family: str) -> None:
     assert problem(family) is None
 
 
@@ -122,58 +122,58 @@ PADDED = (*(math.log(0.7), math.log(0.3)) * (FRAMES - 1), 5.0, 6.0)
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "said"),
+    ("family", "changes", "expected"),
     [
         ("diar", {"embedding": half((2, 4), 0.5)}, "embedding is FP16, not FP32"),
         ("diar", {"embedding": floats((1, 4), 0.5)}, "embedding has shape [1, 4] for 2 items"),
         ("diar", {"embedding": floats((2, 2, 2), 0.5)}, "embedding has shape [2, 2, 2] for 2 items"),
         ("decoder", {"scores": Array(type="FP32", shape=(2, 0), values=())}, "scores has shape [2, 0] for 2 items"),
         ("diar", {"embedding": floats((2, 4), 0.5, NAN)}, "embedding is not finite"),
-        ("diar", {"embedding": floats((2, 4), 1.0)}, "embedding has length 2.000, not 1"),
-        ("diar", {"embedding": floats((2, 4), 0.0)}, "embedding has length 0.000, not 1"),
+        ("diar", {"embedding": floats((2, 4), 1.0)}, "embedding has norm 2.000, not 1"),
+        ("diar", {"embedding": floats((2, 4), 0.0)}, "embedding has norm 0.000, not 1"),
         (
             "diar",
             {"embedding": floats((2, 4), 1, 0, 0, 0, 0, 1, 0, 0)},
             "embedding differs between two equal items",
         ),
-        ("decoder", {"scores": floats((2, 16), 0.5)}, "scores holds more than the whole probability"),
+        ("decoder", {"scores": floats((2, 16), 0.5)}, "scores has a probability above 1"),
         ("decoder", {"scores": floats((2, 16), -20.0, -9.0)}, "scores differ between equal hypotheses"),
         ("decoder", {"scores": floats((2, 16), float("-inf"))}, "scores is not finite"),
         (
             "ensemble_en",
             {"top_log_probs": floats((2, FRAMES, TOP), math.log(0.3), math.log(0.7))},
-            "top_log_probs does not fall along a frame",
+            "top_log_probs is not in descending order along a frame",
         ),
         (
             "ensemble_en",
             {"top_log_probs": floats((2, FRAMES, TOP), HALF + 0.2, HALF)},
-            "top_log_probs holds more than the whole probability",
+            "top_log_probs sums to a probability above 1",
         ),
         (
             "ensemble_en",
             {"top_log_probs": floats((2, FRAMES, TOP), 5e8, 4e8)},
-            "top_log_probs holds more than the whole probability",
+            "top_log_probs sums to a probability above 1",
         ),
-        ("ensemble_en", {"top_tokens": integers((2, FRAMES, TOP), 5, 5)}, "top_tokens holds a token twice, or"),
-        ("ensemble_en", {"top_tokens": integers((2, FRAMES, TOP), 5, -1)}, "top_tokens holds a token twice, or"),
-        ("ensemble_en", {"encoder_lengths": integers((2, 1), 0)}, "encoder_lengths says that nothing was heard"),
+        ("ensemble_en", {"top_tokens": integers((2, FRAMES, TOP), 5, 5)}, "top_tokens contains a token twice, or a"),
+        ("ensemble_en", {"top_tokens": integers((2, FRAMES, TOP), 5, -1)}, "top_tokens contains a token twice, or a"),
+        ("ensemble_en", {"encoder_lengths": integers((2, 1), 0)}, "encoder_lengths is 0 or less"),
         (
             "ensemble_en",
             {"encoder_lengths": integers((2, 1), FRAMES + 1)},
-            f"encoder_lengths says {FRAMES + 1}, and encoder_out has {FRAMES} frames",
+            f"encoder_lengths is {FRAMES + 1}, but encoder_out has {FRAMES} frames",
         ),
     ],
 )
-def test_an_answer_that_cannot_be_right(family: str, changes: Arrays, said: str) -> None:
-    assert str(problem(family, **changes)).startswith(said)
+def test_rejects_wrong_response(family: str, changes: Arrays, expected: str) -> None:
+    assert str(problem(family, **changes)).startswith(expected)
 
 
-def test_an_output_that_is_missing() -> None:
-    asked = answers.question(FAMILIES["diar"], metadata("diar"))
-    assert answers.problem(FAMILIES["diar"], asked, {}) == "embedding is missing"
+def test_rejects_missing_output() -> None:
+    request = answers.make_request(FAMILIES["diar"], metadata("diar"))
+    assert answers.validate_response(FAMILIES["diar"], request, {}) == "embedding is missing"
 
 
-def test_nothing_is_promised_of_padding() -> None:
+def test_ignores_padding() -> None:
     short = integers((2, 1), FRAMES - 1)
     wild = {
         "top_log_probs": floats((2, FRAMES, TOP), *PADDED),

@@ -1,4 +1,4 @@
-"""What engines take of a GPU's memory, counted by hand."""
+"""Test the estimate of GPU memory against sums made by hand."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import catalogue
-from contract.manifest import BoundTensor, Shapes
+from contract.manifest import BoundTensor
 from contract.platform import platform
 from runtime.budget import Budget, estimate
 from runtime.bundles import Bundle
@@ -29,7 +29,7 @@ def selection(context: int | None = 70, **triton: Any) -> Selection:
     return select([bundle], families, A10)
 
 
-def test_one_instance_each() -> None:
+def test_one_instance_per_model() -> None:
     assert estimate(selection()) == Budget(engine_bytes=4000, context_bytes=280, state_bytes=0, unknown=())
     assert estimate(selection()).known_bytes == 4280
 
@@ -42,16 +42,7 @@ def test_each_instance_has_its_own_weights(groups: list[dict[str, Any]]) -> None
     assert (found.engine_bytes, found.context_bytes) == (3 * 1000 + 3000, 3 * 70 + 210)
 
 
-def test_each_profile_has_its_own_context() -> None:
-    found = selection()
-    body = next(choice for choice in found.chosen if choice.model.family.name == "body")
-    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
-    two = dataclasses.replace(body, record=dataclasses.replace(body.record, profiles=(profile, profile)))
-    chosen = tuple(two if choice is body else choice for choice in found.chosen)
-    assert estimate(dataclasses.replace(found, chosen=chosen)).context_bytes == 280 + 70
-
-
-def test_an_engine_that_does_not_tell_its_context() -> None:
+def test_unknown_context_memory() -> None:
     found = estimate(selection(context=None))
     assert found.context_bytes == 0
     assert found.unknown == ("am_en_standard", "body_standard", "decoder_standard", "diar_standard")
@@ -92,6 +83,6 @@ def test_states(dims: dict[str, tuple[int, ...]], batching: dict[str, Any], inst
     [({"a": (1,)}, {"oldest": {}}), ({"a": (-1,)}, {"oldest": {"max_candidate_sequences": 1}})],
     ids=["streams", "size"],
 )
-def test_states_of_open_size(dims: dict[str, tuple[int, ...]], batching: dict[str, Any]) -> None:
+def test_states_of_unknown_size(dims: dict[str, tuple[int, ...]], batching: dict[str, Any]) -> None:
     found = estimate(stream(dims, **batching))
     assert (found.state_bytes, found.unknown) == (0, ("body_standard",))

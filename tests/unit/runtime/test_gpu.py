@@ -1,4 +1,4 @@
-"""Detection against the real cuda-bindings and nvidia-ml-py, and driver libraries that these tests compile."""
+"""Test detection with the real cuda-bindings and nvidia-ml-py, on driver libraries that these tests compile."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ from contract.errors import guard
 from runtime import gpu
 guard(lambda: print(json.dumps(dataclasses.asdict(gpu.detect(os.environ)))))
 """
-NO_GPU: dict[str, Any] = {"gpus": [], "driver": None, "out_of_reach": [], "remedy": ""}
-NAME_ONE = "Name one as `nvidia-smi -L` lists it: by number or UUID, and a MIG instance by its UUID"
+NO_GPU: dict[str, Any] = {"gpus": [], "driver": None, "inaccessible": [], "remedy": ""}
+NAME_ONE = "Use a number or UUID that `nvidia-smi -L` lists; a MIG instance needs its UUID"
 CARDS = {"T4": T4, "A100": A100, "slice": A100_SLICE, "A10": A10, "L4": L4, "H100": H100, "V100": V100, "B200": B200}
 
 
@@ -52,8 +52,8 @@ def test_describes_the_gpu(tmp_path: Path, card: dict[str, str]) -> None:
             }
         ],
         "driver": {"cuda": [13, 0], "version": "580.65.06", "reason": ""},
-        "absence": "",
-        "out_of_reach": [],
+        "reason": "",
+        "inaccessible": [],
         "remedy": "",
     }
 
@@ -71,18 +71,18 @@ def test_driver_versions(tmp_path: Path, version: str) -> None:
     [
         ({"NVML": "absent"}, "there is no libnvidia-ml.so.1"),
         ({"NVML": "9"}, "NVML does not start (Driver Not Loaded)"),
-        ({"driver": ""}, "NVML does not tell it (Not Supported)"),
+        ({"driver": ""}, "NVML does not report it (Not Supported)"),
     ],
     ids=["absent", "broken", "silent"],
 )
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
-def test_without_nvml_the_driver_is_unknown_and_the_rest_is_not(
+def test_without_nvml_only_the_driver_version_is_unknown(
     tmp_path: Path, arguments: dict[str, str], reason: str
 ) -> None:
     found = detect(fake_driver(tmp_path, **{**A100, **arguments}))
     assert found["driver"] == {"cuda": [13, 0], "version": None, "reason": reason}
     assert [gpu["name"] for gpu in found["gpus"]] == ["NVIDIA A100-SXM4-80GB"]
-    assert found["gpus"][0]["mig"] == ("off" if reason.startswith("NVML does not tell") else "unknown")
+    assert found["gpus"][0]["mig"] == ("off" if reason.startswith("NVML does not report") else "unknown")
 
 
 @needs_bindings
@@ -116,20 +116,20 @@ def test_visible_devices(tmp_path: Path, visible: str | None, mig: str, count: i
 
 @needs_bindings
 @pytest.mark.parametrize("hiding", ["", "-1", "none", "NoDevFiles"])
-def test_hidden_on_purpose(tmp_path: Path, hiding: str) -> None:
+def test_gpus_hidden_on_purpose(tmp_path: Path, hiding: str) -> None:
     found = detect(fake_driver(tmp_path), CUDA_VISIBLE_DEVICES=hiding)
-    assert found == {**NO_GPU, "absence": f"CUDA_VISIBLE_DEVICES={hiding} hides every GPU"}
+    assert found == {**NO_GPU, "reason": f"CUDA_VISIBLE_DEVICES={hiding} hides every GPU"}
 
 
 @needs_bindings
 @pytest.mark.parametrize(("visible", "card"), [("7", A100), ("GPU-9", A100), ("0", A100_SMALL_SLICE)])
-def test_a_name_that_nothing_has(tmp_path: Path, visible: str, card: dict[str, str]) -> None:
+def test_visible_devices_without_a_match(tmp_path: Path, visible: str, card: dict[str, str]) -> None:
     found = detect(fake_driver(tmp_path, **{**card, "GPUS": "2"}), CUDA_VISIBLE_DEVICES=visible)
     name = json.loads(card["NAME"]).partition(" MIG ")[0]
     assert found == {
         **NO_GPU,
-        "absence": f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine",
-        "out_of_reach": [name, name],
+        "reason": f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine",
+        "inaccessible": [name, name],
         "remedy": NAME_ONE,
     }
 
@@ -137,55 +137,55 @@ def test_a_name_that_nothing_has(tmp_path: Path, visible: str, card: dict[str, s
 @needs_bindings
 @pytest.mark.parametrize("macros", [{"GPUS": "0"}, {"INIT": "100", "GPUS": "0"}, {"INIT": "34", "GPUS": "0"}])
 def test_no_gpu(tmp_path: Path, macros: dict[str, str]) -> None:
-    assert detect(fake_driver(tmp_path, **macros)) == {**NO_GPU, "absence": "CUDA shows none"}
+    assert detect(fake_driver(tmp_path, **macros)) == {**NO_GPU, "reason": "CUDA lists no GPU"}
 
 
 @needs_bindings
-def test_mig_without_an_instance(tmp_path: Path) -> None:
+def test_mig_mode_without_an_instance(tmp_path: Path) -> None:
     assert detect(fake_driver(tmp_path, **{**A100, "MIG": "1", "INIT": "100"})) == {
         **NO_GPU,
-        "absence": "MIG mode is on, and there is no instance",
-        "out_of_reach": ["NVIDIA A100-SXM4-80GB"],
-        "remedy": "Make one with `nvidia-smi mig -cgi PROFILE -C`, and name it with CUDA_VISIBLE_DEVICES=MIG-...",
+        "reason": "MIG mode is on, but no MIG instance exists",
+        "inaccessible": ["NVIDIA A100-SXM4-80GB"],
+        "remedy": "Create one with `nvidia-smi mig -cgi PROFILE -C`, and select it with CUDA_VISIBLE_DEVICES=MIG-...",
     }
 
 
 @needs_bindings
-def test_a_gpu_that_cuda_does_not_show(tmp_path: Path) -> None:
+def test_gpu_that_cuda_does_not_list(tmp_path: Path) -> None:
     assert detect(fake_driver(tmp_path, **{**A10, "INIT": "100"})) == {
         **NO_GPU,
-        "absence": "CUDA shows none",
-        "out_of_reach": ["NVIDIA A10"],
-        "remedy": "See what `nvidia-smi` says, and in a container add `--gpus device=0`",
+        "reason": "CUDA lists no GPU",
+        "inaccessible": ["NVIDIA A10"],
+        "remedy": "Check the output of `nvidia-smi`; in a container add `--gpus device=0`",
     }
 
 
 @needs_bindings
-def test_a_driver_that_does_not_start_is_no_missing_gpu(tmp_path: Path) -> None:
+def test_broken_driver_is_an_error(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, INIT="803"), "-c", DETECT)
     assert result.returncode == 40
     assert result.stderr == (
         "error: NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
-        "See what `nvidia-smi` says, and repair the driver.\n"
+        "Check the output of `nvidia-smi`, and reinstall the driver.\n"
     )
 
 
 @needs_bindings
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
 def test_no_driver() -> None:
-    assert detect(None) == {**NO_GPU, "absence": "there is no libcuda.so.1"}
+    assert detect(None) == {**NO_GPU, "reason": "there is no libcuda.so.1"}
 
 
 @needs_bindings
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
 def test_nvml_alone(tmp_path: Path) -> None:
-    """A container that was given the management library and not the driver's compute part."""
+    """A container with the management library but without the driver's compute part."""
     library = fake_driver(tmp_path, **A10)
     (library / "libcuda.so.1").unlink()
     assert detect(library) == {
         **NO_GPU,
-        "absence": "there is no libcuda.so.1",
-        "out_of_reach": ["NVIDIA A10"],
+        "reason": "there is no libcuda.so.1",
+        "inaccessible": ["NVIDIA A10"],
         "remedy": "Install the NVIDIA driver, or in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility",
     }
 
@@ -195,12 +195,12 @@ def test_no_cuda_bindings(tmp_path: Path) -> None:
     script = f"import sys\nsys.modules['cuda'] = None\n{DETECT}"
     assert json.loads(python(fake_driver(tmp_path, **A10), "-c", script).stdout) == {
         **NO_GPU,
-        "absence": "cuda-bindings is not installed",
-        "out_of_reach": ["NVIDIA A10"],
+        "reason": "cuda-bindings is not installed",
+        "inaccessible": ["NVIDIA A10"],
         "remedy": "Install it with `pip install 'voxwright[serve]'`",
     }
 
 
 def test_no_bindings() -> None:
     result = python(None, "-c", f"import sys\nsys.modules['cuda'] = sys.modules['pynvml'] = None\n{DETECT}")
-    assert json.loads(result.stdout) == {**NO_GPU, "absence": "cuda-bindings is not installed"}
+    assert json.loads(result.stdout) == {**NO_GPU, "reason": "cuda-bindings is not installed"}

@@ -1,4 +1,4 @@
-"""The memory that a process may use: the host's, or its container's."""
+"""Test the memory that a process may use: the host's, or its container's limit."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ MEMORY_INFO = "MemTotal:       24683656 kB\nMemFree:         1 kB\n"
         (MEMORY_INFO, ["max\n"], 24683656 << 10),
         (MEMORY_INFO, ["8589934592\n"], 8 << 30),
         (MEMORY_INFO, [None, "8589934592\n"], 8 << 30),
-        # Version 1 says no limit with a number that no machine has.
+        # Control groups version 1 write no limit as a number that no machine has.
         (MEMORY_INFO, ["9223372036854771712\n"], 24683656 << 10),
         (None, ["8589934592\n"], 8 << 30),
         ("MemFree: 1 kB\n", [], None),

@@ -1,4 +1,4 @@
-"""Starts that are killed at any moment, and two that assemble at once: a repository is whole or it is not there."""
+"""Kill starts at any moment, and run two at once: a repository is complete or absent."""
 
 import os
 import random
@@ -33,8 +33,8 @@ def start(engines: Path, repository: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
 
-def check_whole(repository: Path, engines: Path) -> None:
-    """Every model has its configuration, and every engine all its bytes."""
+def check_complete(repository: Path, engines: Path) -> None:
+    """Check that every model has its configuration and every engine all of its bytes."""
     assert sorted(path.name for path in repository.iterdir()) == sorted(models(catalogue()))
     assert all((path / "config.pbtxt").stat().st_size for path in repository.iterdir())
     served = sorted(repository.glob("*/1/model.onnx"))
@@ -42,7 +42,7 @@ def check_whole(repository: Path, engines: Path) -> None:
     assert all(path.read_bytes() == CONTENT for path in served)
 
 
-def test_a_start_killed_at_any_moment_leaves_nothing_half_there(engines: Path, tmp_path: Path) -> None:
+def test_killed_start_leaves_a_complete_repository(engines: Path, tmp_path: Path) -> None:
     repository = tmp_path / "served" / "repository"
     began = time.monotonic()
     assert start(engines, repository).wait() == 0
@@ -53,15 +53,15 @@ def test_a_start_killed_at_any_moment_leaves_nothing_half_there(engines: Path, t
         time.sleep(source.uniform(0.2, 1.05) * whole_run)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        check_whole(repository, engines)
-    # What the killed ones left beside it is swept once it is older than any living start's first moment.
+        check_complete(repository, engines)
+    # The next start removes what killed starts left, once it is older than the begin of any running start.
     for left in repository.parent.glob(".repository.*"):
         os.utime(left, (0, 0))
     assert start(engines, repository).wait() == 0
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
-def test_a_first_start_that_is_killed_leaves_no_repository_or_a_whole_one(engines: Path, tmp_path: Path) -> None:
+def test_killed_first_start_leaves_no_repository_or_a_complete_one(engines: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     assert start(engines, tmp_path / "first").wait() == 0
     whole_run = time.monotonic() - began
@@ -72,15 +72,15 @@ def test_a_first_start_that_is_killed_leaves_no_repository_or_a_whole_one(engine
         child.send_signal(signal.SIGKILL)
         child.wait()
         if repository.exists():
-            check_whole(repository, engines)
+            check_complete(repository, engines)
 
 
-def test_two_starts_at_once_do_not_disturb_each_other(engines: Path, tmp_path: Path) -> None:
-    """On the same repository, as a restart beside a start that still runs."""
+def test_two_starts_at_once(engines: Path, tmp_path: Path) -> None:
+    """Both write the same repository, as at a restart while the first start still runs."""
     repository = tmp_path / "served" / "repository"
     for _ in range(3):
         children = [start(engines, repository) for _ in range(2)]
-        told = [child.communicate()[1].decode() for child in children]
-        assert [child.returncode for child in children] == [0, 0], told
-        check_whole(repository, engines)
+        logs = [child.communicate()[1].decode() for child in children]
+        assert [child.returncode for child in children] == [0, 0], logs
+        check_complete(repository, engines)
         assert [path.name for path in repository.parent.iterdir()] == ["repository"]

@@ -1,4 +1,4 @@
-"""The command line of tritonserver, its ports, and where each server comes from."""
+"""Test the command line of tritonserver, its ports, and the search for each server."""
 
 import dataclasses
 import errno
@@ -57,7 +57,7 @@ def chosen(**changes: Any) -> Settings:
     return dataclasses.replace(made, **changes)
 
 
-def test_without_an_admin_key_nobody_knows_it() -> None:
+def test_random_admin_key_by_default() -> None:
     first, second = ([flag for flag in launch.arguments(SERVER, chosen()) if "restricted" in flag] for _ in range(2))
     for flag in (*first, *second):
         assert re.fullmatch(r"--(http-restricted-api|grpc-restricted-protocol)=[a-z,-]+:admin-key=[\w-]{43}", flag)
@@ -65,38 +65,38 @@ def test_without_an_admin_key_nobody_knows_it() -> None:
     assert not set(first) & set(second)
 
 
-def test_json_gives_tritons_lines_a_whole_date() -> None:
+def test_json_log_gives_triton_lines_the_full_date() -> None:
     arguments = launch.arguments(SERVER, chosen(log_format="json", triton_flags=("--log-format=default",)))
-    # The last one counts: an operator's choice comes after ours.
+    # The last one counts: an operator's flag comes after ours.
     assert arguments[-3:] == ["--log-format=ISO8601", "--backend-directory=b", "--log-format=default"]
 
 
 @pytest.mark.parametrize(
-    ("flag", "told", "remedy"),
+    ("flag", "note", "remedy"),
     [
-        ("--model-repository=/other", "", "Leave it out; choose the folder with --repository, before the --"),
-        ("--model-repository", "", "Leave it out; choose the folder with --repository, before the --"),
-        ("--model-store=/other", "", "Leave it out; choose the folder with --repository, before the --"),
+        ("--model-repository=/other", "", "Remove it; choose the folder with --repository, before the --"),
+        ("--model-repository", "", "Remove it; choose the folder with --repository, before the --"),
+        ("--model-store=/other", "", "Remove it; choose the folder with --repository, before the --"),
         (
             "--model-repo=/other",
             ", which tritonserver reads as --model-repository",
-            "Leave it out; choose the folder with --repository, before the --",
+            "Remove it; choose the folder with --repository, before the --",
         ),
-        ("--model-control-mode=explicit", "", "Leave it out; a start always sets it itself"),
-        ("--strict-model-config=false", "", "Leave it out; a start always sets it itself"),
-        ("--strict-readiness=false", "", "Leave it out; a start always sets it itself"),
-        ("--exit-timeout-secs=0", "", "Leave it out; a start always sets it itself"),
-        ("--http-port=9000", "", "Give it before the --"),
+        ("--model-control-mode=explicit", "", "Remove it; `python -m runtime` always sets this flag itself"),
+        ("--strict-model-config=false", "", "Remove it; `python -m runtime` always sets this flag itself"),
+        ("--strict-readiness=false", "", "Remove it; `python -m runtime` always sets this flag itself"),
+        ("--exit-timeout-secs=0", "", "Remove it; `python -m runtime` always sets this flag itself"),
+        ("--http-port=9000", "", "Put it before the --"),
     ],
 )
-def test_a_flag_that_contradicts_ours(flag: str, told: str, remedy: str) -> None:
+def test_rejects_reserved_flag(flag: str, note: str, remedy: str) -> None:
     with pytest.raises(SettingError) as refusal:
         flags.check(["--log-verbose=1", flag])
     name = flag.partition("=")[0]
-    assert str(refusal.value) == f"tritonserver flag {name}{told}: it contradicts what a start sets. {remedy}."
+    assert str(refusal.value) == f"tritonserver flag {name}{note}: it is set by `python -m runtime` itself. {remedy}."
 
 
-def test_every_flag_that_is_set_once_is_guarded() -> None:
+def test_every_flag_that_is_set_is_reserved() -> None:
     repeatable = ("--http-restricted-api", "--grpc-restricted-protocol", "--backend-config", "--log-format")
     for flag in launch.arguments(SERVER, chosen())[1:]:
         if flag.partition("=")[0] not in repeatable:
@@ -104,13 +104,13 @@ def test_every_flag_that_is_set_once_is_guarded() -> None:
                 flags.check([flag])
 
 
-def test_flags_that_contradict_nothing() -> None:
+def test_accepts_other_flags() -> None:
     extra = ("--log-verbose=1", "--http-address", "127.0.0.1", "--model-load-thread-count=2", "--log-info=false", "--")
     more = ("--http-restricted-api=statistics:key=value", "--backend-config=python,key=value", "--rate-limit=off")
     assert flags.check([*extra, *more]) == (*extra, *more)
 
 
-def test_start_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: called.append(arguments))
     start: Callable[..., object] = launch.start  # which mypy knows never to come back
@@ -118,13 +118,13 @@ def test_start_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == [(SERVER.executable, ["tritonserver", "--flag"], {})]
 
 
-def test_a_server_that_cannot_be_started(tmp_path: Path) -> None:
+def test_rejects_server_that_cannot_be_started(tmp_path: Path) -> None:
     broken = Server(executable=tmp_path / "absent", flags=(), environment={})
     with pytest.raises(ServerUnavailableError, match="it cannot be started \\(No such file or directory\\)"):
         launch.start(broken, ["absent"])
 
 
-def test_a_port_in_use() -> None:
+def test_rejects_port_in_use() -> None:
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
@@ -132,12 +132,12 @@ def test_a_port_in_use() -> None:
         with pytest.raises(PortInUseError) as refusal:
             launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
     assert str(refusal.value) == (
-        f"port {port}: another process listens on it. End what uses it, or choose another port with --grpc-port."
+        f"port {port}: another process listens on it. Stop that process, or choose another port with --grpc-port."
     )
     launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
 
 
-def test_a_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -152,7 +152,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_installed_server(tmp_path: Path) -> None:
+def test_installed_server(tmp_path: Path) -> None:
     (tmp_path / "tritonserver").touch(mode=0o755)
     found = launch.installed(platform("26.08"), {"PATH": str(tmp_path), "A": "b"})
     assert found == Server(
@@ -164,14 +164,14 @@ def test_no_installed_server(tmp_path: Path) -> None:
     with pytest.raises(ServerUnavailableError) as refusal:
         launch.installed(platform("26.08"), {"PATH": str(tmp_path)})
     assert str(refusal.value) == (
-        "tritonserver: it is not on the PATH, and platform 26.08 needs that of Triton 26.08. "
+        "tritonserver: it is not on the PATH; platform 26.08 needs the one of Triton 26.08. "
         "Start inside the serving image, or serve on the CPU with `--platform embedded`."
     )
 
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A made-up nvidia-pytriton, with stubs for this Python and for another; gives its root."""
+    """Write a fake nvidia-pytriton, with stubs for this Python and for another; return its root."""
     root = tmp_path / "site" / "pytriton"
     for path in (
         *("bin/tritonserver", "backends/python/libtriton_python.so", "backends/python/utils.py"),
@@ -194,7 +194,7 @@ def test_locate(wheel: Path) -> None:
     assert found.libraries == wheel.parent / "nvidia_pytriton.libs"
 
 
-def test_the_wheel_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_missing_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ServerUnavailableError) as refusal:
         embedded.locate()
@@ -203,25 +203,26 @@ def test_the_wheel_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_package_of_the_backend_is_absent(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_missing_package_of_the_backend(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
     with pytest.raises(ServerUnavailableError, match=r"^embedded tritonserver: onnxruntime is not installed\. "):
         embedded.locate()
 
 
-def test_no_stub_for_this_python(wheel: Path) -> None:
+def test_rejects_wheel_without_a_stub_for_this_python(wheel: Path) -> None:
     (wheel / "tritonserver" / "python_backend_stubs" / PYTHON / "triton_python_backend_stub").unlink()
     with pytest.raises(ServerUnavailableError) as refusal:
         embedded.locate()
     assert str(refusal.value) == (
-        f"embedded tritonserver: nvidia-pytriton has no stub for Python {PYTHON}. Use one of the Pythons it has: 3.8."
+        f"embedded tritonserver: nvidia-pytriton has no stub for Python {PYTHON}. "
+        "Use a Python version for which it has one: 3.8."
     )
 
 
-def test_a_damaged_wheel(wheel: Path) -> None:
+def test_rejects_damaged_wheel(wheel: Path) -> None:
     (wheel / "tritonserver" / "bin" / "tritonserver").unlink()
-    with pytest.raises(ServerUnavailableError, match="nvidia-pytriton is damaged: the server is missing"):
+    with pytest.raises(ServerUnavailableError, match="nvidia-pytriton is damaged: the server binary is missing"):
         embedded.locate()
 
 
@@ -254,7 +255,7 @@ def test_prepare(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }
 
 
-def test_a_sweep_removes_regions_of_dead_servers_only(tmp_path: Path) -> None:
+def test_sweep_removes_only_regions_of_dead_servers(tmp_path: Path) -> None:
     mine = shared_memory.prefix()
     namespace, dead = mine.split("-")[1], 2**22 + 1  # above the largest process id that Linux gives
     names = {

@@ -1,4 +1,4 @@
-"""The lines of a start: text for people, JSON for a log collector, refusals included."""
+"""Test the log lines of a start: text, and JSON for a log collector, errors included."""
 
 import json
 import logging
@@ -23,16 +23,16 @@ def unconfigured() -> Iterator[None]:
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:
-    log.say("serving arch cpu")
-    log.warn("a small host")
+    log.info("serving arch cpu")
+    log.warning("a small host")
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "voxwright: serving arch cpu\nvoxwright: warning: a small host\n")
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("json")
-    log.say('größe of "x"\nis 1 %d')
-    log.warn("a small host")
+    log.info('größe of "x"\nis 1 %d')
+    log.warning("a small host")
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     age = datetime.now(UTC) - datetime.fromisoformat(first.pop("time"))
     assert 0 <= age.total_seconds() < 60
@@ -45,25 +45,25 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_refusal_as_text(tmp_path: Path) -> None:
+def test_error_as_text(tmp_path: Path) -> None:
     result = start("--engines", str(tmp_path))
     assert result.returncode == 41
-    assert result.stderr.splitlines()[-1].startswith("error: batch engines for arch cpu on platform embedded: ")
+    assert result.stderr.splitlines()[-1].startswith(f"error: --engines {tmp_path}: it holds no bundle; ")
 
 
-def test_a_refusal_as_json(tmp_path: Path) -> None:
+def test_error_as_json(tmp_path: Path) -> None:
     result = start("--engines", str(tmp_path), "--log-format", "json")
     assert (result.returncode, result.stdout) == (41, "")
     *_, last = lines = [json.loads(line) for line in result.stderr.splitlines()]
     assert [line["level"] for line in lines] == ["info", "info", "error"]
-    assert (last["subject"], last["exit_code"]) == ("batch engines for arch cpu on platform embedded", 41)
+    assert (last["subject"], last["exit_code"]) == (f"--engines {tmp_path}", 41)
     assert last["message"] == f"{last['subject']}: {last['cause']}. {last['remedy']}."
     assert "traceback" not in last
 
 
-def test_an_unusable_setting_as_json(tmp_path: Path) -> None:
+def test_unusable_setting_as_json(tmp_path: Path) -> None:
     result = start("--log-format", "json", "--operating-point", "best", "--verbose")
     assert result.returncode == 10
     (line,) = map(json.loads, result.stderr.splitlines())
-    assert line["message"] == "SM_OPERATING_POINT: 'best' is no operating point. Use standard or enhanced."
+    assert line["message"] == "SM_OPERATING_POINT: 'best' is not an operating point. Use standard or enhanced."
     assert line["traceback"].startswith("Traceback")

@@ -1,4 +1,4 @@
-"""Protobuf text: exact output; tests/integration/test_config.py reads it back with Triton's own schema."""
+"""Test protobuf text for exact output; tests/integration/test_config.py reads it back with Triton's own schema."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_message() -> None:
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        ('say "hi"', r'"say \"hi\""'),
+        ('a "hi"', r'"a \"hi\""'),
         ("back\\slash", r'"back\\slash"'),
         ("line\nbreak\r\ttab", r'"line\nbreak\r\ttab"'),
         ("nul\0, bell\a, delete\x7f", r'"nul\000, bell\007, delete\177"'),
@@ -36,6 +36,6 @@ def test_strings(text: str, written: str) -> None:
     assert pbtxt.quoted(text) == written
 
 
-def test_a_value_without_a_place() -> None:
-    with pytest.raises(TypeError, match=r"^count: NoneType has no place in a model configuration$"):
+def test_rejects_unsupported_value() -> None:
+    with pytest.raises(TypeError, match=r"^count: NoneType cannot be written to a model configuration$"):
         pbtxt.render({"count": None})

@@ -1,4 +1,4 @@
-"""What is asked of a machine: every rule at its edge, every sentence, and all findings at once."""
+"""Test the requirements for a machine: every limit, every sentence, and all findings together."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from contract.platform import platform
 from runtime import preflight
 from runtime.budget import Budget
 from runtime.bundles import Bundle
-from runtime.gpu import Driver, Gpu, Sighting
+from runtime.gpu import Driver, Gpu, GpuDetection
 from runtime.host import Host
 from runtime.selection import Selection, Target, select
 from tests.unit.runtime import synthetic
@@ -27,31 +27,32 @@ SLICE = Gpu(name="NVIDIA A100-SXM4-40GB MIG 3g.20gb", capability=(8, 0), memory_
 SMALL_SLICE = dataclasses.replace(SLICE, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb", memory_bytes=4864 * MEBIBYTE)
 HOST = Host(memory_bytes=62 * GIBIBYTE, cores=8)
 TOO_OLD = (
-    "NVIDIA driver: its version is {}, on a data-centre GPU, and 580 or later, for platform 26.08, is wanted. "
+    "NVIDIA driver: its version is {} on a data-centre GPU, but 580 or later for platform 26.08 is required. "
     "Install such a driver{}."
 )
 ON_THE_CPU = "serve on the CPU with `--platform embedded`"
 CAPABILITY = (
-    "GPU {}: its compute capability is {}, and 7.5, 8.0, 8.6, 8.9 or 9.0 is wanted. Use such a GPU, or " + ON_THE_CPU
+    "GPU {}: its compute capability is {}, but 7.5, 8.0, 8.6, 8.9 or 9.0 is required. Use a GPU with one of these, or "
+    + ON_THE_CPU
 )
-MEMORY = "GPU {}: its memory is {}, and 16 GB, reported as 14.0 GiB or more, is wanted. Use {}, or " + ON_THE_CPU
+MEMORY = "GPU {}: its memory is {}, but 16 GB (reported as 14.0 GiB or more) is required. Use {}, or " + ON_THE_CPU
 
 
 def driver(version: str | None = "580.65.06", cuda: tuple[int, int] = (13, 0)) -> Driver:
     return Driver(cuda=cuda, version=version, reason="" if version else "there is no libnvidia-ml.so.1")
 
 
-def seen(*gpus: Gpu, version: str | None = "580.65.06", cuda: tuple[int, int] = (13, 0)) -> Sighting:
-    return Sighting(gpus=gpus, driver=driver(version, cuda))
+def seen(*gpus: Gpu, version: str | None = "580.65.06", cuda: tuple[int, int] = (13, 0)) -> GpuDetection:
+    return GpuDetection(gpus=gpus, driver=driver(version, cuda))
 
 
-def sentences(sighting: Sighting, wanted: object = NEW) -> list[str]:
-    return [str(finding) for finding in preflight.examine(sighting, wanted)]  # type: ignore[arg-type]
+def sentences(detection: GpuDetection, wanted: object = NEW) -> list[str]:
+    return [str(finding) for finding in preflight.examine(detection, wanted)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("gpu", [A10, T4, SLICE], ids=lambda gpu: gpu.name)
 @pytest.mark.parametrize("wanted", [NEW, LEGACY], ids=["26.08", "23.12"])
-def test_nothing_is_wrong(gpu: Gpu, wanted: object) -> None:
+def test_no_finding(gpu: Gpu, wanted: object) -> None:
     assert sentences(seen(gpu), wanted) == []
     assert preflight.refusal([], NEW) is None
 
@@ -63,7 +64,7 @@ def test_capability(gpu: Gpu, capability: str) -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "memory", "instead"),
-    [(RTX3070, "7.8 GiB", "a GPU of more memory"), (SMALL_SLICE, "4.8 GiB", "a larger MIG instance")],
+    [(RTX3070, "7.8 GiB", "a GPU with more memory"), (SMALL_SLICE, "4.8 GiB", "a larger MIG instance")],
     ids=["8 GB", "slice"],
 )
 def test_memory(gpu: Gpu, memory: str, instead: str) -> None:
@@ -71,126 +72,128 @@ def test_memory(gpu: Gpu, memory: str, instead: str) -> None:
 
 
 @pytest.mark.parametrize(("memory_bytes", "count"), [(14 * GIBIBYTE, 0), (14 * GIBIBYTE - 1, 1)])
-def test_the_edge_of_memory(memory_bytes: int, count: int) -> None:
+def test_memory_limit(memory_bytes: int, count: int) -> None:
     assert len(sentences(seen(dataclasses.replace(T4, memory_bytes=memory_bytes)))) == count
 
 
 @pytest.mark.parametrize(
     ("version", "instead"),
     [
-        ("575.57.08", ", or serve `--platform 23.12`, which runs with this one"),
-        ("535.104.05", ", or serve `--platform 23.12`, which runs with this one"),
+        ("575.57.08", ", or serve with `--platform 23.12`, which supports this driver"),
+        ("535.104.05", ", or serve with `--platform 23.12`, which supports this driver"),
         ("535.54.03", ""),
         ("418.39", ""),
     ],
 )
-def test_an_old_driver(version: str, instead: str) -> None:
+def test_old_driver(version: str, instead: str) -> None:
     assert sentences(seen(T4, version=version)) == [TOO_OLD.format(version, instead)]
 
 
-def test_branches_are_for_the_data_centre_only() -> None:
+def test_driver_branches_apply_to_data_centre_gpus_only() -> None:
     card = dataclasses.replace(RTX3070, memory_bytes=24 * GIBIBYTE)
     assert sentences(seen(T4, version="535.104.05"), LEGACY) == []
     assert sentences(seen(card, version="535.104.05"), LEGACY) == [
-        "NVIDIA driver: its version is 535.104.05, on a GPU that is not for the data centre, "
-        "and 545 or later, for platform 23.12, is wanted. Install such a driver."
+        "NVIDIA driver: its version is 535.104.05 on a GPU that is not for data centres, "
+        "but 545 or later for platform 23.12 is required. Install such a driver."
     ]
     assert sentences(seen(T4, version="530.30.02"), LEGACY) == [
-        "NVIDIA driver: its version is 530.30.02, on a data-centre GPU, and 545 or later, or 470.57 or later of branch "
-        "470, or 525.85 or later of branch 525, or 535.86 or later of branch 535, for platform 23.12, is wanted. "
+        "NVIDIA driver: its version is 530.30.02 on a data-centre GPU, but 545 or later, or 470.57 or later of branch "
+        "470, or 525.85 or later of branch 525, or 535.86 or later of branch 535 for platform 23.12 is required. "
         "Install such a driver."
     ]
 
 
-def test_a_driver_known_by_its_cuda_version() -> None:
+def test_driver_with_only_a_cuda_version() -> None:
     assert sentences(seen(T4, version=None)) == []
     assert sentences(seen(T4, version=None, cuda=(12, 2))) == [
-        "NVIDIA driver: it runs CUDA 12.2 at most, on a data-centre GPU, "
-        "and 580 or later, for platform 26.08, is wanted. "
-        "Install such a driver, or serve `--platform 23.12`, which runs with this one."
+        "NVIDIA driver: it supports CUDA 12.2 at most on a data-centre GPU, "
+        "but 580 or later for platform 26.08 is required. "
+        "Install such a driver, or serve with `--platform 23.12`, which supports this driver."
     ]
     assert sentences(seen(T4, version=None, cuda=(12, 2)), LEGACY) == []
-    # What is accepted on its CUDA version alone is said.
-    (warning,) = preflight.advise(seen(T4, version=None), NEW, HOST, None)
+    # A driver that is accepted by its CUDA version alone causes a warning.
+    (warning,) = preflight.warnings(seen(T4, version=None), NEW, HOST, None)
     assert str(warning) == (
-        "NVIDIA driver: its version is unknown (there is no libnvidia-ml.so.1), "
-        "and that it runs CUDA 13.0 is no proof, and 580 or later, for platform 26.08, is wanted. "
-        "Compare it with what `nvidia-smi` says on the host."
+        "NVIDIA driver: its version is unknown (there is no libnvidia-ml.so.1); "
+        "it supports CUDA 13.0, but 580 or later for platform 26.08 is required. "
+        "Compare it with the version that `nvidia-smi` prints on the host."
     )
 
 
-def test_a_version_that_is_none_counts_as_unknown() -> None:
+def test_malformed_driver_version_counts_as_unknown() -> None:
     assert sentences(seen(T4, version="R580")) == []
     assert len(sentences(seen(T4, version="R580", cuda=(12, 8)))) == 1
 
 
 def test_two_gpus() -> None:
     assert sentences(seen(A10, A10)) == [
-        "GPUs: 2 are visible, and exactly one is wanted. "
-        "Choose one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`."
+        "GPUs: 2 are visible, but exactly one is required. "
+        "Select one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`."
     ]
 
 
 def test_no_gpu() -> None:
-    assert sentences(Sighting(absence="CUDA shows none")) == [
-        "platform 26.08: no GPU was found (CUDA shows none), and one is wanted. "
+    assert sentences(GpuDetection(reason="CUDA lists no GPU")) == [
+        "platform 26.08: no GPU was found (CUDA lists no GPU), but one is required. "
         "Check `nvidia-smi` and, in a container, `--gpus`; or serve on the CPU with `--platform embedded`."
     ]
-    assert sentences(Sighting(absence="CUDA shows none"), EMBEDDED) == []
+    assert sentences(GpuDetection(reason="CUDA lists no GPU"), EMBEDDED) == []
 
 
-def test_a_gpu_out_of_reach() -> None:
-    """Serving on the CPU of a machine with a GPU is for the operator to decide."""
-    sighting = Sighting(
-        absence="CUDA_VISIBLE_DEVICES=7 names no GPU of this machine",
-        out_of_reach=("NVIDIA A10", "NVIDIA L4"),
+def test_inaccessible_gpu() -> None:
+    """Only the operator may decide to serve on the CPU of a machine with a GPU."""
+    detection = GpuDetection(
+        reason="CUDA_VISIBLE_DEVICES=7 names no GPU of this machine",
+        inaccessible=("NVIDIA A10", "NVIDIA L4"),
         remedy="Name one as `nvidia-smi -L` lists it",
     )
-    assert sentences(sighting) == [
-        "GPU: this machine has NVIDIA A10 and NVIDIA L4, and none can be used: "
-        "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine, and one that CUDA shows is wanted. "
+    assert sentences(detection) == [
+        "GPU: CUDA cannot use NVIDIA A10 and NVIDIA L4 of this machine: "
+        "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine, but a GPU that CUDA can use is required. "
         "Name one as `nvidia-smi -L` lists it; or serve on the CPU with `--platform embedded`."
     ]
 
 
-def test_the_cpu_asks_nothing_of_a_gpu() -> None:
-    assert sentences(Sighting(absence="not looked for"), EMBEDDED) == []
-    assert preflight.advise(Sighting(absence="not looked for"), EMBEDDED, Host(memory_bytes=1, cores=1), None) == []
+def test_cpu_platform_requires_no_gpu() -> None:
+    assert sentences(GpuDetection(reason="not looked for"), EMBEDDED) == []
+    assert (
+        preflight.warnings(GpuDetection(reason="not looked for"), EMBEDDED, Host(memory_bytes=1, cores=1), None) == []
+    )
 
 
-def test_one_finding_is_a_plain_refusal() -> None:
+def test_error_of_one_finding() -> None:
     error = preflight.refusal(preflight.examine(seen(V100), NEW), NEW)
     assert error is not None
     assert error.exit_code == 40
     assert str(error) == CAPABILITY.format(V100.name, "7.0") + "."
 
 
-def test_all_findings_at_once() -> None:
-    """An operator who mends one fault must not meet the next one at the next start."""
+def test_error_of_several_findings() -> None:
+    """One start reports everything, so that an operator need not fix and restart once per finding."""
     poor = dataclasses.replace(V100, memory_bytes=8 * GIBIBYTE)
     error = preflight.refusal(preflight.examine(seen(poor, poor, A10, version="535.54.03"), NEW), NEW)
     assert error is not None
     assert str(error) == (
-        "platform 26.08: this machine cannot serve it, for 4 reasons. Mend each:\n"
-        "  GPUs: 3 are visible, and exactly one is wanted. "
-        "Choose one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`.\n"
+        "platform 26.08: this machine cannot serve it, for 4 reasons. Fix each of these:\n"
+        "  GPUs: 3 are visible, but exactly one is required. "
+        "Select one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`.\n"
         f"  {CAPABILITY.format(poor.name, '7.0')}.\n"
-        f"  {MEMORY.format(poor.name, '8.0 GiB', 'a GPU of more memory')}.\n"
+        f"  {MEMORY.format(poor.name, '8.0 GiB', 'a GPU with more memory')}.\n"
         f"  {TOO_OLD.format('535.54.03', '')}"
     )
 
 
 @pytest.mark.parametrize(("memory_bytes", "warned"), [(22 * GIBIBYTE, 0), (22 * GIBIBYTE - 1, 1), (None, 0)])
-def test_the_hosts_memory(memory_bytes: int | None, warned: int) -> None:
-    assert len(preflight.advise(seen(A10), NEW, Host(memory_bytes=memory_bytes, cores=1), None)) == warned
+def test_host_memory_limit(memory_bytes: int | None, warned: int) -> None:
+    assert len(preflight.warnings(seen(A10), NEW, Host(memory_bytes=memory_bytes, cores=1), None)) == warned
 
 
-def test_a_small_host() -> None:
-    (warning,) = preflight.advise(seen(A10), NEW, Host(memory_bytes=16 * GIBIBYTE, cores=1), None)
+def test_small_host() -> None:
+    (warning,) = preflight.warnings(seen(A10), NEW, Host(memory_bytes=16 * GIBIBYTE, cores=1), None)
     assert str(warning) == (
-        "host: its memory, or what this container may use of it, is 16.0 GiB, "
-        "and 24 GB, reported as 22.0 GiB or more, is wanted. "
-        "Loading may be slow or run out of memory: use a host of more, or raise the container's limit."
+        "host: the memory of the host, or the limit of this container, is 16.0 GiB, "
+        "but 24 GB (reported as 22.0 GiB or more) is required. "
+        "Loading may be slow or run out of memory: use a larger host, or raise the container's limit."
     )
 
 
@@ -203,8 +206,8 @@ def test_engines_that_do_not_fit() -> None:
     assert preflight.examine_budget(budget(free), A10) == []
     (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE), A10)
     assert str(finding) == (
-        "GPU NVIDIA A10: the chosen engines take 30.0 GiB of its memory, and no more than 21.1 GiB is wanted. "
-        "Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU of more memory."
+        "GPU NVIDIA A10: the selected engines need 30.0 GiB of its memory, but 21.1 GiB or less is required. "
+        "Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU with more memory."
     )
     assert len(preflight.examine_budget(budget(free + 1), A10)) == 1
 
@@ -217,21 +220,21 @@ def chosen(arch: Arch, level: str, built_on: str) -> Selection:
     return select([bundle], catalogue(), Target(arch=Arch.SM86, platform=NEW, mode="batch", operating_point=None))
 
 
-def test_a_plan_of_another_model_of_gpu() -> None:
-    (warning,) = preflight.advise(seen(A10), NEW, HOST, chosen(Arch.SM86, "none", "NVIDIA A40"))
+def test_plan_built_on_another_model_of_gpu() -> None:
+    (warning,) = preflight.warnings(seen(A10), NEW, HOST, chosen(Arch.SM86, "none", "NVIDIA A40"))
     assert str(warning) == (
-        "engines: some are built on NVIDIA A40, and this is NVIDIA A10, "
-        "and the same model of GPU, or compatibility same-capability, is wanted. "
-        "TensorRT promises neither speed nor safety between two models: build the engines on this one."
+        "engines: some are built on NVIDIA A40 and this GPU is NVIDIA A10, "
+        "but a build on the same model of GPU, or with compatibility same-capability, is required. "
+        "TensorRT guarantees neither speed nor safety across GPU models: build the engines on this GPU."
     )
     for level, built_on in (("none", "NVIDIA A10"), ("none", "A10"), ("same-capability", "NVIDIA A40")):
-        assert preflight.advise(seen(A10), NEW, HOST, chosen(Arch.SM86, level, built_on)) == []
+        assert preflight.warnings(seen(A10), NEW, HOST, chosen(Arch.SM86, level, built_on)) == []
 
 
-def test_a_plan_of_another_architecture() -> None:
-    (warning,) = preflight.advise(seen(A10), NEW, HOST, chosen(Arch.SM80, "ampere-plus", "NVIDIA A100-SXM4-80GB"))
+def test_plan_built_for_another_architecture() -> None:
+    (warning,) = preflight.warnings(seen(A10), NEW, HOST, chosen(Arch.SM80, "ampere-plus", "NVIDIA A100-SXM4-80GB"))
     assert str(warning) == (
-        "engines: some are built for sm80, and run here by compatibility ampere-plus, "
-        "and one built for sm86, which is faster, is wanted. "
+        "engines: some are built for sm80 and run here through compatibility level ampere-plus, "
+        "but for full speed a build for sm86 is required. "
         "Build them with `python -m build.engines --arch sm86 --platform 26.08`."
     )

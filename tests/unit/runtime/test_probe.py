@@ -1,4 +1,4 @@
-"""The probe against a server of a few lines."""
+"""Test the health probe against a small HTTP server."""
 
 import json
 import socket
@@ -19,13 +19,13 @@ from tests.unit.runtime.test_launch import free_port
 
 ROOT = Path(__file__).parents[3]
 STATISTICS = {"model_stats": [{"name": "odd"}, {"name": "body_standard"}, {"name": "body_standard"}]}
-LOOK = "See the server's log; `python -m runtime.doctor` says what a start would meet"
-RESTART = "Restart the server; if that does not mend it, build the engines again with `python -m build.engines`"
+LOOK = "Read the server's log; `python -m runtime.doctor` reports what would stop a start"
+RESTART = "Restart the server; if that does not help, build the engines again with `python -m build.engines`"
 
 
 @contextmanager
 def answering(paths: dict[str, tuple[int, bytes]], *, live: int = 200, ready: int = 200) -> Iterator[str]:
-    """Serve fixed answers by path; give the address."""
+    """Serve fixed answers by path; yield the address."""
     states = {"/v2/health/live": (live, b""), "/v2/health/ready": (ready, b"")}
     known = {**states, "/v2/models/stats": (200, json.dumps(STATISTICS).encode()), **paths}
 
@@ -65,7 +65,7 @@ def test_ready() -> None:
         assert run(f"{url}/") == f"{url}: ready, 2 models: body_standard, odd\n"
 
 
-def test_live_alone() -> None:
+def test_live() -> None:
     with answering({}, ready=400) as url:
         assert run(url, "--live") == f"{url}: live\n"
 
@@ -83,28 +83,28 @@ def test_not_ready(states: dict[str, int], option: str, state: str, problem: str
         assert run(url, option) == f"{url}: not {state} after 0 s: {problem}. {LOOK}."
 
 
-def test_nothing_there() -> None:
+def test_no_server() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    problem = "nothing answers that speaks HTTP ([Errno 111] Connection refused)"
+    problem = "no HTTP server answers ([Errno 111] Connection refused)"
     assert run(url) == f"{url}: not ready after 0 s: {problem}. {LOOK}."
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "said"),
+    ("url", "code", "expected"),
     [("http://127.0.0.1:1", 51, "error: http://127.0.0.1:1: not ready"), ("localhost:8000", 2, "Error: Invalid value")],
 )
-def test_exit_codes(url: str, code: int, said: str) -> None:
+def test_exit_codes(url: str, code: int, expected: str) -> None:
     command = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", "0"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (code, "")
-    assert said in result.stderr
+    assert expected in result.stderr
 
 
-def test_the_address_follows_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_address_uses_the_port_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("VOXWRIGHT_HTTP_PORT", str(port))
-    said = str(CliRunner().invoke(probe.command, ["--timeout", "0"]).exception)
-    assert said.startswith(f"http://localhost:{port}: not ready after 0 s: ")
+    expected = str(CliRunner().invoke(probe.command, ["--timeout", "0"]).exception)
+    assert expected.startswith(f"http://localhost:{port}: not ready after 0 s: ")
 
 
 METADATA = {
@@ -119,29 +119,29 @@ BODY = {**READY, "/v2/models/body_standard": (200, json.dumps(METADATA).encode()
     [
         (500, b'{"error":"the stub is dead"}', "it fails: the stub is dead"),
         (503, b"<html>", "it fails: HTTP 503"),
-        (200, b"{}", "its answer is not one of Triton's"),
-        (200, b"\x00", "its answer is not one of Triton's"),
+        (200, b"{}", "its answer does not follow Triton's protocol"),
+        (200, b"\x00", "its answer does not follow Triton's protocol"),
     ],
 )
-def test_a_model_that_does_not_answer(status: int, body: bytes, cause: str) -> None:
+def test_rejects_model_without_a_valid_answer(status: int, body: bytes, cause: str) -> None:
     with answering({**BODY, "/v2/models/body_standard/infer": (status, body)}) as url:
         assert run(url, "--inference") == f"model body_standard: {cause}. {RESTART}."
 
 
-def test_a_model_that_hangs() -> None:
+def test_rejects_model_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ProbeError) as refusal:
-        # The connection is taken by the kernel, and nobody ever answers.
+        # The kernel accepts the connection, and no process answers.
         probe.infer(f"http://127.0.0.1:{listener.getsockname()[1]}", "body_standard", 0.2)
     assert str(refusal.value) == f"model body_standard: it does not answer within 0.2 s (timed out). {RESTART}."
     assert refusal.value.exit_code == 47
 
 
-def test_a_server_that_does_not_list_its_models() -> None:
+def test_rejects_server_that_does_not_list_its_models() -> None:
     with answering({"/v2/models/stats": (200, b"[]")}) as url:
         assert run(url).startswith(f"{url}: it does not list its models (")
 
 
-def test_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_polls_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["nothing answers", "the server is not ready", None])
     monkeypatch.setattr(probe, "check", lambda *_: next(answers))
     monkeypatch.setattr(probe, "_PAUSE_S", 0.0)
@@ -154,11 +154,11 @@ def test_models() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://localhost:abc", "http://[::1", "http://localhost:99999"])
-def test_an_address_that_is_none_is_said(url: str) -> None:
-    assert str(probe.check(url)).startswith("nothing answers that speaks HTTP (")
+def test_reports_malformed_address(url: str) -> None:
+    assert str(probe.check(url)).startswith("no HTTP server answers (")
 
 
-def test_a_port_that_speaks_something_else_is_said() -> None:
+def test_reports_port_of_another_protocol() -> None:
     """The gRPC port is the likely mistake."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -171,4 +171,4 @@ def test_a_port_that_speaks_something_else_is_said() -> None:
         thread.start()
         problem = probe.check(f"http://127.0.0.1:{listener.getsockname()[1]}")
         thread.join()
-    assert str(problem).startswith("nothing answers that speaks HTTP (")
+    assert str(problem).startswith("no HTTP server answers (")

@@ -1,4 +1,4 @@
-"""Assembly: what is written, what is refused, and that a refusal leaves everything as it was."""
+"""Test assembly: what is written, what is rejected, and that an error changes nothing."""
 
 import dataclasses
 import errno
@@ -14,9 +14,9 @@ import contract.files
 from contract.arch import Arch
 from contract.catalogue import catalogue
 from contract.errors import BundleError, CatalogueError, OutputError, SettingError
-from contract.manifest import BoundTensor, BundleManifest, Shapes
+from contract.manifest import BoundTensor, BundleManifest
 from contract.platform import platform
-from runtime import pbtxt, repository
+from runtime import repository
 from runtime.bundles import Bundle
 from runtime.selection import Choice, Selection, Target, select
 from tests.unit.runtime import synthetic
@@ -68,7 +68,7 @@ def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
 
 
-def test_the_old_repository_goes(tmp_path: Path) -> None:
+def test_replaces_old_repository(tmp_path: Path) -> None:
     (tmp_path / "repository" / "old_model").mkdir(parents=True)
     (tmp_path / "repository" / "old_model" / "config.pbtxt").write_text("")
     repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
@@ -92,30 +92,31 @@ def add(folder: Path, engine: Path) -> None:
     (folder / "notes.txt").write_text("left behind")
 
 
-def lead_away(folder: Path, engine: Path) -> None:
-    """The content is right, and elsewhere."""
+def link_out(folder: Path, engine: Path) -> None:
+    """The content is right, but it is outside the bundle."""
     outside = folder.parent / "outside.onnx"
     engine.rename(outside)
     engine.symlink_to(outside)
 
 
-REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from where it is whole."
+REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from an intact source."
 DAMAGES: dict[Callable[[Path, Path], None], str] = {
-    flip: "{engine}: its content is not what the manifest says. " + REBUILD,
-    truncate: "{engine}: it has 5 bytes, and the manifest says 6. " + REBUILD,
+    flip: "{engine}: its content does not match the manifest. " + REBUILD,
+    truncate: "{engine}: it has 5 bytes, and the manifest states 6. " + REBUILD,
     remove: "{engine}: it is missing. " + REBUILD,
-    add: "{folder}/notes.txt: the manifest does not name it. " + REBUILD,
-    lead_away: "{engine}: it is a link to {folder.parent}/outside.onnx, and a bundle holds files only. " + REBUILD,
+    add: "{folder}/notes.txt: the manifest does not list it. " + REBUILD,
+    link_out: "{engine}: it is a symbolic link to {folder.parent}/outside.onnx, "
+    "and a bundle may hold only regular files. " + REBUILD,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("model", ["decoder_standard", "lm_enhanced"], ids=["served", "not served"])
 @pytest.mark.parametrize("copied", [False, True], ids=["linked", "copied"])
-def test_a_damaged_bundle_is_refused(
+def test_rejects_damaged_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, Path], None], model: str, *, copied: bool
 ) -> None:
-    """Whichever file it is: a bundle is whole or it is not."""
+    """Every file counts, also that of an engine that is not served."""
     if copied:
         monkeypatch.setattr(os, "link", cannot_link)
     found = bundle(tmp_path / "b" / "sound")
@@ -126,12 +127,12 @@ def test_a_damaged_bundle_is_refused(
     with pytest.raises(BundleError) as refusal:
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
     assert str(refusal.value) == DAMAGES[damage].format(engine=engine, folder=found.folder)
-    # The old repository is whole, and nothing is left beside it.
+    # The old repository is complete, and no other file is left.
     assert files_below(tmp_path / "repository") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "repository"]
 
 
-def test_a_copy_is_verified_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verifies_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy_badly(source: Path, target: Path) -> None:
         target.write_bytes(b"enginE")
 
@@ -141,13 +142,13 @@ def test_a_copy_is_verified_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
     assert str(refusal.value) == (
         f"{found.folder}/am_en_standard/batch/model.onnx: it changed while it was copied. "
-        "Start again, with nobody writing to the bundle."
+        "Start again while no process writes to the bundle."
     )
     assert not (tmp_path / "repository").exists()
 
 
 def test_every_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is served where it is served, the rest where it lies."""
+    """Served engines are hashed in the repository, the others in the bundle."""
     found = bundle(tmp_path / "b")
     read, of_file = [], contract.digest.of_file
 
@@ -163,8 +164,8 @@ def test_every_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_a_file_exchanged_between_linking_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody links a bad engine in, and puts the right one back before it is read."""
+def test_rejects_file_exchanged_between_linking_and_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process replaces an engine by a bad one, and puts the right one back before it is hashed."""
     found = bundle(tmp_path / "b")
     engine = found.folder / "body_standard" / "batch" / "model.onnx"
     engine.write_bytes(b"enginE")
@@ -181,12 +182,12 @@ def test_a_file_exchanged_between_linking_and_reading(tmp_path: Path, monkeypatc
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
 
 
-def test_a_check_writes_nothing(tmp_path: Path) -> None:
+def test_check_writes_nothing(tmp_path: Path) -> None:
     repository.check(selection(bundle(tmp_path / "b")), tmp_path / "new" / "repository", threads=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_rejects_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError) as refusal:
         repository.check(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
@@ -261,7 +262,7 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
     assert config["parameters"] == [{"key": "tokens", "value": {"string_value": synthetic.PARAMETERS["tokens"]}}]
 
 
-def test_an_ensemble_takes_the_smallest_batch(tmp_path: Path) -> None:
+def test_ensemble_uses_the_smallest_batch(tmp_path: Path) -> None:
     found = bundle(tmp_path)
     engines = tuple(
         dataclasses.replace(engine, max_batch=3) if engine.model == "am_en_standard" else engine
@@ -287,20 +288,12 @@ def test_the_catalogue_sets_instances(tmp_path: Path) -> None:
     assert config["instance_group"] == [{"count": 2, "kind": "KIND_CPU"}]
 
 
-def test_every_profile_of_an_engine_is_served(tmp_path: Path) -> None:
-    chosen = selection(bundle(tmp_path, A10), A10)
-    profile = {"features": Shapes(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80))}
-    for profiles, group in (((profile,), {}), ((profile, profile), {"profile": ["0", "1"]})):
-        choices = [
-            dataclasses.replace(choice, record=dataclasses.replace(choice.record, profiles=profiles))
-            for choice in chosen.chosen
-        ]
-        configs = repository.configurations(dataclasses.replace(chosen, chosen=tuple(choices)), threads=1)
-        assert configs["body_standard"]["instance_group"] == [{"count": 1, "kind": "KIND_GPU", **group}]
-        assert pbtxt.render(configs["body_standard"]).count("profile") == len(group)
+def test_gpu_models_have_one_gpu_instance(tmp_path: Path) -> None:
+    configs = repository.configurations(selection(bundle(tmp_path, A10), A10), threads=1)
+    assert configs["body_standard"]["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
 
 
-def test_the_catalogue_may_not_say_a_fact_twice(tmp_path: Path) -> None:
+def test_rejects_catalogue_field_that_is_derived(tmp_path: Path) -> None:
     chosen = with_triton(selection(bundle(tmp_path)), "body_standard", max_batch_size=4)
     with pytest.raises(CatalogueError) as refusal:
         repository.configurations(chosen, threads=1)
@@ -330,13 +323,13 @@ def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"type": "FP32"}, "features is FP32, and the catalogue says FP16"),
+        ({"type": "FP32"}, "features is FP32, but FP16 in the catalogue"),
         ({"name": "audio"}, "tensor 'audio' is not in both the catalogue and the engine"),
-        ({"dims": (-1, 80)}, "features has dims [-1, 80], and the catalogue says [frames, bands]"),
-        ({"dims": (-1, -1, 40)}, "features has dims [-1, -1, 40], and the catalogue says [frames, bands]"),
+        ({"dims": (-1, 80)}, "features has dims [-1, 80], but [frames, bands] in the catalogue"),
+        ({"dims": (-1, -1, 40)}, "features has dims [-1, -1, 40], but [frames, bands] in the catalogue"),
     ],
 )
-def test_an_engine_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
+def test_rejects_engine_with_other_tensors(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
     found = bundle(tmp_path)
     other = dataclasses.replace(found, manifest=other_tensor(found.manifest, **changes))
     with pytest.raises(BundleError) as refusal:
@@ -345,13 +338,15 @@ def test_an_engine_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str
     assert refusal.value.cause == f"body_standard: {cause}"
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_does_not_replace_folder_with_other_content(tmp_path: Path) -> None:
     found = bundle(tmp_path / "b")
     holiday = tmp_path / "photos" / "holiday.jpg"
     holiday.parent.mkdir()
     holiday.write_bytes(b"picture")
     for target in (holiday.parent, holiday, tmp_path / "b"):
-        with pytest.raises(SettingError, match="it exists and is no Triton repository, and it would be replaced"):
+        with pytest.raises(
+            SettingError, match="it exists and is not a Triton repository; all of its content would be replaced"
+        ):
             repository.assemble(selection(found), target, threads=1)
     assert holiday.read_bytes() == b"picture"
     assert (tmp_path / "b" / "manifest.json").is_file()

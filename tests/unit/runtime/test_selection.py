@@ -1,4 +1,4 @@
-"""What is chosen and why the rest is not: every reason once, and the operating points."""
+"""Test the selection: every reason for a rejection, and the operating points."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ def choose(target: Target, *found: Bundle) -> Selection:
 
 
 def full(target: Target, *points: str, **changes: Any) -> Bundle:
-    """Make up a bundle whose every record is changed in the same way."""
+    """Return a synthetic bundle, with the same changes in every record."""
     made = synthetic.full_manifest(target.arch, target.platform.name, *points)
     engines = tuple(dataclasses.replace(engine, **changes) for engine in made.engines)
     return Bundle(folder=HERE, manifest=dataclasses.replace(made, engines=engines))
@@ -44,7 +44,7 @@ def names(selection: Selection) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("target", [CPU, A10], ids=["cpu", "sm86"])
-def test_everything_is_served(target: Target) -> None:
+def test_serves_everything(target: Target) -> None:
     selection = choose(target, full(target))
     assert selection.operating_points == ("standard", "enhanced")
     assert names(selection) == tuple(sorted(synthetic.engine_models()))
@@ -57,7 +57,7 @@ def test_everything_is_served(target: Target) -> None:
     assert selection.left_out == {}
 
 
-def test_unset_serves_the_complete_point_and_names_the_other() -> None:
+def test_serves_the_complete_point_and_lists_the_incomplete_one() -> None:
     selection = choose(CPU, full(CPU, "standard"))
     assert selection.operating_points == ("standard",)
     assert names(selection) == STANDARD
@@ -67,7 +67,7 @@ def test_unset_serves_the_complete_point_and_names_the_other() -> None:
     }
 
 
-def test_half_an_operating_point_is_never_served() -> None:
+def test_never_serves_part_of_an_operating_point() -> None:
     engines = tuple(engine for engine in full(CPU).manifest.engines if engine.model != "lm_enhanced")
     selection = choose(CPU, with_manifest(full(CPU), engines=engines))
     assert names(selection) == STANDARD
@@ -75,14 +75,14 @@ def test_half_an_operating_point_is_never_served() -> None:
     assert {rejection.reason for rejection in selection.rejected} == {"operating point enhanced lacks lm_enhanced"}
 
 
-def test_an_operating_point_that_was_asked_for() -> None:
+def test_serves_the_requested_operating_point() -> None:
     selection = choose(dataclasses.replace(CPU, operating_point="standard"), full(CPU))
     assert names(selection) == STANDARD
     assert selection.left_out == {}
-    assert {rejection.reason for rejection in selection.rejected} == {"operating point standard was asked for"}
+    assert {rejection.reason for rejection in selection.rejected} == {"operating point standard was requested"}
 
 
-def test_an_incomplete_operating_point_that_was_asked_for_is_refused() -> None:
+def test_rejects_incomplete_requested_operating_point() -> None:
     with pytest.raises(NoEngineError) as refusal:
         choose(dataclasses.replace(CPU, operating_point="enhanced"), full(CPU, "standard"))
     assert str(refusal.value) == (
@@ -92,12 +92,12 @@ def test_an_incomplete_operating_point_that_was_asked_for_is_refused() -> None:
     )
 
 
-def test_nothing_at_all_is_refused() -> None:
+def test_rejects_no_bundle() -> None:
     with pytest.raises(NoEngineError, match=r"standard lacks am_en_standard.*; enhanced lacks am_en_enhanced"):
         choose(CPU)
 
 
-def test_the_first_of_two_equal_bundles() -> None:
+def test_takes_the_first_of_two_equal_bundles() -> None:
     selection = choose(CPU, full(CPU), dataclasses.replace(full(CPU), folder=Path("other")))
     assert {choice.bundle.folder for choice in selection.chosen} == {HERE}
     assert {(str(rejection.bundle), rejection.reason) for rejection in selection.rejected} == {
@@ -107,7 +107,7 @@ def test_the_first_of_two_equal_bundles() -> None:
 
 
 def test_an_operating_point_comes_from_one_bundle() -> None:
-    """Networks of two bundles may be of two trainings: a body and a head that do not fit give nonsense, silently."""
+    """Two bundles may come from two trainings: a mismatched encoder and head give wrong text without an error."""
     made = full(CPU, "standard").manifest
     parts = [
         Bundle(folder=Path(name), manifest=dataclasses.replace(made, engines=engines))
@@ -123,7 +123,7 @@ def test_an_operating_point_comes_from_one_bundle() -> None:
     )
 
 
-def test_each_operating_point_from_its_own_bundle() -> None:
+def test_operating_points_from_two_bundles() -> None:
     bundles_of = {
         point: dataclasses.replace(full(CPU, point), folder=Path(point)) for point in ("standard", "enhanced")
     }
@@ -135,7 +135,7 @@ def test_each_operating_point_from_its_own_bundle() -> None:
     assert selection.rejected == ()
 
 
-def test_one_model_twice_in_a_bundle() -> None:
+def test_rejects_second_engine_of_a_model() -> None:
     made = full(CPU).manifest
     selection = choose(CPU, with_manifest(full(CPU), engines=(*made.engines, made.engines[0])))
     assert explain(selection.rejected) == "engines (am_en_enhanced/batch): the bundle has another one"
@@ -150,18 +150,18 @@ def bundle_of(arch: Arch, compatibility: str, folder: str) -> Bundle:
     return dataclasses.replace(made, folder=Path(folder))
 
 
-def test_the_ladder() -> None:
-    """The narrowest engine of this very architecture, then wider ones, then one that a level admits; then none."""
+def test_order_of_preference() -> None:
+    """This architecture with the narrowest level, then wider levels, then another architecture that a level admits."""
     rungs = [
         bundle_of(Arch.SM86, "none", "exact"),
         bundle_of(Arch.SM86, "same-capability", "same"),
         bundle_of(Arch.SM86, "ampere-plus", "wide"),
         bundle_of(Arch.SM80, "ampere-plus", "other"),
     ]
-    strangers = [bundle_of(Arch.SM80, "none", "stranger"), bundle_of(Arch.SM75, "ampere-plus", "turing")]
+    unusable = [bundle_of(Arch.SM80, "none", "other arch"), bundle_of(Arch.SM75, "ampere-plus", "turing")]
     for first in range(len(rungs)):
-        # The best comes last: the order of the bundles must not decide.
-        selection = choose(A10, *strangers, *reversed(rungs[first:]))
+        # The best bundle is last: the order of the bundles must not decide.
+        selection = choose(A10, *unusable, *reversed(rungs[first:]))
         assert {choice.bundle.folder for choice in selection.chosen} == {rungs[first].folder}
         assert bool(selection.compatible()) is (rungs[first].folder == Path("other"))
         reasons = {rejection.reason for rejection in selection.rejected if rejection.bundle == rungs[-1].folder}
@@ -171,13 +171,13 @@ def test_the_ladder() -> None:
                 for point in ("standard", "enhanced")
             }
     with pytest.raises(NoEngineError) as refusal:
-        choose(A10, *strangers)
+        choose(A10, *unusable)
     assert "it is built for sm80, not for sm86" in refusal.value.cause
     assert "it is built for sm75, and its compatibility ampere-plus does not admit sm86" in refusal.value.cause
 
 
 def rejected(target: Target, bundle: Bundle) -> str:
-    """Give the one reason for which every engine of a bundle is refused."""
+    """Return the one reason for which every engine of a bundle is rejected."""
     with pytest.raises(NoEngineError) as refusal:
         choose(target, bundle)
     match = re.search(r"Not used: engines \(.*?\): (.*?)\. (?:Build them|No model)", str(refusal.value))
@@ -186,46 +186,46 @@ def rejected(target: Target, bundle: Bundle) -> str:
 
 
 @pytest.mark.parametrize("arch", [Arch.SM75, Arch.SM80, Arch.SM89, Arch.SM90], ids=lambda arch: arch.value)
-def test_another_architecture(arch: Arch) -> None:
+def test_rejects_another_architecture(arch: Arch) -> None:
     bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(arch, "26.08"))
     assert rejected(A10, bundle) == f"it is built for {arch.value}, not for sm86"
 
 
-def test_another_platform() -> None:
+def test_rejects_another_platform() -> None:
     bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(Arch.SM86, "23.12"))
     assert rejected(A10, bundle) == "it is built for platform 23.12, not for 26.08"
 
 
 @pytest.mark.parametrize("version", ["11.2.1.1", "11.2.1", "11.2.1.20", "8.6.1.6"])
-def test_another_tensorrt(version: str) -> None:
+def test_rejects_another_tensorrt(version: str) -> None:
     bundle = with_manifest(full(A10), toolchain={"tensorrt": version})
-    assert rejected(A10, bundle) == f"it is built with TensorRT {version}, and platform 26.08 has 11.2.1.2"
+    assert rejected(A10, bundle) == f"it is built with TensorRT {version}, but platform 26.08 has 11.2.1.2"
 
 
-def test_an_unknown_tensorrt() -> None:
+def test_rejects_unknown_tensorrt() -> None:
     reason = rejected(A10, with_manifest(full(A10), toolchain={}))
-    assert reason == "it is built with TensorRT an unknown version, and platform 26.08 has 11.2.1.2"
+    assert reason == "it is built with TensorRT an unknown version, but platform 26.08 has 11.2.1.2"
 
 
 @pytest.mark.parametrize("target", [CPU, A10], ids=["cpu", "sm86"])
-def test_a_compile_check_is_no_engine(target: Target) -> None:
+def test_rejects_compile_check(target: Target) -> None:
     bundle = Bundle(folder=HERE, manifest=synthetic.full_manifest(Arch.SM86, "compile-check"))
     assert rejected(target, bundle) == "Triton has no backend for TensorRT-RTX engines"
 
 
-def test_another_compiler() -> None:
+def test_rejects_another_compiler() -> None:
     assert rejected(A10, full(A10, compiler="onnxruntime")) == "tensorrt serves no engine of onnxruntime"
 
 
-def test_engines_of_another_mode() -> None:
+def test_rejects_another_mode() -> None:
     target = dataclasses.replace(CPU, mode="realtime")
     assert rejected(target, full(CPU)) == "it is built for batch, not for realtime"
     with pytest.raises(NoEngineError, match=r"Build them with `python -m build\.engines --arch cpu"):
         choose(target, full(CPU))
 
 
-def test_a_catalogue_without_the_mode() -> None:
-    # Building would not help: there are no such profiles.
+def test_rejects_mode_that_the_catalogue_does_not_have() -> None:
+    # Building would not help: the catalogue has no such mode.
     batch = {"batch": catalogue()["body"].modes["batch"]}
     families = {name: dataclasses.replace(family, modes=batch) for name, family in catalogue().items()}
     target = dataclasses.replace(CPU, mode="realtime")
@@ -233,14 +233,14 @@ def test_a_catalogue_without_the_mode() -> None:
         select([full(CPU)], families, target)
 
 
-def test_real_time_serves_every_model() -> None:
+def test_serves_every_model_in_real_time() -> None:
     engines = tuple(synthetic.record(model, mode="realtime") for model in synthetic.engine_models().values())
     bundle = Bundle(folder=HERE, manifest=synthetic.manifest(*engines))
     target = dataclasses.replace(CPU, mode="realtime", operating_point=None)
     assert choose(target, bundle).models() == tuple(models(catalogue()))
 
 
-def test_an_unchecked_engine() -> None:
+def test_rejects_unchecked_engine() -> None:
     bundle = full(A10, gate=Gate(outcome="not run", reason="no GPU on this host", parity=()))
     assert rejected(A10, bundle) == "its accuracy was not checked: no GPU on this host"
 
@@ -248,7 +248,7 @@ def test_an_unchecked_engine() -> None:
 @pytest.mark.parametrize("verdict", Verdict)
 def test_signature(verdict: Verdict) -> None:
     bundle = dataclasses.replace(full(CPU), verdict=verdict)
-    if verdict in (Verdict.NOT_ASKED, Verdict.TRUSTED):
+    if verdict in (Verdict.NOT_CHECKED, Verdict.TRUSTED):
         assert choose(CPU, bundle).rejected == ()
     else:
         assert (
@@ -256,23 +256,23 @@ def test_signature(verdict: Verdict) -> None:
             == {
                 Verdict.UNSIGNED: "it is not signed",
                 Verdict.UNKNOWN_KEY: "it is signed by a key that is not trusted here",
-                Verdict.INVALID: "its signature does not fit its manifest",
+                Verdict.INVALID: "its signature does not match its manifest",
             }[verdict]
         )
 
 
-def test_a_model_that_the_catalogue_does_not_have() -> None:
+def test_rejects_unknown_model() -> None:
     made = full(CPU).manifest
-    stranger = dataclasses.replace(made.engines[0], model="am_xx_standard")
-    selection = choose(CPU, with_manifest(full(CPU), engines=(*made.engines, stranger)))
+    unknown = dataclasses.replace(made.engines[0], model="am_xx_standard")
+    selection = choose(CPU, with_manifest(full(CPU), engines=(*made.engines, unknown)))
     assert explain(selection.rejected) == "engines (am_xx_standard/batch): the catalogue has no such model"
 
 
-def test_explain_puts_equal_reasons_together() -> None:
+def test_explain_groups_equal_reasons() -> None:
     selection = choose(dataclasses.replace(CPU, operating_point="standard"), full(CPU))
     assert explain(selection.rejected) == (
         "engines (am_en_enhanced/batch, body_enhanced/batch, decoder_enhanced/batch, diar_enhanced/batch, "
-        "lm_enhanced/batch): operating point standard was asked for"
+        "lm_enhanced/batch): operating point standard was requested"
     )
 
 
@@ -280,7 +280,7 @@ def record() -> EngineRecord:
     return synthetic.record(synthetic.engine_models()["diar_standard"])
 
 
-def test_find_reads_every_bundle_but_the_unfinished(tmp_path: Path) -> None:
+def test_find_ignores_unfinished_bundle(tmp_path: Path) -> None:
     made = synthetic.manifest(record())
     finished = synthetic.write(tmp_path / "embedded" / "cpu", made)
     synthetic.write(tmp_path / "embedded" / ".cpu.abc.partial", made)
@@ -289,8 +289,8 @@ def test_find_reads_every_bundle_but_the_unfinished(tmp_path: Path) -> None:
     assert bundles.find(tmp_path / "absent") == ()
 
 
-def test_find_refuses_a_manifest_it_cannot_read(tmp_path: Path) -> None:
+def test_find_rejects_unreadable_manifest(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "26.08" / "sm86", synthetic.manifest(record()))
     (folder / "manifest.json").write_text('{"schema_version": 99}')
-    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 2"):
+    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 3"):
         bundles.find(tmp_path)

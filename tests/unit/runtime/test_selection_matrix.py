@@ -1,4 +1,4 @@
-"""Every combination of what decides an engine, held against the rule said a second time and in other words."""
+"""Compare the selection of every combination of properties with a second, independent form of the rules."""
 
 import dataclasses
 from collections import Counter
@@ -14,7 +14,7 @@ from contract.manifest import EngineRecord, Gate
 from contract.platform import platform
 from contract.signature import Verdict
 from runtime.bundles import Bundle
-from runtime.selection import Target, consider
+from runtime.selection import Target, evaluate
 from tests.unit.runtime import synthetic
 
 GPUS = ("sm75", "sm80", "sm86", "sm89", "sm90")
@@ -28,14 +28,14 @@ RUNS_ON = {
 }
 # A part of the reason that each broken rule is known by.
 REASONS = {
-    "signature": ("not signed", "not trusted", "does not fit its manifest"),
+    "signature": ("not signed", "not trusted", "does not match its manifest"),
     "rtx": ("Triton has no backend",),
     "platform": ("built for platform",),
     "arch": ("not for sm", "not for cpu", "does not admit"),
     "tensorrt": ("built with TensorRT",),
     "mode": ("not for batch", "not for realtime"),
     "gate": ("accuracy was not checked",),
-    "point": ("was asked for",),
+    "point": ("was requested",),
 }
 GATES = {
     "passed": Gate(outcome="passed", reason="", parity=()),
@@ -60,7 +60,7 @@ def broken(
     """Name the rules that an engine breaks."""
     rtx, on_gpu = built_for == "compile-check", target.platform.name in ("26.08", "23.12")
     rules = {
-        "signature": verdict.name not in ("NOT_ASKED", "TRUSTED"),
+        "signature": verdict.name not in ("NOT_CHECKED", "TRUSTED"),
         "rtx": rtx,
         "platform": built_for != target.platform.name,
         "arch": target.arch.value not in RUNS_ON[level][built],
@@ -92,7 +92,7 @@ def describe(target: Target) -> str:
 
 
 @pytest.mark.parametrize("target", targets(), ids=describe)
-def test_an_engine_is_served_exactly_if_it_breaks_no_rule(target: Target) -> None:
+def test_serves_an_engine_exactly_if_it_breaks_no_rule(target: Target) -> None:
     seen: Counter[str] = Counter()
     for built_for, built, tensorrt, level, verdict, gate, mode in product(
         PLATFORMS, ("cpu", *GPUS), TENSORRT, RUNS_ON, Verdict, GATES, ("batch", "realtime")
@@ -100,14 +100,14 @@ def test_an_engine_is_served_exactly_if_it_breaks_no_rule(target: Target) -> Non
         # On its own platform an engine has its own compiler, and the CPU has neither TensorRT nor levels to vary.
         if (built == "cpu") != (built_for == "embedded") or (built == "cpu" and (tensorrt or level)):
             continue
-        # Three deviations at once say no more than two.
-        if (verdict is not Verdict.NOT_ASKED) + (gate != "passed") + (mode != target.mode) > 2:
+        # Three deviations at once test nothing that two do not test.
+        if (verdict is not Verdict.NOT_CHECKED) + (gate != "passed") + (mode != target.mode) > 2:
             continue
         compiler = {"embedded": "onnxruntime", "compile-check": "tensorrt_rtx"}.get(built_for, "tensorrt")
         records = tuple(record(point, mode, level, compiler, gate) for point in POINTS)
         manifest = synthetic.manifest(*records, arch=Arch(built), platform_name=built_for)
         manifest = dataclasses.replace(manifest, toolchain={"tensorrt": tensorrt} if tensorrt else {})
-        found = consider([Bundle(folder=Path("b"), manifest=manifest, verdict=verdict)], FAMILIES, target)
+        found = evaluate([Bundle(folder=Path("b"), manifest=manifest, verdict=verdict)], FAMILIES, target)
         served = {choice.record.operating_point for choice in found.chosen}
         reasons = {it.record.operating_point: it.reason for it in found.rejected}
         assert served | set(reasons) == set(POINTS)
@@ -130,7 +130,7 @@ def test_turing_is_never_admitted_by_a_level() -> None:
     for built, level in product(AMPERE, RUNS_ON):
         records = tuple(record(point, "batch", level, "tensorrt", "passed") for point in POINTS)
         manifest = synthetic.manifest(*records, arch=Arch(built), platform_name="26.08")
-        found = consider([Bundle(folder=Path("b"), manifest=manifest)], FAMILIES, turing)
+        found = evaluate([Bundle(folder=Path("b"), manifest=manifest)], FAMILIES, turing)
         assert found.chosen == ()
         assert {it.reason for it in found.rejected} == {
             f"it is built for {built}, not for sm75"

@@ -1,4 +1,4 @@
-"""The command line and the environment become settings, or a refusal."""
+"""Test that the command line and the environment become settings, or an error."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str, 
     assert getattr(parse([]), field) == value
 
 
-def test_an_admin_key_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_reads_admin_key_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("0123456789abcdef-._~\n")
     monkeypatch.setenv("VOXWRIGHT_ADMIN_KEY", str(path))
@@ -82,33 +82,33 @@ def test_an_admin_key_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp
     [
         (None, "it cannot be read (No such file or directory)"),
         (b"\xff" * 20, "it cannot be read (it is not plain text)"),
-        (b"", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
-        (b"too short", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
-        (b"with a blank and a = sign", "a secret of 16 or more letters, digits and any of . _ ~ - is wanted in it"),
+        (b"", "it must hold a secret of 16 or more letters, digits and any of . _ ~ -"),
+        (b"too short", "it must hold a secret of 16 or more letters, digits and any of . _ ~ -"),
+        (b"with a blank and a = sign", "it must hold a secret of 16 or more letters, digits and any of . _ ~ -"),
     ],
 )
-def test_an_unusable_admin_key(tmp_path: Path, content: bytes | None, cause: str) -> None:
+def test_rejects_unusable_admin_key(tmp_path: Path, content: bytes | None, cause: str) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingError) as refusal:
         parse(["--admin-key", str(path)])
     assert str(refusal.value) == (
-        f"--admin-key {path}: {cause}. Make one with `openssl rand -hex 32`, and mount it as a file."
+        f"--admin-key {path}: {cause}. Create one with `openssl rand -hex 32`, and mount it as a file."
     )
 
 
-def test_a_flag_of_tritonserver_that_contradicts_ours() -> None:
-    with pytest.raises(SettingError, match="--model-repository: it contradicts what a start sets"):
+def test_rejects_reserved_flag_of_tritonserver() -> None:
+    with pytest.raises(SettingError, match="--model-repository: it is set by `python -m runtime` itself"):
         parse(["--", "--model-repository=/other"])
 
 
-def test_an_option_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_overrides_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_OPERATING_POINT", "enhanced")
     assert parse(["--operating-point", "standard"]).operating_point == "standard"
 
 
-def test_flags_for_tritonserver_pass_through() -> None:
+def test_passes_flags_to_tritonserver() -> None:
     assert parse(["--", "--log-verbose=1", "--http-address=127.0.0.1"]).triton_flags == (
         "--log-verbose=1",
         "--http-address=127.0.0.1",
@@ -120,7 +120,7 @@ def test_flags_for_tritonserver_pass_through() -> None:
     [
         (
             ["--operating-point", "best"],
-            "SM_OPERATING_POINT: 'best' is no operating point. Use standard or enhanced.",
+            "SM_OPERATING_POINT: 'best' is not an operating point. Use standard or enhanced.",
         ),
         (
             ["--batch-mode", "perhaps"],
@@ -132,28 +132,28 @@ def test_flags_for_tritonserver_pass_through() -> None:
         ),
         (
             ["--platform", "compile-check"],
-            "platform 'compile-check': no Triton serves its engines. Choose a platform that has a server.",
+            "platform 'compile-check': no Triton server serves its engines. Choose a platform that has a server.",
         ),
         (
             ["--http-port", "8002"],
-            "--metrics-port: port 8002 is already that of --http-port. Give each its own port.",
+            "--metrics-port: port 8002 is already used by --http-port. Set a different port for each.",
         ),
     ],
 )
-def test_unusable_settings(arguments: list[str], message: str) -> None:
+def test_rejects_unusable_settings(arguments: list[str], message: str) -> None:
     with pytest.raises(SettingError, match=f"^{re.escape(message)}$"):
         parse(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-option"], ["--http-port", "none"], ["--http-port", "0"]])
-def test_misuse_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_misuse_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         parse(arguments)
     assert left.value.code == 2
     assert "Error: " in capsys.readouterr().err
 
 
-def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         parse(["--help"])
     assert left.value.code == 0
@@ -163,7 +163,7 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("path", ["re po", "a;b", "$(x)", "", "/", "."])
-def test_a_repository_path_that_a_shell_would_read_is_refused(path: str) -> None:
+def test_rejects_repository_path_that_a_shell_would_interpret(path: str) -> None:
     with pytest.raises(SettingError) as refusal:
         parse(["--repository", path])
     assert str(refusal.value) == (

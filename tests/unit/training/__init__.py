@@ -1,1 +1,1 @@
-"""Tests of the training room; those that synthesise speech need espeak-ng and are skipped without it."""
+"""Tests of training; those that synthesise speech are skipped without espeak-ng."""

@@ -6,8 +6,8 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
-    """What a training sets for its whole process: where its log goes, and torch's threads."""
+def _restore_process_settings() -> Iterator[None]:
+    """Restore what a training sets for its whole process: log handlers and torch's threads."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

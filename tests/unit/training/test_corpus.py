@@ -19,7 +19,7 @@ def test_normalise(spoken: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("spoken", ["It is 9 o'clock.", "100 %", "snake_case", "caf\u00e9"])
-def test_normalise_refuses_what_it_would_lose(spoken: str) -> None:
+def test_normalise_rejects_lost_content(spoken: str) -> None:
     with pytest.raises(ValueError, match="cannot be written in a-z and apostrophes"):
         corpus.normalise(spoken)
 
@@ -31,7 +31,7 @@ def test_normalise_is_idempotent() -> None:
         assert corpus.normalise(text) == text
 
 
-def test_the_same_seed_draws_the_same_sentences() -> None:
+def test_same_seed_draws_same_sentences() -> None:
     def drawn(seed: int) -> list[corpus.Sentence]:
         source = random.Random(seed)
         return [corpus.grammar_sentence(source) for _ in range(200)]
@@ -40,7 +40,7 @@ def test_the_same_seed_draws_the_same_sentences() -> None:
     assert drawn(1) != drawn(2)
 
 
-def test_the_grammar_never_says_one_thing_only() -> None:
+def test_grammar_sentences_are_varied() -> None:
     source = random.Random(0)
     texts = [corpus.grammar_sentence(source).text for _ in range(2000)]
     assert len(set(texts)) > 1600
@@ -48,20 +48,20 @@ def test_the_grammar_never_says_one_thing_only() -> None:
     assert all(texts)
 
 
-def test_the_vocabulary_is_that_of_a_small_recogniser() -> None:
+def test_vocabulary_size() -> None:
     words = corpus.vocabulary()
     assert 1000 < len(words) < 2500
     assert {"meeting", "thursday", "seventeen", "latency"} <= set(words)
 
 
-def test_the_sides_of_the_hold_out_are_disjoint() -> None:
+def test_held_out_sentences_are_never_trained_on() -> None:
     source = random.Random(5)
-    trained = {corpus.drawn_from_grammar(source, held_out=False).text for _ in range(3000)}
-    held_out = {corpus.drawn_from_grammar(source, held_out=True).text for _ in range(300)}
+    trained = {corpus.draw_from_grammar(source, held_out=False).text for _ in range(3000)}
+    held_out = {corpus.draw_from_grammar(source, held_out=True).text for _ in range(300)}
     assert not trained & held_out
 
 
-def test_about_a_sixteenth_is_held_out() -> None:
+def test_one_sentence_in_sixteen_is_held_out() -> None:
     source = random.Random(7)
     texts = {corpus.grammar_sentence(source).text for _ in range(5000)}
     share = sum(map(corpus.is_held_out, texts)) / len(texts)
@@ -74,8 +74,8 @@ def test_word_salad_uses_known_words() -> None:
     assert all(set(corpus.word_salad(source).text.split()) <= words for _ in range(100))
 
 
-def test_an_unknown_rule_is_refused(tmp_path: pytest.TempPathFactory) -> None:
+def test_rejects_unknown_rule(tmp_path: pytest.TempPathFactory) -> None:
     path = tmp_path / "grammar.txt"  # type: ignore[operator]
-    path.write_text("sentence: Hello <nobody>.\n")
-    with pytest.raises(ValueError, match=r"grammar\.txt: no such rule: nobody"):
+    path.write_text("sentence: Hello <missing>.\n")
+    with pytest.raises(ValueError, match=r"grammar\.txt: no such rule: missing"):
         corpus.read_grammar(path)

@@ -11,7 +11,7 @@ def _add(recipe: Recipe, stage: str, *points: tuple[float, float]) -> None:
         curves.add(recipe, stage, minutes, {"loss": loss})
 
 
-def test_what_is_added_is_read(tmp_path: Path) -> None:
+def test_reads_added_points(tmp_path: Path) -> None:
     recipe = Recipe(out=tmp_path)
     curves.add(recipe, "standard", 1.0, {"ctc": 3.14159, "decoder": 2.0})
     curves.add(recipe, "standard", 2.0, {"ctc": 1.0})
@@ -22,7 +22,7 @@ def test_what_is_added_is_read(tmp_path: Path) -> None:
     }
 
 
-def test_what_a_killed_run_did_after_its_checkpoint_is_forgotten(tmp_path: Path) -> None:
+def test_drops_points_after_the_checkpoint_of_a_killed_run(tmp_path: Path) -> None:
     recipe = Recipe(out=tmp_path)
     _add(recipe, "standard", (1.0, 4.0), (2.0, 3.0), (3.0, 2.5))
     _add(recipe, "language", (5.0, 1.0))
@@ -35,7 +35,7 @@ def test_what_a_killed_run_did_after_its_checkpoint_is_forgotten(tmp_path: Path)
 
 
 @pytest.mark.parametrize("points", [1, 100])
-def test_the_picture_is_a_png(tmp_path: Path, points: int) -> None:
+def test_plots_png(tmp_path: Path, points: int) -> None:
     recipe = Recipe(out=tmp_path)
     _add(recipe, "standard", *((float(minute), 1.0 / (minute + 1)) for minute in range(points)))
     _add(recipe, "enhanced", (1.0, 2.0))
@@ -43,6 +43,6 @@ def test_the_picture_is_a_png(tmp_path: Path, points: int) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_there_is_no_picture_of_nothing(tmp_path: Path) -> None:
+def test_plots_nothing_without_points(tmp_path: Path) -> None:
     curves.plot(Recipe(out=tmp_path))
     assert not list(tmp_path.iterdir())

@@ -7,32 +7,32 @@ import torch
 from torch import Tensor
 
 from training import corpus, language
-from training.recogniser import IGNORED, next_tokens
+from training.batch import IGNORED, next_tokens
 from training.tokenizer import BOUNDARY
 
 
 class Uneven:
-    """Says token t with a probability that grows with t, whatever came before."""
+    """A model with a probability of token t that grows with t and does not depend on the past."""
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         weights = torch.arange(1.0, 11.0)
         return (weights / weights.sum()).log().expand(tokens.shape[0], tokens.shape[1] + 1, 10)
 
 
-def test_texts_are_padded_with_the_boundary() -> None:
-    tokens, lengths = language.stacked([[5, 6, 7], [8]])
+def test_pads_with_the_boundary() -> None:
+    tokens, lengths = language.pad_tokens([[5, 6, 7], [8]])
     assert tokens.tolist() == [[5, 6, 7], [8, BOUNDARY, BOUNDARY]]
     assert tokens.dtype == torch.int64
     assert lengths.tolist() == [3, 1]
 
 
-def test_an_empty_text_can_be_stacked() -> None:
-    tokens, lengths = language.stacked([[], [4]])
+def test_pads_an_empty_text() -> None:
+    tokens, lengths = language.pad_tokens([[], [4]])
     assert tokens.tolist() == [[BOUNDARY], [4]]
     assert lengths.tolist() == [0, 1]
 
 
-def test_what_follows_each_token() -> None:
+def test_next_tokens() -> None:
     targets = next_tokens(torch.tensor([[5, 6, 7], [8, 2, 2], [9, 9, 9]]), torch.tensor([3, 1, 0]))
     assert targets.tolist() == [
         [5, 6, 7, BOUNDARY],
@@ -41,15 +41,15 @@ def test_what_follows_each_token() -> None:
     ]
 
 
-def test_the_loss_counts_every_token_and_the_end_and_no_padding() -> None:
-    loss = language.cross_entropy(Uneven(), *language.stacked([[5, 6, 7], [8]]))
-    said = [5, 6, 7, BOUNDARY, 8, BOUNDARY]
-    assert float(loss) == pytest.approx(-sum(math.log((token + 1) / 55) for token in said) / len(said), abs=1e-5)
+def test_loss_counts_tokens_and_end_without_padding() -> None:
+    loss = language.cross_entropy(Uneven(), *language.pad_tokens([[5, 6, 7], [8]]))
+    tokens = [5, 6, 7, BOUNDARY, 8, BOUNDARY]
+    assert float(loss) == pytest.approx(-sum(math.log((token + 1) / 55) for token in tokens) / len(tokens), abs=1e-5)
 
 
-def test_nothing_held_out_is_read() -> None:
+def test_trains_on_no_held_out_text() -> None:
     source = random.Random(0)
-    spoken = (f"All {word} words are said by a machine." for word in corpus.vocabulary()[:60])
+    spoken = (f"All {word} words are made by a machine." for word in corpus.vocabulary()[:60])
     library = [one for one in map(corpus.sentence, spoken) if not corpus.is_held_out(one.text)]
     texts = [language._text(source, library) for _ in range(300)]
     assert all(texts)
@@ -58,7 +58,7 @@ def test_nothing_held_out_is_read() -> None:
     assert not held_out & set(texts)
 
 
-def test_library_prose_reads_its_file(tmp_path: Path) -> None:
+def test_library_prose_reads_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "library.txt"
     path.write_text("The first one.\nIt's a well-known fact.\n")
     assert corpus.library_prose(path) == (
@@ -67,9 +67,7 @@ def test_library_prose_reads_its_file(tmp_path: Path) -> None:
     )
 
 
-def test_library_prose_takes_sentences_and_leaves_what_is_held_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_library_prose_leaves_out_held_out_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [word for word in corpus.vocabulary() if word.isalpha()][:200]
     sentences = [f"This is what {word} does." for word in words]
     package = tmp_path / "manual"

@@ -1,4 +1,4 @@
-"""The n-gram model of the search: counts, probabilities, pruning, and the file that it becomes."""
+"""The n-gram model of the search: counts, probabilities, pruning, and its file."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ TOKENS = range(BOUNDARY, VOCABULARY)
 
 
 def drawn(seed: int, texts: int = 300) -> list[list[int]]:
-    """Draw texts in which what follows a token depends on the two before it."""
+    """Draw texts in which each token depends on the two before it."""
     source = random.Random(seed)
     found = []
     for _ in range(texts):
@@ -44,14 +44,14 @@ def total_after(made: Model, past: tuple[int, ...]) -> float:
     return float(np.exp(made.log_probs(keys, len(past) + 1)).sum())
 
 
-def test_counts_are_those_of_every_window_within_a_text() -> None:
+def test_counts_every_ngram_within_a_text() -> None:
     texts = [[3, 4, 3, 4], [5], [], [3, 4]]
     expected: list[Counter[int]] = [Counter(), Counter(), Counter()]
     for text in texts:
         whole = (BOUNDARY, *text, BOUNDARY)
         for order, start in itertools.product((1, 2, 3), range(len(whole))):
             gram = whole[start : start + order]
-            # That a text begins is given.
+            # The opening boundary is given, not counted.
             if len(gram) == order and not (order == 1 and start == 0):
                 expected[order - 1][key(gram)] += 1
     for (keys, counts), wanted in zip(ngram.count(texts, 3, VOCABULARY), expected, strict=True):
@@ -59,30 +59,30 @@ def test_counts_are_those_of_every_window_within_a_text() -> None:
         assert keys.tolist() == sorted(keys.tolist())
 
 
-def test_probabilities_are_those_of_the_formula() -> None:
+def test_probabilities_follow_the_formula() -> None:
     """After 3: 4 twice and 5 once, so c = 3 and T = 2; of eight single tokens, four kinds."""
     counted = ngram.count([[3, 4], [3, 4], [3, 5]], 2, VOCABULARY)
     made = ngram.estimate(counted, VOCABULARY)
     four = (2 + 4 / len(TOKENS)) / (9 + 4)
     six = (0 + 4 / len(TOKENS)) / (9 + 4)
-    said = np.exp(made.log_probs(np.array([key((3, 4)), key((3, 6))]), 2))
-    assert said.tolist() == pytest.approx([(2 + 2 * four) / (3 + 2), 2 * six / (3 + 2)])
+    probabilities = np.exp(made.log_probs(np.array([key((3, 4)), key((3, 6))]), 2))
+    assert probabilities.tolist() == pytest.approx([(2 + 2 * four) / (3 + 2), 2 * six / (3 + 2)])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("threshold", [None, 1e-4, 1e-2])
-def test_after_every_history_probabilities_sum_to_one(order: int, threshold: float | None) -> None:
+def test_probabilities_sum_to_one_after_every_history(order: int, threshold: float | None) -> None:
     made = model(order)
     if threshold is not None:
-        made = ngram.prune(made, ngram.losses(made), threshold)
+        made = ngram.prune(made, ngram.pruning_losses(made), threshold)
     for length in range(len(made.orders)):
         for past in itertools.product(TOKENS, repeat=length):
             assert total_after(made, past) == pytest.approx(1.0), past
 
 
-def test_pruning_leaves_a_tree_and_the_single_tokens() -> None:
+def test_pruning_keeps_a_tree_and_the_unigrams() -> None:
     made = model(4)
-    lost = ngram.losses(made)
+    lost = ngram.pruning_losses(made)
     sizes = []
     for threshold in (1e-5, 1e-4, 1e-3, 1.0):
         pruned = ngram.prune(made, lost, threshold)
@@ -93,10 +93,10 @@ def test_pruning_leaves_a_tree_and_the_single_tokens() -> None:
     assert sizes[-1] == len(TOKENS)
 
 
-def test_what_leaving_out_costs_is_the_divergence_that_follows() -> None:
-    """Leave out one n-gram of the highest order and compare the two models over its history, by their definition."""
+def test_pruning_loss_is_the_divergence_of_the_pruned_model() -> None:
+    """Prune one n-gram of the highest order, and compare both models after its history by the definition."""
     made = model(3)
-    lost = ngram.losses(made)
+    lost = ngram.pruning_losses(made)
     top = made.orders[-1]
     tokens = made.orders[0].counts.sum()
     for place in range(0, len(top.keys), 7):
@@ -110,19 +110,19 @@ def test_what_leaving_out_costs_is_the_divergence_that_follows() -> None:
         assert lost[-1][place] == pytest.approx(seen * float((np.exp(before) * (before - after)).sum()), abs=1e-12)
 
 
-def test_the_search_reads_what_was_estimated() -> None:
+def test_search_reads_estimated_probabilities() -> None:
     made = model(3)
     found = searched.Ngram(ngram.levels(made), VOCABULARY)
     for text in drawn(2, 40):
         whole = (BOUNDARY, *text, BOUNDARY)
-        said = 0.0
+        total = 0.0
         for end in range(2, len(whole) + 1):
             gram = whole[max(0, end - 3) : end]
-            said += float(made.log_probs(np.array([key(gram)]), len(gram))[0])
-        assert found.log_prob(text) == pytest.approx(said)
+            total += float(made.log_probs(np.array([key(gram)]), len(gram))[0])
+        assert found.log_prob(text) == pytest.approx(total)
 
 
-def test_rounding_costs_little() -> None:
+def test_quantisation_changes_perplexity_little() -> None:
     made = model(3)
     exact = searched.Ngram(ngram.levels(made), VOCABULARY)
     rounded = searched.decode(searched.encode(ngram.levels(made), VOCABULARY))
@@ -130,18 +130,18 @@ def test_rounding_costs_little() -> None:
     assert ngram.perplexity(rounded, texts) == pytest.approx(ngram.perplexity(exact, texts), rel=0.03)
 
 
-def test_more_bytes_keep_more_of_what_was_counted() -> None:
+def test_larger_files_have_lower_perplexity() -> None:
     texts = drawn(1)
     made, perplexities = model(4), []
     for largest in (150, 400, 2_000):
-        data = ngram.fitted(made, largest)
+        data = ngram.prune_to_size(made, largest)
         assert len(data) <= largest
         perplexities.append(ngram.perplexity(searched.decode(data), texts))
     assert perplexities == sorted(perplexities, reverse=True)
     assert perplexities[0] > 1.1 * perplexities[-1]
 
 
-def test_a_model_that_knows_nothing_is_as_perplexed_as_there_are_tokens() -> None:
+def test_perplexity_of_uniform_model_is_its_vocabulary() -> None:
     level = searched.Level(
         tokens=np.array(TOKENS),
         log_probs=np.full(len(TOKENS), -math.log(len(TOKENS))),
@@ -151,27 +151,27 @@ def test_a_model_that_knows_nothing_is_as_perplexed_as_there_are_tokens() -> Non
     assert ngram.perplexity(searched.Ngram([level], VOCABULARY), drawn(4)) == pytest.approx(len(TOKENS))
 
 
-def test_nothing_held_out_is_counted(tmp_path: Path) -> None:
+def test_counts_no_held_out_text(tmp_path: Path) -> None:
     recipe = tiny.recipe(tmp_path)
     tiny.write_data(recipe)
     texts = list(ngram.texts(recipe))
-    # A sentence that stands alone, as four of ten do, would be found as it is.
+    # Four of ten sentences are a text of their own, so a held-out one would be found.
     assert not [text for text in texts if corpus.is_held_out(text) and text in prose_texts()]
     assert any("a sentence of a library" in text for text in texts)
     words = sum(len(text.split()) for text in texts)
-    said = sum(len(text.split()) for text in prose_texts() if not corpus.is_held_out(text))
-    assert 0 < words - said < 40 * recipe.ngram_sentences
+    prose = sum(len(text.split()) for text in prose_texts() if not corpus.is_held_out(text))
+    assert 0 < words - prose < 40 * recipe.ngram_sentences
 
 
 def prose_texts() -> set[str]:
     return {one.text for one in corpus.prose()}
 
 
-def test_the_stage_needs_a_tokenizer_and_no_network(tmp_path: Path) -> None:
+def test_stage_needs_only_a_tokenizer(tmp_path: Path) -> None:
     recipe = tiny.recipe(tmp_path)
     tiny.write_data(recipe)
-    tokenizer.make(language.held_out_texts(recipe)["prose"], recipe.tokenizer, recipe.vocabulary)
-    ngram.make(recipe)
+    tokenizer.train(language.held_out_texts(recipe)["prose"], recipe.tokenizer, recipe.vocabulary)
+    ngram.build(recipe)
     for point in recipe.points:
         path = recipe.ngram(point)
         found = searched.decode(path.read_bytes())

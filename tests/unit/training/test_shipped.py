@@ -1,6 +1,10 @@
+"""The weights and the dialogue in the repository: they are what the recipe makes."""
+
 import itertools
 import json
 import random
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,11 @@ from safetensors import safe_open
 
 from contract.catalogue import OPERATING_POINTS, catalogue, models
 from export.checkpoints import reference
-from export.networks.acoustic import AcousticConfig
-from training import card, corpus, dialogue, recogniser, reporting, scores, synthesis, voices
+from export.networks.ctc_head import CtcHeadConfig
+from training import card, corpus, dialogue, evaluation, model, reporting, synthesis, voices
 from training.dataset import TRAINING_PARTS
 from training.errors import TrainingError
-from training.language import stacked
+from training.language import pad_tokens
 from training.recipe import Recipe
 from training.synthesis import Utterance
 from training.tokenizer import BLANK_PIECE, BOUNDARY, BOUNDARY_PIECE, WORD_START, Tokenizer
@@ -25,7 +29,7 @@ from transcriber.features import log_mel
 
 RECIPE = Recipe(out=Path("work/training"))
 LARGEST_BYTES = 12_000_000
-# Of the n-gram model as text: it stands in every manifest and configuration.
+# Size of the n-gram model as text, which every manifest and configuration contains.
 LARGEST_PARAMETER = 640_000
 FAMILIES = {
     "standard": ("body", "am_en", "decoder", "diar"),
@@ -43,14 +47,14 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(RECIPE.tokenizer)
 
 
-def test_the_reference_holds_these_files_and_no_others() -> None:
+def test_reference_folder_has_only_these_files() -> None:
     found = {str(path.relative_to(RECIPE.weights)) for path in RECIPE.weights.rglob("*") if path.is_file()}
     models = {f"{point}/{family}.safetensors" for family, point in MODELS}
     ngrams = {f"{point}/am_en.ngram" for point in FAMILIES}
     assert found == {*models, *ngrams, "tokenizer.model", "figures.json", "MODEL_CARD.md"}
 
 
-def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None:
+def test_tokenizer_round_trip(tokenizer: Tokenizer) -> None:
     source = random.Random(0)
     for _ in range(200):
         text = corpus.grammar_sentence(source).text
@@ -58,7 +62,7 @@ def test_the_tokenizer_gives_back_what_it_is_given(tokenizer: Tokenizer) -> None
 
 
 @every_point
-def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer, point: str) -> None:
+def test_acoustic_head_has_the_pieces_of_the_tokenizer(tokenizer: Tokenizer, point: str) -> None:
     _, parameters = reference.load(reference.checkpoint_path("am_en", point))
     pieces = json.loads(parameters["tokens"])
     assert pieces == tokenizer.pieces()
@@ -68,14 +72,14 @@ def test_the_pieces_are_those_of_the_acoustic_head(tokenizer: Tokenizer, point: 
 
 
 @every_point
-def test_the_ngram_model_travels_with_the_tokens_that_it_knows(tokenizer: Tokenizer, point: str) -> None:
+def test_acoustic_head_has_the_ngram_model_of_its_tokens(tokenizer: Tokenizer, point: str) -> None:
     parameters = reference.open_checkpoint(models(catalogue())[f"am_en_{point}"]).parameters
     found = ngram.from_text(parameters["ngram"])
     assert found.vocabulary == len(json.loads(parameters["tokens"])) == RECIPE.vocabulary
     assert len(parameters["ngram"]) <= LARGEST_PARAMETER
     assert len(found) == reporting.read_figures(RECIPE)[f"ngram_{point}"]["ngrams"]
-    said, unsaid = "we will see whether they merge the pictures", "we will see weether they mer ge the picictures"
-    assert found.log_prob(tokenizer.encode(said)) > found.log_prob(tokenizer.encode(unsaid)) + 10.0
+    right, misspelt = "we will see whether they merge the pictures", "we will see weether they mer ge the picictures"
+    assert found.log_prob(tokenizer.encode(right)) > found.log_prob(tokenizer.encode(misspelt)) + 10.0
     others = [family for family in FAMILIES[point] if family != "am_en"]
     assert not [family for family in others if "ngram" in _parameters(family, point)]
 
@@ -85,37 +89,37 @@ def _parameters(family: str, point: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("family", "point"), MODELS)
-def test_weights_are_finite_and_of_the_network_of_the_recipe(family: str, point: str) -> None:
+def test_weights_are_finite_and_have_the_configuration_of_the_recipe(family: str, point: str) -> None:
     network, _ = reference.load(reference.checkpoint_path(family, point))
     tensors = network.state_dict().values()
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
     wanted = RECIPE.point(point)
     configs = {
-        "body": recogniser.conditioned(wanted.body, RECIPE.vocabulary),
+        "body": model.conditioned(wanted.body, RECIPE.vocabulary),
         "decoder": wanted.decoder, "diar": wanted.diarization, "lm": RECIPE.language,
-        "am_en": AcousticConfig(size=wanted.body.size, vocabulary=RECIPE.vocabulary),
+        "am_en": CtcHeadConfig(size=wanted.body.size, vocabulary=RECIPE.vocabulary),
     }  # fmt: skip
     assert network.config == configs[family]
 
 
 @every_point
-def test_a_body_has_its_blocks(point: str) -> None:
+def test_body_has_its_blocks(point: str) -> None:
     body, _ = reference.load(reference.checkpoint_path("body", point))
     blocks: Any = body.blocks
     assert len(blocks) == BLOCKS[point]
 
 
-def test_the_language_model_prefers_what_is_said(tokenizer: Tokenizer) -> None:
+def test_language_model_prefers_the_right_word_order(tokenizer: Tokenizer) -> None:
     language, _ = reference.load(reference.checkpoint_path("lm", "enhanced"))
-    said, unsaid = "we have to move the meeting to thursday", "thursday the to meeting move to have we"
-    tokens, lengths = stacked([tokenizer.encode(text) for text in (said, unsaid)])
+    right, reversed_text = "we have to move the meeting to thursday", "thursday the to meeting move to have we"
+    tokens, lengths = pad_tokens([tokenizer.encode(text) for text in (right, reversed_text)])
     with torch.inference_mode():
         scored = language(tokens[None], lengths[None])[0].tolist()
     assert scored[0] > scored[1] + 5.0
 
 
 @every_point
-def test_a_segment_is_heard_and_scored(point: str) -> None:
+def test_networks_recognise_and_score_a_segment(point: str) -> None:
     body, _ = reference.load(reference.checkpoint_path("body", point))
     acoustic, _ = reference.load(reference.checkpoint_path("am_en", point))
     decoder, _ = reference.load(reference.checkpoint_path("decoder", point))
@@ -130,7 +134,7 @@ def test_a_segment_is_heard_and_scored(point: str) -> None:
 
 
 @every_point
-def test_a_voice_is_a_unit_vector_with_a_threshold_beside_it(point: str) -> None:
+def test_embedding_is_a_unit_vector_with_a_threshold(point: str) -> None:
     network, parameters = reference.load(reference.checkpoint_path("diar", point))
     with torch.inference_mode():
         embedding = network(torch.randn(2, 150, 80), torch.tensor([150, 80]))
@@ -138,44 +142,93 @@ def test_a_voice_is_a_unit_vector_with_a_threshold_beside_it(point: str) -> None
     assert 0.0 < float(parameters["same_speaker_similarity"]) < 1.0
 
 
-def test_the_weights_are_small_enough_for_a_repository() -> None:
+def test_weights_are_small_enough_for_a_repository() -> None:
     assert sum(path.stat().st_size for path in reference.REFERENCE_FOLDER.rglob("*") if path.is_file()) <= LARGEST_BYTES
 
 
-def test_the_card_is_drawn_from_the_figures() -> None:
+def test_card_is_rendered_from_the_figures() -> None:
     text = (RECIPE.weights / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert text == card.render(RECIPE, reporting.read_figures(RECIPE))
 
 
+def _may_contain(path: Path, sentences: Iterable[str]) -> bool:
+    """Return whether a Python file contains the words of one of the sentences in order, with no word between them."""
+    source = path.read_bytes().lower()
+    for sentence in sentences:
+        words = [word.encode() for word in re.split("[ ']", sentence)]
+        # Long words are rare, and most files lack one of them. Line breaks may be written as escapes.
+        if all(word in source for word in sorted(words, key=len, reverse=True)) and re.search(
+            rb"(?:\\.|[^a-z])+".join(words), source
+        ):
+            return True
+    return False
+
+
+@pytest.mark.slow
 def test_no_sentence_of_the_dialogue_is_trained_on(tmp_path: Path) -> None:
-    """Draws the whole plan of the training again, and reads the libraries for it anew."""
-    dialogue.refuse_known_sentences(Recipe(out=tmp_path))
+    """Draw all three training sets as the recipe does; parsing all sources of the libraries takes most of the time.
+
+    The three tests after this one check the same within seconds. Only they skip what the library set draws from
+    elsewhere: grammar and random words.
+    """
+    dialogue.reject_trained_sentences(Recipe(out=tmp_path))
+
+
+def test_no_sentence_of_the_dialogue_is_in_the_sets_without_libraries() -> None:
+    plans = (
+        synthesis.plan(RECIPE.utterances, RECIPE.evaluation_utterances, RECIPE.seed),
+        synthesis.meetings_plan(RECIPE.meetings_utterances, RECIPE.seed),
+    )
+    trained = {one.text for plan in plans for each in plan if each.part in TRAINING_PARTS for one in each.sentences}
+    assert len(trained) > 10_000
+    assert not trained & set(dialogue.sentences())
+
+
+def test_no_sentence_of_the_dialogue_is_prose_or_in_a_library() -> None:
+    """All prose and all libraries, not only what the sets draw; files without the words need no parsing."""
+    wanted = set(dialogue.sentences())
+    assert not wanted & {one.text for one in corpus.prose()}
+    sources = corpus.library_sources()
+    assert len(sources) > 5_000
+    # Shorter sentences are never taken from a library.
+    possible = [text for text in wanted if len(text.split()) in corpus.PROSE_WORDS]
+    candidates = [path for path in sources if _may_contain(path, possible)]
+    assert not wanted & {one.text for one in corpus.sentences_of(candidates)}
+
+
+def test_finds_a_sentence_in_a_library(tmp_path: Path) -> None:
+    path = tmp_path / "library.py"
+    path.write_text('def f():\n    """Other text.  About six gigabytes,\n    and the Machine has sixteen. More."""\n')
+    text = "about six gigabytes and the machine has sixteen"
+    assert text in dialogue.sentences()
+    assert _may_contain(path, dialogue.sentences())
+    assert text in {one.text for one in corpus.sentences_of([path])}
+    assert not _may_contain(path, ["about seven gigabytes"])
 
 
 @pytest.mark.parametrize("part", TRAINING_PARTS)
-def test_a_dialogue_that_repeats_the_training_is_refused(
-    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_dialogue_that_repeats_the_training(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (voice,) = voices.unseen_flite()
-    said = corpus.sentence("So there is nothing wrong with the model.")
-    one = Utterance(part=part, seed=1, sentences=(said,), voices=(voice,), disturbed=False)
+    repeated = corpus.sentence("So there is nothing wrong with the model.")
+    one = Utterance(part=part, seed=1, sentences=(repeated,), voices=(voice,), degraded=False)
     monkeypatch.setattr(synthesis, "plan", lambda *_: (one,) if part == "train" else ())
     monkeypatch.setattr(synthesis, "library_plan", lambda *_: (one,) if part == "library" else ())
     monkeypatch.setattr(synthesis, "meetings_plan", lambda *_: (one,) if part == "meetings" else ())
     (tmp_path / "library.txt").write_text("Nothing.\n")
     with pytest.raises(TrainingError) as caught:
-        dialogue.refuse_known_sentences(Recipe(out=tmp_path))
+        dialogue.reject_trained_sentences(Recipe(out=tmp_path))
     assert str(caught.value) == (
-        "the dialogue repeats what the training says, change it: so there is nothing wrong with the model"
+        "training/dialogue.py: SCRIPT repeats sentences of the training; reword them: "
+        "so there is nothing wrong with the model"
     )
 
 
-def test_the_dialogue_uses_words_that_the_training_knows() -> None:
+def test_dialogue_has_only_words_of_the_grammar() -> None:
     words = {word for text in dialogue.sentences() for word in text.split()}
     assert not words - set(corpus.vocabulary())
 
 
-def test_the_dialogue_and_its_truth_agree() -> None:
+def test_dialogue_has_the_turns_of_its_reference() -> None:
     samples, turns = dialogue.read(RECIPE.demo)
     info = soundfile.info(RECIPE.demo / "dialogue.flac")
     assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
@@ -188,30 +241,30 @@ def test_the_dialogue_and_its_truth_agree() -> None:
 
 
 @every_point
-def test_the_dialogue_is_understood_greedily(tokenizer: Tokenizer, point: str) -> None:
+def test_greedy_word_error_rate_of_the_dialogue(tokenizer: Tokenizer, point: str) -> None:
     samples, turns = dialogue.read(RECIPE.demo)
     body, _ = reference.load(reference.checkpoint_path("body", point))
     acoustic, _ = reference.load(reference.checkpoint_path("am_en", point))
     cuts = [log_mel(samples[int((turn.start - 0.1) * 16_000) : int((turn.end + 0.1) * 16_000)]) for turn in turns]
-    texts = scores.greedy_texts(body, acoustic, tokenizer, cuts)
-    assert scores.word_error_rate([turn.text for turn in turns], texts) <= LARGEST_WORD_ERROR_RATES[point]
+    texts = evaluation.greedy_texts(body, acoustic, tokenizer, cuts)
+    assert evaluation.word_error_rate([turn.text for turn in turns], texts) <= LARGEST_WORD_ERROR_RATES[point]
 
 
 @every_point
-def test_the_figures_of_the_dialogue_are_those_of_the_weights(point: str) -> None:
+def test_figures_of_the_dialogue(point: str) -> None:
     figures = reporting.read_figures(RECIPE)[f"dialogue_{point}"]
     assert figures["wer_dialogue"] <= LARGEST_WORD_ERROR_RATES[point]
     assert figures["clusters"] == 2
 
 
-def test_the_feature_samples_are_cut_from_the_dialogue() -> None:
+def test_feature_samples_are_cut_from_the_dialogue() -> None:
     with safe_open(RECIPE.demo / "features.safetensors", framework="np") as file:
         segments = [file.get_tensor(f"segment_{index}") for index in range(4)]
         texts = json.loads(file.metadata()["texts"])
-        said = json.loads(file.metadata()["turns"])
-        lengths = [len(file.get_tensor(f"turn_{index:02}")) for index in range(len(said))]
+        transcripts = json.loads(file.metadata()["turns"])
+        lengths = [len(file.get_tensor(f"turn_{index:02}")) for index in range(len(transcripts))]
     _, turns = dialogue.read(RECIPE.demo)
-    assert said == [turn.text for turn in turns]
+    assert transcripts == [turn.text for turn in turns]
     edges = 2 * dialogue.SAMPLE_EDGE_SECONDS
     assert [length / 100 for length in lengths] == pytest.approx(
         [turn.end - turn.start + edges for turn in turns], abs=0.05
@@ -221,7 +274,7 @@ def test_the_feature_samples_are_cut_from_the_dialogue() -> None:
     assert all(text in " ".join(turn.text for turn in turns) for text in texts)
 
 
-def test_the_small_body_lies_within_the_large_one() -> None:
+def test_small_body_refers_to_the_large_one() -> None:
     with safe_open(reference.checkpoint_path("body", "standard"), framework="pt") as file:
         assert list(file.keys()) == []
         assert json.loads(file.metadata()["within"])["file"] == "enhanced/body.safetensors"

@@ -16,23 +16,23 @@ from training.voices import Voice
 needs_espeak = pytest.mark.skipif(which("espeak-ng") is None, reason="espeak-ng is not installed")
 
 
-def test_a_plan_is_the_same_for_the_same_seed() -> None:
+def test_same_seed_makes_same_plan() -> None:
     assert synthesis.plan(50, 5, 1) == synthesis.plan(50, 5, 1)
     assert synthesis.plan(50, 5, 1) != synthesis.plan(50, 5, 2)
 
 
-def test_a_plan_keeps_sentences_and_voices_of_the_evaluation_from_the_training() -> None:
+def test_development_sentences_and_voices_are_not_trained_on() -> None:
     utterances = synthesis.plan(400, 30, 3)
     training = [each for each in utterances if each.part == "train"]
     evaluation = [each for each in utterances if each.part != "train"]
     assert {each.part for each in evaluation} == set(synthesis.EVALUATION_PARTS)
     trained = {one.text for each in training for one in each.sentences}
     assert not trained & {one.text for each in evaluation for one in each.sentences}
-    heard = {voice for each in training for voice in each.voices}
-    assert not heard & {voice for each in evaluation if each.part == "voices" for voice in each.voices}
+    used = {voice for each in training for voice in each.voices}
+    assert not used & {voice for each in evaluation if each.part == "voices" for voice in each.voices}
 
 
-def test_the_plan_of_the_libraries_is_the_same_for_the_same_seed_and_holds_their_sentences() -> None:
+def test_library_plan_is_reproducible_and_has_library_sentences() -> None:
     library = [sentence(f"Number {word} comes next.") for word in ("one", "two", "three", "four", "five")]
     library = [one for one in library if not corpus.is_held_out(one.text)]
     plan = synthesis.library_plan(library, 300, 1)
@@ -45,7 +45,7 @@ def test_the_plan_of_the_libraries_is_the_same_for_the_same_seed_and_holds_their
     assert share == pytest.approx(synthesis.LIBRARY_SHARE, abs=0.08)
 
 
-def test_the_plan_of_meetings_is_the_same_for_the_same_seed_and_says_nothing_at_random() -> None:
+def test_meetings_plan_is_reproducible_and_has_no_random_words() -> None:
     plan = synthesis.meetings_plan(300, 1)
     assert plan == synthesis.meetings_plan(300, 1)
     assert plan != synthesis.meetings_plan(300, 2)
@@ -59,14 +59,14 @@ def test_the_plan_of_meetings_is_the_same_for_the_same_seed_and_says_nothing_at_
     assert sum(known) / len(known) == pytest.approx(synthesis.KNOWN_VOICE_SHARE, abs=0.1)
 
 
-def test_no_utterance_is_longer_than_a_batch_can_bear() -> None:
+def test_utterances_have_a_maximum_length() -> None:
     more = (*synthesis.library_plan([sentence("Just one.")], 300, 4), *synthesis.meetings_plan(300, 4))
     plan = (*synthesis.plan(300, 0, 4), *more)
     assert all(each.sentences for each in plan)
     assert all(len(each.text.split()) <= synthesis.LONGEST_WORDS for each in plan if len(each.sentences) > 1)
 
 
-def test_no_variant_is_on_two_sides() -> None:
+def test_variants_of_training_and_evaluation_are_disjoint() -> None:
     sides = (voices.VARIANTS, voices.HELD_OUT_VARIANTS, voices.DIALOGUE_VARIANTS)
     names = [name for side in sides for name in side]
     assert len(names) == len(set(names))
@@ -74,7 +74,7 @@ def test_no_variant_is_on_two_sides() -> None:
     assert voices.HELD_OUT_ACCENT not in voices.ACCENTS.values()
 
 
-def test_no_unseen_voice_is_drawn_for_the_training() -> None:
+def test_training_draws_no_unseen_voice() -> None:
     source = random.Random(8)
     drawn = [voices.any_voice(source) for _ in range(3000)]
     variants = {voice.name.partition("+")[2] for voice in (*drawn, *voices.training_voices())}
@@ -84,12 +84,12 @@ def test_no_unseen_voice_is_drawn_for_the_training() -> None:
     unseen = {voice.name.partition("+")[2] for voice in (*voices.held_out_voices(), *voices.unseen_voices())}
     assert not variants & {*unseen, *voices.DIALOGUE_VARIANTS}
     assert all(voices.PITCH_RANGE[0] <= voice.pitch <= voices.PITCH_RANGE[1] for voice in drawn)
-    heard = {voice.synthesiser for voice in (*drawn, *voices.training_voices(), *voices.flite_voices())}
-    assert heard == {"espeak", "flite"}
+    used = {voice.synthesiser for voice in (*drawn, *voices.training_voices(), *voices.flite_voices())}
+    assert used == {"espeak", "flite"}
 
 
-def test_what_is_unseen_of_the_evaluation_voices() -> None:
-    """One thing at a time: a variant with accents of the training, or the accent with variants of the training."""
+def test_evaluation_voices_differ_in_one_thing() -> None:
+    """Either an unseen variant with accents of the training, or the unseen accent with variants of the training."""
     assert {voice.name.partition("+")[2] for voice in voices.unseen_voices()} == set(voices.HELD_OUT_VARIANTS)
     assert {voice.name.partition("+")[0] for voice in voices.unseen_voices()} <= set(voices.ACCENTS.values())
     assert {voice.name.partition("+")[2] for voice in voices.unseen_accent()} == set(voices.VARIANTS)
@@ -98,7 +98,7 @@ def test_what_is_unseen_of_the_evaluation_voices() -> None:
     assert {voice.synthesiser for voice in voices.festival_voices()} == {"festival"}
 
 
-def test_labels_say_what_sounds_in_the_middle_of_a_frame() -> None:
+def test_labels_are_the_phonemes_at_the_middle_of_frames() -> None:
     inventory = {"?": 0}
     labels = synthesis.frame_labels([(0.0, "_"), (0.025, "h"), (0.05, "@")], 6, inventory)
     # Middles: 12.5, 22.5, 32.5, 42.5, 52.5 and 62.5 ms.
@@ -107,7 +107,7 @@ def test_labels_say_what_sounds_in_the_middle_of_a_frame() -> None:
 
 
 @pytest.mark.parametrize("ratio_db", [0.0, 20.0])
-def test_noise_is_mixed_at_the_wanted_ratio(ratio_db: float) -> None:
+def test_mixes_noise_at_the_wanted_ratio(ratio_db: float) -> None:
     source = np.random.default_rng(0)
     speech = np.sin(np.arange(16_000) / 20).astype(np.float32)
     noise = augment.white(speech, source)
@@ -117,37 +117,37 @@ def test_noise_is_mixed_at_the_wanted_ratio(ratio_db: float) -> None:
 
 
 @pytest.mark.parametrize("size", [16_000, 399])
-def test_no_disturbance_changes_length_or_leaves_the_range(size: int) -> None:
+def test_degradation_keeps_length_and_range(size: int) -> None:
     source = np.random.default_rng(1)
     speech = np.random.default_rng(2).standard_normal(size).astype(np.float32) * np.float32(0.1)
     for _ in range(20):
-        disturbed = augment.disturb(speech, source)
-        assert disturbed.shape == speech.shape
-        assert disturbed.dtype == np.float32
-        assert np.abs(disturbed).max() <= augment.PEAK + 1e-6
+        degraded = augment.degrade(speech, source)
+        assert degraded.shape == speech.shape
+        assert degraded.dtype == np.float32
+        assert np.abs(degraded).max() <= augment.PEAK + 1e-6
 
 
-def test_a_room_does_not_move_what_is_said() -> None:
+def test_reverberation_does_not_shift_speech() -> None:
     click = np.zeros(8000, dtype=np.float32)
     click[1000] = 1.0
     assert np.argmax(np.abs(augment.reverberate(click, np.random.default_rng(0)))) == 1000
 
 
-def test_missing_programs_are_named_with_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "which", lambda _: None)
     with pytest.raises(MissingProgramError) as caught:
         synthesis.require_programs()
-    assert str(caught.value) == f"espeak-ng is not installed; get it with: apt-get install {PACKAGES}"
+    assert str(caught.value) == f"espeak-ng is not installed; install it with: apt-get install {PACKAGES}"
 
 
 @needs_espeak
-def test_espeak_tells_when_its_phonemes_sound() -> None:
+def test_espeak_reports_phoneme_times() -> None:
     utterance = synthesis.Utterance(
         part="train",
         seed=1,
         sentences=(sentence("Hello."),),
         voices=(Voice(synthesiser="espeak", name="en-us+f1", pitch=50),),
-        disturbed=False,
+        degraded=False,
     )
     speech = synthesis.render(utterance)
     names = [name for _, name in speech.phonemes]
@@ -158,14 +158,14 @@ def test_espeak_tells_when_its_phonemes_sound() -> None:
 
 
 @needs_espeak
-def test_no_two_variants_sound_alike() -> None:
+def test_variants_sound_different() -> None:
     source = random.Random(0)
     names = [*source.sample(voices.VARIANTS, 12), "caleb", *voices.DIALOGUE_VARIANTS]
     sounds = {name: _hash_of(name) for name in sorted(set(names))}
     assert len(set(sounds.values())) == len(sounds)
 
 
-def test_the_recipe_has_its_own_folder_of_shards() -> None:
+def test_recipe_has_its_own_folder_of_shards() -> None:
     assert Recipe(out=Path("somewhere")).shards == Path("somewhere/shards")
 
 

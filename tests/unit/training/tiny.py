@@ -1,4 +1,4 @@
-"""A recipe of seconds: networks of a few thousand numbers, and shards of noise instead of speech."""
+"""A recipe that runs in seconds: networks of a few thousand parameters, and shards of noise instead of speech."""
 
 import json
 import random
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from export.networks.body import BodyConfig
+from export.networks.conformer_encoder import ConformerEncoderConfig
 from export.networks.decoder import DecoderConfig
-from export.networks.diarization import DiarizationConfig
-from export.networks.language import LanguageConfig
+from export.networks.speaker_encoder import SpeakerEncoderConfig
+from export.networks.transformer_lm import TransformerLmConfig
 from training import corpus
 from training.recipe import Point, Recipe
 from training.synthesis import EVALUATION_PARTS
@@ -23,7 +23,7 @@ PHONEMES = ("?", "_", "a", "b")
 
 
 def recipe(out: Path, seconds: float = 1.0) -> Recipe:
-    """Give a recipe whose every training lasts for some seconds, in one process."""
+    """Return a recipe whose every training takes some seconds, in one process."""
     return Recipe(
         out=out,
         weights=out / "weights",
@@ -37,7 +37,7 @@ def recipe(out: Path, seconds: float = 1.0) -> Recipe:
         processes=1,
         vocabulary=VOCABULARY,
         points=(_point("standard", layers=1, seconds=seconds), _point("enhanced", layers=2, seconds=seconds)),
-        language=LanguageConfig(size=16, layers=1, heads=2, hidden=16, vocabulary=VOCABULARY),
+        language=TransformerLmConfig(size=16, layers=1, heads=2, hidden=16, vocabulary=VOCABULARY),
         language_minutes=seconds / 60,
         ngram_sentences=200,
         batch_frames=800,
@@ -51,15 +51,15 @@ def write_data(recipe: Recipe) -> None:
     for name, parts in kinds.items():
         texts = [(part, corpus.grammar_sentence(source).text) for part in parts for _ in range(2 * SPEAKERS)]
         _write_shard(recipe.shards / f"{name}-0000", texts)
-    recipe.library.write_text("A sentence of a library.\nAnother one that says nothing new.\n")
+    recipe.library.write_text("A sentence of a library.\nAnother one without new content.\n")
 
 
 def _point(name: str, *, layers: int, seconds: float) -> Point:
     point = Point(
         name=name,
-        body=BodyConfig(size=16, layers=layers, heads=2, hidden=16, kernel=3, channels=8),
+        body=ConformerEncoderConfig(size=16, layers=layers, heads=2, hidden=16, kernel=3, channels=8),
         decoder=DecoderConfig(size=16, encoder_size=16, layers=layers, heads=2, hidden=16, vocabulary=VOCABULARY),
-        diarization=DiarizationConfig(size=16, dilations=(1, 2), attention=8, embedding=8),
+        diarization=SpeakerEncoderConfig(size=16, dilations=(1, 2), attention=8, embedding=8),
         recogniser_minutes=seconds / 60,
         speakers_minutes=seconds / 60,
         peak_learning_rate=1e-3,
@@ -68,7 +68,7 @@ def _point(name: str, *, layers: int, seconds: float) -> Point:
     )
     if name == "standard":
         return point
-    return replace(point, body=replace(point.body, conditioned=(layers - 1,)), begins_with="standard")
+    return replace(point, body=replace(point.body, conditioned=(layers - 1,)), starts_from="standard")
 
 
 def _write_shard(folder: Path, texts: list[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ def level(
     backoffs: Iterable[float] | None = None,
     children: Iterable[int] | None = None,
 ) -> Level:
-    """Make a level; without longer n-grams by default."""
+    """Build a level; without longer n-grams by default."""
     names = np.array(list(tokens), dtype=np.int64)
     return Level(
         tokens=names,
@@ -27,12 +27,12 @@ def level(
 
 
 def single_tokens(vocabulary: int, *, unlikely: int) -> Ngram:
-    """Make a model that never minds what came before, and thinks little of one token."""
+    """Build a model of single tokens, of which one is unlikely."""
     tokens = range(BOUNDARY, vocabulary)
     return Ngram([level(tokens, [-20.0 if token == unlikely else -4.0 for token in tokens])], vocabulary)
 
 
-# After the start 4 is likely; after 4 comes 5, and after 3 4 the end. `4 5` is no beginning of anything.
+# After the start 4 is likely; after 4 comes 5, and after 3 4 the end. No longer n-gram begins with `4 5`.
 LEVELS = (
     level(range(BOUNDARY, VOCABULARY), [-2.0, -1.0, -1.5, -3.0], [-0.5, -1.0, -0.5, 0.0], [1, 2, 2, 0]),
     level([4, 3, 4, 3, 5], [-0.5, -2.5, -1.0, -2.0, -0.5], [-1.5, 0.0, -0.5, 0.0, 0.0], [1, 0, 2, 0, 0]),

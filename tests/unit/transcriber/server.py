@@ -1,10 +1,10 @@
-"""A server in this process that speaks Triton's gRPC, for what a client must notice: models, failures, absences."""
+"""A server in this process with Triton's gRPC interface: tests set its models, its failures and its outages."""
 
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 import grpc
@@ -12,7 +12,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from contract.catalogue import Tensor, catalogue, models
-from tests.unit.transcriber.fakes import PIECES
+from tests.unit.transcriber.fakes import PIECES, WEIGHTS
 
 ENCODER_SIZE, TOP, EMBEDDING = 8, 4, 16
 _SIZES = {"bands": 80, "encoder_size": ENCODER_SIZE, "top": TOP, "embedding_size": EMBEDDING}
@@ -21,7 +21,7 @@ _TYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32}
 
 @dataclass(kw_only=True)
 class Script:
-    """What the server serves and how it fails; tests change it while it runs."""
+    """What the server serves and how it fails; tests change it while the server runs."""
 
     ready: set[str] = field(default_factory=lambda: set(models(catalogue(), "standard")))
     loading: bool = False
@@ -30,7 +30,7 @@ class Script:
             f"{family}_{point}": values
             for point in ("standard", "enhanced")
             for family, values in (
-                ("am_en", {"tokens": json.dumps(PIECES)}),
+                ("am_en", {"tokens": json.dumps(PIECES), "search_weights": json.dumps(asdict(WEIGHTS))}),
                 ("diar", {"same_speaker_similarity": "0.55"}),
             )
         }
@@ -43,7 +43,7 @@ class Script:
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers by the catalogue: every output zero, but lengths right and embeddings of unit length."""
+    """Answer by the catalogue: every output is zero, but lengths are right and embeddings have unit length."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -55,10 +55,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         return service_pb2.ModelReadyResponse(ready=request.name in self.script.ready)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        answer = service_pb2.RepositoryIndexResponse()
-        for name in self.script.ready:
-            answer.models.add(name=name, version="1", state="READY")
-        return answer
+        # The runtime closes the group of this call to clients, and Triton then answers with this status.
+        context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'voxwright-admin'")
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         family = models(catalogue())[request.name].family

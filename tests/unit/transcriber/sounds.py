@@ -1,4 +1,4 @@
-"""Recordings made up for the tests: bursts that the detector takes for speech, in files of any kind."""
+"""Synthetic recordings for the tests: bursts that the detector takes for speech, in files of any kind."""
 
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ RATE_HZ = 16_000
 
 
 def burst(seconds: float, rate_hz: int = RATE_HZ, level: float = 0.5) -> NDArray[np.float32]:
-    """Make something voiced: a pulse train with the formants of a vowel, its pitch and loudness in motion."""
+    """Build a voiced sound: a pulse train with the formants of a vowel, with changing pitch and loudness."""
     cycle = _cycle(rate_hz)
     return np.resize(cycle, round(seconds * rate_hz)) * np.float32(level)
 
@@ -24,11 +24,11 @@ def silence(seconds: float, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
 
 
 def encode(path: Path, samples: NDArray[np.float32], rate_hz: int, codec: str, layout: str = "mono") -> Path:
-    """Write samples [n] (every channel alike) or [channels, n] with PyAV."""
+    """Write samples [n] (the same in every channel) or [channels, n] with PyAV."""
     channels = 2 if layout == "stereo" else 1
     planes = np.broadcast_to(np.atleast_2d(samples), (channels, samples.shape[-1]))
     if codec == "vorbis":
-        # libav's own Vorbis encoder is an experiment; libsndfile brings the real one.
+        # libav's own Vorbis encoder is experimental; libsndfile has the reference encoder.
         soundfile.write(path, planes.T, rate_hz, "VORBIS")
         return path
     with av.open(str(path), "w") as container:

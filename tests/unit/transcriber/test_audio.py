@@ -1,4 +1,4 @@
-"""Decoding: every common kind and rate, and a sentence for everything that is no whole recording."""
+"""Decode every common kind and rate, and report everything that is not a complete recording."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_decodes_to_16_khz_mono(tmp_path: Path, kind: str, rate_hz: int, layout:
     # AAC and MP3 at low rates carry up to two frames of the encoder's delay.
     assert samples.size / 16_000 == pytest.approx(1.0, abs=0.2)
     assert recording.losses == []
-    # The same sound as the one decoded from lossless 16 kHz, but for a shift that some codecs add.
+    # The same sound as from lossless 16 kHz, except for a shift that some codecs add.
     expected = burst(1.0)
     spectra = [np.abs(np.fft.rfft(part, 32_768))[200:6_000] for part in (samples, expected)]
     assert np.corrcoef(spectra[0], spectra[1])[0, 1] > (0.7 if (kind, rate_hz) == ("mp3", 8_000) else 0.95)
@@ -84,7 +84,7 @@ def test_telephone_quality_is_noted(tmp_path: Path) -> None:
     assert recording.notes == ["it is sampled at 8 kHz (telephone), so expect more wrong words than at 16 kHz"]
 
 
-def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path) -> None:
+def test_colon_in_a_name_is_not_a_protocol(tmp_path: Path) -> None:
     samples, _ = read(wav(tmp_path / "a.wav", burst(0.5)).rename(tmp_path / "http:10.30.wav"))
     assert samples.size == 8_000
 
@@ -108,7 +108,7 @@ def test_empty(tmp_path: Path) -> None:
 def test_not_audio(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.wav"
     path.write_bytes(content)
-    cause = "it is no recording that can be decoded: another kind of file, or a damaged or incomplete one"
+    cause = "it cannot be decoded as a recording: another kind of file, or a damaged or incomplete one"
     assert refusal(path) == f"{path}: {cause}. {CHECK}"
 
 
@@ -130,7 +130,7 @@ def test_no_samples(tmp_path: Path) -> None:
     content[4:8] = (size - 8).to_bytes(4, "little")
     content[size - 4 :] = bytes(4)
     path.write_bytes(content)
-    assert refusal(path) == f"{path}: it holds no sound at all (zero samples). {CHECK}"
+    assert refusal(path) == f"{path}: it contains no sound at all (zero samples). {CHECK}"
 
 
 @pytest.mark.parametrize("kind", ["flac", "mp3", "webm"])
@@ -155,7 +155,7 @@ def test_truncated_where_only_bytes_are_known(tmp_path: Path, kind: str) -> None
     assert recording.losses == [Loss(start_s=samples.size / 16_000, end_s=None, reason="the file is truncated")]
 
 
-def test_a_pipe_leaves_no_length(tmp_path: Path) -> None:
+def test_accepts_header_without_length(tmp_path: Path) -> None:
     content = bytearray(wav(tmp_path / "a.wav", burst(0.5)).read_bytes())
     content[4:8] = b"\xff\xff\xff\xff"
     (tmp_path / "a.wav").write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_pipe_leaves_no_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flac", "opus"])
-def test_damage_in_the_middle_is_silence_of_the_same_length(tmp_path: Path, kind: str) -> None:
+def test_damage_becomes_silence_of_the_same_length(tmp_path: Path, kind: str) -> None:
     path = encode(tmp_path / f"a.{kind}", burst(6.0, 48_000), 48_000, CODECS[kind])
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -179,8 +179,8 @@ def test_damage_in_the_middle_is_silence_of_the_same_length(tmp_path: Path, kind
     assert 0.1 < loss.end_s - loss.start_s < 3.0
 
 
-def test_a_pause_of_the_clock_is_silence(tmp_path: Path) -> None:
-    """Voice chats send nothing while nobody speaks: the time stamps alone tell."""
+def test_gap_in_time_stamps_becomes_silence(tmp_path: Path) -> None:
+    """Voice chats send no packets in pauses: only the time stamps show them."""
     path = tmp_path / "chat.mkv"
     with av.open(str(path), "w") as container:
         stream = add_audio(container, "pcm_s16le", 16_000, "mono")
@@ -195,7 +195,7 @@ def test_a_pause_of_the_clock_is_silence(tmp_path: Path) -> None:
     assert recording.losses == []
 
 
-def test_sound_that_comes_in_late_keeps_the_time_of_the_film(tmp_path: Path) -> None:
+def test_late_sound_keeps_the_time_of_the_film(tmp_path: Path) -> None:
     path = tmp_path / "film.mkv"
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("mpeg4", rate=25)
@@ -228,17 +228,17 @@ def test_reads_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 8, 9, 17])
-def test_any_number_of_channels_is_averaged(tmp_path: Path, channels: int) -> None:
+def test_averages_any_number_of_channels(tmp_path: Path, channels: int) -> None:
     samples = np.zeros((16_000, channels), dtype=np.float32)
     samples[:, 0] = burst(1.0)
     path = tmp_path / "talk.wav"
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
-    heard = np.concatenate(list(Recording(path).blocks()))
-    assert np.abs(heard - samples[:, 0] / channels).max() < 1e-3
+    decoded = np.concatenate(list(Recording(path).blocks()))
+    assert np.abs(decoded - samples[:, 0] / channels).max() < 1e-3
 
 
-def test_tags_in_an_old_encoding_do_not_matter(tmp_path: Path) -> None:
-    """A title in Latin-1, as recorders wrote it for years."""
+def test_accepts_tags_in_latin_1(tmp_path: Path) -> None:
+    """Some recorders write the title in Latin-1."""
     path = wav(tmp_path / "talk.wav", burst(1.0))
     content = path.read_bytes()
     title = b"INFOINAM" + (6).to_bytes(4, "little") + b"caf\xe9\x00\x00"

@@ -1,4 +1,4 @@
-"""The command line: what it accepts, what it writes, and how it ends."""
+"""The command line: its options, its output, and its exit codes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import realtime, results
 from transcriber.__main__ import follow, parse, transcribe_all
-from transcriber.announcer import TextAnnouncer
+from transcriber.output_writer import TextWriter
 from transcriber.pipeline import Plan
 from transcriber.realtime import Source
 from transcriber.recogniser import RequestError
@@ -42,14 +42,14 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, 8, 60.0, False)
 
 
-def test_the_endpoint_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_INFERENCE_ENDPOINT", "triton:9001")
     assert parse(["a.wav"]).endpoint == "triton:9001"
     assert parse(["a.wav", "--endpoint", "[::1]:8001"]).endpoint == "[::1]:8001"
 
 
 @pytest.mark.parametrize("endpoint", ["localhost", "http://localhost:8000", ":8001", "host:0", "host:99999", "host:x"])
-def test_an_endpoint_is_a_host_and_a_port(endpoint: str) -> None:
+def test_rejects_endpoint_without_host_or_port(endpoint: str) -> None:
     assert message("a.wav", "--endpoint", endpoint) == (
         f"--endpoint: {endpoint!r} is not of the form host:port. Use for example localhost:8001."
     )
@@ -64,18 +64,18 @@ def test_an_endpoint_is_a_host_and_a_port(endpoint: str) -> None:
         (["--output", "a.doc"], "txt"),
     ],
 )
-def test_the_ending_of_the_output_names_the_format(arguments: list[str], expected: str) -> None:
+def test_suffix_of_the_output_chooses_the_format(arguments: list[str], expected: str) -> None:
     assert parse(["a.wav", *arguments]).format == expected
 
 
-def test_misuse_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(["--search", "lucky", "a.wav"])
     assert caught.value.code == 2
     assert "'lucky' is not one of 'greedy', 'beam', 'rescore'" in capsys.readouterr().err
 
 
-def test_several_results_need_room(tmp_path: Path) -> None:
+def test_rejects_several_results_for_one_place(tmp_path: Path) -> None:
     assert message("a.wav", "b.wav", "--format", "srt") == (
         "--format: several results in srt cannot share the standard output. Name a folder with --output."
     )
@@ -89,20 +89,20 @@ def test_several_results_need_room(tmp_path: Path) -> None:
     )
 
 
-def test_a_recording_is_never_overwritten(talk: Path) -> None:
+def test_does_not_overwrite_a_recording(talk: Path) -> None:
     assert message(talk, "--output", talk) == (
         f"--output: {talk} is a recording, which would be overwritten. Name another file."
     )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_forbidden_folder_is_told_before_the_work(tmp_path: Path) -> None:
+def test_rejects_read_only_folder_before_the_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError):
         parse(["a.wav", "--output", str(tmp_path / "a.txt")])
 
 
-def test_an_output_below_a_file_is_told_before_the_work(talk: Path) -> None:
+def test_rejects_output_below_a_file_before_the_work(talk: Path) -> None:
     assert message("a.wav", "--output", talk / "a.txt") == (
         f"{talk / 'a.txt'}: nothing can be written to {talk}. Choose a folder that you may write to."
     )
@@ -111,10 +111,10 @@ def test_an_output_below_a_file_is_told_before_the_work(talk: Path) -> None:
 def test_rttm_needs_speakers() -> None:
     with pytest.raises(SettingError) as caught:
         parse(["a.wav", "--format", "rttm", "--no-speakers"])
-    assert str(caught.value) == "--no-speakers: rttm lists nothing but speakers. Leave it out."
+    assert str(caught.value) == "--no-speakers: rttm lists only speakers. Leave it out."
 
 
-def test_writes_to_stdout_and_sums_up_on_stderr(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_to_stdout_and_a_summary_to_stderr(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert transcribe_all(parse([str(talk)]), FakeRecogniser()) == []
     out, err = capsys.readouterr()
     assert out.startswith("[0:0")
@@ -144,12 +144,12 @@ def test_several_recordings_into_a_folder(talk: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "talk.json").read_text())["results"][0]["alternatives"][0]["speaker"] == "S1"
 
 
-def test_several_texts_share_stdout_under_their_names(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_several_texts_to_stdout_with_their_names(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transcribe_all(parse([str(talk), str(talk)]), FakeRecogniser())
     assert capsys.readouterr().out.count("==> talk.wav <==\n[") == 2
 
 
-def test_a_server_that_stays_away_is_not_asked_for_the_next(talk: Path, tmp_path: Path) -> None:
+def test_stops_when_the_server_stays_away(talk: Path, tmp_path: Path) -> None:
     def fail(_: int) -> None:
         raise ServerUnreachableError("localhost:8001", "gone", "Start one")
 
@@ -176,13 +176,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.endswith("[]\n")
 
 
-def test_a_refusal_is_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
+def test_error_is_a_sentence_and_an_exit_code(tmp_path: Path) -> None:
     done = run(tmp_path / "nope.wav")
     assert done.returncode == 50
     assert done.stderr == f"error: {tmp_path / 'nope.wav'}: there is no such file. Check its name.\n"
 
 
-def test_no_server_is_told_with_the_remedy(talk: Path) -> None:
+def test_reports_missing_server_with_the_remedy(talk: Path) -> None:
     done = run(talk, "--endpoint", "localhost:1", "--wait", "0")
     assert done.returncode == 51
     assert done.stderr.startswith("error: localhost:1: no server is ready there after 0 s (")
@@ -192,17 +192,18 @@ def test_no_server_is_told_with_the_remedy(talk: Path) -> None:
     )
 
 
-def test_realtime_follows_one_stream(tmp_path: Path) -> None:
+def test_realtime_takes_one_stream(tmp_path: Path) -> None:
     assert message("a.wav", "b.wav", "--realtime") == (
-        "--realtime: there is more than one FILE. Follow one stream at a time."
+        "--realtime: there is more than one FILE. Transcribe one stream at a time."
     )
     assert message("a.wav", "--realtime", "--format", "srt") == (
-        "--format: srt is written when all has been said. Name a file for it with --output, or use txt or json-v2."
+        "--format: srt can only be written at the end of the stream. "
+        "Name a file for it with --output, or use txt or json-v2."
     )
     assert parse(["a.wav", "--realtime", "--output", str(tmp_path / "a.srt")]).realtime
 
 
-def test_the_standard_input_is_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: PTH123, SIM115
     assert parse(["-"]).recordings == (Path("/dev/stdin"),)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -213,14 +214,14 @@ def _followed(talk: Path, recogniser: FakeStreams, *arguments: str) -> list[Voxw
     return follow(parse([str(talk), "--realtime", *arguments]), recogniser)
 
 
-def test_lines_are_told_while_they_are_spoken(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_lines_while_they_are_spoken(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _followed(talk, FakeStreams()) == []
     out, err = capsys.readouterr()
     assert out == "[0:01.2 - 0:01.3] S1: loud\n"
     assert "0:04.0 of audio" in err
 
 
-def test_messages_are_a_json_object_a_line(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_one_json_message_per_line(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _followed(talk, FakeStreams(), "--format", "json-v2") == []
     partial, final = map(json.loads, capsys.readouterr().out.splitlines())
     assert (partial["message"], final["message"]) == ("AddPartialTranscript", "AddTranscript")
@@ -232,52 +233,52 @@ def test_messages_are_a_json_object_a_line(talk: Path, capsys: pytest.CaptureFix
     assert final["metadata"]["start_time"] <= word["start_time"] < word["end_time"] <= final["metadata"]["end_time"]
 
 
-def test_a_refused_segment_is_told_as_an_error(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(_: int) -> None:
+def test_writes_refused_segment_as_an_error_message(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: int) -> None:
         raise RequestError("out of luck")
 
-    (error,) = _followed(talk, FakeStreams(refuse=refuse), "--format", "json-v2")
+    (error,) = _followed(talk, FakeStreams(fail=fail), "--format", "json-v2")
     assert error.exit_code == 53
-    (told,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (told["message"], told["metadata"]["transcript"]) == ("Error", "out of luck")
+    (written,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (written["message"], written["metadata"]["transcript"]) == ("Error", "out of luck")
 
 
-def test_the_whole_is_written_at_the_end(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_writes_the_transcript_at_the_end(talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "talk.srt"
     assert _followed(talk, FakeStreams(), "--output", str(target)) == []
     assert target.read_text().endswith("S1: loud\n")
     assert capsys.readouterr().out == "[0:01.2 - 0:01.3] S1: loud\n"
 
 
-def test_a_terminal_shows_what_is_being_said(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_partials(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(results, "show", shown.append)
-    realtime.transcribe(Source(talk), FakeStreams(), Plan(), TextAnnouncer(terminal=True).tell)
+    monkeypatch.setattr(results, "write_stdout", shown.append)
+    realtime.transcribe(Source(talk), FakeStreams(), Plan(), TextWriter(terminal=True).write)
     assert shown == ["\r\x1b[K... loud", "\r\x1b[K[0:01.2 - 0:01.3] S1: loud\n"]
 
 
-def test_an_interrupt_ends_a_stream_and_keeps_it(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first one: what was said by then is told as if the stream had ended there."""
+def test_interrupt_stops_a_stream_and_keeps_its_words(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first interrupt: the words until then are written, as at the end of the stream."""
 
     def interrupt(request: int) -> None:
         if request == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    assert _followed(talk, FakeStreams(refuse=interrupt)) == []
+    assert _followed(talk, FakeStreams(fail=interrupt)) == []
     assert signal.getsignal(signal.SIGINT) is before
     out, err = capsys.readouterr()
     assert out == "[0:01.2 - 0:01.3] S1: loud\n"
     assert "0:04.0 of audio" not in err
 
 
-def test_the_whole_is_written_though_nobody_listens_any_more(
+def test_writes_the_transcript_after_stdout_was_closed(
     talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def show(_: str) -> None:
+    def write_stdout(_: str) -> None:
         sys.exit(141)
 
-    monkeypatch.setattr(results, "show", show)
+    monkeypatch.setattr(results, "write_stdout", write_stdout)
     target = tmp_path / "talk.srt"
     assert _followed(talk, FakeStreams(), "--output", str(target)) == []
     assert target.read_text().endswith("S1: loud\n")
@@ -285,10 +286,10 @@ def test_the_whole_is_written_though_nobody_listens_any_more(
         _followed(talk, FakeStreams())
 
 
-def test_closed_standard_streams_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_closed_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert message("-") == "FILE -: the standard input is closed. Pipe a recording into it."
     monkeypatch.setattr("sys.stdout", None)
     with pytest.raises(OutputError) as caught:
-        results.show("text")
+        results.write_stdout("text")
     assert str(caught.value).startswith("the standard output: it is closed.")

@@ -1,4 +1,4 @@
-"""The searches against every path there is, and the alignment against its promises."""
+"""Compare the searches with an enumeration of all paths, and check the properties of the alignment."""
 
 import itertools
 import math
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from transcriber import ctc
-from transcriber.ctc import BLANK, Emissions, Fusion, align, beam, greedy
+from transcriber.ctc import BLANK, Emissions, Fusion, align, beam, collapse, greedy
 from transcriber.ngram import Ngram
 
 seeds = st.integers(0, 2**32 - 1)
 
 
 def emissions(seed: int, frames: int, vocabulary: int, top: int | None = None, scale: float = 2.0) -> Emissions:
-    """Draw emissions over blank and the tokens from 3 on, of which the best `top` are listed."""
+    """Draw emissions over blank and the tokens from 3 on, with the best `top` of them in the lists."""
     logits = np.random.default_rng(seed).normal(0, scale, (frames, vocabulary))
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     names = np.array([BLANK, *range(3, vocabulary + 2)])
@@ -27,13 +27,14 @@ def emissions(seed: int, frames: int, vocabulary: int, top: int | None = None, s
     )
 
 
-def spelt(path: list[int]) -> Emissions:
-    """Make emissions that are nearly sure of a token each frame."""
+def confident(path: list[int]) -> Emissions:
+    """Build emissions with a probability of 0.99 for one token in each frame."""
     tokens = np.array([[token, BLANK if token else 9] for token in path], dtype=np.int32)
     return Emissions(log_probs=np.full(tokens.shape, np.log([0.99, 0.009]), dtype=np.float32), tokens=tokens)
 
 
 def collapsed(path: list[int]) -> tuple[int, ...]:
+    """Collapse a path without the code under test."""
     return tuple(token for token, _ in itertools.groupby(path) if token != BLANK)
 
 
@@ -50,7 +51,7 @@ def enumerated(given_: Emissions) -> dict[tuple[int, ...], float]:
 
 @given(seed=seeds, frames=st.integers(1, 5), vocabulary=st.integers(2, 4))
 @settings(max_examples=60, deadline=None)
-def test_a_wide_beam_finds_every_sequence_with_its_probability(seed: int, frames: int, vocabulary: int) -> None:
+def test_wide_beam_finds_every_sequence_with_its_probability(seed: int, frames: int, vocabulary: int) -> None:
     given_ = emissions(seed, frames, vocabulary)
     expected = enumerated(given_)
     found = {hypothesis.tokens: hypothesis.log_prob for hypothesis in beam(given_, 100_000, -math.inf)}
@@ -61,7 +62,7 @@ def test_a_wide_beam_finds_every_sequence_with_its_probability(seed: int, frames
 
 @given(seed=seeds)
 @settings(max_examples=40, deadline=None)
-def test_a_narrow_beam_never_overstates_and_is_sorted(seed: int) -> None:
+def test_narrow_beam_is_sorted_and_does_not_overestimate(seed: int) -> None:
     given_ = emissions(seed, 5, 4)
     expected = enumerated(given_)
     found = beam(given_, width=3)
@@ -79,25 +80,25 @@ def fused(tokens: tuple[int, ...]) -> float:
 
 @given(seed=seeds, frames=st.integers(1, 5), vocabulary=st.integers(2, 4))
 @settings(max_examples=60, deadline=None)
-def test_a_wide_beam_with_a_model_adds_what_it_says_of_every_sequence(seed: int, frames: int, vocabulary: int) -> None:
+def test_wide_beam_adds_the_language_model_score(seed: int, frames: int, vocabulary: int) -> None:
     given_ = emissions(seed, frames, vocabulary)
     expected = enumerated(given_)
     found = beam(given_, 100_000, -math.inf, FUSION)
     assert {hypothesis.tokens for hypothesis in found} == expected.keys()
     for hypothesis in found:
         assert hypothesis.log_prob == pytest.approx(expected[hypothesis.tokens], abs=1e-4)
-        assert hypothesis.ngram == pytest.approx(Ngram(LEVELS, VOCABULARY).log_prob(hypothesis.tokens))
-        assert hypothesis.added == pytest.approx(fused(hypothesis.tokens))
+        assert hypothesis.lm_log_prob == pytest.approx(Ngram(LEVELS, VOCABULARY).log_prob(hypothesis.tokens))
+        assert hypothesis.lm_score == pytest.approx(fused(hypothesis.tokens))
     assert found[0].score == pytest.approx(max(each + fused(tokens) for tokens, each in expected.items()), abs=1e-4)
 
 
 @given(seed=seeds, width=st.integers(1, 12), bonus=st.floats(0.0, 3.0))
 @settings(max_examples=60, deadline=None)
-def test_what_the_bound_leaves_out_would_not_have_been_kept(seed: int, width: int, bonus: float) -> None:
-    """The search with its bound against one that looks at every longer prefix before it drops any."""
+def test_bound_drops_only_prefixes_outside_the_beam(seed: int, width: int, bonus: float) -> None:
+    """Compare the search with one that computes every longer prefix before it drops any."""
     given_ = emissions(seed, 6, 4)
     fusion = Fusion(model=Ngram(LEVELS, VOCABULARY), weight=0.7, bonus=bonus)
-    found = {one.tokens: one.log_prob + one.added for one in beam(given_, width, -math.inf, fusion)}
+    found = {one.tokens: one.log_prob + one.lm_score for one in beam(given_, width, -math.inf, fusion)}
     expected = exhaustively(given_, width, fusion)
     assert found.keys() == expected.keys()
     for tokens, score in expected.items():
@@ -105,10 +106,10 @@ def test_what_the_bound_leaves_out_would_not_have_been_kept(seed: int, width: in
 
 
 def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[int, ...], float]:
-    """Search with the same width, nothing cached and nothing left out early; give scores by tokens."""
+    """Search with the same width, without a cache and without the bound; return scores by tokens."""
 
-    def added(tokens: tuple[int, ...]) -> float:
-        # Without the end, which counts only once the last frame is over.
+    def lm_score(tokens: tuple[int, ...]) -> float:
+        # Without the end, which is scored only after the last frame.
         end = fusion.model.after(state(tokens), ctc.BOUNDARY)[0]
         return fusion.weight * (Ngram(LEVELS, VOCABULARY).log_prob(tokens) - end) + fusion.bonus * len(tokens)
 
@@ -135,36 +136,38 @@ def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[in
                 before = in_blank if prefix and token == prefix[-1] else either
                 longer[1] = float(np.logaddexp(longer[1], before + log_prob))
         ranked = sorted(
-            following, key=lambda each: added(each) + np.logaddexp(following[each][0], following[each][1]), reverse=True
+            following,
+            key=lambda each: lm_score(each) + np.logaddexp(following[each][0], following[each][1]),
+            reverse=True,
         )
         beams = {each: (following[each][0], following[each][1]) for each in ranked[:width]}
     end = {each: fusion.weight * fusion.model.after(state(each), ctc.BOUNDARY)[0] for each in beams}
     found = {
-        each: float(np.logaddexp(scores[0], scores[1])) + added(each) + end[each] for each, scores in beams.items()
+        each: float(np.logaddexp(scores[0], scores[1])) + lm_score(each) + end[each] for each, scores in beams.items()
     }
     return {each: score for each, score in found.items() if score > -math.inf}
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 12), max_size=4), with_model=st.booleans())
-def test_a_search_piece_by_piece_finds_the_same(seed: int, cuts: list[int], with_model: bool) -> None:
+def test_search_in_pieces_finds_the_same(seed: int, cuts: list[int], with_model: bool) -> None:
     whole = emissions(seed, 12, VOCABULARY - 2)
     fusion = Fusion(model=Ngram(LEVELS, VOCABULARY), weight=0.7, bonus=0.5) if with_model else None
     search = ctc.Search(width=4, fusion=fusion)
     for first, last in itertools.pairwise([0, *sorted(cuts), 12]):
-        search.hear(Emissions(log_probs=whole.log_probs[first:last], tokens=whole.tokens[first:last]))
+        search.advance(Emissions(log_probs=whole.log_probs[first:last], tokens=whole.tokens[first:last]))
     assert search.hypotheses() == beam(whole, width=4, fusion=fusion)
     if not with_model:
-        assert search.so_far() == search.hypotheses()[0].tokens
+        assert search.best_partial() == search.hypotheses()[0].tokens
 
 
-def test_a_search_that_has_heard_nothing() -> None:
-    assert ctc.Search().so_far() == ()
+def test_search_without_frames() -> None:
+    assert ctc.Search().best_partial() == ()
     assert [each.tokens for each in ctc.Search().hypotheses()] == [()]
 
 
-def test_the_beam_sums_over_alignments() -> None:
-    """The textbook case: blank is best in each frame, yet the letter is more probable over all."""
+def test_beam_sums_over_alignments() -> None:
+    """The textbook case: blank is best in each frame, but the letter is more probable over both frames."""
     log_probs = np.log(np.array([[0.6, 0.4], [0.6, 0.4]], dtype=np.float32))
     given_ = Emissions(log_probs=log_probs, tokens=np.array([[0, 5], [0, 5]], dtype=np.int32))
     assert greedy(given_).tokens == ()
@@ -172,14 +175,21 @@ def test_the_beam_sums_over_alignments() -> None:
     assert beam(given_)[0].log_prob == pytest.approx(math.log(0.64))
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"), [([], ()), ([0, 5, 5, 0, 5, 7], (5, 5, 7)), ([1, 5, 2], (5,)), ([5, 1, 5], (5, 5))]
+)
+def test_collapses_paths(path: list[int], expected: tuple[int, ...]) -> None:
+    assert collapse(path) == expected
+
+
 @pytest.mark.parametrize("search", [greedy, lambda given_: beam(given_)[0]])
-def test_repeats_need_a_blank_between(search: object) -> None:
+def test_repeated_tokens_need_a_blank_between(search: object) -> None:
     assert callable(search)
-    assert search(spelt([0, 5, 5, 6, 6, 0, 6, 0])).tokens == (5, 6, 6)
-    assert search(spelt([0, 0, 0])).tokens == ()
+    assert search(confident([0, 5, 5, 6, 6, 0, 6, 0])).tokens == (5, 6, 6)
+    assert search(confident([0, 0, 0])).tokens == ()
 
 
-def test_greedy_merges_what_the_beam_keeps_apart() -> None:
+def test_greedy_merges_letters_that_the_beam_separates() -> None:
     """`this` ends as `sun` begins: where a blank between is only second best, greedy loses one of the two letters."""
     log_probs = np.log(np.array([[0.9, 0.1], [0.5, 0.45], [0.9, 0.1]], dtype=np.float32))
     given_ = Emissions(log_probs=log_probs, tokens=np.array([[7, 0], [7, 0], [7, 0]], dtype=np.int32))
@@ -187,13 +197,13 @@ def test_greedy_merges_what_the_beam_keeps_apart() -> None:
     assert (7, 7) in {hypothesis.tokens for hypothesis in beam(given_)}
 
 
-def test_unknown_and_boundary_are_never_spoken() -> None:
-    assert greedy(spelt([1, 5, 2])).tokens == (5,)
-    assert beam(spelt([0, 5, 2]))[0].tokens == (5,)
+def test_drops_unknown_and_boundary() -> None:
+    assert greedy(confident([1, 5, 2])).tokens == (5,)
+    assert beam(confident([0, 5, 2]))[0].tokens == (5,)
 
 
-def test_a_blank_below_the_list_has_a_floor() -> None:
-    """Two tokens crowd out the blank; its probability is at most what they leave over."""
+def test_blank_outside_the_list_has_a_floor() -> None:
+    """A list of two tokens without blank: the probability of blank is at most what they leave over."""
     tokens = np.array([[5, 6], [0, 5]], dtype=np.int32)
     given_ = Emissions(log_probs=np.log(np.array([[0.7, 0.2], [0.9, 0.1]], dtype=np.float32)), tokens=tokens)
     blanks = ctc._log_probs_of(given_, (BLANK,))[:, 0]
@@ -203,20 +213,20 @@ def test_a_blank_below_the_list_has_a_floor() -> None:
 
 @given(seed=seeds, frames=st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
-def test_alignments_rise_and_leave_room(seed: int, frames: int) -> None:
+def test_alignments_are_ordered(seed: int, frames: int) -> None:
     given_ = emissions(seed, frames, 12, top=4, scale=4.0)
     for hypothesis in beam(given_):
-        spoken = align(given_, hypothesis.tokens)
-        assert tuple(emitted.token for emitted in spoken) == hypothesis.tokens
-        assert all(0 <= emitted.first <= emitted.last < frames for emitted in spoken)
-        assert all(0 <= emitted.confidence <= 1 for emitted in spoken)
-        for before, after in itertools.pairwise(spoken):
+        aligned = align(given_, hypothesis.tokens)
+        assert tuple(each.token for each in aligned) == hypothesis.tokens
+        assert all(0 <= each.first <= each.last < frames for each in aligned)
+        assert all(0 <= each.confidence <= 1 for each in aligned)
+        for before, after in itertools.pairwise(aligned):
             assert before.last < after.first - (before.token == after.token)
 
 
 @given(seed=seeds, frames=st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
-def test_alignments_are_the_best_path(seed: int, frames: int) -> None:
+def test_alignment_is_the_best_path(seed: int, frames: int) -> None:
     given_ = emissions(seed, frames, 3)
     tokens = beam(given_)[0].tokens
     paths = [
@@ -226,10 +236,10 @@ def test_alignments_are_the_best_path(seed: int, frames: int) -> None:
     ]
     _, places = max(paths)
     best = [int(given_.tokens[row]) for row in enumerate(places)]
-    heard = [frame for emitted in align(given_, tokens) for frame in range(emitted.first, emitted.last + 1)]
-    assert [frame for frame, token in enumerate(best) if token != BLANK] == heard
+    found = [frame for each in align(given_, tokens) for frame in range(each.first, each.last + 1)]
+    assert [frame for frame, token in enumerate(best) if token != BLANK] == found
 
 
-def test_too_few_frames_for_the_tokens() -> None:
+def test_rejects_too_few_frames() -> None:
     with pytest.raises(ValueError, match="2 frames are too few for 2 tokens"):
-        align(spelt([5, 5]), (5, 5))
+        align(confident([5, 5]), (5, 5))

@@ -1,4 +1,4 @@
-"""Every format against what it must read, letter by letter."""
+"""Compare every format with its exact text."""
 
 import json
 
@@ -93,7 +93,7 @@ def test_rttm() -> None:
     )
 
 
-def test_nothing_said() -> None:
+def test_transcript_without_words() -> None:
     found = {name: known.write(EMPTY) for name, known in FORMATS.items()}
     assert found.pop("vtt") == "WEBVTT\n"
     assert json.loads(found.pop("json-v2"))["results"] == []
@@ -118,7 +118,7 @@ def test_cues_are_short_enough_to_read() -> None:
     assert " ".join(line for cue in cues for line in cue[2:]) == "S1: " + " ".join(word.content for word in words)
 
 
-def test_a_pause_ends_a_cue() -> None:
+def test_pause_ends_a_cue() -> None:
     words = tuple(Word(content="so", start_s=start, end_s=start + 0.2, confidence=1) for start in (0.0, 5.0))
     turn = Turn(speaker="S1", words=words)
     given = Transcript(source="a", duration_s=6, language="en", operating_point="standard", turns=(turn,), losses=())

@@ -1,4 +1,4 @@
-"""The n-gram model of the search: what it says, how it is written, and what it refuses."""
+"""The n-gram model of the search: its probabilities, its bytes, and the data that it rejects."""
 
 import base64
 import itertools
@@ -13,7 +13,7 @@ from transcriber.ngram import Ngram
 
 
 def backed_off(past: tuple[int, ...], token: int) -> float:
-    """Look a probability up in the tables themselves, without a tree."""
+    """Look up a probability in the tables, without a tree."""
     known = dict(_entries())
     if (*past, token) in known:
         return known[*past, token][0]
@@ -32,7 +32,7 @@ def _entries() -> list[tuple[tuple[int, ...], tuple[float, float]]]:
     return found
 
 
-def test_a_text_is_scored_by_its_longest_known_pasts() -> None:
+def test_scores_by_the_longest_known_past() -> None:
     model = Ngram(LEVELS, VOCABULARY)
     for tokens in itertools.chain.from_iterable(itertools.product(range(3, VOCABULARY), repeat=n) for n in range(5)):
         past: tuple[int, ...] = (BOUNDARY,)
@@ -43,7 +43,7 @@ def test_a_text_is_scored_by_its_longest_known_pasts() -> None:
         assert model.log_prob(tokens) == pytest.approx(expected), tokens
 
 
-def test_what_it_reads_is_what_was_written() -> None:
+def test_reads_what_was_written() -> None:
     model = ngram.decode(ngram.encode(LEVELS, VOCABULARY))
     again = ngram.from_text(base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode())
     plain = Ngram(LEVELS, VOCABULARY)
@@ -53,15 +53,15 @@ def test_what_it_reads_is_what_was_written() -> None:
         assert model.log_prob(tokens) == again.log_prob(tokens) == pytest.approx(plain.log_prob(tokens))
 
 
-def test_numbers_are_rounded_to_steps_and_bounded() -> None:
+def test_rounds_to_steps_within_bounds() -> None:
     tokens = np.arange(BOUNDARY, 5)
     odd = level(tokens, [-0.6 * ngram.STEP_NATS, -1e9, 0.0])
     found = ngram.decode(ngram.encode([odd], 5))
-    said = [found.after(0, token)[0] for token in tokens.tolist()]
-    assert said == [-ngram.STEP_NATS, -255 * ngram.STEP_NATS, 0.0]
+    log_probs = [found.after(0, token)[0] for token in tokens.tolist()]
+    assert log_probs == [-ngram.STEP_NATS, -255 * ngram.STEP_NATS, 0.0]
 
 
-def test_a_large_vocabulary_takes_two_bytes_a_token() -> None:
+def test_large_vocabulary_takes_two_bytes_per_token() -> None:
     tokens = np.arange(BOUNDARY, 1000)
     one = level(tokens, [-6.0] * len(tokens), children=[1] * len(tokens))
     two = level([999 - place for place in range(len(tokens))], [-1.0] * len(tokens))
@@ -74,33 +74,33 @@ def test_a_large_vocabulary_takes_two_bytes_a_token() -> None:
     ("data", "cause"),
     [
         (b"", "unpack_from requires a buffer of at least 7 bytes for unpacking 7 bytes at offset 0"),
-        (b"something else", "it does not begin like one"),
+        (b"something else", "it does not begin with VXN1"),
         (ngram.encode(LEVELS, VOCABULARY)[:-9], "Compressed data ended before the end-of-stream marker was reached"),
         (ngram.encode(LEVELS, VOCABULARY)[:10], "buffer is smaller than requested size"),
-        (ngram.encode([LEVELS[0], LEVELS[2]], VOCABULARY), "its n-grams are not as many as their beginnings say"),
+        (ngram.encode([LEVELS[0], LEVELS[2]], VOCABULARY), "the number of n-grams differs from the counts of children"),
         (ngram.encode([level([2, 3], [-1.0, -1.0])], VOCABULARY), "the n-grams of order 1 are not the tokens"),
     ],
     ids=["nothing", "something else", "cut", "cut in the head", "torn", "without a token"],
 )
-def test_what_is_no_model_is_refused(data: bytes, cause: str) -> None:
+def test_rejects_other_data(data: bytes, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
         ngram.decode(data)
 
 
 @pytest.mark.parametrize("token", [0, 1, VOCABULARY])
-def test_a_token_that_the_model_does_not_know_is_refused(token: int) -> None:
+def test_rejects_unknown_token(token: int) -> None:
     model = Ngram(LEVELS, VOCABULARY)
-    with pytest.raises(ValueError, match=f"token {token} is none of the model"):
+    with pytest.raises(ValueError, match=f"token {token} is not in the n-gram model"):
         model.after(0, token)
 
 
-def test_what_is_no_text_of_bytes_is_refused() -> None:
+def test_rejects_other_text() -> None:
     with pytest.raises(ValueError, match="bad base85 character at position 0"):
         ngram.from_text('"not base85"')
 
 
-def test_nothing_is_more_than_certain() -> None:
-    """Rounding may lift a factor and a probability together above one, and the search relies on it that none is."""
+def test_log_probabilities_are_at_most_zero() -> None:
+    """With rounding, a factor times a probability can be above one; the search relies on at most one."""
     unigrams = level(range(BOUNDARY, 5), [-0.25, -3.0, -3.0], [0.0, 2.0, 0.0], [1, 0, 0])
     model = Ngram([unigrams, level([3], [-1.0])], 5)
     assert model.after(0, 3)[0] == -3.0

@@ -1,4 +1,4 @@
-"""The whole way from a file to an outcome, with a recogniser that needs no server."""
+"""Transcribe files from end to end, with a recogniser that needs no server."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from tests.unit.transcriber.models import single_tokens
 from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber import pipeline
 from transcriber.audio import Recording
-from transcriber.pipeline import Outcome, Plan, in_order, transcribe
+from transcriber.pipeline import Plan, TranscriptionResult, in_order, transcribe
 from transcriber.recogniser import RequestError
 
 
@@ -29,56 +29,56 @@ def talk(tmp_path: Path) -> Path:
     return wav(tmp_path / "talk.wav", np.concatenate([*parts, silence(1)]))
 
 
-def outcome(path: Path, recogniser: FakeRecogniser, plan: Plan | None = None) -> Outcome:
+def result_of(path: Path, recogniser: FakeRecogniser, plan: Plan | None = None) -> TranscriptionResult:
     return transcribe(Recording(path), recogniser, plan or Plan(in_flight=2))
 
 
-def said(found: Outcome) -> list[tuple[str | None, str]]:
+def spoken_turns(found: TranscriptionResult) -> list[tuple[str | None, str]]:
     return [(turn.speaker, turn.text) for turn in found.transcript.turns]
 
 
 def test_words_times_and_speakers(talk: Path) -> None:
-    found = outcome(talk, FakeRecogniser())
-    assert said(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
+    found = result_of(talk, FakeRecogniser())
+    assert spoken_turns(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
     assert [turn.start_s for turn in found.transcript.turns] == pytest.approx([2.0, 5.0, 8.0], abs=0.3)
     assert found.transcript.duration_s == pytest.approx(10.0)
     assert found.transcript.source == "talk.wav"
     assert (found.notes, found.errors, found.transcript.losses) == ((), (), ())
 
 
-def test_without_speakers_nothing_is_embedded(talk: Path) -> None:
+def test_embeds_nothing_without_speakers(talk: Path) -> None:
     recogniser = FakeRecogniser()
-    found = outcome(talk, recogniser, Plan(speakers=False))
-    assert [speaker for speaker, _ in said(found)] == [None, None, None]
+    found = result_of(talk, recogniser, Plan(speakers=False))
+    assert [speaker for speaker, _ in spoken_turns(found)] == [None, None, None]
     assert "embed" not in recogniser.calls
     assert found.notes == ()
 
 
-def test_a_server_without_a_speaker_network_is_noted(talk: Path) -> None:
-    found = outcome(talk, FakeRecogniser(similarity=None))
-    assert found.notes == ("the server has no diar_standard, so speakers are not told apart",)
+def test_notes_missing_speaker_network(talk: Path) -> None:
+    found = result_of(talk, FakeRecogniser(similarity=None))
+    assert found.notes == ("the server has no diar_standard, so speakers are not distinguished",)
 
 
-def test_progress_is_told_in_seconds(talk: Path) -> None:
-    told: list[float] = []
-    transcribe(Recording(talk), FakeRecogniser(), Plan(), told.append)
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(9.2, abs=0.3)
+def test_reports_progress_in_seconds(talk: Path) -> None:
+    reported: list[float] = []
+    transcribe(Recording(talk), FakeRecogniser(), Plan(), reported.append)
+    assert reported == sorted(reported)
+    assert reported[-1] == pytest.approx(9.2, abs=0.3)
 
 
-def test_silence_is_a_result(tmp_path: Path) -> None:
-    found = outcome(wav(tmp_path / "a.wav", silence(5)), FakeRecogniser())
+def test_silence_has_an_empty_transcript(tmp_path: Path) -> None:
+    found = result_of(wav(tmp_path / "a.wav", silence(5)), FakeRecogniser())
     assert found.transcript.turns == ()
     assert found.transcript.duration_s == 5.0
     assert (found.notes, found.errors) == (("no speech was found in it",), ())
 
 
-def test_a_recording_of_a_blink(tmp_path: Path) -> None:
-    assert outcome(wav(tmp_path / "a.wav", burst(0.08)), FakeRecogniser()).errors == ()
+def test_accepts_very_short_recording(tmp_path: Path) -> None:
+    assert result_of(wav(tmp_path / "a.wav", burst(0.08)), FakeRecogniser()).errors == ()
 
 
 @pytest.mark.parametrize(
-    ("rescorers", "wish", "expected"),
+    ("rescorers", "requested", "expected"),
     [
         ((), None, "beam"),
         (("decoder",), None, "rescore"),
@@ -86,31 +86,31 @@ def test_a_recording_of_a_blink(tmp_path: Path) -> None:
         ((), "greedy", "greedy"),
     ],
 )
-def test_the_best_search_is_the_default(rescorers: tuple[str, ...], wish: str | None, expected: str) -> None:
-    assert pipeline.chosen_search(FakeRecogniser(rescorers=rescorers), wish) == expected
+def test_best_search_is_the_default(rescorers: tuple[str, ...], requested: str | None, expected: str) -> None:
+    assert pipeline.choose_search(FakeRecogniser(rescorers=rescorers), requested) == expected
 
 
 def test_rescoring_needs_a_rescorer(talk: Path) -> None:
     with pytest.raises(ServerContractError) as caught:
-        outcome(talk, FakeRecogniser(), Plan(search="rescore"))
+        result_of(talk, FakeRecogniser(), Plan(search="rescore"))
     assert str(caught.value) == (
         "--search rescore: the server has neither a decoder nor an lm for standard. "
         "Use --search beam, or serve the decoder."
     )
 
 
-def test_rescoring_chooses(talk: Path) -> None:
-    """The fake decoder likes long hypotheses, and outweighs what was heard."""
+def test_rescoring_reorders_hypotheses(talk: Path) -> None:
+    """The fake decoder prefers long hypotheses, with scores far above those of the search."""
     recogniser = FakeRecogniser(rescorers=("decoder",))
-    assert said(outcome(talk, recogniser))[0][1] != "loud"
+    assert spoken_turns(result_of(talk, recogniser))[0][1] != "loud"
     assert recogniser.calls.count("decoder") == 3
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(True, "so"), (False, "soft")])
-def test_the_ngram_model_can_be_left_out(talk: Path, wanted: bool, expected: str) -> None:
+def test_ngram_model_can_be_left_out(talk: Path, wanted: bool, expected: str) -> None:
     recogniser = FakeRecogniser(ngram=single_tokens(len(PIECES), unlikely=FT))
-    found = outcome(talk, recogniser, Plan(ngram=wanted))
-    assert [content for _, content in said(found)] == ["loud", expected, "loud"]
+    found = result_of(talk, recogniser, Plan(ngram=wanted))
+    assert [content for _, content in spoken_turns(found)] == ["loud", expected, "loud"]
 
 
 def refusing(*numbers: int) -> FakeRecogniser:
@@ -121,15 +121,15 @@ def refusing(*numbers: int) -> FakeRecogniser:
     return FakeRecogniser(fail=fail)
 
 
-def test_a_failed_segment_is_asked_again(talk: Path) -> None:
-    found = outcome(talk, refusing(1, 2), Plan(in_flight=1))
-    assert [content for _, content in said(found)] == ["loud", "soft", "loud"]
+def test_repeats_failed_segment(talk: Path) -> None:
+    found = result_of(talk, refusing(1, 2), Plan(in_flight=1))
+    assert [content for _, content in spoken_turns(found)] == ["loud", "soft", "loud"]
     assert found.errors == ()
 
 
-def test_a_lost_segment_is_told_with_its_times(talk: Path) -> None:
-    found = outcome(talk, refusing(2, 3, 4), Plan(in_flight=1))
-    assert [content for _, content in said(found)] == ["loud", "loud"]
+def test_reports_lost_segment_with_its_times(talk: Path) -> None:
+    found = result_of(talk, refusing(2, 3, 4), Plan(in_flight=1))
+    assert [content for _, content in spoken_turns(found)] == ["loud", "loud"]
     (loss,) = found.transcript.losses
     assert loss.reason == "out of memory"
     assert (loss.start_s, loss.end_s) == pytest.approx((3.8, 6.3), abs=0.2)
@@ -137,18 +137,18 @@ def test_a_lost_segment_is_told_with_its_times(talk: Path) -> None:
     assert isinstance(error, SegmentError)
     assert str(error) == (
         f"{talk}: the server refused 1 segment, so {loss} is not in the transcript. "
-        "The rest was transcribed; the server said: out of memory."
+        "The rest was transcribed; the error of the server: out of memory."
     )
 
 
-def test_a_server_that_stays_away_keeps_what_was_done(talk: Path) -> None:
+def test_keeps_transcript_when_the_server_stays_away(talk: Path) -> None:
     def fail(number: int) -> None:
         if number > 1:
             time.sleep(0.05)
             raise ServerUnreachableError("localhost:8001", "no server is ready there", "Start one")
 
-    found = outcome(talk, FakeRecogniser(fail=fail), Plan(in_flight=1))
-    assert [content for _, content in said(found)] == ["loud"]
+    found = result_of(talk, FakeRecogniser(fail=fail), Plan(in_flight=1))
+    assert [content for _, content in spoken_turns(found)] == ["loud"]
     (loss,) = found.transcript.losses
     assert loss.start_s == pytest.approx(3.2, abs=0.2)
     assert loss.end_s == pytest.approx(10.0)
@@ -158,11 +158,11 @@ def test_a_server_that_stays_away_keeps_what_was_done(talk: Path) -> None:
     )
 
 
-def test_a_truncated_recording_is_transcribed_as_far_as_it_goes(talk: Path) -> None:
+def test_transcribes_truncated_recording_to_its_end(talk: Path) -> None:
     content = talk.read_bytes()
     talk.write_bytes(content[: 44 + 2 * 16_000 * 7])
-    found = outcome(talk, FakeRecogniser())
-    assert [content for _, content in said(found)] == ["loud", "soft"]
+    found = result_of(talk, FakeRecogniser())
+    assert [content for _, content in spoken_turns(found)] == ["loud", "soft"]
     (error,) = found.errors
     assert isinstance(error, AudioError)
     assert str(error) == (
@@ -171,7 +171,7 @@ def test_a_truncated_recording_is_transcribed_as_far_as_it_goes(talk: Path) -> N
     )
 
 
-def test_order_is_kept_whatever_takes_longest() -> None:
+def test_results_keep_the_order_of_the_items() -> None:
     def work(number: int) -> int:
         time.sleep(0.02 if number % 3 == 0 else 0.0)
         return number
@@ -179,7 +179,7 @@ def test_order_is_kept_whatever_takes_longest() -> None:
     assert list(in_order(work, range(20), 4)) == list(range(20))
 
 
-def test_only_a_few_are_under_way() -> None:
+def test_limits_items_in_flight() -> None:
     taken, running, most, lock = 0, 0, 0, threading.Lock()
 
     def items() -> "object":
@@ -204,7 +204,7 @@ def test_only_a_few_are_under_way() -> None:
     assert most <= 3
 
 
-def test_the_first_error_ends_it() -> None:
+def test_first_error_ends_the_work() -> None:
     begun: list[int] = []
 
     def work(number: int) -> int:

@@ -1,4 +1,4 @@
-"""A stream from its sound to what is told of it, with a recogniser that needs no server."""
+"""Transcribe streams from end to end, with a recogniser that needs no server."""
 
 import dataclasses
 import itertools
@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from contract.errors import SegmentError, ServerUnreachableError
-from tests.unit.transcriber.fakes import LOUD, sure
+from tests.unit.transcriber.fakes import LOUD, confident
 from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import OVERLAP, WINDOW, FakeStreams
 from transcriber import pipeline, realtime, segments
 from transcriber.audio import Recording, Samples
 from transcriber.features import log_mel
-from transcriber.pipeline import Outcome, Plan
+from transcriber.pipeline import Plan, TranscriptionResult
 from transcriber.realtime import Final, Partial, Source
-from transcriber.recogniser import Features, Heard, RequestError
+from transcriber.recogniser import EncoderOutput, Features, RequestError
 
 
 @pytest.fixture(autouse=True)
@@ -35,28 +35,30 @@ def talk(tmp_path: Path) -> Path:
     return wav(tmp_path / "talk.wav", np.concatenate([*parts, silence(1)]))
 
 
-def follow(path: Path, recogniser: FakeStreams, plan: Plan | None = None) -> tuple[Outcome, list[Partial | Final]]:
-    told: list[Partial | Final] = []
-    found = realtime.transcribe(Source(path), recogniser, plan or Plan(), told.append)
-    return found, told
+def follow(
+    path: Path, recogniser: FakeStreams, plan: Plan | None = None
+) -> tuple[TranscriptionResult, list[Partial | Final]]:
+    events: list[Partial | Final] = []
+    found = realtime.transcribe(Source(path), recogniser, plan or Plan(), events.append)
+    return found, events
 
 
-def said(found: Outcome) -> list[tuple[str | None, str]]:
+def spoken_turns(found: TranscriptionResult) -> list[tuple[str | None, str]]:
     return [(turn.speaker, turn.text) for turn in found.transcript.turns]
 
 
 def test_words_times_and_speakers(talk: Path) -> None:
-    found, told = follow(talk, FakeStreams())
-    assert said(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
+    found, events = follow(talk, FakeStreams())
+    assert spoken_turns(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
     assert [turn.start_s for turn in found.transcript.turns] == pytest.approx([1.3, 4.3, 7.3], abs=0.3)
     assert found.transcript.duration_s == pytest.approx(10.0)
     assert (found.notes, found.errors, found.transcript.losses) == ((), (), ())
-    assert [type(each) for each in told] == [Partial, Final] * 3
-    partials = [each for each in told if isinstance(each, Partial)]
+    assert [type(each) for each in events] == [Partial, Final] * 3
+    partials = [each for each in events if isinstance(each, Partial)]
     assert [partial.text for partial in partials] == ["loud", "soft", "loud"]
-    # Two windows of 0.32 s, and the 0.1 s at a time in which the stream is looked at.
+    # Two windows of 0.32 s, and steps of 0.1 s in which the stream is processed.
     assert all(partial.end_s - partial.start_s < 0.9 for partial in partials)
-    assert [turn for each in told if isinstance(each, Final) for turn in each.turns] == list(found.transcript.turns)
+    assert [turn for each in events if isinstance(each, Final) for turn in each.turns] == list(found.transcript.turns)
 
 
 def test_every_segment_is_a_stream_that_ends(talk: Path) -> None:
@@ -66,8 +68,8 @@ def test_every_segment_is_a_stream_that_ends(talk: Path) -> None:
     assert recogniser.ended == set(recogniser.streams)
 
 
-def test_windows_are_those_of_the_features(talk: Path) -> None:
-    """Each begins where the stride leads, and together they are the features of the segment, heard to its end."""
+def test_windows_cover_the_features(talk: Path) -> None:
+    """Windows overlap as in the catalogue, and together they are the features of the segment."""
     recogniser = FakeStreams()
     follow(talk, recogniser)
     segment = next(speech.segment for speech in segments.follow(Recording(talk).blocks()) if speech.ended)
@@ -76,38 +78,38 @@ def test_windows_are_those_of_the_features(talk: Path) -> None:
     joined = np.concatenate([windows[0], *(window[OVERLAP:] for window in windows[1:])])
     expected = log_mel(segment.samples)
     assert np.array_equal(joined[: len(expected)], expected)
-    # It is heard a little further: the end of a segment is known 0.4 s after its last voice.
+    # A little more is sent: the end of a segment is detected 0.4 s after its last voiced frame.
     assert len(expected) <= len(joined) < len(expected) + WINDOW
 
 
-def test_what_is_said_is_known_before_the_stream_ends(tmp_path: Path) -> None:
-    """A pipe that stays open: the first words come while nobody knows what follows."""
-    path, told, heard, in_time = tmp_path / "pipe", list[Partial | Final](), threading.Event(), list[bool]()
+def test_reports_words_before_the_stream_ends(tmp_path: Path) -> None:
+    """A pipe stays open: the first words come before the end of the stream."""
+    path, events, received, in_time = tmp_path / "pipe", list[Partial | Final](), threading.Event(), list[bool]()
     os.mkfifo(path)
     sound = wav(tmp_path / "talk.wav", np.concatenate([silence(0.5), burst(2), silence(1)])).read_bytes()
 
-    def tell(each: Partial | Final) -> None:
-        told.append(each)
+    def on_event(each: Partial | Final) -> None:
+        events.append(each)
         if isinstance(each, Final):
-            heard.set()
+            received.set()
 
     def speak() -> None:
         with path.open("wb") as pipe:
             pipe.write(sound)
             pipe.flush()
-            heard.wait(20)
-            in_time.append(heard.is_set())
+            received.wait(20)
+            in_time.append(received.is_set())
 
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
-    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), tell)
+    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), on_event)
     speaker.join()
     assert in_time == [True]
-    assert [type(each) for each in told] == [Partial, Final]
-    assert said(found) == [("S1", "loud")]
+    assert [type(each) for each in events] == [Partial, Final]
+    assert spoken_turns(found) == [("S1", "loud")]
 
 
-def test_a_stream_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path) -> None:
+def test_stopped_stream_keeps_its_words(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     sound = wav(tmp_path / "talk.wav", np.concatenate([silence(0.5), burst(2)])).read_bytes()
@@ -123,123 +125,123 @@ def test_a_stream_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path)
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
     source = Source(path)
-    told: list[Partial | Final] = []
+    events: list[Partial | Final] = []
 
-    def tell(each: Partial | Final) -> None:
-        told.append(each)
-        source.end()
+    def on_event(each: Partial | Final) -> None:
+        events.append(each)
+        source.stop()
 
-    found = realtime.transcribe(source, FakeStreams(), Plan(), tell)
+    found = realtime.transcribe(source, FakeStreams(), Plan(), on_event)
     assert time.monotonic() - began < 15
     ended.set()
     speaker.join()
-    assert said(found) == [("S1", "loud")]
-    assert [type(each) for each in told] == [Partial, Final]
+    assert spoken_turns(found) == [("S1", "loud")]
+    assert [type(each) for each in events] == [Partial, Final]
 
 
-def test_a_server_that_forgot_a_stream_is_told_it_again(talk: Path) -> None:
-    """As after a restart: another stream, from its first window on, and nothing is lost or said twice."""
+def test_sends_a_lost_stream_again(talk: Path) -> None:
+    """As after a restart: another stream, from its first window on; no word is lost or repeated."""
     recogniser = FakeStreams()
 
-    def refuse(request: int) -> None:
+    def fail(request: int) -> None:
         if request == 5:
             recogniser.forget()
 
-    recogniser._refuse = refuse
-    found, told = follow(talk, recogniser)
-    assert said(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
-    assert [type(each) for each in told] == [Partial, Final] * 3
+    recogniser._fail = fail
+    found, events = follow(talk, recogniser)
+    assert spoken_turns(found) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
+    assert [type(each) for each in events] == [Partial, Final] * 3
     assert found.errors == ()
     assert len(recogniser.streams) == 3
 
 
-def test_a_segment_that_the_server_refuses_is_reported(talk: Path) -> None:
-    def refuse(request: int) -> None:
+def test_reports_refused_segment(talk: Path) -> None:
+    def fail(request: int) -> None:
         if 3 <= request <= 5:
             raise RequestError("out of luck")
 
-    found, told = follow(talk, FakeStreams(refuse=refuse))
-    assert said(found) == [("S1", "soft"), ("S2", "loud")]
+    found, events = follow(talk, FakeStreams(fail=fail))
+    assert spoken_turns(found) == [("S1", "soft"), ("S2", "loud")]
     (loss,) = found.transcript.losses
     assert loss.reason == "out of luck"
     assert loss.start_s == pytest.approx(0.8, abs=0.3)
-    assert [each.loss for each in told if isinstance(each, Final)] == [loss, None, None]
+    assert [each.loss for each in events if isinstance(each, Final)] == [loss, None, None]
     (error,) = found.errors
     assert isinstance(error, SegmentError)
     assert "the server refused 1 segment, so 0:00." in str(error)
 
 
-def test_a_server_that_stays_away_ends_it(talk: Path) -> None:
+def test_ends_when_the_server_stays_away(talk: Path) -> None:
     recogniser = FakeStreams()
 
-    def refuse(_: int) -> None:
+    def fail(_: int) -> None:
         if len(recogniser.ended) == 1:
             raise ServerUnreachableError("server:8001", "no server is ready there", "Start one")
 
-    recogniser._refuse = refuse
+    recogniser._fail = fail
     began = time.monotonic()
     found, _ = follow(talk, recogniser)
     assert time.monotonic() - began < 20
-    assert said(found) == [("S1", "loud")]
+    assert spoken_turns(found) == [("S1", "loud")]
     (error,) = found.errors
     assert isinstance(error, ServerUnreachableError)
     assert "is not in the transcript" in str(error)
 
 
-def test_speech_without_a_pause_is_cut_and_no_word_is_said_twice(tmp_path: Path) -> None:
-    """20 s of it: the first segment ends in the past, and the second begins there."""
+def test_cuts_speech_without_a_pause(tmp_path: Path) -> None:
+    """20 s of speech: the first segment ends in the past, and the second begins there; no word is repeated."""
     path = wav(tmp_path / "long.wav", np.concatenate([burst(20, level=0.9), silence(1)]))
     recogniser = FakeStreams()
-    found, told = follow(path, recogniser, Plan(search="greedy"))
-    finals = [each for each in told if isinstance(each, Final)]
+    found, events = follow(path, recogniser, Plan(search="greedy"))
+    finals = [each for each in events if isinstance(each, Final)]
     assert len(finals) == 2
     assert finals[0].end_s == finals[1].start_s
     assert 8.0 <= finals[0].end_s <= 16.0
-    assert said(found) == [("S1", "loud"), ("S1", "loud")]
+    assert spoken_turns(found) == [("S1", "loud"), ("S1", "loud")]
 
 
 @pytest.mark.parametrize("search", ["greedy", "beam"])
 def test_without_speakers(talk: Path, search: str) -> None:
     recogniser = FakeStreams()
     found, _ = follow(talk, recogniser, Plan(search=search, speakers=False))
-    assert said(found) == [(None, "loud"), (None, "soft"), (None, "loud")]
+    assert spoken_turns(found) == [(None, "loud"), (None, "soft"), (None, "loud")]
     assert "embed" not in recogniser.calls
 
 
-def test_a_server_without_a_speaker_network_is_noted(talk: Path) -> None:
+def test_notes_missing_speaker_network(talk: Path) -> None:
     found, _ = follow(talk, FakeStreams(similarity=None))
-    assert found.notes == ("the server has no diar_standard, so speakers are not told apart",)
+    assert found.notes == ("the server has no diar_standard, so speakers are not distinguished",)
 
 
-def test_silence_is_a_result(tmp_path: Path) -> None:
-    found, told = follow(wav(tmp_path / "a.wav", silence(5)), FakeStreams())
-    assert (told, found.notes, found.errors) == ([], ("no speech was found in it",), ())
+def test_silence_has_an_empty_transcript(tmp_path: Path) -> None:
+    found, events = follow(wav(tmp_path / "a.wav", silence(5)), FakeStreams())
+    assert (events, found.notes, found.errors) == ([], ("no speech was found in it",), ())
 
 
-def test_a_cut_near_the_end_of_what_was_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words behind it belong to the next segment, however short the way back is."""
+def test_cut_near_the_last_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words after the cut belong to the next segment, also where the cut is close to the last sample."""
     monkeypatch.setattr(segments._LiveDetector, "voiced", lambda _, batch: [True] * (batch.size // 320))
     parts = [burst(15.5, level=0.9), burst(0.2, level=0.01), burst(4.3, level=0.9)]
     path = wav(tmp_path / "long.wav", np.concatenate(parts))
 
-    class Chatty(FakeStreams):
-        def step(self, stream: int, window: Features, *, start: bool, end: bool) -> Heard:
-            heard = super().step(stream, window, start=start, end=end)
-            path = [LOUD if frame % 4 == 1 else 0 for frame in range(heard.encoder_length)]
-            return dataclasses.replace(heard, emissions=sure(path))
+    class ManyWords(FakeStreams):
+        def step(self, stream: int, window: Features, *, start: bool, end: bool) -> EncoderOutput:
+            encoded = super().step(stream, window, start=start, end=end)
+            path = [LOUD if frame % 4 == 1 else 0 for frame in range(encoded.encoder_length)]
+            return dataclasses.replace(encoded, emissions=confident(path))
 
-    found, told = follow(path, Chatty(), Plan(search="greedy"))
-    first, second = (each for each in told if isinstance(each, Final))
+    found, events = follow(path, ManyWords(), Plan(search="greedy"))
+    first, second = (each for each in events if isinstance(each, Final))
     assert 15.3 < first.end_s == second.start_s < 15.8
     words = [word for turn in found.transcript.turns for word in turn.words]
     assert all(word.end_s - word.start_s > 0.0 for word in words)
     assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(words))
-    # One every 0.16 s, and none twice.
+    # One word every 0.16 s, without repetition.
     assert len(words) == pytest.approx(20.0 / 0.16, abs=3)
 
 
-def test_a_stream_that_fails_in_its_middle_ends(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the library raises, nobody waits for what does not come."""
+def test_raises_error_of_the_source(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any error of the library ends the transcription."""
 
     def blocks(_: Recording) -> Iterator[Samples]:
         yield silence(1.0)
@@ -250,8 +252,8 @@ def test_a_stream_that_fails_in_its_middle_ends(talk: Path, monkeypatch: pytest.
         follow(talk, FakeStreams())
 
 
-def test_what_was_spoken_before_an_interrupt_is_heard(tmp_path: Path) -> None:
-    """A microphone that was taken while the server was away: all of it was said before the end."""
+def test_transcribes_samples_read_before_the_stop(tmp_path: Path) -> None:
+    """A microphone was read while the client waited for the server: all of its samples are transcribed."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     sound = wav(tmp_path / "talk.wav", np.concatenate([burst(2), silence(1), burst(2), silence(1)])).read_bytes()
@@ -265,36 +267,36 @@ def test_what_was_spoken_before_an_interrupt_is_heard(tmp_path: Path) -> None:
             ended.wait(20)
 
     threading.Thread(target=speak, daemon=True).start()
-    source, told = Source(path), list[Partial | Final]()
+    source, events = Source(path), list[Partial | Final]()
 
-    def tell(each: Partial | Final) -> None:
-        told.append(each)
-        if len(told) == 1:
+    def on_event(each: Partial | Final) -> None:
+        events.append(each)
+        if len(events) == 1:
             assert written.wait(10)
             time.sleep(1.0)
-            source.end()
+            source.stop()
 
-    found = realtime.transcribe(source, FakeStreams(), Plan(), tell)
+    found = realtime.transcribe(source, FakeStreams(), Plan(), on_event)
     ended.set()
-    assert said(found) == [("S1", "loud"), ("S1", "loud")]
+    assert spoken_turns(found) == [("S1", "loud"), ("S1", "loud")]
 
 
-def test_a_stream_of_which_nothing_comes_can_be_ended(tmp_path: Path) -> None:
+def test_stops_a_stream_without_samples(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     source = Source(path)
-    threading.Timer(0.5, source.end).start()
+    threading.Timer(0.5, source.stop).start()
     with pytest.raises(KeyboardInterrupt):
         realtime.transcribe(source, FakeStreams(), Plan(), lambda _: None)
 
 
-def test_the_server_is_told_of_streams_that_are_given_up(talk: Path) -> None:
-    def refuse(request: int) -> None:
+def test_cancels_lost_streams_on_the_server(talk: Path) -> None:
+    def fail(request: int) -> None:
         if 3 <= request <= 5:
             raise RequestError("out of luck")
 
-    recogniser = FakeStreams(refuse=refuse)
+    recogniser = FakeStreams(fail=fail)
     follow(talk, recogniser)
-    # Those of the first segment; the others came to their ends.
-    assert len(recogniser.given_up) == 3
-    assert not recogniser.given_up & recogniser.ended
+    # The streams of the first segment; the others ended normally.
+    assert len(recogniser.cancelled) == 3
+    assert not recogniser.cancelled & recogniser.ended

@@ -1,4 +1,4 @@
-"""Splitting at silence: what is speech is covered, and no size of blocks changes where."""
+"""Splitting at silence: all speech is covered, and the sizes of blocks do not matter."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -45,11 +45,11 @@ def test_covers_speech_at_every_level(level_db: int) -> None:
     assert len(found) == len(spoken)
     for (start, end), (first, last) in zip(found, spoken, strict=True):
         assert first - 2 * PADDING_SAMPLES <= start <= first
-        # The detector itself holds on a little after loud speech.
+        # The detector itself reports a few voiced frames after loud speech.
         assert last <= end <= last + 3 * PADDING_SAMPLES
 
 
-def test_hears_speech_in_noise() -> None:
+def test_finds_speech_in_noise() -> None:
     samples, spoken = talk(0.2)
     noise = np.random.default_rng(1).normal(0, 0.004, samples.size).astype(np.float32)
     found = bounds(list(split([samples + noise])))
@@ -58,14 +58,14 @@ def test_hears_speech_in_noise() -> None:
         assert covered > 0.9 * (last - first)
 
 
-def test_a_softer_speaker_is_heard_beside_a_loud_one() -> None:
+def test_finds_soft_speaker_after_loud_one() -> None:
     samples = np.concatenate([burst(2.0, level=0.9), silence(1), burst(2.0, level=0.07), silence(1)])
     found = bounds(list(split([samples])))
     assert len(found) == 2
     assert found[1][0] <= 48_000
 
 
-def test_a_click_is_no_speech_and_deafens_nobody() -> None:
+def test_click_does_not_hide_soft_speech() -> None:
     samples = np.concatenate([silence(2), burst(2.0, level=0.02), silence(1)])
     samples[8_000:8_010] = 1.0
     assert any(start <= 32_000 and end >= 64_000 for start, end in bounds(list(split([samples]))))
@@ -73,21 +73,21 @@ def test_a_click_is_no_speech_and_deafens_nobody() -> None:
 
 @given(sizes=st.lists(st.integers(1, 70_000), min_size=1, max_size=5))
 @settings(max_examples=15, deadline=None)
-def test_block_sizes_change_nothing(sizes: list[int]) -> None:
+def test_block_sizes_do_not_matter(sizes: list[int]) -> None:
     samples, _ = talk()
     samples = samples[: 16_000 * 9 + 123]
     sizes = [max(size, 500) for size in sizes]
     assert bounds(list(split(in_blocks(samples, sizes)))) == bounds(list(split([samples])))
 
 
-def test_samples_are_those_of_the_recording() -> None:
+def test_segments_have_the_samples_of_the_recording() -> None:
     samples, _ = talk()
     for segment in split(in_blocks(samples, [1_601])):
         assert np.array_equal(segment.samples, samples[segment.start : segment.end])
         assert segment.start_s == segment.start / 16_000
 
 
-def test_long_speech_is_cut_at_its_quietest_point() -> None:
+def test_cuts_long_speech_at_its_quietest_point() -> None:
     speech = burst(24.0)
     dip = slice(round(11.9 * 16_000), round(12.1 * 16_000))
     speech[dip] *= 0.05
@@ -99,7 +99,7 @@ def test_long_speech_is_cut_at_its_quietest_point() -> None:
 
 @given(seed=st.integers(0, 1_000))
 @settings(max_examples=10, deadline=None)
-def test_segments_are_ordered_apart_and_never_too_long(seed: int) -> None:
+def test_segments_are_ordered_and_not_too_long(seed: int) -> None:
     random = np.random.default_rng(seed)
     parts = [
         burst(float(random.uniform(0.05, 20)), level=float(random.uniform(0.1, 1)))
@@ -126,7 +126,7 @@ def test_speech_up_to_both_ends() -> None:
 
 
 def test_two_hours_in_bounded_memory() -> None:
-    """A burst a minute: 460 MB as a whole, a few as they pass. The last ten minutes are watched, for speed."""
+    """A burst per minute: 460 MB as a whole. The memory of the last ten minutes is measured, to save time."""
     minute = np.concatenate([burst(4.0), silence(56.0)])
 
     def stream() -> Iterator[NDArray[np.float32]]:
@@ -143,9 +143,9 @@ def test_two_hours_in_bounded_memory() -> None:
 
 
 @pytest.mark.parametrize("level_db", [0, -10, -20, -30])
-def test_a_stream_is_split_without_knowing_what_follows(level_db: int) -> None:
+def test_splits_a_stream_without_look_ahead(level_db: int) -> None:
     samples, spoken = talk(0.99 * 10 ** (level_db / 20))
-    found = [speech.segment for speech in follow(in_blocks(samples, [700])) if speech.ended]
+    found = [update.segment for update in follow(in_blocks(samples, [700])) if update.ended]
     assert len(found) == len(spoken)
     for segment, (first, last) in zip(found, spoken, strict=True):
         assert first - 2 * PADDING_SAMPLES <= segment.start <= first
@@ -153,8 +153,8 @@ def test_a_stream_is_split_without_knowing_what_follows(level_db: int) -> None:
         assert np.array_equal(segment.samples, samples[segment.start : segment.end])
 
 
-def test_speech_is_followed_while_it_goes_on() -> None:
-    """Every 0.1 s there is more of it, until it has ended 0.4 s after the last voice."""
+def test_follows_speech_while_it_goes_on() -> None:
+    """An update comes every 0.1 s, until the end is detected 0.4 s after the last voiced frame."""
     samples, spoken = talk()
     given = 0
 
@@ -166,21 +166,21 @@ def test_speech_is_followed_while_it_goes_on() -> None:
 
     last: Segment | None = None
     ended = 0
-    for speech in follow(blocks()):
-        if last is not None and not speech.ended:
-            assert speech.segment.start == last.start
-            assert speech.segment.samples.size == last.samples.size + 1600
-        if speech.ended:
+    for update in follow(blocks()):
+        if last is not None and not update.ended:
+            assert update.segment.start == last.start
+            assert update.segment.samples.size == last.samples.size + 1600
+        if update.ended:
             assert given <= spoken[ended][1] + 16_000
             ended += 1
         else:
-            assert speech.segment.end == given
-        last = None if speech.ended else speech.segment
+            assert update.segment.end == given
+        last = None if update.ended else update.segment
     assert ended == len(spoken)
 
 
-def test_a_stream_without_a_pause_is_cut_where_the_next_segment_begins() -> None:
-    found = [speech.segment for speech in follow([burst(40.0), silence(1)]) if speech.ended]
+def test_segments_of_a_stream_without_pauses_touch() -> None:
+    found = [update.segment for update in follow([burst(40.0), silence(1)]) if update.ended]
     assert len(found) >= 3
     assert all(before.end == after.start for before, after in pairwise(found))
     assert all(segment.samples.size <= LONGEST_SAMPLES for segment in found)

@@ -1,4 +1,4 @@
-"""Telling speakers apart on embeddings that were made up."""
+"""Distinguish speakers by synthetic embeddings."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from transcriber import speakers
-from transcriber.speakers import Voices, Window, cluster, label, turns, window_bounds
+from transcriber.speakers import StreamSpeakers, Window, cluster, label, turns, window_bounds
 from transcriber.transcript import Word
 
 SIZE = 64
@@ -47,7 +47,7 @@ def test_windows_cover_a_segment(frames: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_finds_how_many_speakers_there_are(count: int) -> None:
+def test_finds_the_number_of_speakers(count: int) -> None:
     order = [place * 5 % count for place in range(40)]
     labels = label(windows(40), embedded(order), similarity=0.4)
     assert len(set(labels)) == len(set(order))
@@ -55,18 +55,18 @@ def test_finds_how_many_speakers_there_are(count: int) -> None:
     assert len(pairs) == len(set(order))
 
 
-def test_names_follow_the_first_appearance() -> None:
+def test_labels_follow_the_first_appearance() -> None:
     assert label(windows(5), embedded([2, 2, 0, 2, 1]), 0.4) == ["S1", "S1", "S2", "S1", "S3"]
 
 
-def test_short_windows_found_no_speaker() -> None:
+def test_short_windows_do_not_define_a_speaker() -> None:
     given = [*windows(4), Window(segment=4, start_s=20.0, end_s=20.6)]
     vectors = embedded([0, 1, 0, 1, 2])
     vectors[4] = (0.3 * vectors[1] + vectors[4]) / np.linalg.norm(0.3 * vectors[1] + vectors[4])
     assert label(given, vectors, 0.4) == ["S1", "S2", "S1", "S2", "S2"]
 
 
-def test_short_windows_alone_are_clustered_all_the_same() -> None:
+def test_clusters_short_windows_if_there_are_no_others() -> None:
     assert label(windows(3, length_s=0.5), embedded([0, 1, 0]), 0.4) == ["S1", "S2", "S1"]
 
 
@@ -75,7 +75,7 @@ def test_no_windows_and_one_window() -> None:
     assert label(windows(1), embedded([0]), 0.4) == ["S1"]
 
 
-def test_a_window_with_two_voices_is_no_third_speaker() -> None:
+def test_window_with_two_voices_is_not_a_third_speaker() -> None:
     first, second, neither = voices(3)
     mixed = first + 0.9 * second + 1.5 * neither
     vectors = np.stack([first, first, mixed / np.linalg.norm(mixed), second, second])
@@ -83,7 +83,7 @@ def test_a_window_with_two_voices_is_no_third_speaker() -> None:
     assert label(given, vectors, 0.7) == ["S1", "S1", "S1", "S2", "S2"]
 
 
-def test_parts_are_joined_like_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clustering_in_parts_equals_clustering_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     order = np.random.default_rng(5).integers(0, 4, 120).tolist()
     vectors = embedded(order)
     whole = cluster(vectors, 0.4)
@@ -112,15 +112,15 @@ def test_without_windows_there_is_one_turn() -> None:
     assert turns([], [], []) == []
 
 
-def test_a_change_of_speaker_moves_to_the_pause() -> None:
-    """Windows put the change two words late; the pause says where it was."""
+def test_moves_speaker_change_to_the_pause() -> None:
+    """By the windows the change is two words late; the pause shows where it was."""
     words = [word("a", 0.0, 0.4), word("b", 0.5, 0.9), word("c", 1.5, 1.8), word("d", 1.8, 2.1), word("e", 2.2, 2.5)]
     given = [Window(segment=0, start_s=0.0, end_s=2.0), Window(segment=0, start_s=1.4, end_s=3.4)]
     found = turns(words, given, ["S1", "S2"])
     assert [(turn.speaker, turn.text) for turn in found] == [("S1", "a b"), ("S2", "c d e")]
 
 
-def test_a_change_stays_where_no_pause_is_longer() -> None:
+def test_keeps_speaker_change_without_longer_pause() -> None:
     words = [word(str(place), place * 0.5, place * 0.5 + 0.5) for place in range(8)]
     given = [Window(segment=0, start_s=0.0, end_s=2.0), Window(segment=0, start_s=2.0, end_s=4.0)]
     found = turns(words, given, ["S1", "S2"])
@@ -143,10 +143,10 @@ def test_turns_keep_every_word_in_order(gaps: list[tuple[float, float]], labels:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_voices_of_a_stream_keep_their_names(count: int) -> None:
-    """Segment after segment, with several windows each: a name for every voice, and the first one heard is S1."""
+def test_speakers_of_a_stream_keep_their_labels(count: int) -> None:
+    """Each voice has one label over all segments, and the first voice is S1."""
     order = [place * 3 % count for place in range(12)]
-    known, named = Voices(similarity=0.4), list[str]()
+    known, named = StreamSpeakers(similarity=0.4), list[str]()
     for segment, voice in enumerate(order):
         labels = known.label(windows(3), embedded([voice] * 3, seed=segment))
         assert len(set(labels)) == 1
@@ -155,16 +155,16 @@ def test_voices_of_a_stream_keep_their_names(count: int) -> None:
 
 
 def test_two_voices_in_one_segment_of_a_stream() -> None:
-    known = Voices(similarity=0.4)
+    known = StreamSpeakers(similarity=0.4)
     first = known.label(windows(2), embedded([1, 1]))
     assert known.label(windows(4), embedded([0, 0, 1, 1], seed=3)) == ["S2", "S2", "S1", "S1"]
     assert first == ["S1", "S1"]
 
 
-def test_what_is_too_short_founds_no_voice_in_a_stream() -> None:
-    known = Voices(similarity=0.4)
+def test_short_windows_do_not_define_a_speaker_in_a_stream() -> None:
+    known = StreamSpeakers(similarity=0.4)
     assert known.label(windows(1, length_s=0.5), embedded([0])) == ["S1"]
     assert known.label(windows(1), embedded([1])) == ["S2"]
-    # It is like neither, and no third one.
+    # It resembles neither, but is not a third speaker.
     assert known.label(windows(1, length_s=0.5), embedded([2])) in (["S1"], ["S2"])
     assert known.label([], np.empty((0, SIZE), dtype=np.float32)) == []

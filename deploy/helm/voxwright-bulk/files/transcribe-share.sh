@@ -1,10 +1,10 @@
 #!/bin/sh
-# Transcribes one share of a list of recordings: of SHARES, that of JOB_COMPLETION_INDEX.
+# Transcribes one share of a list of recordings: number JOB_COMPLETION_INDEX (from 0) of SHARES.
 #   transcribe-share.sh COMMAND...     COMMAND is the transcriber; LIST, RECORDINGS, TRANSCRIPTS and FORMAT are set
-# What has a transcript is left alone, so a share that is begun again goes on where it was.
+# Recordings that already have a transcript are skipped, so a restarted share continues where it stopped.
 set -u
 
-# A shell acts on a signal only between two commands, so the transcriber runs in the background and is waited for.
+# A shell handles a signal only between two commands, so the transcriber runs in the background and `wait` waits for it.
 child='' status=0 number=0 line=''
 trap '[ -z "$child" ] || kill "$child"; exit 143' TERM INT
 return=$(printf '\r')
@@ -18,7 +18,7 @@ while IFS= read -r line || [ -n "$line" ]; do
   [ ! -e "$target" ] || continue
   mkdir -p "$(dirname "$target")" || exit 13
 
-  # Under another name until it is whole: a transcript is also written when a part of the recording was lost.
+  # The name ends in .part until the transcript is complete: it is also written when a part of the recording was lost.
   "$@" --format "$FORMAT" --output "$target.part" -- "$RECORDINGS/$line" </dev/null &
   child=$!
   wait "$child"
@@ -29,9 +29,9 @@ while IFS= read -r line || [ -n "$line" ]; do
     continue
   fi
   echo "$line: exit code $code" >&2
-  # No server: the recordings that are left would wait for it as long and in vain.
+  # No server: each of the remaining recordings would wait for the same timeout and fail too.
   [ "$code" -ne 51 ] || exit 51
-  # An unreadable recording stays so. A failure that a new try may mend has the last word.
+  # An unreadable recording (50) stays unreadable. The exit code of a failure that a retry may fix has priority.
   if [ "$code" -ne 50 ] || [ "$status" -eq 0 ]; then status=$code; fi
 done <"$LIST"
 exit "$status"

@@ -1,9 +1,9 @@
-{{/* Compute capabilities, as contract/arch.py has them (a test compares): [major, minor], empty for the CPU. */}}
+{{/* Compute capabilities of contract/arch.py (a test compares them): [major, minor], empty for the CPU. */}}
 {{- define "voxwright.capabilities" -}}
 {"cpu": [], "sm75": ["7", "5"], "sm80": ["8", "0"], "sm86": ["8", "6"], "sm89": ["8", "9"], "sm90": ["9", "0"]}
 {{- end -}}
 
-{{/* What all servers of a release have in common, whatever their architecture. */}}
+{{/* The labels that all servers of a release have, for every architecture. */}}
 {{- define "voxwright.selector" -}}
 app.kubernetes.io/name: voxwright
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -14,7 +14,7 @@ app.kubernetes.io/component: server
 {{ .Values.image.version | default .Chart.AppVersion }}
 {{- end -}}
 
-{{/* The image of an architecture: on a GPU it holds the engines of this one. Takes a dict of root and arch. */}}
+{{/* The image of an architecture: for a GPU it contains the engines of that architecture. Takes a dict of root and arch. */}}
 {{- define "voxwright.image" -}}
 {{- $version := include "voxwright.version" .root -}}
 {{- if eq .arch "cpu" -}}
@@ -24,13 +24,13 @@ app.kubernetes.io/component: server
 {{- end -}}
 {{- end -}}
 
-{{- define "voxwright.checked" -}}
+{{- define "voxwright.validate" -}}
 {{- if not .Values.architectures -}}
-{{- fail "architectures: nothing is named, so nothing would be deployed. Name those of your GPUs, for example --set architectures.sm86.replicas=1." -}}
+{{- fail "architectures: the list is empty, so no server would be deployed. Name the architectures of your GPUs, for example --set architectures.sm86.replicas=1." -}}
 {{- end -}}
 {{- range $arch, $wanted := .Values.architectures -}}
 {{- if and $wanted.maxReplicas (lt (int $wanted.maxReplicas) (int $wanted.replicas)) -}}
-{{- fail (printf "architectures.%s.maxReplicas: it is less than replicas. Leave it out where nothing is to be scaled." $arch) -}}
+{{- fail (printf "architectures.%s.maxReplicas: it is less than replicas. Remove it to turn off autoscaling, or raise it." $arch) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-"""The speaker network: a masked TDNN with attentive statistics pooling (x-vector; arXiv:1803.10963)."""
+"""The speaker encoder: a masked TDNN with attentive statistics pooling (x-vector; arXiv:1803.10963)."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch.nn import functional
 
 from export.networks.layers import MASKED_SCORE, FeatureNorm, Norm, valid_positions
 
-# Below it a deviation is noise of the FP32 sum, and its square root has no usable gradient.
+# A smaller variance is rounding noise of the FP32 sum, and its square root has no usable gradient.
 SMALLEST_VARIANCE = 1.0e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DiarizationConfig:
-    """What a speaker network's weights are shaped by; `dilations` sets the number of layers."""
+class SpeakerEncoderConfig:
+    """The sizes of a speaker encoder's weights; there is one layer per dilation."""
 
     bands: int = 80
     size: int = 192
@@ -25,7 +25,7 @@ class DiarizationConfig:
 
 
 class TimeDelay(nn.Module):
-    """A residual dilated convolution over time that keeps padding at zero."""
+    """A residual dilated convolution over time; its input is zero where padded."""
 
     def __init__(self, size: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class TimeDelay(nn.Module):
         return values + functional.silu(self.norm(convolved))
 
 
-class Diarization(nn.Module):
-    """Speaker embedding of a stretch of speech, of unit length."""
+class SpeakerEncoder(nn.Module):
+    """Embeds the voice of a segment of speech in a vector of unit length."""
 
-    config_type = DiarizationConfig
+    config_type = SpeakerEncoderConfig
 
-    def __init__(self, config: DiarizationConfig) -> None:
+    def __init__(self, config: SpeakerEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.feature_norm = FeatureNorm(config.bands)
@@ -54,7 +54,7 @@ class Diarization(nn.Module):
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {"bands": self.config.bands, "embedding_size": self.config.embedding}
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Diarization(nn.Module):
         return functional.normalize(self.out(pooled).float(), dim=-1)
 
     def _pool(self, values: Tensor, valid: Tensor) -> Tensor:
-        # Sums over time overflow FP16 within seconds of audio: the whole pooling is FP32.
+        # Sums over time overflow FP16 after a few seconds of audio: the whole pooling is in FP32.
         scores = self.score(values).float().masked_fill(~valid[..., None], MASKED_SCORE)
         weights = torch.softmax(scores, dim=1)
         wide = values.float()

@@ -1,4 +1,4 @@
-"""The acoustic head: CTC log-probabilities of one language, of which only the best few a frame leave the graph."""
+"""The CTC head of one language: log-probabilities of tokens, of which the graph returns the best few per frame."""
 
 from dataclasses import dataclass
 
@@ -9,33 +9,34 @@ from export.networks.layers import valid_positions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AcousticConfig:
-    """What a head's weights are shaped by; `top` is how many tokens a frame keeps."""
+class CtcHeadConfig:
+    """The sizes of a head's weights; `top` is the number of tokens returned per frame."""
 
     size: int = 128
     vocabulary: int = 256
     top: int = 16
 
 
-class Acoustic(nn.Module):
-    """Linear CTC head with log-softmax and top-k in the graph, so that K and not V numbers cross the wire."""
+class CtcHead(nn.Module):
+    """Linear CTC head with log-softmax and top-k in the graph: K values per frame are sent to the client, not V."""
 
-    config_type = AcousticConfig
+    config_type = CtcHeadConfig
 
-    def __init__(self, config: AcousticConfig) -> None:
+    def __init__(self, config: CtcHeadConfig) -> None:
         super().__init__()
         self.config = config
         self.out = nn.Linear(config.size, config.vocabulary)
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {"encoder_size": self.config.size, "vocabulary": self.config.vocabulary, "top": self.config.top}
 
     def forward(self, encoder_out: Tensor, encoder_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames: [batch, time, size], INT [batch] -> log-probabilities and tokens, each [batch, time, K].
 
-        Sorted by falling probability, blank (token 0) included. Padded frames say blank with probability one.
+        Tokens are sorted by decreasing probability and include blank (token 0). A padded frame is blank with
+        probability one.
         """
         log_probs, tokens = torch.topk(self.log_probs(encoder_out), self.config.top, dim=-1)
         valid = valid_positions(encoder_lengths, encoder_out.shape[1])[..., None]
@@ -44,7 +45,7 @@ class Acoustic(nn.Module):
         return torch.where(valid, log_probs, padded), torch.where(valid, tokens, 0)
 
     def log_probs(self, encoder_out: Tensor) -> Tensor:
-        """Give all log-probabilities in FP32: [batch, time, V]."""
+        """Return all log-probabilities in FP32: [batch, time, V]."""
         return torch.log_softmax(self.out(encoder_out.to(self.out.weight.dtype)).float(), dim=-1)
 
 

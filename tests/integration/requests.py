@@ -1,4 +1,4 @@
-"""Asks the real server with the real client, arrays in and out."""
+"""Requests to the real server with the real client: arrays in, arrays out."""
 
 from typing import Any
 

@@ -1,11 +1,11 @@
-"""A licence: what a customer may serve, as a JSON file that the vendor signed.
+"""Read and write the licence file: JSON, signed by the vendor, that states what a customer may serve.
 
     {"schema_version": 1, "product": "voxwright", "licensee": "Example Ltd",
      "not_before": "2026-11-25T00:00:00Z", "expires": "2027-11-25T00:00:00Z",
      "operating_points": ["standard"], "languages": ["en"],
      "signature": {"key": "<fingerprint of the vendor's key>", "value": "<base64>"}}
 
-The signature is over all the other fields: `Licence.signed_bytes`.
+The signature covers all other fields: `Licence.signed_bytes`.
 """
 
 import json
@@ -26,7 +26,7 @@ _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Licence:
-    """What the vendor grants; times are in UTC, and `expires` is the first moment at which it holds no more."""
+    """What the vendor grants. Times are in UTC; `expires` is the first moment after the licence's validity."""
 
     product: str
     licensee: str
@@ -37,11 +37,11 @@ class Licence:
     signature: Signature | None = None
 
     def to_json(self) -> str:
-        """Write the licence as text; from_json reads it back equal."""
+        """Return the licence as JSON text; from_json reads an equal record from it."""
         return json.dumps(self._table(), indent=2, ensure_ascii=False) + "\n"
 
     def signed_bytes(self) -> bytes:
-        """Give what the signature is over: all but the signature itself, in one spelling."""
+        """Return the bytes that are signed: all fields except for the signature, in one canonical form."""
         table = self._table()
         del table["signature"]
         return json.dumps(table, sort_keys=True, separators=(",", ":")).encode()
@@ -52,16 +52,16 @@ class Licence:
 
     @classmethod
     def from_json(cls, text: str, source: object) -> "Licence":
-        """Read a licence; raise LicenceError with the file and the field that is wrong. Nothing is believed yet."""
+        """Return a licence without verifying it; raise LicenceError that names the file and the wrong field."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise LicenceError(source, f"it is not JSON ({error})", PLACE) from error
         fields = Fields(value, source=source, error=LicenceError, remedy=PLACE)
         if fields.integer("schema_version") != SCHEMA_VERSION:
-            cause = f"it is {fields.integer('schema_version')}, and this release reads {SCHEMA_VERSION}"
+            cause = f"it is {fields.integer('schema_version')}, but this release reads {SCHEMA_VERSION}"
             raise fields.error("schema_version", cause)
-        # A field that was signed and is not read here might have limited the licence.
+        # An unknown signed field might limit the licence, so it is rejected.
         fields.reject_unknown("schema_version", *cls.__dataclass_fields__)
         signed = fields.table("signature") if fields.has("signature") else None
         return cls(
@@ -75,7 +75,7 @@ class Licence:
         )
 
     def objection(self, operating_point: str, language: str | None) -> str | None:
-        """Say why a model may not be served under this licence; None where it may."""
+        """Return why a model may not be served under this licence; None where it may."""
         if operating_point not in self.operating_points:
             return f"operating point {operating_point} is not licensed"
         if language is not None and language not in self.languages:
@@ -83,7 +83,7 @@ class Licence:
         return None
 
     def limit(self, families: Mapping[str, Family]) -> dict[str, Family]:
-        """Give the families whose language is licensed, and those that serve every language."""
+        """Return the families whose language is licensed, and those without a language."""
         return {name: each for name, each in families.items() if each.language in (None, *self.languages)}
 
 
@@ -96,4 +96,4 @@ def _time(fields: Fields, key: str) -> datetime:
     try:
         return datetime.strptime(text, _FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
-        raise fields.error(key, f"{text!r} is no time like 2027-11-25T00:00:00Z") from error
+        raise fields.error(key, f"{text!r} is not a time such as 2027-11-25T00:00:00Z") from error

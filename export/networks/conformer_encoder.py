@@ -1,4 +1,7 @@
-"""The body: a causal-convolution Conformer that every language and both modes share (arXiv:2005.08100)."""
+"""The encoder, `body` in the catalogue: a Conformer with causal convolutions (arXiv:2005.08100).
+
+Every language and both modes share its weights.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.networks.layers import Attention, FeatureNorm, FeedForward, Norm, chunk_mask, valid_positions
-from export.networks.streaming import StreamingBody
+from export.networks.streaming import StreamingEncoder
 
 Frames = TypeVar("Frames", int, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BodyConfig:
-    """What a body's weights are shaped by; written into its checkpoint."""
+class ConformerEncoderConfig:
+    """The sizes of an encoder's weights; written into its checkpoint."""
 
     bands: int = 80
     size: int = 128
@@ -25,41 +28,42 @@ class BodyConfig:
     hidden: int = 256
     kernel: int = 15
     channels: int = 192
-    # Behind so many blocks each the others are told which of so many tokens has been understood.
+    # Numbers of blocks, counted from the first one, after which a SelfConditioning layer follows.
     conditioned: tuple[int, ...] = ()
+    # Tokens that these layers predict.
     vocabulary: int = 0
 
 
 class Subsampling(nn.Module):
-    """Two unpadded convolutions over time, three wide, of stride 2, all bands at once, as matrix products.
+    """Two unpadded convolutions over time of width 3 and stride 2, over all bands, computed as matrix products.
 
-    [batch, frames, bands] -> [batch, ((frames-1)//2-1)//2, size]. Convolutions over time and frequency, as Conformers
-    have them, took a third of the training's time on a CPU.
+    [batch, frames, bands] -> [batch, ((frames-1)//2-1)//2, size]. The usual convolutions of a Conformer, over time and
+    frequency, took a third of the training time on a CPU.
     """
 
-    def __init__(self, config: BodyConfig) -> None:
+    def __init__(self, config: ConformerEncoderConfig) -> None:
         super().__init__()
         self.first = nn.Linear(3 * config.bands, config.channels)
         self.second = nn.Linear(3 * config.channels, config.size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Subsample. No masking is needed: a valid output frame sees valid input frames only."""
+        """Subsample. No mask is needed: a valid output frame depends on valid input frames only."""
         return self.second(_triples(functional.silu(self.first(_triples(features)))))  # type: ignore[no-any-return]
 
 
 def _triples(values: Tensor) -> Tensor:
-    """Put every second frame beside the two that follow it: [batch, T, size] -> [batch, (T-1)//2, 3*size]."""
+    """Concatenate every second frame with the two after it: [batch, T, size] -> [batch, (T-1)//2, 3*size]."""
     count = (values.shape[1] - 1) // 2
     return torch.cat([values[:, first : first + 2 * count : 2] for first in range(3)], dim=-1)
 
 
 def subsampled(frames: Frames) -> Frames:
-    """Give the length behind the subsampling: 35 frames make 8, stride 4."""
+    """Return the number of frames after the subsampling of stride 4: 35 frames become 8."""
     return ((frames - 1) // 2 - 1) // 2
 
 
 class Convolution(nn.Module):
-    """Gated pointwise, causal depthwise and pointwise convolution over time, masked before the depthwise one."""
+    """Gated pointwise, causal depthwise and pointwise convolution over time; the depthwise input is masked."""
 
     def __init__(self, size: int, kernel: int) -> None:
         super().__init__()
@@ -70,13 +74,13 @@ class Convolution(nn.Module):
         self.out = nn.Linear(size, size)
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
-        """Convolve [batch, time, size]; `valid` BOOL [batch, time] keeps padding from leaking."""
+        """Convolve [batch, time, size]; `valid` BOOL [batch, time] sets padded frames to zero."""
         return self._convolve(functional.pad(self._gated(values, valid), (0, 0, self.kernel - 1, 0)))
 
     def step(self, values: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve a chunk [batch, T, size] behind the gated frames before it: state [batch, kernel-1, size].
+        """Convolve a chunk [batch, T, size]; `state` [batch, kernel-1, size] holds the gated frames before it.
 
-        Gives the convolved chunk and the state for the next one.
+        Returns the convolved chunk and the state for the next one.
         """
         gated = torch.cat((state, self._gated(values, valid)), dim=1)
         return self._convolve(gated), gated[:, 1 - self.kernel :]
@@ -93,7 +97,7 @@ class Convolution(nn.Module):
 class Block(nn.Module):
     """One Conformer block: half feed-forward, attention, convolution, half feed-forward, norm."""
 
-    def __init__(self, config: BodyConfig) -> None:
+    def __init__(self, config: ConformerEncoderConfig) -> None:
         super().__init__()
         self.before_norm, self.before = Norm(config.size), FeedForward(config.size, config.hidden)
         self.attention_norm = Norm(config.size)
@@ -101,11 +105,11 @@ class Block(nn.Module):
         self.convolution_norm, self.convolution = Norm(config.size), Convolution(config.size, config.kernel)
         self.after_norm, self.after = Norm(config.size), FeedForward(config.size, config.hidden)
         self.norm = Norm(config.size)
-        # Added to what a block hears of a stream: with less to come, the answer may have to wait.
+        # Added to a block's input in a stream, where later frames are hidden and the output may have to be delayed.
         self.streamed = nn.Parameter(torch.zeros(config.size))
 
     def forward(self, values: Tensor, valid: Tensor, mask: Tensor, *, streamed: bool = False) -> Tensor:
-        """Transform [batch, time, size] in place of type and shape, `streamed` where a mask hides what is to come."""
+        """Transform [batch, time, size], keeping shape and type; `streamed` if the mask hides later frames."""
         if streamed:
             values = values + self.streamed
         values = values + 0.5 * self.before(self.before_norm(values))
@@ -118,7 +122,7 @@ class Block(nn.Module):
     def step(
         self, values: Tensor, valid: Tensor, mask: Tensor, attention: Tensor, convolution: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Transform a chunk [batch, T, size] with the states of attention and convolution, and give the next ones."""
+        """Transform a chunk [batch, T, size]; return it with the next states of attention and convolution."""
         values = values + self.streamed
         values = values + 0.5 * self.before(self.before_norm(values))
         attended, attention = self.attention.step(self.attention_norm(values), mask, attention)
@@ -130,28 +134,28 @@ class Block(nn.Module):
 
 
 class SelfConditioning(nn.Module):
-    """Tell the blocks above what those below have understood: a guess at each frame's token (arXiv:2104.02724).
+    """Add a projection of an intermediate CTC prediction to the input of the next blocks (arXiv:2104.02724).
 
-    With the frames apart from one another, as CTC has them, spelling gains most by it.
+    CTC predicts each frame independently of the others; spelling improves most by this layer.
     """
 
     def __init__(self, size: int, vocabulary: int) -> None:
         super().__init__()
-        self.guess = nn.Linear(size, vocabulary)
-        self.tell = nn.Linear(vocabulary, size)
+        self.ctc_head = nn.Linear(size, vocabulary)
+        self.project = nn.Linear(vocabulary, size)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Add what is guessed to [batch, time, size]; the softmax is in FP32."""
-        guessed = torch.softmax(self.guess(values).float(), dim=-1).to(values.dtype)
-        return values + self.tell(guessed)  # type: ignore[no-any-return]
+        """Add the projected prediction to [batch, time, size]; the softmax is in FP32."""
+        predicted = torch.softmax(self.ctc_head(values).float(), dim=-1).to(values.dtype)
+        return values + self.project(predicted)  # type: ignore[no-any-return]
 
 
-class Body(nn.Module):
+class ConformerEncoder(nn.Module):
     """Language-independent encoder: log-mel features in, one vector per 40 ms out."""
 
-    config_type = BodyConfig
+    config_type = ConformerEncoderConfig
 
-    def __init__(self, config: BodyConfig) -> None:
+    def __init__(self, config: ConformerEncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.feature_norm = FeatureNorm(config.bands)
@@ -161,7 +165,7 @@ class Body(nn.Module):
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {
             "bands": self.config.bands,
             "encoder_size": self.config.size,
@@ -169,26 +173,26 @@ class Body(nn.Module):
             "convolution_past": self.config.kernel - 1,
         }
 
-    def streaming(self) -> StreamingBody:
-        """Give the network of a step over a stream, with the same weights."""
-        return StreamingBody(self)
+    def streaming(self) -> StreamingEncoder:
+        """Return the network of one step of a stream, with the same weights."""
+        return StreamingEncoder(self)
 
-    def told(self, index: int, values: Tensor) -> Tensor:
-        """Give what the block above block `index` is to hear of its output: [batch, time, size], the same or more."""
+    def condition(self, index: int, values: Tensor) -> Tensor:
+        """Apply the SelfConditioning layer after block `index`, if it has one, to its output [batch, time, size]."""
         if index + 1 not in self.config.conditioned:
             return values
         return self.conditioning[self.config.conditioned.index(index + 1)](values)  # type: ignore[no-any-return]
 
     @staticmethod
     def lengths(feature_lengths: Tensor) -> Tensor:
-        """Give the valid encoder frames of each item, at least one: INT [batch] -> INT [batch]."""
+        """Return the number of valid encoder frames of each item, at least one: INT [batch] -> INT [batch]."""
         return subsampled(feature_lengths).clamp(min=1)
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a padded batch with full context.
 
         features: log-mel [batch, frames, bands], at least 7 frames; feature_lengths: INT [batch], valid frames.
-        Gives encoder_out [batch, frames/4, size], zero where padded, and encoder_lengths INT [batch].
+        Returns encoder_out [batch, frames/4, size], zero where padded, and encoder_lengths INT [batch].
         """
         encoded, _, lengths = self.encode(features, feature_lengths)
         return encoded, lengths
@@ -202,10 +206,10 @@ class Body(nn.Module):
         left: int | None = None,
         taps: Collection[int] = (),
     ) -> tuple[Tensor, dict[int, Tensor], Tensor]:
-        """Encode as `forward` does, and also give the output of the blocks `taps`, by their index.
+        """Encode as `forward` does; return encoder_out, the outputs of the blocks `taps` by index, and the lengths.
 
-        With a chunk, a frame sees no further than the end of its chunk, and `left` frames before it, or all: both in
-        encoder frames.
+        With a chunk, a frame attends to its own chunk and to the `left` frames before the chunk (None: to all of
+        them). Both are in encoder frames.
         """
         values = self.subsampling(self.feature_norm(features))
         lengths = self.lengths(lengths)
@@ -218,5 +222,5 @@ class Body(nn.Module):
             values = block(values, valid, mask, streamed=chunk is not None)
             if index in taps:
                 tapped[index] = values
-            values = self.told(index, values)
+            values = self.condition(index, values)
         return values * valid[..., None].to(values.dtype), tapped, lengths

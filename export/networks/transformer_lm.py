@@ -1,4 +1,4 @@
-"""The language model: scores hypotheses by their words alone, a small causal transformer over the same tokens."""
+"""The language model: a small causal transformer that scores hypotheses by their tokens, without the audio."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from export.networks.layers import Attention, FeedForward, Norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LanguageConfig:
-    """What a language model's weights are shaped by."""
+class TransformerLmConfig:
+    """The sizes of a language model's weights."""
 
     size: int = 192
     layers: int = 3
@@ -21,10 +21,10 @@ class LanguageConfig:
     vocabulary: int = 256
 
 
-class LanguageBlock(nn.Module):
+class TransformerBlock(nn.Module):
     """Causal self-attention and feed-forward."""
 
-    def __init__(self, config: LanguageConfig) -> None:
+    def __init__(self, config: TransformerLmConfig) -> None:
         super().__init__()
         self.attention_norm, self.attention = Norm(config.size), Attention(config.size, config.heads, rotary=True)
         self.feed_norm, self.feed = Norm(config.size), FeedForward(config.size, config.hidden)
@@ -36,32 +36,32 @@ class LanguageBlock(nn.Module):
         return values + self.feed(self.feed_norm(values))  # type: ignore[no-any-return]
 
 
-class Language(nn.Module):
+class TransformerLm(nn.Module):
     """Neural language model that rescores n-best hypotheses."""
 
-    config_type = LanguageConfig
+    config_type = TransformerLmConfig
 
-    def __init__(self, config: LanguageConfig) -> None:
+    def __init__(self, config: TransformerLmConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.size)
-        self.blocks = nn.ModuleList(LanguageBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
         self.norm = Norm(config.size)
         self.out = nn.Linear(config.size, config.vocabulary)
 
     @property
     def dims(self) -> dict[str, int]:
-        """Give the sizes that depend on the configuration, by the catalogue's axis names."""
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {"vocabulary": self.config.vocabulary}
 
     def forward(self, hypotheses: Tensor, hypothesis_lengths: Tensor) -> Tensor:
-        """Score hypotheses INT [batch, N, L] with lengths INT [batch, N] -> FP32 [batch, N], the end included."""
+        """Score hypotheses INT [batch, N, L] with lengths INT [batch, N] -> FP32 [batch, N], including the end."""
         batch, count, _ = hypotheses.shape
         flat, lengths = hypotheses.flatten(0, 1), hypothesis_lengths.flatten()
         return sequence_scores(self.log_probs(flat), flat, lengths).reshape(batch, count)
 
     def log_probs(self, tokens: Tensor) -> Tensor:
-        """Give FP32 [rows, L+1, V], the log-probabilities of the next token after the boundary and each of L."""
+        """Return FP32 [rows, L+1, V]: log-probabilities of the next token after the boundary and after each of L."""
         values = self.embedding(functional.pad(tokens, (1, 0), value=BOUNDARY_TOKEN))
         causal = causal_mask(values[..., 0])
         for block in self.blocks:

@@ -1,0 +1,233 @@
+"""The measurement of accuracy: word errors by search, streams against recordings, diarization and equal error rates.
+
+Every figure comes through the real server and the transcriber's own segmentation, searches and clustering.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import simpleder
+from numpy.typing import NDArray
+from rich.progress import track
+
+from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
+from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet
+from benchmarks.server import served
+from benchmarks.streams import WindowedRecogniser
+from contract.catalogue import OPERATING_POINTS
+from contract.errors import ServerContractError
+from demo.scores import equal_error_rate, word_errors
+from transcriber import ctc, pipeline, rescoring
+from transcriber.audio import Recording
+from transcriber.connection import Connection
+from transcriber.ctc import Hypothesis
+from transcriber.features import log_mel
+from transcriber.recogniser import EncoderOutput, Features, Recogniser
+from transcriber.segments import split
+from transcriber.triton_recogniser import TritonRecogniser, TritonStreams
+from transcriber.words import spell
+
+REPOSITORY = "dist/accuracy/repository"
+# Families of rescorers, from the least to the most accurate.
+RESCORERS = (("decoder",), ("decoder", "lm"))
+CONCURRENCY = 4
+RESAMPLES, SHARE_WITHIN = 1_000, 0.95
+EQUAL_ERROR_SECONDS, FRAMES_PER_SECOND = 3, 100
+# The frames before it may be silence.
+FIRST_FRAME = 30
+COLLAR_SECONDS = 0.25
+# The set for equal error rates, and the set that is measured in real time as well.
+VOICES_SET, STREAMED_SET = "voices", "grammar"
+
+SpokenTurn: TypeAlias = tuple[str, float, float]
+Counts: TypeAlias = NDArray[np.int64]
+Errors: TypeAlias = Mapping[str, Mapping[str, Counts]]
+"""The word errors of every recording, by set and search."""
+Triton = TypeVar("Triton", bound=TritonRecogniser)
+
+
+def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Results:
+    """Measure every operating point of the bundle, in batch mode and in real-time mode."""
+    by_name = {one.name: one for one in chosen}
+    voices, streamed = by_name.get(VOICES_SET), by_name.get(STREAMED_SET)
+    lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
+    with served(REPOSITORY) as endpoint:
+        points = dict(_points(Connection(endpoint), TritonRecogniser))
+        errors = {point: {one.name: count_word_errors(each, one) for one in chosen} for point, each in points.items()}
+        equal_errors = {point: speaker_eer(each, voices.recordings) for point, each in points.items() if voices}
+        diarization = {point: score_diarization(each, dialogues) for point, each in points.items()}
+    with served(REPOSITORY, SM_BATCH_MODE="false") as endpoint:
+        streams = {
+            point: compare_streams(
+                count_word_errors(WindowedRecogniser(each), streamed),
+                errors[point][STREAMED_SET],
+                lengths[STREAMED_SET],
+            )
+            for point, each in _points(Connection(endpoint, one_server=True), TritonStreams)
+            if streamed
+        }
+    return Results(
+        sets={one.name: one.description for one in chosen},
+        words=_rates(errors, lengths),
+        gains=_gains(errors, lengths),
+        streams=streams,
+        equal_errors=equal_errors,
+        diarization=diarization,
+        recordings=sum(len(one.recordings) for one in chosen),
+        hours=sum(each.seconds for one in chosen for each in one.recordings) / 3600,
+    )
+
+
+def count_word_errors(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, Counts]:
+    """Return by search the word errors of each recording: substituted, deleted and inserted words."""
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        results = pool.map(lambda one: transcribe_with_every_search(recogniser, one.path), chosen.recordings)
+        texts = list(track(results, f"{recogniser.operating_point} {chosen.name}", len(chosen.recordings)))
+    return {
+        search: np.array(
+            [word_errors(one.text, each[search]) for one, each in zip(chosen.recordings, texts, strict=True)]
+        )
+        for search in texts[0]
+    }
+
+
+def transcribe_with_every_search(recogniser: Recogniser, path: Path) -> dict[str, str]:
+    """Return the transcripts of a recording by every search that the server's models allow."""
+    texts: dict[str, list[str]] = {}
+    for segment in split(Recording(path).blocks()):
+        encoded = recogniser.recognise(log_mel(pipeline.pad_to_minimum(segment.samples)))
+        for search, best in run_searches(recogniser, encoded):
+            texts.setdefault(search, []).append(spell(best.tokens, recogniser.pieces))
+    return {search: " ".join(parts) for search, parts in texts.items()}
+
+
+def run_searches(recogniser: Recogniser, encoded: EncoderOutput) -> Iterator[tuple[str, Hypothesis]]:
+    """Yield the name and the best hypothesis of every search, from the least to the most accurate.
+
+    Rescorers score the hypotheses of the search with the n-gram model, where the weights include one.
+    """
+    yield "greedy", ctc.greedy(encoded.emissions)
+    name, candidates = "beam", rescoring.search(recogniser, encoded.emissions, ngram=False)
+    yield name, candidates[0]
+    if recogniser.ngram is not None:
+        name, candidates = f"{name} + n-gram", rescoring.search(recogniser, encoded.emissions)
+        yield name, candidates[0]
+    for families in RESCORERS:
+        if set(families) <= set(recogniser.rescorers):
+            yield " + ".join((name, *families)), rescoring.rescore(recogniser, encoded, candidates, families)[0]
+
+
+def rate(errors: Counts, words: Counts) -> Rate:
+    """Return the word error rate with its bootstrap interval over recordings (Bisani and Ney, ICASSP 2004)."""
+    chosen = np.random.default_rng(0).integers(len(words), size=(RESAMPLES, len(words)))
+    resampled = errors[chosen].sum(axis=1) / words[chosen].sum(axis=1)
+    lower, upper = np.quantile(resampled, [(1 - SHARE_WITHIN) / 2, (1 + SHARE_WITHIN) / 2])
+    return Rate(rate=float(errors.sum() / words.sum()), lower=float(lower), upper=float(upper))
+
+
+def compare_streams(
+    streamed: Mapping[str, Counts], recorded: Mapping[str, Counts], words: Counts
+) -> dict[str, StreamRates]:
+    """Return by search the rates of streams and recordings; difficulty that both share does not widen the interval."""
+    return {
+        search: StreamRates(
+            streams=rate(errors, words),
+            recordings=rate(recorded[search], words),
+            cost=rate(errors - recorded[search], words),
+        )
+        for search, errors in streamed.items()
+    }
+
+
+def score_diarization(recogniser: Recogniser, dialogues: Sequence[Dialogue]) -> DiarizationScore:
+    """Transcribe all dialogues and return the errors of their speaker labels; each counts by its length."""
+    errors = {0.0: 0.0, COLLAR_SECONDS: 0.0}
+    totals = dict.fromkeys(errors, 0.0)
+    right = 0
+    for dialogue in track(dialogues, f"{recogniser.operating_point} dialogues"):
+        transcript = pipeline.transcribe(Recording(dialogue.path), recogniser, pipeline.Plan()).transcript
+        found = [(str(turn.speaker), turn.start_s, turn.end_s) for turn in transcript.turns]
+        reference = [(turn.speaker, turn.start, turn.end) for turn in dialogue.turns]
+        edges = [edge for _, start, end in reference for edge in (start, end)]
+        for collar in errors:
+            scored = cut_edges(reference, edges, collar)
+            seconds = sum(end - start for _, start, end in scored)
+            if scored:
+                errors[collar] += float(simpleder.DER(scored, cut_edges(found, edges, collar))) * seconds
+                totals[collar] += seconds
+        right += len({speaker for speaker, _, _ in found}) == len({speaker for speaker, _, _ in reference})
+    return DiarizationScore(
+        error=errors[0.0] / totals[0.0],
+        error_with_collar=errors[COLLAR_SECONDS] / totals[COLLAR_SECONDS] if totals[COLLAR_SECONDS] else math.nan,
+        counts_right=right / len(dialogues),
+    )
+
+
+def cut_edges(turns: Sequence[SpokenTurn], edges: Sequence[float], collar: float) -> list[SpokenTurn]:
+    """Cut `collar` seconds on both sides of every edge out of turns of (speaker, start, end)."""
+    left = list(turns)
+    for edge in edges if collar else ():
+        left = [
+            part
+            for speaker, start, end in left
+            for part in ((speaker, start, min(end, edge - collar)), (speaker, max(start, edge + collar), end))
+            if part[1] < part[2]
+        ]
+    return left
+
+
+def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording]) -> float:
+    """Return the equal error rate of the speaker network over all pairs of recordings.
+
+    It is nan when no voice has two recordings, or when there is a single voice.
+    """
+    frames = EQUAL_ERROR_SECONDS * FRAMES_PER_SECOND
+    crops: list[Features] = []
+    speakers: list[str] = []
+    for one in recordings:
+        features = log_mel(np.concatenate(list(Recording(one.path).blocks())))[FIRST_FRAME : FIRST_FRAME + frames]
+        if len(features) == frames:
+            crops.append(features)
+            speakers.append(one.speaker)
+    embeddings = recogniser.embed(crops)
+    pairs = np.triu_indices(len(speakers), 1)
+    similarity = (embeddings @ embeddings.T)[pairs]
+    same = (np.array(speakers)[:, None] == np.array(speakers)[None, :])[pairs]
+    if same.all() or not same.any():
+        return math.nan
+    return equal_error_rate(similarity[same], similarity[~same])
+
+
+def _points(
+    connection: Connection, recogniser: Callable[[Connection, str, str], Triton]
+) -> Iterator[tuple[str, Triton]]:
+    for point in OPERATING_POINTS:
+        try:
+            yield point, recogniser(connection, "en", point)
+        except ServerContractError:
+            continue
+
+
+def _rates(errors: Mapping[str, Errors], lengths: Mapping[str, Counts]) -> dict[str, dict[str, dict[str, Rate]]]:
+    return {
+        point: {
+            name: {search: rate(each, lengths[name]) for search, each in by_search.items()}
+            for name, by_search in by_set.items()
+        }
+        for point, by_set in errors.items()
+    }
+
+
+def _gains(errors: Mapping[str, Errors], lengths: Mapping[str, Counts]) -> dict[str, Rate]:
+    """Return the gains by set; both points have the same recordings, so shared difficulty widens no interval."""
+    if not {"standard", "enhanced"} <= set(errors):
+        return {}
+    found = {}
+    for name, words in lengths.items():
+        standard, enhanced = (list(errors[point][name].values())[-1] for point in ("standard", "enhanced"))
+        found[name] = rate(standard - enhanced, words)
+    return found

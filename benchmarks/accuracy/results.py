@@ -1,0 +1,59 @@
+"""The figures of an accuracy measurement."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """An error rate with the bounds of its 95 % interval, all as shares."""
+
+    rate: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        half = (self.upper - self.lower) / 2
+        return f"{100 * self.rate:.1f} ± {100 * half:.1f}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiarizationScore:
+    """Errors of speaker labels in dialogues, as shares."""
+
+    error: float
+    """Diarization error rate: speech that is missed, invented or given to the wrong speaker; turn edges count."""
+    error_with_collar: float
+    """The same without a quarter of a second on both sides of every edge of a turn, NIST's usual collar."""
+    counts_right: float
+    """Share of the dialogues in which the number of speakers is right."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamRates:
+    """Word error rates of the same recordings as streams and as recordings, and their difference."""
+
+    streams: Rate
+    recordings: Rate
+    cost: Rate
+    """The rate of streams minus that of recordings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """All figures: word error rates by operating point, set and search; errors of the speaker networks by point."""
+
+    sets: dict[str, str]
+    words: dict[str, dict[str, dict[str, Rate]]]
+    gains: dict[str, Rate]
+    """By set: the standard point's word error rate minus the enhanced one's, each with its best search."""
+    streams: dict[str, dict[str, StreamRates]]
+    """The cost of real time, by point and search."""
+    equal_errors: dict[str, float]
+    diarization: dict[str, DiarizationScore]
+    recordings: int
+    hours: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures for a JSON file."""
+        return asdict(self)

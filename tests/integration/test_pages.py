@@ -1,0 +1,148 @@
+"""The commands of README.md run as typed, in the order of the page, from a checkout's root.
+
+Those of deploy/README.md that can run here are run by tests/unit/deploy/test_readme.py; their options and files are
+checked here too.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration import reference, serving
+from tests.integration.reference import ROOT
+from tests.pages import NOT_RUN, RUN, SERVER, Block, blocks
+from tests.ports import free_ports
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group(reference.GROUP)]
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "deploy" / "README.md")
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+READY_S, STOP_S, COMMAND_S = 120, 30, 600
+# What the commands themselves make outside dist/.
+CREATED = {f"deploy/compose/{name}" for name in (".env", "recordings", "recordings/", "transcripts")}
+
+
+@pytest.fixture(scope="module")
+def checkout(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that looks like this checkout after export and build, and whose `dist` may be written to."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in ("dist", ".venv", ".git"):
+            (folder / path.name).symlink_to(path)
+    # As `make env` has it, whichever environment runs this test.
+    (folder / ".venv").symlink_to(sys.prefix)
+    for name in ("onnx", "engines", "store"):
+        if (reference.OUT / name).is_dir():
+            shutil.copytree(reference.OUT / name, folder / "dist" / name, copy_function=os.link)
+    assert (folder / "dist" / "engines").is_dir(), reference_engines
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Return variables that move the default ports, so that this test disturbs no server of this machine."""
+    http, grpc, metrics = map(str, free_ports(3))
+    ports = {"VOXWRIGHT_HTTP_PORT": http, "VOXWRIGHT_GRPC_PORT": grpc, "VOXWRIGHT_METRICS_PORT": metrics}
+    return serving.environment(**ports, SM_INFERENCE_ENDPOINT=f"localhost:{grpc}")
+
+
+def run(text: str, folder: Path, variables: dict[str, str]) -> None:
+    """Run a block in a shell; fail with its output unless every command exits with 0."""
+    shell = ["bash", "-euo", "pipefail", "-c", text]
+    done = subprocess.run(
+        shell, cwd=folder, env=variables, capture_output=True, text=True, timeout=COMMAND_S, check=False
+    )
+    assert done.returncode == 0, f"{text}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+@contextmanager
+def server(text: str, folder: Path, variables: dict[str, str]) -> Iterator[None]:
+    """Start the server of a block and wait until it is ready; stop it as Ctrl-C does."""
+    log = folder / "dist" / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec env {text}"],
+            cwd=folder, env=variables, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        probe = f".venv/bin/python -m runtime.probe --timeout {READY_S}"
+        run(probe, folder, variables)
+        yield
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(STOP_S) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            serving.kill(process)
+
+
+def run_page(page: list[Block], folder: Path) -> None:
+    """Run the blocks of a page in order; a server runs until the next one starts or the page ends."""
+    variables = environment()
+    while page:
+        if page[0].needs == SERVER:
+            after = next((index for index, block in enumerate(page[1:], 1) if block.needs == SERVER), len(page))
+            with server(page[0].text, folder, variables):
+                run_page_without_server(page[1:after], folder, variables)
+            page = page[after:]
+        else:
+            run_page_without_server(page[:1], folder, variables)
+            page = page[1:]
+
+
+def run_page_without_server(page: list[Block], folder: Path, variables: dict[str, str]) -> None:
+    """Run those blocks of a page that need nothing which this machine lacks."""
+    for block in page:
+        if block.needs == RUN:
+            run(block.text, folder, variables)
+
+
+def test_commands_run_in_the_order_of_the_page(checkout: Path) -> None:
+    found = blocks(README)
+    assert sum(block.needs in (RUN, SERVER) for block in found) >= 8
+    run_page(found, checkout)
+
+
+def test_a_broken_command_fails(checkout: Path) -> None:
+    """The test above would find a page that is wrong."""
+    good, broken = "test -d dist/onnx\n", "test -d dist/onyx\n"
+    run_page([Block(page="page.md", needs=RUN, text=good)], checkout)
+    with pytest.raises(AssertionError, match="dist/onyx"):
+        run_page([Block(page="page.md", needs=RUN, text=good + broken + good)], checkout)
+
+
+def test_every_block_states_what_it_needs() -> None:
+    assert {block.needs for block in BLOCKS} <= {RUN, SERVER, *NOT_RUN}
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [(module, arguments) for block in BLOCKS if block.needs in NOT_RUN for module, arguments in block.modules()],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_options_exist_of_commands_that_cannot_run_here(module: str, arguments: list[str]) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for word in arguments:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in shown, f"python -m {module} has no option {word}"
+
+
+def test_files_exist_that_commands_name() -> None:
+    for block in BLOCKS:
+        for command in block.commands:
+            for word in command:
+                if word.partition("/")[0] in ("ci", "demo", "deploy", "docs") and word not in CREATED:
+                    assert (ROOT / word).exists(), f"{block.page}: {word}"
+
+
+def test_commands_use_the_environment_of_the_checkout() -> None:
+    for block in BLOCKS:
+        for command in block.commands:
+            assert not any(word in ("python", "python3") for word in command), f"{block.page}: {' '.join(command)}"

@@ -1,0 +1,67 @@
+"""The option --verbose, and how a command ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+COMMAND = """\
+import click
+from contract import command_line
+from contract.errors import GpuError
+
+@click.command()
+@click.option("--number", type=int)
+@command_line.verbose_option()
+def command(number):
+    {body}
+
+command_line.run(command)
+"""
+SENTENCE = "error: GPU: it is gone. Insert it.\n"
+
+
+def run(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", COMMAND.format(body=body), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--number", "3")])
+def test_prints_one_sentence(arguments: tuple[str, ...]) -> None:
+    result = run("raise GpuError('GPU', 'it is gone', 'Insert it')", *arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (40, "", SENTENCE)
+
+
+@pytest.mark.parametrize("arguments", [("--verbose",), ("--number", "3", "--verbose"), ("--verbose", "--number", "3")])
+def test_verbose_adds_the_traceback(arguments: tuple[str, ...]) -> None:
+    result = run("raise GpuError('GPU', 'it is gone', 'Insert it')", *arguments)
+    assert result.returncode == 40
+    assert result.stderr.startswith("Traceback")
+    assert result.stderr.endswith(SENTENCE)
+
+
+def test_ignores_verbose_among_the_values_of_other_options() -> None:
+    """Only the option counts: a later argument of the same spelling is a value or a misuse."""
+    result = run("raise GpuError('GPU', 'it is gone', 'Insert it')", "--", "--verbose")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_misuse_ends_as_click_prints_it() -> None:
+    result = run("pass", "--number", "three")
+    assert result.returncode == 2
+    assert result.stderr.endswith("Error: Invalid value for '--number': 'three' is not a valid integer.\n")
+
+
+# click itself prints the first line end of an interrupt: a terminal shows ^C in that line.
+@pytest.mark.parametrize(("body", "line"), [("raise KeyboardInterrupt", "\n"), ("raise click.Abort", "")])
+def test_interrupt(body: str, line: str) -> None:
+    result = run(body)
+    assert (result.returncode, result.stderr) == (130, f"{line}interrupted\n")
+
+
+def test_success() -> None:
+    result = run("print('done')")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
