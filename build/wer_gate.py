@@ -17,16 +17,13 @@ from contract.catalogue import NEXT_STATE_PREFIX, STATE_PREFIX, Family, catalogu
 from contract.errors import GateError, GraphError
 from contract.graph import TRANSCRIPTS, WORDS_FILE
 from contract.manifest import Accuracy, EngineRecord
+from contract.tokens import collapse, spell
 
 Arrays: TypeAlias = dict[str, Any]
 Engines: TypeAlias = Mapping[tuple[str, str], EngineRecord]
 """The engines of a bundle by model and mode."""
-BLANK = 0
-# Blank, unknown and sentence boundary: they stand in no transcript.
-_SPECIAL_TOKENS = (BLANK, 1, 2)
 # The item that a window of a stream belongs to.
 _ITEM = "item"
-_WORD_MARK = "▁"
 # Above this error rate the graphs do not recognise this speech (random weights, another language), so that a difference
 # has no meaning.
 _MAX_JUDGED_ERROR_RATE = 0.5
@@ -157,7 +154,7 @@ def transcripts(ensemble: GatedEnsemble, files: Sequence[Path], stream: Any, inp
     owners = [each[_ITEM] for each in values] if is_stream else range(len(paths))
     pieces = json.loads(ensemble.steps[-1].parameters["tokens"])
     return [
-        spell([token for _, path in group for token in path], pieces)
+        spell(collapse(token for _, path in group for token in path), pieces)
         for _, group in groupby(zip(owners, paths, strict=True), key=itemgetter(0))
     ]
 
@@ -189,12 +186,6 @@ def _windows(ensemble: GatedEnsemble, file: Path, stream: Any, inputs: Sequence[
     for (item, _), outputs in zip(begins, stream(file, windows()), strict=True):
         states.update({STATE_PREFIX + state.name: outputs.pop(NEXT_STATE_PREFIX + state.name) for state in mode.states})
         yield {**outputs, _ITEM: item}
-
-
-def spell(path: Sequence[int], pieces: Sequence[str]) -> str:
-    """Return the words of the best token of every frame: equal neighbours merged, blanks removed (CTC)."""
-    tokens = [token for token, _ in groupby(path) if token not in _SPECIAL_TOKENS]
-    return "".join(pieces[token] for token in tokens).replace(_WORD_MARK, " ").strip()
 
 
 def wrong_words(texts: Sequence[str], found: Sequence[str]) -> int:

@@ -6,10 +6,9 @@ The random generator is a parameter (NumPy's), so that this package does not imp
 from typing import Any
 
 from contract.catalogue import Family, Mode, Tensor
+from contract.tokens import FIRST_WORD_TOKEN
 
 DTYPES = {"FP16": "float16", "FP32": "float32", "INT32": "int32"}
-# Tokens 0 to 2 are blank, unknown and boundary: no hypothesis contains them.
-FIRST_WORD_TOKEN = 3
 
 
 def corners(mode: Mode) -> list[dict[str, int]]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from contract import synthetic_inputs
 from contract.catalogue import AxisRange, Family, Mode, is_state
 from contract.graph import TRANSCRIPTS
+from contract.tokens import BLANK, collapse
 from export.networks.streaming import zero_states
 
 SPEECH_FILE = Path(__file__).parent.parent / "demo" / "features.safetensors"
 Sample = dict[str, NDArray[Any]]
-BLANK_TOKEN = 0
 # The steps of a stream that are kept: the first, without a past; one with some past; one with a full past.
 _STEPS = (0, 4, 20)
 
@@ -158,11 +158,10 @@ def hypotheses(head: Any, encoded: Tensor, lengths: Tensor, family: Family) -> t
     variants = [[path[:skip] + path[skip + 1 :] if skip else path for skip in range(count)] for path in best]
     size = bucket(max(len(path) for rows in variants for path in rows), axes["hypothesis_tokens"])
     cut = [[path[: min(size, longest)] for path in rows] for rows in variants]
-    padded_rows = [[path + [BLANK_TOKEN] * (size - len(path)) for path in rows] for rows in cut]
+    padded_rows = [[path + [BLANK] * (size - len(path)) for path in rows] for rows in cut]
     token_lengths = [[len(path) for path in rows] for rows in cut]
     return torch.tensor(padded_rows, dtype=torch.int32), torch.tensor(token_lengths, dtype=torch.int32)
 
 
 def _best_path(frames: Tensor) -> list[int]:
-    merged = torch.unique_consecutive(frames).tolist()
-    return [token for token in merged if token != BLANK_TOKEN]
+    return list(collapse(frames.tolist(), dropped=(BLANK,)))

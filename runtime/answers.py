@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.catalogue import Family, Mode, Tensor
-from contract.synthetic_inputs import FIRST_WORD_TOKEN, shape
+from contract.synthetic_inputs import shape
+from contract.tokens import FIRST_WORD_TOKEN
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _FORMATS = {"FP16": "e", "FP32": "f", "INT32": "i"}

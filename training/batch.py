@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from contract.tokens import BOUNDARY
 from export.networks.conformer_encoder import subsampled
-from training import dataset, perturb, tokenizer
+from training import dataset, perturb
 from training.dataset import Example
 from training.tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ def make_batch(
     texts = [pieces.encode(example.text) for example in examples]
     longest = max(map(len, texts))
     frames = subsampled(features.shape[1])
-    tokens = torch.full((len(texts), longest), tokenizer.BOUNDARY)
+    tokens = torch.full((len(texts), longest), BOUNDARY)
     labels = torch.full((len(texts), frames), IGNORED)
     for row, (text, (_, each)) in enumerate(zip(texts, perturbed, strict=True)):
         tokens[row, : len(text)] = torch.tensor(text)
@@ -92,6 +93,6 @@ def next_tokens(tokens: Tensor, lengths: Tensor) -> Tensor:
     Positions after the closing boundary are IGNORED.
     """
     position = torch.arange(tokens.shape[1] + 1, device=tokens.device)[None, :]
-    targets = functional.pad(tokens, (0, 1), value=tokenizer.BOUNDARY)
-    targets = torch.where(position == lengths[:, None], tokenizer.BOUNDARY, targets)
+    targets = functional.pad(tokens, (0, 1), value=BOUNDARY)
+    targets = torch.where(position == lengths[:, None], BOUNDARY, targets)
     return torch.where(position > lengths[:, None], IGNORED, targets)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contract.tokens import BOUNDARY
 from export.checkpoints import reference
 from export.networks.transformer_lm import TransformerLm
-from training import corpus, curves, reporting, schedule, synthesis, tokenizer
+from training import corpus, curves, reporting, schedule, synthesis
 from training.batch import IGNORED, next_tokens
 from training.recipe import Recipe
 from training.tokenizer import Tokenizer
@@ -102,7 +103,7 @@ def held_out_texts(recipe: Recipe) -> dict[str, list[str]]:
 def pad_tokens(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Pad token lists with the boundary, INT64 [rows, longest], and return their lengths [rows] too."""
     rows = [torch.tensor(text, dtype=torch.int64) for text in texts]
-    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.BOUNDARY)
+    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=BOUNDARY)
     return padded, torch.tensor([len(text) for text in texts])
 
 

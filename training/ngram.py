@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract import files
+from contract.tokens import BOUNDARY
 from training import corpus, language, reporting, synthesis
 from training.recipe import Recipe
-from training.tokenizer import BOUNDARY, Tokenizer
+from training.tokenizer import Tokenizer
 from transcriber import ngram
 from transcriber.ngram import Level, Ngram
 

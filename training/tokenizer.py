@@ -7,11 +7,10 @@ from pathlib import Path
 import sentencepiece
 
 from contract import files
+from contract.tokens import BLANK, BOUNDARY, RESERVED, UNKNOWN, spell
 from training.errors import MissingDataError
 
-BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
 BLANK_PIECE, BOUNDARY_PIECE = "<blank>", "</s>"
-WORD_START = "\u2581"
 
 
 def train(texts: Iterable[str], path: Path, vocabulary: int) -> None:
@@ -50,9 +49,7 @@ class Tokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Join tokens into text, without the reserved ones."""
-        pieces = self.pieces()
-        texts = (pieces[token] for token in tokens if token > BOUNDARY)
-        return "".join(texts).replace(WORD_START, " ").strip()
+        return spell((token for token in tokens if token not in RESERVED), self.pieces())
 
     def pieces(self) -> list[str]:
         """Return every piece in the order of its number."""

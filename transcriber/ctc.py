@@ -5,21 +5,18 @@ probability of the last entry, and at most what the list leaves over. The search
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contract.tokens import BLANK, BOUNDARY, RESERVED, collapse
+
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
 
-BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
 BEAM_WIDTH = 16
-# They are not parts of words, so a transcript never shows them.
-_UNSPOKEN = frozenset({UNKNOWN, BOUNDARY})
 # A token this unlikely in a frame (1 in 10 000) never led to another best hypothesis, and costs most of the time.
 NEGLIGIBLE_LOG_PROB = math.log(1e-4)
 _SMALLEST_PROB = 1e-9
@@ -82,11 +79,6 @@ class AlignedToken:
     first: int
     last: int
     confidence: float
-
-
-def collapse(path: Iterable[int]) -> tuple[int, ...]:
-    """Return the tokens of a CTC path (a token per frame): repeats merged, then blank, unknown and boundary dropped."""
-    return tuple(token for token, _ in groupby(path) if token != BLANK and token not in _UNSPOKEN)
 
 
 def greedy(emissions: Emissions) -> Hypothesis:
@@ -210,7 +202,7 @@ class _Prefix:
 def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[tuple[int, float]]]]:
     """Return for each frame the log-probability of blank, and the tokens to follow with theirs."""
     blanks = _log_probs_of(emissions, (BLANK,))[:, 0].tolist()
-    kept = (emissions.log_probs > negligible) & ~np.isin(emissions.tokens, (BLANK, *_UNSPOKEN))
+    kept = (emissions.log_probs > negligible) & ~np.isin(emissions.tokens, RESERVED)
     followed: list[list[tuple[int, float]]] = [[] for _ in blanks]
     for frame, place in np.argwhere(kept).tolist():
         followed[frame].append((int(emissions.tokens[frame, place]), float(emissions.log_probs[frame, place])))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transcriber.ctc import BOUNDARY
+from contract.tokens import BOUNDARY
 
 # A log-probability is a whole number of these steps, in eight bits. With steps of 0.5 a tenth more n-grams fit into the
 # same bytes, and the error rate is no lower.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import ServerUnreachableError
+from contract.tokens import spell
 from transcriber import ctc, pipeline, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.buckets import full_windows
@@ -219,7 +220,7 @@ class _OpenSegment:
         """Return the words so far; no words after an error of the server."""
         if self._error_text is not None:
             return ""
-        return words.spell(self._search.best_partial(), self._recogniser.pieces)
+        return spell(self._search.best_partial(), self._recogniser.pieces)
 
     def finish(self, segment: Segment, number: int) -> SegmentResult:
         """End the sequence on the server and return the result of the segment."""

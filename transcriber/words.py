@@ -1,13 +1,12 @@
 """Join the tokens of a hypothesis to words, with their times and confidences."""
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
+from contract.tokens import WORD_START, spell
 from transcriber.ctc import AlignedToken
 from transcriber.transcript import Word
 
-WORD_START = "\u2581"
 # Encoder frame t covers the feature frames 4t to 4t + 6 (two convolutions of width 3 and stride 2), whose middle is the
 # middle of feature frame 4t + 3. Feature frames are 10 ms apart and 25 ms wide.
 _FRAME_S = 0.040
@@ -20,11 +19,6 @@ _LEAD_S, _TRAIL_S = 0.06, 0.06
 def encoder_frames(feature_frames: int) -> int:
     """Return the number of encoder frames that a number of feature frames makes."""
     return max(0, (feature_frames - SHORTEST_FRAMES) // SUBSAMPLING + 1)
-
-
-def spell(tokens: Sequence[int], pieces: Sequence[str]) -> str:
-    """Return the text of tokens; a piece that begins with U+2581 begins a word."""
-    return "".join(pieces[token] for token in tokens).replace(WORD_START, " ").strip()
 
 
 def join(tokens: tuple[AlignedToken, ...], pieces: tuple[str, ...], start_s: float, end_s: float) -> list[Word]:

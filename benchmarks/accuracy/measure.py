@@ -20,6 +20,7 @@ from benchmarks.server import served
 from benchmarks.streams import WindowedRecogniser
 from contract.catalogue import OPERATING_POINTS
 from contract.errors import ServerContractError
+from contract.tokens import spell
 from demo.scores import equal_error_rate, word_errors
 from transcriber import ctc, pipeline, rescoring
 from transcriber.audio import Recording
@@ -29,7 +30,6 @@ from transcriber.features import log_mel
 from transcriber.recogniser import EncoderOutput, Features, Recogniser
 from transcriber.segments import split
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams
-from transcriber.words import spell
 
 REPOSITORY = "dist/accuracy/repository"
 # Families of rescorers, from the least to the most accurate.

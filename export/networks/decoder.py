@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contract.tokens import BOUNDARY
 from export.networks.layers import Attention, FeedForward, Norm, valid_positions
-
-# The token before and after every hypothesis; the same in the tokenizer of training.
-BOUNDARY_TOKEN = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +76,7 @@ class Decoder(nn.Module):
 
     def log_probs(self, encoder_out: Tensor, encoder_lengths: Tensor, tokens: Tensor) -> Tensor:
         """Return FP32 [batch*N, L+1, V]: log-probabilities of the next token after the boundary and after each of L."""
-        inputs = functional.pad(tokens, (1, 0), value=BOUNDARY_TOKEN)
+        inputs = functional.pad(tokens, (1, 0), value=BOUNDARY)
         encoded = self.bridge(encoder_out.to(self.bridge.weight.dtype))
         encoded_mask = valid_positions(encoder_lengths, encoded.shape[1])[:, None, None, :]
         values = self.embedding(inputs)
@@ -97,7 +95,7 @@ def causal_mask(tokens: Tensor) -> Tensor:
 def sequence_scores(log_probs: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
     """Sum the log-probabilities [rows, L+1, V] of tokens [rows, L] and of the boundary after them: [rows]."""
     positions = torch.arange(log_probs.shape[1], device=tokens.device)[None, :]
-    targets = functional.pad(tokens, (0, 1), value=BOUNDARY_TOKEN)
-    targets = torch.where(positions == lengths[:, None], BOUNDARY_TOKEN, targets)
+    targets = functional.pad(tokens, (0, 1), value=BOUNDARY)
+    targets = torch.where(positions == lengths[:, None], BOUNDARY, targets)
     chosen = log_probs.gather(2, targets[..., None].long())[..., 0]
     return torch.where(positions <= lengths[:, None], chosen, 0.0).sum(dim=1)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.networks.decoder import BOUNDARY_TOKEN, causal_mask, sequence_scores
+from contract.tokens import BOUNDARY
+from export.networks.decoder import causal_mask, sequence_scores
 from export.networks.layers import Attention, FeedForward, Norm
 
 
@@ -62,7 +63,7 @@ class TransformerLm(nn.Module):
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         """Return FP32 [rows, L+1, V]: log-probabilities of the next token after the boundary and after each of L."""
-        values = self.embedding(functional.pad(tokens, (1, 0), value=BOUNDARY_TOKEN))
+        values = self.embedding(functional.pad(tokens, (1, 0), value=BOUNDARY))
         causal = causal_mask(values[..., 0])
         for block in self.blocks:
             values = block(values, causal)

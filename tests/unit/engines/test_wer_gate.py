@@ -20,6 +20,7 @@ from contract.arch import Arch
 from contract.errors import GateError
 from contract.manifest import Accuracy, BundleManifest
 from contract.platform import platform
+from contract.tokens import collapse, spell
 from tests.unit.engines.exported import PIECES, cpu, export, jobs, speak
 
 TEXTS = ("one two three", "four four one two", "three two one")
@@ -149,7 +150,7 @@ def test_does_not_measure_with_a_changed_graph(graphs: Path) -> None:
     [([3, 3, 0, 4], "one two"), ([3, 0, 3], "one one"), ([3, 6, 6, 1, 2, 7], "ones four"), ([0, 0], ""), ([], "")],
 )
 def test_spells_best_path(path: list[int], text: str) -> None:
-    assert wer_gate.spell(path, PIECES) == text
+    assert spell(collapse(path), PIECES) == text
 
 
 def test_counts_substitutions_deletions_and_insertions() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from contract.tokens import BOUNDARY
 from training import corpus, language
 from training.batch import IGNORED, next_tokens
-from training.tokenizer import BOUNDARY
 
 
 class Uneven:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.tokens import BOUNDARY
 from tests.unit.training import tiny
 from training import corpus, language, ngram, reporting, tokenizer
 from training.ngram import Model
-from training.tokenizer import BOUNDARY, Tokenizer
+from training.tokenizer import Tokenizer
 from transcriber import ngram as searched
 
 VOCABULARY = 9

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from contract.catalogue import OPERATING_POINTS, catalogue, models
+from contract.tokens import BOUNDARY, WORD_START
 from export.checkpoints import reference
 from export.networks.ctc_head import CtcHeadConfig
 from training import card, corpus, dialogue, evaluation, model, reporting, synthesis, voices
@@ -23,7 +24,7 @@ from training.errors import TrainingError
 from training.language import pad_tokens
 from training.recipe import Recipe
 from training.synthesis import Utterance
-from training.tokenizer import BLANK_PIECE, BOUNDARY, BOUNDARY_PIECE, WORD_START, Tokenizer
+from training.tokenizer import BLANK_PIECE, BOUNDARY_PIECE, Tokenizer
 from transcriber import ngram
 from transcriber.features import log_mel
 

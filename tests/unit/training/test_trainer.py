@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch.multiprocessing.spawn import spawn
 
+from contract.tokens import BOUNDARY
 from export.checkpoints import reference
 from tests.unit.training import tiny
 from training import batch, corpus, curves, dataset, evaluation, language, reporting, speakers, tokenizer, trainer
@@ -22,7 +23,7 @@ from training.checkpoints import read_checkpoint, weight_path
 from training.dataset import Example
 from training.errors import MissingDataError
 from training.recipe import Recipe
-from training.tokenizer import BOUNDARY, Tokenizer
+from training.tokenizer import Tokenizer
 from training.trainer import Trainer
 
 SECONDS = 1.0

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from transcriber.ctc import BOUNDARY
+from contract.tokens import BOUNDARY
 from transcriber.ngram import Level, Ngram
 
 VOCABULARY = 6

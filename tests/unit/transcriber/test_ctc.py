@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.tokens import BLANK, BOUNDARY, collapse
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from transcriber import ctc
-from transcriber.ctc import BLANK, Emissions, Fusion, align, beam, collapse, greedy
+from transcriber.ctc import Emissions, Fusion, align, beam, greedy
 from transcriber.ngram import Ngram
 
 seeds = st.integers(0, 2**32 - 1)
@@ -110,7 +111,7 @@ def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[in
 
     def lm_score(tokens: tuple[int, ...]) -> float:
         # Without the end, which is scored only after the last frame.
-        end = fusion.model.after(state(tokens), ctc.BOUNDARY)[0]
+        end = fusion.model.after(state(tokens), BOUNDARY)[0]
         return fusion.weight * (Ngram(LEVELS, VOCABULARY).log_prob(tokens) - end) + fusion.bonus * len(tokens)
 
     def state(tokens: tuple[int, ...]) -> int:
@@ -141,7 +142,7 @@ def exhaustively(given_: Emissions, width: int, fusion: Fusion) -> dict[tuple[in
             reverse=True,
         )
         beams = {each: (following[each][0], following[each][1]) for each in ranked[:width]}
-    end = {each: fusion.weight * fusion.model.after(state(each), ctc.BOUNDARY)[0] for each in beams}
+    end = {each: fusion.weight * fusion.model.after(state(each), BOUNDARY)[0] for each in beams}
     found = {
         each: float(np.logaddexp(scores[0], scores[1])) + lm_score(each) + end[each] for each, scores in beams.items()
     }

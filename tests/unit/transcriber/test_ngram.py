@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 import pytest
 
+from contract.tokens import BOUNDARY
 from tests.unit.transcriber.models import LEVELS, VOCABULARY, level
 from transcriber import ngram
-from transcriber.ctc import BOUNDARY
 from transcriber.ngram import Ngram
 
 

@@ -7,18 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transcriber.ctc import AlignedToken
-from transcriber.words import join, spell
+from transcriber.words import join
 
 PIECES = ("<blank>", "<unk>", "</s>", "\u2581hel", "lo", "\u2581", "w", "orld", "\u2581a")
 
 
 def aligned(*tokens: tuple[int, int, int]) -> tuple[AlignedToken, ...]:
     return tuple(AlignedToken(token=token, first=first, last=last, confidence=0.9) for token, first, last in tokens)
-
-
-def test_spells_tokens() -> None:
-    assert spell((8, 3, 4, 5, 6, 7), PIECES) == "a hello world"
-    assert spell((), PIECES) == ""
 
 
 def test_joins_pieces() -> None:
