@@ -44,6 +44,14 @@ def precision_arguments(library: Any) -> dict[str, Any]:
     return {} if supports_strong_typing(library) else {"fp16": True, "precision_constraints": "obey"}
 
 
+def tactic_arguments(library: Any) -> dict[str, Any]:
+    """Return Polygraphy's arguments that keep plans from needing cuBLAS or cuDNN, which later versions use no more."""
+    if supports_strong_typing(library):
+        return {}
+    sources = library.TacticSource
+    return {"tactic_sources": [sources.EDGE_MASK_CONVOLUTIONS, sources.JIT_CONVOLUTIONS]}
+
+
 def pin_fp32_layers(library: Any, network: Any) -> None:
     """Set every layer that the graph computes in FP32 to FP32, in a library without strong typing."""
     if supports_strong_typing(library):

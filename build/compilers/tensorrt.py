@@ -145,6 +145,7 @@ def _build(job: Job, target: Path, wanted: Options, measured: Path | None) -> No
             profiling_verbosity=library.ProfilingVerbosity.DETAILED,
             load_timing_cache=None if measured is None else str(measured),
             **dialect.precision_arguments(library),
+            **dialect.tactic_arguments(library),
             **dialect.compatibility_arguments(library, wanted, job.arch),
         )
 

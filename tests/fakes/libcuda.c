@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef int CUresult;
-enum { SUCCESS = 0, INVALID_VALUE = 1, NO_DEVICE = 100, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500 };
 enum { COMPUTE_CAPABILITY_MAJOR = 75, COMPUTE_CAPABILITY_MINOR = 76 };
 
 static int visible[GPUS + 1], count;
@@ -82,6 +83,43 @@ CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
     *free = (size_t)FREE << 20;
     *total = (size_t)MEBIBYTES << 20;
     return current ? SUCCESS : INVALID_VALUE;
+}
+
+CUresult cuCtxSetCurrent(void *context) { return current = context, SUCCESS; }
+
+/* Device memory is the host's, and a stream does everything at once. */
+CUresult cuMemAlloc_v2(void **address, size_t bytes) { return (*address = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY; }
+CUresult cuMemFree_v2(void *address) { return free(address), SUCCESS; }
+static CUresult copy(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), SUCCESS; }
+CUresult cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *on) { return (void)on, copy(to, from, bytes); }
+CUresult cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *on) { return (void)on, copy(to, from, bytes); }
+CUresult cuMemcpyDtoDAsync_v2(void *to, void *from, size_t bytes, void *on) { return (void)on, copy(to, from, bytes); }
+
+static int stream, capturing;
+CUresult cuStreamCreate(void **made, unsigned flags) { return (void)flags, *made = &stream, current ? SUCCESS : INVALID_VALUE; }
+CUresult cuStreamSynchronize(void *on) { return on == &stream && !capturing ? SUCCESS : INVALID_VALUE; }
+CUresult cuStreamDestroy_v2(void *on) { return on == &stream ? SUCCESS : INVALID_VALUE; }
+
+/* What is captured has been done by then; a launch of the graph does nothing more. */
+CUresult cuStreamBeginCapture_v2(void *on, int mode) { return (void)on, (void)mode, capturing = 1, SUCCESS; }
+CUresult cuStreamEndCapture(void *on, void **graph) { return (void)on, *graph = &capturing, capturing = 0, SUCCESS; }
+CUresult cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    return (void)flags, *made = graph, SUCCESS;
+}
+CUresult cuGraphLaunch(void *graph, void *on) { return (void)on, graph == &capturing ? SUCCESS : INVALID_VALUE; }
+CUresult cuGraphDestroy(void *graph) { return (void)graph, SUCCESS; }
+CUresult cuGraphExecDestroy(void *graph) { return (void)graph, SUCCESS; }
+
+/* An event is the time at which it was recorded. */
+CUresult cuEventCreate(void **event, unsigned flags) {
+    return (void)flags, (*event = calloc(1, sizeof(struct timespec))) ? SUCCESS : OUT_OF_MEMORY;
+}
+CUresult cuEventRecord(void *event, void *on) { return (void)on, clock_gettime(CLOCK_MONOTONIC, event), SUCCESS; }
+CUresult cuEventSynchronize(void *event) { return (void)event, SUCCESS; }
+CUresult cuEventDestroy_v2(void *event) { return free(event), SUCCESS; }
+CUresult cuEventElapsedTime_v2(float *milliseconds, struct timespec *from, struct timespec *to) {
+    *milliseconds = (float)((to->tv_sec - from->tv_sec) * 1e3 + (to->tv_nsec - from->tv_nsec) * 1e-6);
+    return SUCCESS;
 }
 
 CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags, int *found) {

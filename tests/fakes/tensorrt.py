@@ -131,6 +131,7 @@ class _Builder:
             "_limits": {},
             "_profiles": [],
             "_cache": None,
+            "_tactics": 0,
             "DLA_core": -1,
             "int8_calibrator": None,
         }
@@ -153,9 +154,11 @@ class _Builder:
                 for key, value in vars(config).items()
                 if not key.startswith("_") and key not in ("DLA_core", "int8_calibrator", "default_device_type")
             },
+            "tactics": config._tactics,
             "pinned": [layer.name for layer in network._layers if "precision" in vars(layer)],
-            "timings": config._cache._content.decode(),
+            "timings": config._cache._content.decode() if config._cache else "",
         }
+        config._cache = config._cache or config.create_timing_cache(b"")
         config._cache._content += f"\n{hashlib.sha256(network._model).hexdigest()}".encode()
         plan = _MAGIC + json.dumps(head).encode() + b"\n" + network._model
         return self._library.classes["IHostMemory"](plan)
@@ -267,6 +270,7 @@ class _Config:
     _limits: dict[Any, int]
     _profiles: list[Any]
     _cache: Any
+    _tactics: int
 
     num_optimization_profiles = property(lambda self: len(self._profiles))
 
@@ -287,7 +291,11 @@ class _Config:
         return self._limits.get(pool, 0)
 
     def get_tactic_sources(self) -> int:
-        return 0
+        return self._tactics
+
+    def set_tactic_sources(self, sources: int) -> bool:
+        self._tactics = sources
+        return True
 
     def get_preview_feature(self, feature: Any) -> bool:
         return False
@@ -414,7 +422,13 @@ class _Engine:
 
     def create_execution_context(self) -> Any:
         return self._library.make(
-            "IExecutionContext", _engine=self, _shapes={}, _addresses={}, _allocators={}, active_optimization_profile=0
+            "IExecutionContext",
+            _engine=self,
+            _shapes={},
+            _addresses={},
+            _allocators={},
+            _session=None,
+            active_optimization_profile=0,
         )
 
     def _tensor(self, name: str) -> Any:
@@ -434,6 +448,7 @@ class _Context:
     _shapes: dict[str, tuple[int, ...]]
     _addresses: dict[str, int]
     _allocators: dict[str, Any]
+    _session: Any
     active_optimization_profile: int
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
@@ -441,7 +456,13 @@ class _Context:
         return True
 
     def get_tensor_shape(self, name: str) -> Any:
-        return self._shapes.get(name, self._engine.get_tensor_shape(name))
+        if name in self._shapes or len(self._shapes) < self._engine._inputs:
+            return self._shapes.get(name, self._engine.get_tensor_shape(name))
+        # The real library computes the shapes of outputs from those of the inputs; here a run on zeros does.
+        names = [each.name for each in self._engine._tensors[: self._engine._inputs]]
+        zeros = {each: np.zeros(self._shapes[each], self._kind(each)) for each in names}
+        (found,) = self._opened().run([name], zeros)
+        return found.shape
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self._engine._head["profiles"][self.active_optimization_profile][name]
@@ -466,22 +487,30 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(self._engine._model, providers=["CPUExecutionProvider"])
+        session = self._opened()
         feeds = {each.name: self._array(each.name) for each in self._engine._tensors[: self._engine._inputs]}
         names = [output.name for output in session.get_outputs()]
         for name, array in zip(names, session.run(names, feeds), strict=True):
-            allocator = self._allocators[name]
-            allocator.notify_shape(name, array.shape)
             whole = np.ascontiguousarray(array)
-            address = allocator.reallocate_output(name, 0, whole.nbytes, 1)
+            address = self._addresses.get(name, 0)
+            if name in self._allocators:
+                self._allocators[name].notify_shape(name, array.shape)
+                address = self._allocators[name].reallocate_output(name, 0, whole.nbytes, 1)
             ctypes.memmove(address, whole.ctypes.data, whole.nbytes)
         return True
 
+    def _opened(self) -> Any:
+        import onnxruntime
+
+        if self._session is None:
+            self._session = onnxruntime.InferenceSession(self._engine._model, providers=["CPUExecutionProvider"])
+        return self._session
+
+    def _kind(self, name: str) -> str:
+        return {"HALF": "float16", "FLOAT": "float32", "INT32": "int32"}[self._engine.get_tensor_dtype(name).name]
+
     def _array(self, name: str) -> Any:
-        kind = {"HALF": "float16", "FLOAT": "float32", "INT32": "int32"}[self._engine.get_tensor_dtype(name).name]
-        shape = self._shapes[name]
+        kind, shape = self._kind(name), self._shapes[name]
         size = int(np.prod(shape)) * np.dtype(kind).itemsize
         return np.frombuffer(ctypes.string_at(self._addresses[name], size), dtype=kind).reshape(shape)
 

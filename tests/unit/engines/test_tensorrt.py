@@ -101,9 +101,11 @@ def test_builder_receives_the_options(built: Host) -> None:
         assert inspection["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
         # The layers that compute and sort log-probabilities, in FP32.
         assert inspection["pinned"] == ["log_probs", "top_log_probs"]
+        # Without CUBLAS, CUBLAS_LT and CUDNN.
+        assert inspection["tactics"] == 0b11000
     else:
         assert network_flags == ["STRONGLY_TYPED"]
-        assert (inspection["flags"], inspection["pinned"]) == ([], [])
+        assert (inspection["flags"], inspection["pinned"], inspection["tactics"]) == ([], [], 0)
 
 
 def test_key_contains_every_option(built: Host) -> None:
