@@ -41,7 +41,7 @@ demo: $(VENV)/installed
 
 # contract and runtime first in the slim environment; the full one then runs what the slim one skipped, and all the rest.
 # One worker a core, each takes a whole file (tests/conftest.py).
-PYTEST := -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST := -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PASSED := dist/tests/passed-slim.txt
 
 test: $(VENV)/installed $(SLIM)/installed

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
 OPT_IN = ("gpu", "container", "slow")
 # The longest file first: a worker that met it last would keep the others waiting.
-FIRST = ("tests/integration/test_pipeline.py", "tests/integration/")
+FIRST = ("tests/integration/test_pipeline.py", "tests/unit/benchmarks/test_gpu_run.py", "tests/integration/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,15 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the opt-in tests that no marker selects, leave out what passed before, and put long files first.
-
-    A worker takes a whole file, so that the fixtures of a file are made once. Files that share more than that name a
-    group themselves (`xdist_group`).
-    """
+    """Skip the opt-in tests that no marker selects, leave out what passed before, and put long files first."""
     selected = str(config.getoption("-m"))
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(_file(item.nodeid)))
         for marker in OPT_IN:
             if item.get_closest_marker(marker) and marker not in selected:
                 item.add_marker(pytest.mark.skip(reason=f"opt in with -m {marker}"))
@@ -61,14 +55,9 @@ class PassedTests:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note a test that passed."""
         if report.when == "call" and report.passed:
-            # pytest-xdist appends the group to the node id.
-            self.passed.add(report.nodeid.removesuffix(f"@{_file(report.nodeid)}"))
+            self.passed.add(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
         """Write the file."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.target.write_text("".join(f"{name}\n" for name in sorted(self.passed)))
-
-
-def _file(nodeid: str) -> str:
-    return nodeid.partition("::")[0]

@@ -20,7 +20,8 @@ def client(server: Running) -> Iterator[triton.InferenceServerClient]:
 @pytest.fixture(scope="session")
 def reference_graphs() -> Path:
     """Return the folder of the exported reference networks."""
-    reference.run("export", "--out", reference.OUT / "onnx")
+    with reference.lock():
+        reference.run("export", "--out", reference.OUT / "onnx")
     return reference.OUT / "onnx"
 
 
@@ -28,5 +29,6 @@ def reference_graphs() -> Path:
 def reference_engines(reference_graphs: Path) -> Path:
     """Return the folder of the bundles that were built of the reference networks for the CPU."""
     out = reference.OUT / "engines"
-    reference.run("build.engines", "--arch", "cpu", "--onnx", reference_graphs, "--out", out)
+    with reference.lock():
+        reference.run("build.engines", "--arch", "cpu", "--onnx", reference_graphs, "--out", out)
     return out

@@ -20,7 +20,7 @@ from tests.integration.reference import ROOT
 from tests.pages import NOT_RUN, RUN, SERVER, Block, blocks
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group(reference.GROUP)]
+pytestmark = pytest.mark.integration
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "deploy" / "README.md")
 BLOCKS = [block for page in PAGES for block in blocks(page)]

@@ -32,12 +32,12 @@ from export.checkpoints import reference as weights
 from export.samples import bucket, speech
 from runtime import probe
 from tests.integration import serving
-from tests.integration.reference import GROUP, OUT, ROOT, run
+from tests.integration.reference import OUT, ROOT, run
 from tests.integration.requests import Arrays, infer
 from tests.integration.serving import Running
 from tests.unit.engines.test_gate import perturbed
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group(GROUP)]
+pytestmark = pytest.mark.integration
 SERVED = sorted(models(catalogue()))
 MODES = ("batch", "realtime")
 NETWORKS = [name for name in SERVED if not name.startswith("ensemble")]

@@ -15,7 +15,6 @@ from tests.unit.export import small
 from tests.unit.export.graphs import TracedGraphs
 from tests.unit.export.small import FAMILIES
 
-pytestmark = pytest.mark.xdist_group("export")
 OLDER = 17
 
 

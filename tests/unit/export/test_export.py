@@ -18,8 +18,6 @@ from export.plan import Plan, plan
 from tests.unit.export import small
 from tests.unit.export.graphs import TracedGraphs
 
-pytestmark = pytest.mark.xdist_group("export")
-
 
 def _plan(out: Path, *names: str, weights: str = "random", point: str | None = None) -> Plan:
     return plan(catalogue(), names, point, ("fp32",), weights, out)

@@ -17,8 +17,6 @@ from tests.unit.export import small
 from tests.unit.export.graphs import TracedGraphs
 from tests.unit.export.small import FAMILIES
 
-pytestmark = pytest.mark.xdist_group("export")
-
 ONNX_TYPES = {"FP16": onnx.TensorProto.FLOAT16, "FP32": onnx.TensorProto.FLOAT, "INT32": onnx.TensorProto.INT32}
 
 
