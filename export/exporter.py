@@ -199,6 +199,6 @@ def _libraries() -> dict[str, str]:
 
 @cache
 def _code_digest() -> str:
-    room = Path(__file__).parent
-    sources = [*sorted((room / "networks").glob("*.py")), room / "tracing.py", room / "samples.py"]
-    return digest.of_value({str(path.relative_to(room)): digest.of_file(path) for path in sources})
+    package = Path(__file__).parent
+    sources = [*sorted((package / "networks").glob("*.py")), package / "tracing.py", package / "samples.py"]
+    return digest.of_value({str(path.relative_to(package)): digest.of_file(path) for path in sources})

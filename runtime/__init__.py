@@ -1,1 +1,1 @@
-"""Online room: turn a bundle into a Triton model repository and a running server, or exit with an error."""
+"""Online half: turn a bundle into a Triton model repository and a running server, or exit with an error."""

@@ -1,1 +1,1 @@
-"""The tests of every room."""
+"""The tests of every part."""

@@ -1,1 +1,1 @@
-"""Online room: audio becomes text with speakers, as a client of the server."""
+"""Online half: audio becomes text with speakers, as a client of the server."""

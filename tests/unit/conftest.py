@@ -1,4 +1,4 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures that the tests of several parts share."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def traced_graphs(tmp_path_factory: pytest.TempPathFactory) -> "TracedGraphs":
-    """Trace each small network at most once in a session; a worker of pytest-xdist has a session of its own.
-
-    Modules that use it have the mark `xdist_group("export")`, so that one worker runs them all.
-    """
+    """Trace each small network at most once in a session; a worker of pytest-xdist has a session of its own."""
     # Imports torch, which the slim environment does not have.
     from tests.unit.export.graphs import TracedGraphs
 

@@ -1,4 +1,4 @@
-"""The command lines of the build room: every error is one sentence with its exit code."""
+"""The command lines of the build package: every error is one sentence with its exit code."""
 
 import json
 import shutil
@@ -156,13 +156,13 @@ def test_help_needs_no_library() -> None:
 def test_interrupt_has_its_own_exit_code(module: str) -> None:
     """click itself would exit with 1."""
     script = (
-        f"import os, signal, sys, {module} as room\n"
+        f"import os, signal, sys, {module} as package\n"
         # A test in the background of a shell inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "room.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
-        "room.plan = lambda *_, **__: []\n"
+        "package.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "package.plan = lambda *_, **__: []\n"
         "sys.argv = ['x', *sys.argv[1:]]\n"
-        "room.main()"
+        "package.main()"
     )
     arguments = ["--arch", "cpu"] if module == "build.engines" else []
     command = [sys.executable, "-c", script, *arguments]

@@ -1,1 +1,1 @@
-"""Tests of the export room."""
+"""Tests of the export package."""

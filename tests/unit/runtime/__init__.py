@@ -1,1 +1,1 @@
-"""Tests of the runtime room; none needs more than the room itself needs."""
+"""Tests of the runtime package; none needs more than the package itself needs."""

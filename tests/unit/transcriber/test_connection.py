@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -13,22 +12,6 @@ from tests.unit.transcriber.server import Script, serving
 from transcriber.connection import Connection, _Outage
 from transcriber.recogniser import Features, RequestError
 from transcriber.triton_recogniser import TritonRecogniser, connect
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def connection(script: Script) -> Iterator[Connection]:
-    with serving(script) as port:
-        yield Connection(f"127.0.0.1:{port}", retry_timeout_s=2.0)
-
-
-@pytest.fixture
-def recogniser(connection: Connection) -> TritonRecogniser:
-    return connect(connection, "en", None)
 
 
 def features(frames: int) -> Features:

@@ -4,7 +4,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError
@@ -20,13 +19,6 @@ from transcriber.recogniser import RequestError
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
-
-
-@pytest.fixture
-def talk(tmp_path: Path) -> Path:
-    """Loud, soft, loud: three segments of about 2.4 s."""
-    parts = [silence(1), burst(2, level=0.9), silence(1), burst(2, level=0.04), silence(1), burst(2, level=0.9)]
-    return wav(tmp_path / "talk.wav", np.concatenate([*parts, silence(1)]))
 
 
 def result_of(path: Path, recogniser: FakeRecogniser, plan: Plan | None = None) -> TranscriptionResult:

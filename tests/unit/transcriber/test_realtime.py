@@ -28,13 +28,6 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
 
 
-@pytest.fixture
-def talk(tmp_path: Path) -> Path:
-    """Loud, soft, loud: three segments of about 2.4 s."""
-    parts = [silence(1), burst(2, level=0.9), silence(1), burst(2, level=0.04), silence(1), burst(2, level=0.9)]
-    return wav(tmp_path / "talk.wav", np.concatenate([*parts, silence(1)]))
-
-
 def follow(
     path: Path, recogniser: FakeStreams, plan: Plan | None = None
 ) -> tuple[TranscriptionResult, list[Partial | Final]]:

@@ -3,7 +3,6 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 
 import grpc
@@ -26,22 +25,6 @@ NGRAM = base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode()
 WEIGHTS_TEXT = json.dumps(asdict(WEIGHTS))
 REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release."
 EXPORT = "Run `python -m export` and `python -m build.engines` again, and restart the server with the new engines."
-
-
-@pytest.fixture
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture
-def connection(script: Script) -> Iterator[Connection]:
-    with serving(script) as port:
-        yield Connection(f"127.0.0.1:{port}", retry_timeout_s=2.0)
-
-
-@pytest.fixture
-def recogniser(connection: Connection) -> TritonRecogniser:
-    return connect(connection, "en", None)
 
 
 def features(frames: int) -> Features:
