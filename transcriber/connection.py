@@ -23,6 +23,9 @@ REQUEST_TIMEOUT_S = 60.0
 _STATUS_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _TRANSIENT = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
+# A server that stops still answers: first that a model it serves "is not at ready state" (UNAVAILABLE), then that the
+# model "has no available versions" (NOT_FOUND). A model that the server does not know "is not found".
+_UNLOADED = ("StatusCode.NOT_FOUND", "has no available versions")
 # By default gRPC's own pause between two attempts to connect grows to two minutes, longer than the retry timeout.
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
@@ -172,7 +175,7 @@ class Connection:
             try:
                 return action(self._client())
             except InferenceServerException as error:
-                if once or error.status() not in _TRANSIENT:
+                if once or not _is_transient(error):
                     raise RequestError(error.message()) from error
                 raise _AwayError(error.message()) from error
 
@@ -225,6 +228,11 @@ class Connection:
             self._local.client = InferenceServerClient(self.endpoint, channel_args=self._channel)
         client: InferenceServerClient = self._local.client
         return client
+
+
+def _is_transient(error: InferenceServerException) -> bool:
+    status, text = _UNLOADED
+    return error.status() in _TRANSIENT or (error.status() == status and text in error.message())
 
 
 class _AwayError(Exception):

@@ -39,6 +39,7 @@ class Script:
     extra_inputs: tuple[str, ...] = ()
     realtime: bool = False
     failures: list[grpc.StatusCode] = field(default_factory=list)
+    failure_text: str = ""
     requests: list[Any] = field(default_factory=list)
 
 
@@ -81,7 +82,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.script.requests.append(request)
         if self.script.failures:
-            _fail(context, self.script.failures.pop(0))
+            _fail(context, self.script.failures.pop(0), self.script.failure_text)
         family = models(catalogue())[request.model_name].family
         sizes = _sizes(request)
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
@@ -105,8 +106,8 @@ def serving(script: Script, port: int = 0) -> Iterator[int]:
         server.stop(None).wait()
 
 
-def _fail(context: Any, code: grpc.StatusCode) -> NoReturn:
-    context.abort(code, f"scripted {code.name}")
+def _fail(context: Any, code: grpc.StatusCode, text: str = "") -> NoReturn:
+    context.abort(code, text or f"scripted {code.name}")
     raise AssertionError("abort raises")
 
 

@@ -47,6 +47,22 @@ def test_repeats_requests_while_the_server_is_busy(recogniser: TritonRecogniser,
     assert len(script.requests) == 3
 
 
+def test_repeats_requests_while_the_server_stops(recogniser: TritonRecogniser, script: Script) -> None:
+    """The text and the status of Triton 2.51 between SIGTERM and its end."""
+    script.failures = [grpc.StatusCode.NOT_FOUND] * 2
+    script.failure_text = "Request for unknown model: 'ensemble_en_standard' has no available versions"
+    assert recogniser.recognise(features(345)).encoder_length == 85
+    assert len(script.requests) == 3
+
+
+def test_unknown_model_is_not_repeated(recogniser: TritonRecogniser, script: Script) -> None:
+    script.failures = [grpc.StatusCode.NOT_FOUND]
+    script.failure_text = "Request for unknown model: 'ensemble_en_standard' is not found"
+    with pytest.raises(RequestError, match="is not found"):
+        recogniser.recognise(features(345))
+    assert len(script.requests) == 1
+
+
 def test_reports_an_outage_once(script: Script) -> None:
     reported: list[str] = []
     with serving(script) as port:
