@@ -168,10 +168,14 @@ RUN --mount=type=bind,from=base-23.12,target=/base \
     python3 /opt/gather.py /slim --base /base --licence /opt/tritonserver/NVIDIA_Deep_Learning_Container_License.pdf --licence /NVIDIA_Deep_Learning_Container_License.pdf \
       --also 'libdcgm*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
       /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so
-# NVIDIA's image has the compatibility library in lib.real, and its entrypoint links it, which this image does not run. The
-# container toolkit looks for compat/libcuda.so.*.* only.
-RUN compat=/usr/local/cuda/compat \
- && if [ -d "${compat}/lib.real" ]; then compat="${compat}/lib.real"; fi \
+# The container toolkit looks for compat/libcuda.so.*.* only. NVIDIA's image has the library in lib.real; its entrypoint, which
+# this image does not run, links lib to it. An image whose entrypoint ran has lib, and a Debian package of CUDA has neither.
+RUN for folder in lib.real lib .; do \
+      compat="/usr/local/cuda/compat/${folder}"; \
+      if [ -n "$(find "${compat}/" -maxdepth 1 -name 'libcuda.so.*.*' 2>/dev/null)" ]; then break; fi; \
+      compat=; \
+    done \
+ && if [ -z "${compat}" ]; then echo 'error: /usr/local/cuda/compat has no libcuda.so.*.* in lib.real, lib or itself' >&2; exit 1; fi \
  && mkdir -p /slim/usr/local/cuda/compat \
  && cp -P "${compat}"/lib*.so* /slim/usr/local/cuda/compat/
 

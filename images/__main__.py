@@ -1,10 +1,13 @@
 """Build images and test them together: the server's image serves, and the client's image transcribes the dialogue.
 
-python -m images [TARGET...]    default: runtime-cpu transcriber
+python -m images [TARGET...]                             default: runtime-cpu transcriber
+python -m images runtime --stub-nvidia [--platform NAME]  the image for GPUs, from a stub of NVIDIA's image
 
 Both containers run as an operator should run them: read-only root, one tmpfs, their own user, no capabilities.
 Needs dist/engines/embedded/cpu, and a Docker engine; or, as root on Debian, buildah, runc and debootstrap, with a base
 image that debootstrap builds. Debian's and Python's packages come from this host's own package sources.
+
+The stub needs gcc and the environment of requirements.lock, but no GPU and no engines (images/nvidia_stub.py).
 """
 
 import argparse
@@ -17,9 +20,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from contract.platform import platforms
 from images.buildah import Buildah
 from images.docker import Docker
-from images.engine import ROOT, SERVER, TARGETS, Engine, Layer
+from images.engine import GPU_SERVER, ROOT, SERVER, TARGETS, Engine, Layer
 from images.host import fail, log, run
 from images.smoke_test import run_smoke_test
 from images.sources import secrets
@@ -29,7 +33,18 @@ def main(arguments: Sequence[str]) -> None:
     """Build the requested targets, and test them together when both server and client are among them."""
     parser = argparse.ArgumentParser(prog="ci/images", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: {' '.join(TARGETS)}")
-    targets = parser.parse_args(arguments).targets or list(TARGETS)
+    parser.add_argument("--stub-nvidia", action="store_true", help="build runtime from a stub of NVIDIA's image")
+    parser.add_argument("--platform", default="26.08", help="platform of the stub (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    targets = options.targets or list(TARGETS)
+    if options.stub_nvidia != (GPU_SERVER in targets) or (options.stub_nvidia and len(targets) > 1):
+        fail(
+            f"{GPU_SERVER} is built here from a stub of NVIDIA's image, and alone: run `ci/images {GPU_SERVER}"
+            " --stub-nvidia`. To build it from NVIDIA's images use `docker build` (docs/architecture/90-containers.md)"
+        )
+    if options.stub_nvidia:
+        build_from_stub(options.platform)
+        return
     if SERVER in targets and not (ROOT / "dist/engines/embedded/cpu/manifest.json").is_file():
         fail(
             "dist/engines/embedded/cpu is missing: run `.venv/bin/python -m export` and"
@@ -37,14 +52,37 @@ def main(arguments: Sequence[str]) -> None:
         )
     with selected_engine() as engine:
         for target in targets:
-            log(f"building {target} with {engine.name}")
-            started = time.monotonic()
-            engine.build(target)
-            log(f"built {target} in {time.monotonic() - started:.0f} s")
+            with timed(target, engine):
+                engine.build(target)
         if set(TARGETS) <= set(targets):
             run_smoke_test(engine)
         for target in targets:
             print_sizes(target, engine.layers(target))
+
+
+def build_from_stub(name: str) -> None:
+    """Build the image `runtime` from a stub of NVIDIA's image, start it, and check where it stops."""
+    try:
+        from images import nvidia_stub  # noqa: PLC0415 - the other targets need no more than Python
+    except ImportError as error:
+        fail(f"{error}: --stub-nvidia needs the environment. Run `.venv/bin/python -m images runtime --stub-nvidia`")
+    known = platforms()
+    if name not in known or known[name].cuda is None:
+        fail(f"--platform {name}: there is no image of NVIDIA for it. Name {' or '.join(nvidia_stub.PLATFORMS)}")
+    with selected_engine() as engine, tempfile.TemporaryDirectory(prefix="voxwright-stub-") as folder:
+        with timed(GPU_SERVER, engine):
+            nvidia_stub.build(engine, Path(folder), known[name])
+        nvidia_stub.check(engine, Path(folder), known[name])
+        print_sizes(f"{GPU_SERVER} ({name}, from a STUB of NVIDIA's image)", engine.layers(GPU_SERVER))
+
+
+@contextlib.contextmanager
+def timed(target: str, engine: Engine) -> Iterator[None]:
+    """Log the start of a build, and its duration at the end."""
+    log(f"building {target} with {engine.name}")
+    started = time.monotonic()
+    yield
+    log(f"built {target} in {time.monotonic() - started:.0f} s")
 
 
 def print_sizes(target: str, layers: Sequence[Layer]) -> None:

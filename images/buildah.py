@@ -11,12 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from images.engine import CLIENT, ROOT, SERVER, Container, Layer, abbreviate, health_check_command, revision, tag
+from images.engine import (
+    CLIENT,
+    ROOT,
+    SERVER,
+    STUB_REGISTRY,
+    Container,
+    Layer,
+    abbreviate,
+    health_check_command,
+    revision,
+    stub_tag,
+    tag,
+)
 from images.host import EXIT_S, expect, fail, log, run, run_visible, started_process, wait_for
 from images.sources import secrets
 
 SUITE = "bookworm"
 BASE_TAG = "localhost/debian:bookworm-slim"
+UBUNTU, UBUNTU_VERSIONS = "localhost/ubuntu", ("24.04", "22.04")
 # The official slim image leaves these folders out too.
 EXCLUDED_FOLDERS = (
     *("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale"),
@@ -40,19 +53,30 @@ class Buildah:
         self._write_apt_configuration()
         self._build_base()
 
-    def build(self, target: str) -> None:
-        """Build a target of the Dockerfile."""
+    def build(self, target: str, context: Path = ROOT, arguments: Sequence[str] = ()) -> None:
+        """Build a target of the Dockerfile of a folder, with further options of the build."""
+        self._bud(context, "--target", target, "--tag", tag(target), *self._secrets, *revision(), *arguments)
+        self._check_clean(target)
+
+    def build_stub(self, context: Path, platform: str) -> list[str]:
+        """Build the stub of NVIDIA's image from a folder; return the options that select it in the Dockerfile.
+
+        Debian stands for Ubuntu too: this host's package sources have no Ubuntu.
+        """
+        self._bud(context, "--tag", stub_tag(platform))
+        for version in UBUNTU_VERSIONS:
+            run(*self._buildah(), "tag", BASE_TAG, f"{UBUNTU}:{version}")
+        log(f"Debian {SUITE} stands for Ubuntu, whose packages are not in this host's package sources")
+        return [f"--build-arg=NVIDIA={STUB_REGISTRY}", f"--build-arg=UBUNTU_IMAGE={UBUNTU}"]
+
+    def _bud(self, context: Path, *options: str) -> None:
         volumes = [
             f"--volume={self._folder / 'sources.list'}:/etc/apt/sources.list:ro",
             f"--volume={self._folder / 'apt.conf'}:/etc/apt/apt.conf.d/99host:ro",
         ]
         isolation = ["--isolation=chroot", "--network=host", "--pull-never", "--layers", "--format=docker"]
         base = f"--build-arg=DEBIAN_IMAGE={BASE_TAG}"
-        output = ["--target", target, "--tag", tag(target)]
-        run_visible(
-            *self._buildah(), "bud", *isolation, *volumes, *self._secrets, base, *revision(), *output, str(ROOT)
-        )
-        self._check_clean(target)
+        run_visible(*self._buildah(), "bud", *isolation, *volumes, base, *options, str(context))
 
     def health_command(self, target: str) -> list[str]:
         """Return the command of the image's own health check."""
@@ -82,6 +106,18 @@ class Buildah:
         state = json.loads(run(*self._runc(), "state", server).stdout)
         bundle = self._bundle(CLIENT, arguments, {"network": f"/proc/{state['pid']}/ns/net"}, {})
         return run(*self._runc(), "run", "--bundle", str(bundle), f"{server}-client", check=False)
+
+    def run_once(
+        self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an image's own command or another one to its end, with folders of the host that it may read."""
+        bundle = self._bundle(target, [], {}, variables, folders or {})
+        if command:
+            path = bundle / "config.json"
+            configuration = json.loads(path.read_text())
+            configuration["process"]["args"] = list(command)
+            path.write_text(json.dumps(configuration))
+        return run(*self._runc(), "run", "--bundle", str(bundle), f"{bundle.name}-{os.getpid()}", check=False)
 
     def layers(self, target: str) -> list[Layer]:
         """Return an image's layers, the lowest first."""
@@ -155,6 +191,7 @@ class Buildah:
         arguments: Sequence[str],
         namespaces: dict[str, str],
         variables: Mapping[str, str],
+        folders: Mapping[Path, str] | None = None,
     ) -> Path:
         """Write an OCI bundle that runs an image with the confinement of docs/architecture/90-containers.md."""
         root = self._mounted(target)
@@ -165,7 +202,8 @@ class Buildah:
         # Every container runtime provides this file.
         (bundle / "hosts").write_text("127.0.0.1 localhost\n")
         specification = _oci_config(root, config, command, namespaces)
-        specification["mounts"].append(_bind_mount(bundle / "hosts", "/etc/hosts"))
+        mounted = {bundle / "hosts": "/etc/hosts", **(folders or {})}
+        specification["mounts"] += [_bind_mount(source, place) for source, place in mounted.items()]
         (bundle / "config.json").write_text(json.dumps(specification))
         return bundle
 

@@ -4,10 +4,23 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from images.engine import CLIENT, ROOT, SERVER, Container, Layer, abbreviate, health_check_command, revision, tag
+from images.engine import (
+    CLIENT,
+    ROOT,
+    SERVER,
+    STUB_REGISTRY,
+    Container,
+    Layer,
+    abbreviate,
+    health_check_command,
+    revision,
+    stub_tag,
+    tag,
+)
 from images.host import EXIT_S, run, run_visible, started_process, wait_for
 
 
@@ -19,10 +32,15 @@ class Docker:
     def __init__(self, secrets: Sequence[str]) -> None:
         self._secrets = secrets
 
-    def build(self, target: str) -> None:
-        """Build a target of the Dockerfile."""
-        options = ["--target", target, "--tag", tag(target), *self._secrets, *revision()]
-        run_visible("docker", "build", *options, str(ROOT))
+    def build(self, target: str, context: Path = ROOT, arguments: Sequence[str] = ()) -> None:
+        """Build a target of the Dockerfile of a folder, with further options of the build."""
+        options = ["--target", target, "--tag", tag(target), *self._secrets, *revision(), *arguments]
+        run_visible("docker", "build", *options, str(context))
+
+    def build_stub(self, context: Path, platform: str) -> list[str]:
+        """Build the stub of NVIDIA's image from a folder; return the options that select it in the Dockerfile."""
+        run_visible("docker", "build", "--tag", stub_tag(platform), str(context))
+        return [f"--build-arg=NVIDIA={STUB_REGISTRY}"]
 
     def health_command(self, target: str) -> list[str]:
         """Return the command of the image's own health check."""
@@ -40,6 +58,16 @@ class Docker:
                 yield _DockerContainer(name, process, self._confinement())
             finally:
                 run("docker", "rm", "--force", name, check=False)
+
+    def run_once(
+        self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an image's own command or another one to its end, with folders of the host that it may read."""
+        mounted = [f"--volume={source}:{place}:ro" for source, place in (folders or {}).items()]
+        environment = [f"--env={name}={value}" for name, value in variables.items()]
+        program = [f"--entrypoint={command[0]}"] if command else []
+        options = ["--rm", *environment, *mounted, *program, *self._confinement()]
+        return run("docker", "run", *options, tag(target), *command[1:], check=False)
 
     def layers(self, target: str) -> list[Layer]:
         """Return an image's layers, the lowest first."""

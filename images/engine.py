@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,8 +10,10 @@ from typing import Protocol
 from images.host import run
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVER, CLIENT = "runtime-cpu", "transcriber"
+SERVER, CLIENT, GPU_SERVER = "runtime-cpu", "transcriber", "runtime"
 TARGETS = (SERVER, CLIENT)
+# The registry of NVIDIA's images is replaced by this name when they are stubs.
+STUB_REGISTRY = "localhost/stub-of-nvidia"
 _MAX_LINE_CHARS = 110
 
 
@@ -40,14 +43,22 @@ class Engine(Protocol):
 
     name: str
 
-    def build(self, target: str) -> None:
-        """Build a target of the Dockerfile."""
+    def build(self, target: str, context: Path = ROOT, arguments: Sequence[str] = ()) -> None:
+        """Build a target of the Dockerfile of a folder, with further options of the build."""
+
+    def build_stub(self, context: Path, platform: str) -> list[str]:
+        """Build the stub of NVIDIA's image from a folder; return the options that select it in the Dockerfile."""
 
     def health_command(self, target: str) -> list[str]:
         """Return the command of the image's own health check."""
 
     def serve(self, **variables: str) -> contextlib.AbstractContextManager[Container]:
         """Run the server's image with some environment variables, and remove the container at the end."""
+
+    def run_once(
+        self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an image's own command or another one to its end, with folders of the host that it may read."""
 
     def layers(self, target: str) -> list[Layer]:
         """Return an image's layers, the lowest first."""
@@ -56,6 +67,11 @@ class Engine(Protocol):
 def tag(target: str) -> str:
     """Return the name of a target's image."""
     return f"localhost/voxwright-{target}"
+
+
+def stub_tag(platform: str) -> str:
+    """Return the name of the stub of NVIDIA's tritonserver image."""
+    return f"{STUB_REGISTRY}/tritonserver:{platform}-py3"
 
 
 def revision() -> list[str]:

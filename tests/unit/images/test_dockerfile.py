@@ -200,20 +200,37 @@ def test_runtime_image_selects_no_gpu_itself() -> None:
     assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
 
-@pytest.mark.parametrize("folder", ["compat/lib.real", "compat"])
-def test_cuda_compatibility_library_is_where_the_toolkit_looks(folder: str, tmp_path: Path) -> None:
-    """NVIDIA's container toolkit looks for /usr/local/cuda/compat/libcuda.so.*.* in an image."""
-    (script,) = (text for text in STAGES["server-23.12"].all("RUN") if "/usr/local/cuda/compat" in text)
-    source = tmp_path / "image" / folder
-    source.mkdir(parents=True)
-    (source / "libcuda.so.545.23.08").write_text("library")
-    (source / "libcuda.so.1").symlink_to("libcuda.so.545.23.08")
-    local = script.replace("compat=/usr/local/cuda/compat", f"compat={tmp_path}/image/compat")
-    local = local.replace("/slim/", f"{tmp_path}/slim/")
-    subprocess.run(["sh", "-euc", local], check=True)
+def run_compatibility_step(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the step that copies CUDA's compatibility library, with `folder`/compat and `folder`/slim as its folders."""
+    (script,) = (text for text in STAGES["server-23.12"].all("RUN") if "/slim/usr/local/cuda/compat" in text)
+    local = script.replace("/slim/", f"{folder}/slim/").replace('"/usr/local/cuda/compat/', f'"{folder}/compat/')
+    return subprocess.run(["sh", "-euc", local], check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("layout", [("lib.real",), ("lib.real", "lib"), ("lib",), (".",)])
+def test_cuda_compatibility_library_is_where_the_toolkit_looks(layout: tuple[str, ...], tmp_path: Path) -> None:
+    """NVIDIA's container toolkit looks for /usr/local/cuda/compat/libcuda.so.*.* in an image.
+
+    NVIDIA's image has lib.real. Its entrypoint links lib to it. Another image may have lib only, or no folder.
+    """
+    first, *links = (tmp_path / "compat" / name for name in layout)
+    first.mkdir(parents=True)
+    (first / "libcuda.so.545.23.08").write_text("library")
+    (first / "libcuda.so.1").symlink_to("libcuda.so.545.23.08")
+    for link in links:
+        link.symlink_to(first)
+    done = run_compatibility_step(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
     target = tmp_path / "slim/usr/local/cuda/compat"
     assert [path.name for path in target.glob("libcuda.so.*.*")] == ["libcuda.so.545.23.08"]
-    assert (target / "libcuda.so.1").read_text() == "library"
+    assert (target / "libcuda.so.1").readlink() == Path("libcuda.so.545.23.08")
+
+
+def test_build_fails_without_cuda_compatibility_library(tmp_path: Path) -> None:
+    (tmp_path / "compat/lib.real").mkdir(parents=True)
+    done = run_compatibility_step(tmp_path)
+    error = "error: /usr/local/cuda/compat has no libcuda.so.*.* in lib.real, lib or itself\n"
+    assert (done.returncode, done.stderr) == (1, error)
 
 
 @pytest.mark.parametrize("name", ["runtime-cpu", "builder"])
