@@ -43,7 +43,6 @@ class Request:
     precision: str | None = None
     processes: int = 1
     compatibility: str = compatibility.NONE
-    version_compatible: bool = False
     workspace_gib: float = 4.0
     optimization_level: int = 3
     force: bool = False
@@ -79,7 +78,6 @@ class Request:
     show_default=True,
     help="Other GPUs that run the plan, at some cost in speed.",
 )
-@click.option("--version-compatible", is_flag=True, help="Build plans that later TensorRT versions load on request.")
 @click.option(
     "--workspace-gib",
     type=click.FloatRange(0, min_open=True),
@@ -134,7 +132,7 @@ def fail(found: Sequence[BundleResult]) -> None:
         if each.refusal is not None and not each.is_beyond_this_host:
             raise each.refusal
     if all(each.refusal is not None for each in found):
-        remedy = "Run it in the container of a platform on a host with a GPU, or omit --compiler and --platform"
+        remedy = "Run it on a host with a GPU in NVIDIA's TensorRT image, or omit --compiler and --platform"
         raise CompilerUnavailableError(f"--arch {ALL}", "this host can build engines for none of them", remedy)
 
 
@@ -167,7 +165,6 @@ def target_of(request: Request, arch: Arch) -> Target:
         workspace_bytes=int(request.workspace_gib * GIBIBYTE),
         optimization_level=request.optimization_level,
         compatibility=request.compatibility,
-        version_compatible=request.version_compatible,
         timing=kept / "timing",
     )
     chosen.check(arch, place, options)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from build import images
 from contract import command_line, errors, files
 from contract.arch import Arch, ComputeCapability
 from contract.errors import SettingError
@@ -18,7 +19,7 @@ _SCRIPT = "/farm/checkout/ci/build-engines"
 _FOLDERS = ("--onnx", "/farm/onnx", "--out", "/farm/dist/engines")
 _MISUSE_EXIT_CODE = 2
 # Valid names of Kubernetes objects: RFC 1123.
-_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,15 +31,6 @@ class FarmJob:
     capability: ComputeCapability | None
     image: str
     command: tuple[str, ...]
-
-
-def image(place: Platform) -> str:
-    """Return the image in which engines for a GPU platform are built.
-
-    For each Triton container, NVIDIA publishes a TensorRT container of the same number with TensorRT's Python package.
-    build.engines rejects an image whose TensorRT version is not the platform's.
-    """
-    return f"nvcr.io/nvidia/tensorrt:{place.name}-py3"
 
 
 def gpu_platforms() -> tuple[str, ...]:
@@ -53,21 +45,24 @@ def jobs(place: Platform, image_name: str | None = None) -> list[FarmJob]:
         raise SettingError(
             f"--platform {place.name}", "it has no TensorRT, so its bundles need no farm", f"Choose one of {known}"
         )
-    return [_job(arch, place, image_name or image(place)) for arch in Arch]
+    return [_job(arch, place, image_name or images.image(place)) for arch in Arch]
 
 
-def manifests(place: Platform, claim: str, image_name: str | None = None) -> str:
-    """Return the Jobs of a platform as YAML documents; `claim` names the volume that they share."""
+def manifests(place: Platform, claim: str, image_name: str | None = None, runtime_class: str = "") -> str:
+    """Return the Jobs of a platform as YAML documents; `claim` names the volume that they share.
+
+    `runtime_class` is the RuntimeClass of pods with a GPU; "" for the cluster's default container runtime.
+    """
     from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - `--help` works without it
 
-    if not _CLAIM.fullmatch(claim):
-        raise SettingError(
-            f"--claim {claim}", "it is not a valid Kubernetes name", "Use lower-case letters, digits and dashes"
-        )
+    _check_name("--claim", claim)
+    if runtime_class:
+        _check_name("--runtime-class", runtime_class)
     # YAML, not markup: the template quotes values.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(platform=place.name, jobs=jobs(place, image_name), refusals=refusals(), claim=claim) + "\n"
+    values = {"platform": place.name, "refusals": refusals(), "claim": claim, "runtime_class": runtime_class}
+    return template.render(jobs=jobs(place, image_name), **values) + "\n"
 
 
 def refusals() -> list[int]:
@@ -75,6 +70,12 @@ def refusals() -> list[int]:
     kinds: list[type[errors.VoxwrightError]] = [errors.SettingError, errors.CatalogueError, errors.ManifestError]
     kinds += errors.BuildError.__subclasses__()
     return sorted([_MISUSE_EXIT_CODE, *(kind.exit_code for kind in kinds)])
+
+
+def _check_name(option: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        cause, remedy = "it is not a valid Kubernetes name", "Use lower-case letters, digits and dashes"
+        raise SettingError(f"{option} {name}", cause, remedy)
 
 
 def _job(arch: Arch, place: Platform, image_name: str) -> FarmJob:
@@ -92,16 +93,22 @@ def _job(arch: Arch, place: Platform, image_name: str) -> FarmJob:
 @click.option("--platform", "platform_name", help="The platform to build for. [default: the newest]")
 @click.option("--image", "image_name", help="The image for GPU hosts. [default: NVIDIA's TensorRT of that release]")
 @click.option("--claim", default="voxwright-farm", show_default=True, help="The volume claim that the pods share.")
+@click.option(
+    "--runtime-class",
+    default="",
+    help="The RuntimeClass of pods with a GPU, usually nvidia. [default: the cluster's own container runtime]",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="A file. [default: standard output]")
 @command_line.verbose_option()
 def command(
     platform_name: str | None,
     image_name: str | None,
     claim: str,
+    runtime_class: str,
     output: Path | None,
 ) -> None:
     """Write Kubernetes Jobs that build engines, one for each architecture: see deploy/build-farm/README.md."""
-    text = manifests(platform(platform_name or gpu_platforms()[0]), claim, image_name)
+    text = manifests(platform(platform_name or gpu_platforms()[0]), claim, image_name, runtime_class)
     if output is None:
         sys.stdout.write(text)
     else:

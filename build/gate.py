@@ -1,4 +1,4 @@
-"""The accuracy gate: compare every engine that this host can run with its graph in FP32.
+"""Check accuracy (the gate): compare every engine that this host can run with its graph in FP32.
 
 The FP16 graph of every network also runs on the CPU, so that an overflow is found without a GPU.
 """

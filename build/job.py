@@ -1,4 +1,4 @@
-"""One engine to build: a graph, the profile of a mode, an architecture and a precision."""
+"""Define a job, one engine to build: a graph, the profile of a mode, an architecture and a precision."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The options of a build that determine an engine."""
+"""Define the options of a build that determine an engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ _FLAGS = {
     "workspace_bytes": "--workspace-gib",
     "optimization_level": "--optimization-level",
     "compatibility": "--compatibility",
-    "version_compatible": "--version-compatible",
 }
 
 
@@ -25,8 +24,6 @@ class Options:
     """How long TensorRT searches for fast kernels, 0 to 5."""
     compatibility: str = compatibility.NONE
     """The other GPUs that an engine runs on: none, those of the same compute capability, or Ampere and later."""
-    version_compatible: bool = False
-    """Whether a later TensorRT of the same or the next major version loads an engine."""
     timing: Path | None = None
     """The folder of timing caches; None for no cache."""
 

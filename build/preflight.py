@@ -2,22 +2,21 @@
 
 import platform as platform_module
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
+from build import images
 from build.job import Job
 from build.options import Options
 from build.units import GIBIBYTE, gibibytes
+from contract import gpu_driver
 from contract.arch import Arch, ComputeCapability
 from contract.errors import CompilerUnavailableError, GpuError, OutputError
+from contract.gpu_driver import CudaDriver
+from contract.platform import Platform, Version, format_version, parse_version, requirements
 
-_NAME_BYTES = 256
-# The driver's status where there is no GPU; any other error means a broken installation.
-_NO_GPU = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_STUB_LIBRARY")
 # An engine is about as large as its graph; the rest is for the inspector's output and the file being written.
 _DISK_PER_GRAPH = 2
 # The weights of the graph, of the engine, and those that the builder converts to another layout.
@@ -35,6 +34,8 @@ class Gpu:
     """How many GPUs are visible to this process."""
     driver: str
     """The driver's version, such as 580.95.05; where that is not available, the CUDA version that it supports."""
+    cuda: Version
+    """The newest CUDA version that the driver library supports."""
 
     @property
     def arch(self) -> Arch:
@@ -49,21 +50,23 @@ class Gpu:
 def gpu() -> Gpu | None:
     """Return the first visible GPU; None without a GPU, a driver or cuda-bindings.
 
-    Raises GpuError for a driver that does not start.
+    Raises GpuError for a driver that does not start or that is too old for cuda-bindings.
     """
     driver = _driver()
-    visible = 0 if driver is None else _query(driver.cuDeviceGetCount)
+    visible = 0 if driver is None else driver.device_count
     if driver is None or visible == 0:
         return None
-    device = _query(driver.cuDeviceGet, 0)
-    attributes = driver.CUdevice_attribute
-    major = _query(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-    minor = _query(driver.cuDeviceGetAttribute, attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
-    name = _query(driver.cuDeviceGetName, _NAME_BYTES, device).partition(b"\0")[0].decode(errors="replace")
-    return Gpu(name=name, capability=(major, minor), visible=visible, driver=_driver_version(driver))
+    first = driver.device(0)
+    return Gpu(
+        name=first.name,
+        capability=first.capability,
+        visible=visible,
+        driver=_driver_version(driver),
+        cuda=driver.cuda,
+    )
 
 
-def check_gpu(arch: Arch, platform: str) -> Gpu:
+def check_gpu(arch: Arch, place: Platform) -> Gpu:
     """Return the GPU of a build; raise CompilerUnavailableError unless it has the architecture."""
     found = gpu()
     if found is not None and found.arch is arch:
@@ -77,9 +80,27 @@ def check_gpu(arch: Arch, platform: str) -> Gpu:
     raise CompilerUnavailableError(
         f"--arch {arch.value}",
         f"TensorRT needs an {arch.value} GPU ({arch.example_gpus}) to build for it, and {here}",
-        f"{choose} the same command on a host with such a GPU inside the container of platform {platform}, "
+        f"{choose} the same command on a host with such a GPU in {images.described(place)}, "
         f"or prove here that the graphs compile with `--compiler tensorrt_rtx`",
     )
+
+
+def check_driver(found: Gpu, place: Platform) -> None:
+    """Raise CompilerUnavailableError for a driver that is too old for a platform's TensorRT."""
+    centre = requirements().is_data_centre(found.name)
+    version = parse_version(found.driver)
+    admitted = (
+        place.admits_cuda(found.cuda, data_centre=centre)
+        if version is None
+        else place.admits_driver(version, found.cuda, data_centre=centre)
+    )
+    if not admitted:
+        needed = place.supported_drivers(data_centre=centre)
+        raise CompilerUnavailableError(
+            f"--platform {place.name}",
+            f"it needs driver {needed} on {found.name}, and the driver here is {found.driver}",
+            "Install such a driver, or build on another host",
+        )
 
 
 def check_disk(jobs: Iterable[Job], folder: Path) -> None:
@@ -101,8 +122,7 @@ def check_memory(jobs: Iterable[Job], options: Options) -> None:
     found, driver = gpu(), _driver()
     if found is None or driver is None:
         return
-    with _context(driver):
-        free, total = _query_pair(driver.cuMemGetInfo)
+    free, total = driver.memory()
     if free < wanted:
         cause = (
             f"it has {gibibytes(free)} of {gibibytes(total)} free, and this build may need {gibibytes(wanted)}, "
@@ -126,67 +146,17 @@ def _graph_bytes(job: Job) -> int:
     return graph.size_bytes if graph else 0
 
 
-def _driver() -> ModuleType | None:
-    try:
-        from cuda.bindings import driver  # noqa: PLC0415 - only hosts that build for a GPU need it
-    except ImportError:
-        return None
-    try:
-        status = driver.cuInit(0)[0]
-    except RuntimeError:
-        # The bindings load libcuda.so.1 at the first call: without that library there is no driver.
-        return None
-    if status.name in _NO_GPU:
-        return None
-    _check(status)
-    return driver  # type: ignore[no-any-return]
+def _driver() -> CudaDriver | None:
+    loaded = gpu_driver.load()
+    if isinstance(loaded, CudaDriver):
+        return loaded
+    if loaded.cuda is not None:
+        raise GpuError("NVIDIA driver", loaded.reason, loaded.remedy)
+    return None
 
 
-def _driver_version(driver: ModuleType) -> str:
-    try:
-        import pynvml  # noqa: PLC0415 - only hosts that build for a GPU need it
-    except ImportError:
-        return _cuda_version(driver)
-    try:
-        pynvml.nvmlInitWithFlags(0)
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        # No libnvidia-ml.so.1, as in a container that has only the compute part of the driver.
-        return _cuda_version(driver)
-
-
-def _cuda_version(driver: ModuleType) -> str:
-    version = _query(driver.cuDriverGetVersion)
-    return f"of CUDA {version // 1000}.{version % 1000 // 10}"
-
-
-@contextmanager
-def _context(driver: ModuleType) -> Iterator[None]:
-    # Only a context reports free memory. The primary one is what TensorRT uses too; it is released at once.
-    device = _query(driver.cuDeviceGet, 0)
-    context = _query(driver.cuDevicePrimaryCtxRetain, device)
-    try:
-        _check(driver.cuCtxPushCurrent(context)[0])
-        yield
-        _query(driver.cuCtxPopCurrent)
-    finally:
-        _check(driver.cuDevicePrimaryCtxRelease(device)[0])
-
-
-def _query(function: Any, *arguments: Any) -> Any:
-    status, value = function(*arguments)
-    _check(status)
-    return value
-
-
-def _query_pair(function: Any) -> tuple[int, int]:
-    status, first, second = function()
-    _check(status)
-    return first, second
-
-
-def _check(status: Any) -> None:
-    if status.name != "CUDA_SUCCESS":
-        raise GpuError(
-            "NVIDIA driver", f"it fails with {status.name}", "Run `nvidia-smi` to find the error, and repair the driver"
-        )
+def _driver_version(driver: CudaDriver) -> str:
+    # NVML is absent in a container that has only the compute part of the driver.
+    with gpu_driver.open_nvml() as (nvml, reason):
+        version, _ = gpu_driver.kernel_version(nvml, reason)
+    return version or f"of CUDA {format_version(driver.cuda)}"

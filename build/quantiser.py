@@ -47,7 +47,7 @@ def quantise(
 
 
 class _Calibration:
-    """Return inputs one by one, with the interface of onnxruntime.quantization.CalibrationDataReader."""
+    """An iterator over inputs, with the interface of onnxruntime.quantization.CalibrationDataReader."""
 
     def __init__(self, inputs: list[dict[str, Any]]) -> None:
         self._left = iter(inputs)

@@ -1,4 +1,4 @@
-"""The results of `python -m build.engines`, as a table and as JSON."""
+"""Write the results of `python -m build.engines` as a table and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The store keeps every engine by its key, for all bundles and builds. `python -m build.store` lists and prunes it.
+"""Keep every engine by its key, for all bundles and builds (the store); `python -m build.store` lists and prunes it.
 
 dist/store/<2 digits>/<key>/    a bundle of this one engine, with its manifest
 

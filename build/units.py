@@ -1,4 +1,4 @@
-"""Sizes in the units that log lines, reports and error sentences use."""
+"""Write sizes in the units that log lines, reports and error messages use."""
 
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30

@@ -32,7 +32,7 @@ REPLACEMENTS = {
     ("sift", "sifts", "sifted"): "partition, filter",
 }
 _USE = {word: use for words, use in REPLACEMENTS.items() for word in words}
-# A docstring begins with Return, Check, Build, Write, Raise, Whether.
+# A docstring begins with an imperative such as Return, Check, Build, Write or Raise.
 _DOCSTRING = re.compile(r'^\s*[rf]?"""(Give|Gives|Say|Says|Tell|Tells)\b')
 # Words of identifiers: parts of snake_case and of CamelCase, and whole words of prose.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -50,7 +50,7 @@ def findings(text: str) -> Iterator[tuple[int, str, str]]:
             continue
         begins = _DOCSTRING.match(line)
         if begins:
-            yield number, f"a docstring that begins with {begins[1]}", "Return, Check, Build, Write, Raise, Whether"
+            yield number, f"a docstring that begins with {begins[1]}", "Return, Check, Build, Write, Raise"
         for word in _WORD.findall(line):
             if word.lower() in _USE:
                 yield number, word, _USE[word.lower()]

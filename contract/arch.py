@@ -1,4 +1,4 @@
-"""Lists the architectures that engines are built for, and maps a GPU's compute capability to one of them."""
+"""List the architectures that engines are built for, and map a GPU's compute capability to one of them."""
 
 from enum import Enum
 
@@ -10,7 +10,7 @@ ComputeCapability = tuple[int, int]
 class Arch(Enum):
     """An architecture; the value is its name on command lines, in paths and in manifests.
 
-    Do not compare two of them by their numbers: whether a plan for sm80 runs on sm86 does not follow from them.
+    Do not compare the numbers of two architectures: they do not determine whether a plan for sm80 runs on sm86.
     """
 
     CPU = "cpu"

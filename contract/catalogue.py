@@ -1,4 +1,4 @@
-"""Reads model_repository/*/model.toml, the single description of every model, into frozen records."""
+"""Read model_repository/*/model.toml, the single description of every model, into frozen records."""
 
 import tomllib
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What all commands made with click share: the option --verbose, and how a command ends."""
+"""Define what all click commands share: the option --verbose, and how a command ends."""
 
 import sys
 from collections.abc import Callable

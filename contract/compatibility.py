@@ -1,4 +1,4 @@
-"""Lists the hardware-compatibility levels of engines, and the architectures on which each level allows an engine."""
+"""List the hardware-compatibility levels of engines, and the architectures on which each level allows an engine."""
 
 from collections.abc import Mapping
 from typing import Any

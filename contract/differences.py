@@ -1,4 +1,4 @@
-"""Measures how far an output is from its reference: export, the gate and their reports use the same measures.
+"""Measure how far an output is from its reference: export, the gate and their reports use the same measures.
 
 The functions use only the methods of the arrays they are given (NumPy's), so that this package does not import NumPy.
 Every measure is zero for equal arrays. The catalogue states the largest acceptable value.

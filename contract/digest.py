@@ -1,4 +1,4 @@
-"""Computes the SHA-256 of files and of JSON values."""
+"""Compute the SHA-256 of files and of JSON values."""
 
 import hashlib
 import json

@@ -1,9 +1,9 @@
-"""Defines every error that Voxwright reports, each with its exit code and its remedy.
+"""Define every error that Voxwright reports, each with its exit code and its remedy.
 
 VoxwrightError                      1
-├── SettingError                   10   an option or environment variable has an unusable value
-├── CatalogueError                 11   a model.toml or platforms.toml breaks its schema
-├── ManifestError                  12   a bundle's manifest or an export record breaks its schema
+├── SettingError                   10   an option or environment variable has an invalid value
+├── CatalogueError                 11   a model.toml or platforms.toml does not match its schema
+├── ManifestError                  12   a bundle's manifest or an export record does not match its schema
 ├── OutputError                    13   a result cannot be written
 ├── KeyFileError                   14   a key for signatures is absent, needs a passphrase or is not an Ed25519 key
 ├── SignatureError                 15   a signature is absent, of an unknown key or wrong
@@ -15,15 +15,15 @@ VoxwrightError                      1
 │   ├── CompilerUnavailableError   31   this machine cannot build the requested engine
 │   ├── CompileError               32   a compiler rejected a graph
 │   ├── GateError                  33   an engine differs from its graph
-│   └── ReleaseError               34   bundles do not make a release together
+│   └── ReleaseError               34   bundles do not form a release
 ├── ServeError
-│   ├── GpuError                   40   no GPU, several GPUs or an unsuitable one
+│   ├── GpuError                   40   no GPU, several GPUs or an unsuitable GPU
 │   ├── NoEngineError              41   no bundle holds an engine that may run here
 │   ├── BundleError                42   a bundle's files are absent or do not match its manifest
 │   ├── ServerUnavailableError     43   no tritonserver can be started here
-│   ├── PortInUseError             44   a port is taken
-│   ├── LicenceError               46   a licence is absent, not genuine or does not cover this use
-│   └── ProbeError                 47   a served model returns an impossible response
+│   ├── PortInUseError             44   a port is in use
+│   ├── LicenceError               46   a licence is absent, invalid or does not cover this use
+│   └── ProbeError                 47   a served model returns a wrong response, or none in time
 └── TranscriptionError
     ├── AudioError                 50   a recording cannot be read
     ├── ServerUnreachableError     51   no server responds at the endpoint, or it is not ready
@@ -73,19 +73,19 @@ class VoxwrightError(Exception):
 
 
 class SettingError(VoxwrightError):
-    """An option or environment variable has an unusable value."""
+    """An option or environment variable has an invalid value."""
 
     exit_code = 10
 
 
 class CatalogueError(VoxwrightError):
-    """A model.toml or platforms.toml breaks its schema."""
+    """A model.toml or platforms.toml does not match its schema."""
 
     exit_code = 11
 
 
 class ManifestError(VoxwrightError):
-    """A bundle's manifest or an export record breaks its schema."""
+    """A bundle's manifest or an export record does not match its schema."""
 
     exit_code = 12
 
@@ -153,7 +153,7 @@ class GateError(BuildError):
 
 
 class ReleaseError(BuildError):
-    """Bundles do not make a release together."""
+    """Bundles do not form a release."""
 
     exit_code = 34
 
@@ -187,19 +187,19 @@ class ServerUnavailableError(ServeError):
 
 
 class PortInUseError(ServeError):
-    """A port is taken."""
+    """A port is in use."""
 
     exit_code = 44
 
 
 class LicenceError(ServeError):
-    """A licence is absent, not genuine or does not cover this use."""
+    """A licence is absent, invalid or does not cover this use."""
 
     exit_code = 46
 
 
 class ProbeError(ServeError):
-    """A served model returns an impossible response."""
+    """A served model returns a wrong response, or none in time."""
 
     exit_code = 47
 

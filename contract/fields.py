@@ -1,4 +1,4 @@
-"""Reads fields of parsed TOML or JSON; an error names the path of the wrong field: `modes.batch.axes.frames.min`."""
+"""Read fields of parsed TOML or JSON; an error names the path of the wrong field: `modes.batch.axes.frames.min`."""
 
 from collections.abc import Iterator
 from typing import Any

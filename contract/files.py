@@ -1,4 +1,4 @@
-"""Writes files and folders so that a reader, or a kill at any moment, finds the old or the new one, never a part.
+"""Write files and folders atomically: after a kill at any moment, the old or the new one is there, never a part.
 
 Every failure to write is an OutputError that names the file or folder that was to be written.
 """
@@ -56,7 +56,7 @@ def writing(target: Path) -> Iterator[None]:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield an empty folder next to `target`; on success it takes the target's place, on any failure it is removed.
 
-    What a killed process left of an earlier try is removed as well. Raise OutputError where the folder or, inside the
+    Files that an earlier, killed process left are removed as well. Raise OutputError where the folder or, inside the
     block, a file below it cannot be written; other errors of the block pass unchanged.
     """
     staging, lock = _make_staging(target)

@@ -1,4 +1,4 @@
-"""Defines the export record, which describes the graphs of one model for build and runtime.
+"""Define the export record, which describes the graphs of one model for build and runtime.
 
 dist/onnx/<model>/record.json   this record
                   fp32.onnx fp16.onnx

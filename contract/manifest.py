@@ -1,4 +1,4 @@
-"""Defines the bundle manifest, which build writes next to its engines and from which runtime reads about them.
+"""Define the bundle manifest, which build writes next to its engines and runtime reads.
 
 dist/engines/<platform>/<arch>/manifest.json     names every other file of the bundle, with its SHA-256
                                <model>/<mode>/model.onnx|model.plan|model.rtx

@@ -1,4 +1,4 @@
-"""Reads platforms.toml: the platforms that engines are built for, and what a machine needs to serve on one."""
+"""Read platforms.toml: the platforms that engines are built for, and what a machine needs to serve on one."""
 
 import re
 import tomllib
@@ -44,26 +44,45 @@ class Platform:
     data_centre_drivers: tuple[DriverRule, ...]
     """On data-centre GPUs only: the first admitted driver of each older branch."""
 
-    def admits_driver(self, version: Version, *, data_centre: bool) -> bool:
-        """Return whether a driver runs this platform on such a GPU; a listed branch admits only its own versions."""
+    @property
+    def first_cuda(self) -> Version:
+        """The first CUDA version that a driver library must support: the platform's major version, 12.0 for 12.3.
+
+        CUDA's minor version compatibility starts there. () where the platform has no CUDA.
+        """
+        numbers = parse_version(self.cuda) if self.cuda else None
+        return (numbers[0], 0) if numbers else ()
+
+    def admits_driver(self, version: Version, cuda: Version, *, data_centre: bool) -> bool:
+        """Return whether a driver runs this platform on such a GPU.
+
+        `version` is that of the driver in the kernel, `cuda` the newest CUDA version of the driver library in use. With
+        CUDA's compatibility library `cuda` is newer than the branch of `version`. A listed branch admits only its own
+        versions, and only with a library of the platform's CUDA major version.
+        """
         if self.driver is None or version >= self.driver.version:
             return True
-        branches = self.data_centre_drivers if data_centre else ()
+        branches = self.data_centre_drivers if data_centre and cuda >= self.first_cuda else ()
         return any(version[0] == rule.version[0] and version >= rule.version for rule in branches)
 
-    def admits_cuda(self, version: Version, *, data_centre: bool) -> bool:
+    def admits_cuda(self, cuda: Version, *, data_centre: bool) -> bool:
         """Return the same for a driver of which only the newest supported CUDA version is known.
 
         A branch that is listed from some version on is admitted, although its version may be an earlier one.
         """
-        if self.driver is None or version >= self.driver.cuda:
+        if self.driver is None or cuda >= self.driver.cuda:
             return True
-        return data_centre and any(version == rule.cuda for rule in self.data_centre_drivers)
+        branches = self.data_centre_drivers if data_centre and cuda >= self.first_cuda else ()
+        return any(cuda == rule.cuda for rule in branches)
 
     def supported_drivers(self, *, data_centre: bool) -> str:
         """Return which drivers run this platform on such a GPU: `545 or later, or 535.86 or later of branch 535`."""
         branches = self.data_centre_drivers if data_centre else ()
-        older = (f"{rule.text} or later of branch {rule.version[0]}" for rule in branches)
+        library = " with CUDA's compatibility library"
+        older = (
+            f"{rule.text} or later of branch {rule.version[0]}{library if rule.cuda < self.first_cuda else ''}"
+            for rule in branches
+        )
         return ", or ".join([f"{self.driver.text} or later" if self.driver else "any", *older])
 
 

@@ -1,4 +1,4 @@
-"""Signs a manifest with Ed25519 (RFC 8032) and verifies its signature.
+"""Sign a manifest with Ed25519 (RFC 8032), and verify its signature.
 
 The manifest lists every file of its bundle with its SHA-256, so one signature covers all of them. `cryptography` is
 imported only when a key is used. The module stands here so that build and runtime share one verification, and uses a
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _FINGERPRINT_LENGTH = 16
-_REMEDY = "Make a key pair with `openssl genpkey -algorithm ed25519`, or pass the right file"
+_REMEDY = (
+    "Make a private key with `openssl genpkey -algorithm ed25519 -out release.key` and its public key with "
+    "`openssl pkey -in release.key -pubout -out release.pub`, or pass the right file"
+)
 
 
 class Verdict(Enum):

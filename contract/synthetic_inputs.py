@@ -1,4 +1,4 @@
-"""Generates inputs for a model by the rules of the catalogue, at the corners of its profiles.
+"""Generate inputs for a model by the rules of the catalogue, at the corners of its profiles.
 
 The random generator is a parameter (NumPy's), so that this package does not import NumPy.
 """

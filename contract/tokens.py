@@ -1,4 +1,4 @@
-"""The tokens of a CTC head: the reserved ones, the collapse of a path, and the text of tokens."""
+"""Define the reserved tokens of a CTC head, collapse CTC paths, and spell tokens as text."""
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""Checks the files of a bundle against its manifest: none changed, missing, unlisted or linked from elsewhere."""
+"""Check the files of a bundle against its manifest: none changed, missing, unlisted or linked from elsewhere."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

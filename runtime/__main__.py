@@ -10,7 +10,7 @@ import click
 
 from contract.catalogue import catalogue
 from contract.platform import Platform
-from runtime import checks, embedded, launch, log, options, repository, shared_memory
+from runtime import checks, embedded, flags, launch, log, options, repository, shared_memory
 from runtime.decision import DETECTION_SKIPPED, Decision, observe
 from runtime.selection import Selection, explain
 from runtime.server import Server
@@ -42,7 +42,15 @@ def run(chosen: Settings) -> None:
     repository.assemble(selection, chosen.repository, chosen.threads)
     if not chosen.assemble_only:
         server = find_server(selection.target.platform, chosen.repository)
-        launch.start(server, launch.arguments(server, chosen))
+        launch.start(server, launch.arguments(server, chosen, pool_flags(decision)))
+
+
+def pool_flags(decision: Decision) -> tuple[str, ...]:
+    """Return the flags of Triton's memory pools; a CPU platform has none."""
+    budget = decision.budget
+    if budget is None or decision.platform.cuda is None:
+        return ()
+    return flags.pools(budget.cuda_pool_bytes, budget.pinned_pool_bytes)
 
 
 def find_server(platform: Platform, assembled: Path) -> Server:

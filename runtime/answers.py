@@ -63,9 +63,9 @@ def make_request(family: Family, metadata: Mapping[str, Any]) -> Arrays:
 
 
 def served_mode(family: Family, metadata: Mapping[str, Any]) -> Mode:
-    """Return the mode in which a server serves a model, by its metadata: fixed sizes of a mode stand in the shapes.
+    """Return the mode in which a server serves a model, by the fixed sizes in the shapes of its metadata.
 
-    Of modes that the metadata cannot distinguish any one is returned: a request suits them all.
+    If the metadata fits several modes, one of them is returned: the same request is valid in all of them.
     """
     known = _reported_sizes(family, metadata)
     modes = sorted(family.modes.values(), key=lambda mode: -len(mode.fixed_axes()))

@@ -24,7 +24,7 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoBundle:
-    """Why no bundle was found, and the folder that was probably meant."""
+    """The reason why no bundle was found, and the folder that was probably meant."""
 
     engines: Path
     cause: str

@@ -9,7 +9,7 @@ from contract.errors import NoEngineError, SignatureError, VoxwrightError
 from contract.platform import Platform, platforms
 from contract.signature import Verdict
 from contract.verification import signature_error
-from runtime import bundles, gpu, host, licence, preflight, selection
+from runtime import bundles, flags, gpu, host, licence, preflight, selection
 from runtime.budget import Budget, estimate
 from runtime.bundles import Bundle, NoBundle
 from runtime.gpu import GpuDetection
@@ -97,7 +97,7 @@ def decide(
     platform = chosen.platform or default_platform(on_gpu=bool(detection.gpus or detection.inaccessible))
     target = resolve_target(chosen, detection, platform, licensing)
     considered = selection.evaluate(found, families, target) if target and unreadable is None else None
-    budget = estimate(considered) if considered and considered.chosen else None
+    budget = estimate(considered, flags.pool_sizes(chosen.triton_flags)) if considered and considered.chosen else None
     findings = preflight.examine(detection, platform)
     if budget is not None and len(detection.gpus) == 1:
         findings += preflight.examine_budget(budget, detection.gpus[0])
@@ -114,7 +114,11 @@ def decide(
         unsigned=_unsigned(found, families, considered) if considered else None,
         budget=budget,
         findings=tuple(findings),
-        warnings=(*licensing.warnings, *preflight.warnings(detection, platform, host, considered)),
+        warnings=(
+            *licensing.warnings,
+            *preflight.warnings(detection, platform, host, considered),
+            *(preflight.pool_warnings(budget) if budget is not None else ()),
+        ),
     )
 
 

@@ -22,6 +22,10 @@ from runtime.settings import Settings
 
 _STEP = 1024
 _UNDECIDED = "not checked: the target architecture is unknown"
+_NO_GPU_METRICS = (
+    "MIG: Triton reports no GPU metrics (nv_gpu_...) for a MIG instance (triton-inference-server/server#5324). "
+    "Measure the GPU with NVIDIA's dcgm-exporter on the host."
+)
 Row = tuple[str, ...]
 
 
@@ -52,12 +56,12 @@ class Diagnosis:
 
     @property
     def refusals(self) -> tuple[VoxwrightError, ...]:
-        """All errors that stop a start, in the order in which a start meets them."""
+        """Return all errors that stop a start, in the order in which a start checks them."""
         return (*self.decision.refusals, *(each.refusal for each in self.outcomes if each.refusal is not None))
 
     @property
     def candidates(self) -> list[Candidate]:
-        """Every engine of every bundle."""
+        """Return every engine of every bundle."""
         selection = self.decision.selection
         reasons = {id(it.record): it.reason for it in selection.rejected} if selection else {}
         reasons |= {id(it.record): "" for it in selection.chosen} if selection else {}
@@ -106,8 +110,15 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
         "memory": asdict(decision.budget) if decision.budget else None,
         "findings": [asdict(finding) for finding in decision.findings],
         "warnings": [asdict(finding) for finding in decision.warnings],
+        "remarks": remarks(decision),
         "checks": {each.name: str(each.refusal) if each.refusal else None for each in diagnosis.outcomes},
     }
+
+
+def remarks(decision: Decision) -> list[str]:
+    """Return what an operator should know about this machine although it needs no change."""
+    sliced = any(gpu.mig == "on" or " MIG " in gpu.name for gpu in decision.detection.gpus)
+    return [_NO_GPU_METRICS] if sliced else []
 
 
 def conclusion(refusals: Sequence[VoxwrightError]) -> dict[str, Any]:
@@ -125,6 +136,7 @@ def as_text(diagnosis: Diagnosis) -> str:
         "GPU memory": _memory(diagnosis.decision),
         "checks": [(each.name, str(each.refusal or "ok")) for each in diagnosis.outcomes],
         "warnings": [(str(warning),) for warning in diagnosis.decision.warnings],
+        "remarks": [(remark,) for remark in remarks(diagnosis.decision)],
     }
     texts = [_section(title, list(rows)) for title, rows in sections.items()]
     return "\n\n".join([*filter(None, texts), verdict(diagnosis.refusals)])
@@ -225,13 +237,15 @@ def _memory(decision: Decision) -> Iterator[Row]:
     reserve = requirements().gpu_reserve_bytes
     yield "engines", size(budget.engine_bytes)
     yield "contexts", size(budget.context_bytes)
-    yield "states", size(budget.state_bytes)
+    parts = f"states {size(budget.state_bytes)}, ensembles {size(budget.ensemble_bytes)}"
+    yield "CUDA pool", f"{size(budget.cuda_pool_bytes)} ({parts})"
     yield "reserve", size(reserve)
     total = size(budget.known_bytes + reserve)
     for gpu in decision.detection.gpus:
         yield "total", f"{'at least ' if budget.unknown else ''}{total} of {size(gpu.memory_bytes)}"
+    yield "pinned pool", f"{size(budget.pinned_pool_bytes)} of the host's memory: not in the total"
     if budget.unknown:
-        yield "unknown", f"contexts or states of {', '.join(budget.unknown)}: not in the total"
+        yield "unknown", f"contexts, states or tensors of {', '.join(budget.unknown)}: not in the total"
 
 
 def _section(title: str, rows: Sequence[Row]) -> str:

@@ -4,7 +4,10 @@ The flags follow Triton's guide to secure deployments. Triton 2.41 (23.12), 2.51
 of them.
 """
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from contract.errors import SettingError
 
@@ -23,6 +26,8 @@ FIXED = (
     "--exit-on-error=true",
     f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
 )
+CUDA_POOL = "--cuda-memory-pool-byte-size"
+PINNED_POOL = "--pinned-memory-pool-byte-size"
 _ALWAYS_SET = "Remove it; `python -m runtime` always sets this flag itself"
 # Reserved flags, older spellings included, and the remedy for each.
 _RESERVED = {
@@ -44,6 +49,52 @@ _RESERVED = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolSizes:
+    """The sizes of Triton's memory pools that an operator's flags set; None for a pool without a flag."""
+
+    cuda_bytes: int | None = None
+    pinned_bytes: int | None = None
+
+
+def pools(cuda_bytes: int, pinned_bytes: int) -> tuple[str, ...]:
+    """Return the flags that set the size of both memory pools.
+
+    The pool on the GPU is that of CUDA's device 0, because exactly one GPU is visible.
+    """
+    return f"{CUDA_POOL}=0:{cuda_bytes}", f"{PINNED_POOL}={pinned_bytes}"
+
+
+def pool_sizes(extra: Sequence[str]) -> PoolSizes:
+    """Return the pool sizes among an operator's own flags; raise SettingError for one that cannot be counted.
+
+    As in Triton the last flag counts.
+    """
+    return PoolSizes(
+        cuda_bytes=_last_size(extra, CUDA_POOL, r"0:(\d+)", "0:BYTES"),
+        pinned_bytes=_last_size(extra, PINNED_POOL, r"(\d+)", "BYTES"),
+    )
+
+
+def _last_size(extra: Sequence[str], flag: str, pattern: str, form: str) -> int | None:
+    found = None
+    for text in _values(extra, flag):
+        match = re.fullmatch(pattern, text, re.ASCII)
+        if match is None:
+            note = ", where 0 is the one visible GPU" if form.startswith("0:") else ""
+            cause = f"{text!r} is not of the form {form}"
+            raise SettingError(f"tritonserver flag {flag}", cause, f"Use {flag}={form}{note}")
+        found = int(match[1])
+    return found
+
+
+def _values(extra: Sequence[str], flag: str) -> Iterator[str]:
+    for text, after in itertools.zip_longest(extra, extra[1:], fillvalue=""):
+        name, equals, value = text.partition("=")
+        if _abbreviates(name, flag):
+            yield value if equals else after
+
+
 def restricted(admin_key: str) -> tuple[str, ...]:
     """Return the flags that restrict ADMIN_APIS, over HTTP and gRPC, to requests with the admin key."""
     rule = f"{','.join(ADMIN_APIS)}:{ADMIN_HEADER}={admin_key}"
@@ -52,6 +103,7 @@ def restricted(admin_key: str) -> tuple[str, ...]:
 
 def check(extra: Sequence[str]) -> tuple[str, ...]:
     """Return an operator's own flags unchanged; raise SettingError for a flag that runtime reserves."""
+    pool_sizes(extra)
     for flag in extra:
         name = flag.partition("=")[0]
         reserved = next((known for known in _RESERVED if _abbreviates(name, known)), None)

@@ -45,8 +45,8 @@ def check_ports(ports: Ports) -> None:
                 raise PortInUseError(f"port {port}", "another process listens on it", remedy) from error
 
 
-def arguments(server: Server, chosen: Settings) -> list[str]:
-    """Return the command line of tritonserver, one list item per argument."""
+def arguments(server: Server, chosen: Settings, pools: Sequence[str] = ()) -> list[str]:
+    """Return the command line of tritonserver, one item per argument; `pools` are the flags of its memory pools."""
     # Without an admin key of the operator a random key is used and not printed: no request can open these APIs.
     admin_key = chosen.admin_key or secrets.token_urlsafe(_SECRET_BYTES)
     return [
@@ -57,6 +57,7 @@ def arguments(server: Server, chosen: Settings) -> list[str]:
         *(f"{flag}={port}" for flag, port in chosen.ports.flags().items()),
         # tritonserver has no JSON log format. ISO8601 at least gives its lines the full date.
         *(["--log-format=ISO8601"] if chosen.log_format == "json" else []),
+        *pools,
         *server.flags,
         *chosen.triton_flags,
     ]

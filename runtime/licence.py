@@ -266,7 +266,7 @@ def verify_command(path: Path, vendor_key: Path, operating_point: str | None) ->
     check_signature(licence, path, vendor_key)
     check_validity(licence, path, now())
     check_use(licence, path, operating_point, catalogue())
-    print(f"{path} is genuine: {describe(licence, catalogue())}", file=sys.stderr)
+    print(f"{path} is valid: {describe(licence, catalogue())}", file=sys.stderr)
 
 
 def main() -> None:

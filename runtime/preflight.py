@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from contract.arch import Arch
 from contract.errors import GpuError
 from contract.platform import Platform, Requirements, format_version, parse_version, platforms, requirements
+from runtime import flags
 from runtime.budget import Budget
 from runtime.gpu import Driver, Gpu, GpuDetection
 from runtime.host import Host
 from runtime.selection import Choice, Selection
 
-_GIBIBYTE = 1 << 30
+_MEBIBYTE, _GIBIBYTE = 1 << 20, 1 << 30
 _CPU = "serve on the CPU with `--platform embedded`"
 
 
@@ -29,7 +30,7 @@ class Finding:
 
     @property
     def cause(self) -> str:
-        """What was found and what is required."""
+        """Return what was found and what is required."""
         return f"{self.found}, but {self.wanted} is required"
 
 
@@ -54,10 +55,28 @@ def examine_budget(budget: Budget, gpu: Gpu) -> list[Finding]:
     return [
         Finding(
             subject=f"GPU {gpu.name}",
-            found=f"the selected engines need {gibibytes(budget.known_bytes)} of its memory",
+            found=f"the selected engines and Triton's memory pool need {gibibytes(budget.known_bytes)} of its memory",
             wanted=f"{gibibytes(free)} or less",
             remedy="Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU with more memory",
         )
+    ]
+
+
+def pool_warnings(budget: Budget) -> list[Finding]:
+    """Return a finding for each memory pool that an operator's flag makes smaller than needed."""
+    pools = (
+        (flags.CUDA_POOL, budget.cuda_pool_bytes, budget.needed_cuda_pool_bytes),
+        (flags.PINNED_POOL, budget.pinned_pool_bytes, budget.needed_pinned_pool_bytes),
+    )
+    return [
+        Finding(
+            subject=f"tritonserver flag {flag}",
+            found=f"it sets a memory pool of {mebibytes(size)}",
+            wanted=f"{mebibytes(needed)} for the states and tensors of these engines",
+            remedy="Remove the flag: `python -m runtime` then sets the required size. A full pool slows requests down",
+        )
+        for flag, size, needed in pools
+        if size < needed
     ]
 
 
@@ -89,6 +108,11 @@ def gibibytes(size: int) -> str:
     return f"{size / _GIBIBYTE:.1f} GiB"
 
 
+def mebibytes(size: int) -> str:
+    """Return a number of bytes as text in MiB."""
+    return f"{size / _MEBIBYTE:.1f} MiB"
+
+
 def _presence(detection: GpuDetection, platform: Platform) -> Iterator[Finding]:
     count = len(detection.gpus)
     if count > 1:
@@ -103,7 +127,7 @@ def _presence(detection: GpuDetection, platform: Platform) -> Iterator[Finding]:
             subject="GPU",
             found=f"CUDA cannot use {' and '.join(detection.inaccessible)} of this machine: {detection.reason}",
             wanted="a GPU that CUDA can use",
-            remedy=f"{detection.remedy}; or {_CPU}",
+            remedy=f"{_accessible(detection, platform)}; or {_CPU}",
         )
     elif count == 0 and platform.cuda is not None:
         yield Finding(
@@ -112,6 +136,18 @@ def _presence(detection: GpuDetection, platform: Platform) -> Iterator[Finding]:
             wanted="one",
             remedy=f"Check `nvidia-smi` and, in a container, `--gpus`; or {_CPU}",
         )
+
+
+def _accessible(detection: GpuDetection, platform: Platform) -> str:
+    driver = detection.driver
+    if driver is None:
+        return detection.remedy
+    kind = all(requirements().is_data_centre(name) for name in detection.inaccessible)
+    installed = f" instead of {driver.version}" if driver.version else ""
+    return (
+        f"Install a driver that platform {platform.name} supports{installed}: "
+        f"{platform.supported_drivers(data_centre=kind)}"
+    )
 
 
 def _capability(gpu: Gpu) -> Iterator[Finding]:
@@ -146,11 +182,10 @@ def _driver(driver: Driver, gpu: Gpu, platform: Platform) -> Iterator[Finding]:
         for name, other in platforms().items()
         if other.cuda and other.backend and _admits(other, driver, data_centre=kind)
     ]
-    text = (
-        f"its version is {driver.version}"
-        if driver.version
-        else f"it supports CUDA {format_version(driver.cuda)} at most"
-    )
+    text = f"it supports CUDA {format_version(driver.cuda)} at most"
+    if driver.version:
+        # Only the CUDA version shows whether CUDA's compatibility library is in use.
+        text = f"its version is {driver.version}, with CUDA {format_version(driver.cuda)},"
     yield Finding(
         subject="NVIDIA driver",
         found=f"{text} on {'a data-centre GPU' if kind else 'a GPU that is not for data centres'}",
@@ -164,7 +199,7 @@ def _admits(platform: Platform, driver: Driver, *, data_centre: bool) -> bool:
     numbers = parse_version(driver.version) if driver.version else None
     if numbers is None:
         return platform.admits_cuda(driver.cuda, data_centre=data_centre)
-    return platform.admits_driver(numbers, data_centre=data_centre)
+    return platform.admits_driver(numbers, driver.cuda, data_centre=data_centre)
 
 
 def _unknown_driver(driver: Driver, gpu: Gpu, platform: Platform) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ class Target:
 
     @property
     def points(self) -> tuple[str, ...]:
-        """The requested operating point, or all that are licensed."""
+        """Return the requested operating point, or all that are licensed."""
         if self.operating_point is not None:
             return (self.operating_point,)
         return tuple(point for point in OPERATING_POINTS if self.objection(point, None) is None)
@@ -54,7 +54,7 @@ class Choice:
 
     @property
     def level(self) -> str:
-        """The engine's hardware-compatibility level."""
+        """Return the engine's hardware-compatibility level."""
         return compatibility.level(self.record.key_parts)
 
 
@@ -116,8 +116,8 @@ def evaluate(bundles: Sequence[Bundle], families: Mapping[str, Family], target: 
     """Return the selection as `select` does, also where nothing can be served.
 
     All engines of an operating point come from one bundle, because only a bundle guarantees that its networks belong
-    together. Of several bundles the closest fit is taken: built for this architecture before admitted by a level, then
-    the narrower level, then the first bundle.
+    together. Of several complete bundles, the order of preference is: built for this architecture, then the narrower
+    compatibility level, then the first bundle.
     """
     families = target.licence.limit(families) if target.licence else families
     families = {name: family.in_mode(target.mode) for name, family in families.items() if target.mode in family.modes}

@@ -174,7 +174,7 @@ def run(options: Options) -> None:
 def transcribe_all(options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
     """Transcribe and write one recording after the other; return the errors, without stopping for them.
 
-    Only a server that stays away ends the work early, because every further recording would fail as well.
+    Only a long outage of the server ends the work early, because every further recording would fail as well.
     """
     errors: list[VoxwrightError] = []
     for recording, target in zip(options.recordings, options.targets, strict=True):

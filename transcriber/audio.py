@@ -219,7 +219,7 @@ def _audio_stream(container: InputContainer, path: Path) -> AudioStream:
 
 
 def _container_start_s(container: InputContainer) -> float | None:
-    """Return the start of a film, whose sound may begin later: subtitles keep its time. None for sound alone."""
+    """Return the start of a video, whose sound may begin later: subtitles count from it. None for sound alone."""
     if len(container.streams) == 1 or container.start_time is None or containers.is_seamless(container):
         return None
     return container.start_time / 1e6

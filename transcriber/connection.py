@@ -1,4 +1,4 @@
-"""Connect to a Triton server over gRPC: send requests, repeat them while the server is away, compare its tensors."""
+"""Connect to a Triton server over gRPC: send requests, repeat them during an outage, compare its tensors."""
 
 import threading
 import time
@@ -134,7 +134,7 @@ class Connection:
     ) -> dict[str, NDArray[Any]]:
         """Run a model on arrays with a batch axis; a scalar per item has the shape [batch, 1] on the wire.
 
-        Raises RequestError when the server refuses the request, ServerUnreachableError when it stays away. A request in
+        Raises RequestError when the server refuses the request, ServerUnreachableError in a long outage. A request in
         the middle of a stream is sent once: when no answer comes, the server may have processed it or not. A request
         that `is_brief` is sent once as well, with the short timeout of status requests.
         """

@@ -117,7 +117,7 @@ class Search:
         self._beams: dict[_Prefix, tuple[float, float]] = {_Prefix(None, BLANK, fusion): (0.0, -math.inf)}
 
     def advance(self, emissions: Emissions) -> None:
-        """Search on over the next frames."""
+        """Continue the search over the next frames."""
         for blank, followed in _frames(emissions, self._negligible):
             if followed:
                 self._beams = _extend(self._beams, blank, followed, self._width)

@@ -68,7 +68,7 @@ def transcribe(
     """Transcribe a recording; `on_progress` is called with the number of seconds that are done.
 
     In memory only its words and embeddings grow with the recording. Raises AudioError when there is no sound at all and
-    ServerContractError for a search that the server does not allow. Other losses, such as a server that stays away, are
+    ServerContractError for a search that the server does not allow. Other losses, such as a long outage, are
     errors in the result, together with the rest of the transcript.
     """
     chosen = replace(plan, search=choose_search(recogniser, plan.search))

@@ -132,7 +132,7 @@ def transcribe(source: Source, recogniser: StreamRecogniser, plan: Plan, on_even
     """Transcribe a stream; `on_event` is called with each partial and final as soon as it is known.
 
     Raises AudioError when there is no sound at all, ServerContractError for a search that the server does not allow and
-    KeyboardInterrupt when the source was stopped before it was open. Other losses, such as a server that stays away,
+    KeyboardInterrupt when the source was stopped before it was open. Other losses, such as a long outage,
     are errors in the result.
     """
     recording = source.recording()

@@ -1,4 +1,4 @@
-"""Define what the transcriber needs of a server: the interface between its own work and the wire."""
+"""Define what the transcriber needs from a server: the interface between the transcription and the network protocol."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -32,7 +32,7 @@ class EncoderOutput:
 class Recogniser(Protocol):
     """A server with the models of one language at one operating point. Methods may be called from several threads.
 
-    They raise RequestError, and ServerUnreachableError when the server stays away longer than the retry timeout.
+    They raise RequestError, and ServerUnreachableError when an outage lasts longer than the retry timeout.
     """
 
     language: str

@@ -80,7 +80,7 @@ def _check(target: Path, recordings: Sequence[Path], planned: Sequence[Path]) ->
         cause = f"several of the recordings would be written to {target}"
         raise SettingError("--output", cause, "Transcribe them one by one, or rename them")
     if target.is_dir():
-        raise OutputError(target, "it is a folder", "Move it away, or name another --output")
+        raise OutputError(target, "it is a folder", "Rename the folder, or use another --output")
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputError(target, f"nothing can be written to {folder}", "Choose a folder that you may write to")

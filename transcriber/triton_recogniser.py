@@ -131,7 +131,7 @@ class TritonStreams(TritonRecogniser):
         return _encoder_output(self._connection.infer(model, self._ensemble, inputs, position))
 
     def cancel(self, stream: int) -> None:
-        """Let the server forget a stream; see StreamRecogniser."""
+        """Free the place of a stream on the server; see StreamRecogniser."""
         inputs = self._padded([np.zeros((0, MEL_BANDS), dtype=np.float16)], self._ensemble)
         # With both flags a server accepts the request also for a stream that it does not know.
         position = SequencePosition(stream=stream, start=True, end=True)

@@ -1,4 +1,4 @@
-"""Join the tokens of a hypothesis to words, with their times and confidences."""
+"""Join the tokens of a hypothesis into words, with their times and confidences."""
 
 import math
 from itertools import pairwise

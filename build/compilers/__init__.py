@@ -1,4 +1,4 @@
-"""The compilers: one module for each, all with the interface `Compiler`."""
+"""Define the interface `Compiler`, and select a compiler; each compiler is one module."""
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping

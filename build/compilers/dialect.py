@@ -1,4 +1,4 @@
-"""The differences between TensorRT 8.6, 10 and 11: each function checks what the library offers."""
+"""Handle the differences between TensorRT 8.6, 10 and 11: each function checks what the library offers."""
 
 import contextlib
 import tempfile
@@ -45,7 +45,7 @@ def precision_arguments(library: Any) -> dict[str, Any]:
 
 
 def tactic_arguments(library: Any) -> dict[str, Any]:
-    """Return Polygraphy's arguments that keep plans from needing cuBLAS or cuDNN, which later versions use no more."""
+    """Return Polygraphy's arguments that keep a plan from needing cuBLAS or cuDNN, as later versions never do."""
     if supports_strong_typing(library):
         return {}
     sources = library.TacticSource
@@ -76,8 +76,17 @@ def fp32_layers(library: Any, network: Any) -> Iterator[Any]:
             yield layer
 
 
+def pin_formats(library: Any, network: Any) -> None:
+    """Allow only the linear format, that of Triton's buffers, for every input and output of a network."""
+    mask = 1 << int(library.TensorFormat.LINEAR)
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    for tensor in tensors:
+        tensor.allowed_formats = mask
+
+
 def compatibility_arguments(library: Any, options: Options, arch: Arch) -> dict[str, Any]:
-    """Return Polygraphy's arguments for other GPUs and TensorRT builds; raise SettingError for an unsupported one."""
+    """Return Polygraphy's arguments for other GPUs; raise SettingError for an unsupported one."""
     check_arch(options, arch)
     level = _LEVELS[options.compatibility]
     known = getattr(library, "HardwareCompatibilityLevel", None)
@@ -85,11 +94,7 @@ def compatibility_arguments(library: Any, options: Options, arch: Arch) -> dict[
         has = ", ".join(name for name, member in _LEVELS.items() if hasattr(known, member)) or NONE
         cause = f"TensorRT {build_number(library)} does not support this level"
         raise SettingError(f"--compatibility {options.compatibility}", cause, f"Use one of: {has}")
-    if options.version_compatible and not hasattr(library.BuilderFlag, "VERSION_COMPATIBLE"):
-        cause = f"TensorRT {build_number(library)} does not support it"
-        raise SettingError("--version-compatible", cause, "Omit it")
-    hardware = {} if options.compatibility == NONE else {"hardware_compatibility_level": getattr(known, level)}
-    return {**hardware, **({"version_compatible": True} if options.version_compatible else {})}
+    return {} if options.compatibility == NONE else {"hardware_compatibility_level": getattr(known, level)}
 
 
 def check_arch(options: Options, arch: Arch) -> None:

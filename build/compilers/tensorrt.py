@@ -1,19 +1,21 @@
 """TensorRT: build the plans that Triton's tensorrt backend serves, on a GPU of the same architecture."""
 
+import contextlib
 import importlib.util
+import io
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from build import preflight
+from build import images, preflight
 from build.compilers import Compiled, dialect, polygraphy, timing
 from build.job import Job
 from build.options import Options
 from contract.arch import Arch
 from contract.errors import CompileError, CompilerUnavailableError
 from contract.manifest import Profile
-from contract.platform import Platform
+from contract.platform import Platform, platforms, requirements
 
 NAME = "tensorrt"
 FILE = "model.plan"
@@ -33,12 +35,10 @@ def check(arch: Arch, platform: Platform, wanted: Options) -> None:
             f"--platform {platform.name}", "it has no TensorRT", f"Use --platform {PLATFORM} with {subject}"
         )
     dialect.check_arch(wanted, arch)
-    preflight.check_gpu(arch, platform.name)
-    remedy = f"Run the same command inside the container of platform {platform.name}"
+    preflight.check_driver(preflight.check_gpu(arch, platform), platform)
+    remedy = f"Run the same command in {images.described(platform)}"
     if importlib.util.find_spec("tensorrt") is None:
-        raise CompilerUnavailableError(
-            subject, "TensorRT is not installed here", f"{remedy}, which has {platform.tensorrt}"
-        )
+        raise CompilerUnavailableError(subject, f"TensorRT {platform.tensorrt} is not installed here", remedy)
     library = _library()
     build = dialect.build_number(library)
     if build != platform.tensorrt:
@@ -77,13 +77,13 @@ def options(wanted: Options) -> dict[str, Any]:
     cache = _cache(wanted)
     return {
         "tf32": False,
+        "formats": "linear",
         "types": "of the graph"
         if dialect.supports_strong_typing(_library())
         else "FP16, and FP32 where the graph has it",
         "workspace_bytes": wanted.workspace_bytes,
         "optimization_level": wanted.optimization_level,
         "compatibility": wanted.compatibility,
-        "version_compatible": wanted.version_compatible,
         "timing_cache": None if cache is None else cache.identity(),
     }
 
@@ -92,13 +92,14 @@ def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001 
     """Write a plan and the output of TensorRT's inspector; return the properties read back from the plan."""
     library = _library()
     cache = _cache(wanted)
+    builder = _builder(library)
     if cache is None:
         _build(job, target, wanted, None)
     else:
         with cache.held(), tempfile.TemporaryDirectory() as folder:
             measured = Path(folder) / "timing"
             measured.write_bytes(cache.content())
-            _check_cache(cache, measured)
+            _check_cache(cache, builder, measured.read_bytes())
             _build(job, target, wanted, measured)
             cache.save(measured.read_bytes())
     engine = _load(target)
@@ -149,15 +150,48 @@ def _build(job: Job, target: Path, wanted: Options, measured: Path | None) -> No
             **dialect.compatibility_arguments(library, wanted, job.arch),
         )
 
+    def pin(network: Any) -> None:
+        dialect.pin_fp32_layers(library, network)
+        dialect.pin_formats(library, network)
+
     with dialect.with_supported_opset(library, job) as supported:
         polygraphy.compile_network(
             supported,
             config,
             target,
             strongly_typed=dialect.supports_strong_typing(library),
-            prepare=lambda network: dialect.pin_fp32_layers(library, network),
+            prepare=pin,
             timing=measured,
         )
+
+
+def _builder(library: Any) -> Any:
+    from polygraphy.backend.trt import get_trt_logger  # noqa: PLC0415
+
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            made = library.Builder(get_trt_logger())
+    except TypeError:
+        # createInferBuilder returned a null pointer, which pybind11 reports as a TypeError.
+        made = None
+    if made is None:
+        raise _no_builder(dialect.build_number(library), polygraphy.first_error(output.getvalue()))
+    return made
+
+
+def _no_builder(build: str, reason: str) -> CompilerUnavailableError:
+    found = _gpu()
+    centre = requirements().is_data_centre(found.name)
+    drivers = [
+        f"platform {each.name} needs driver {each.supported_drivers(data_centre=centre)}"
+        for each in platforms().values()
+        if each.tensorrt == build
+    ]
+    cause = f"it does not start on {found.name} with driver {found.driver} ({reason or 'it states no reason'})"
+    needed = "".join(f"; {each}" for each in drivers)
+    remedy = "Check the GPU with `nvidia-smi`, install a newer driver, and run the same command again"
+    return CompilerUnavailableError(f"TensorRT {build}", f"{cause}{needed}", remedy)
 
 
 def _cache(wanted: Options) -> timing.TimingCache | None:
@@ -167,13 +201,12 @@ def _cache(wanted: Options) -> timing.TimingCache | None:
     return timing.cache(wanted.timing, owner)
 
 
-def _check_cache(cache: timing.TimingCache, measured: Path) -> None:
+def _check_cache(cache: timing.TimingCache, builder: Any, content: bytes) -> None:
     # Polygraphy ignores the result of set_timing_cache, and TensorRT would then build without the cache.
-    library = _library()
-    from polygraphy.backend.trt import get_trt_logger  # noqa: PLC0415
-
-    config = library.Builder(get_trt_logger()).create_builder_config()
-    if not config.set_timing_cache(config.create_timing_cache(measured.read_bytes()), ignore_mismatch=False):
+    config = builder.create_builder_config()
+    made = config.create_timing_cache(content)
+    # TensorRT returns no cache for content that it cannot read.
+    if made is None or not config.set_timing_cache(made, ignore_mismatch=False):
         raise cache.rejected()
 
 

@@ -1,4 +1,4 @@
-"""Timing caches: TensorRT's kernel timings, one file for each TensorRT build and GPU model, in the store.
+"""Keep TensorRT's kernel timings in the store: one cache file for each TensorRT build and GPU model.
 
     dist/store/timing/<TensorRT build>-<GPU>.cache
 

@@ -1,5 +1,6 @@
 """Build fake NVIDIA drivers: C files compiled to the driver's libraries, which the real Python bindings load."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -40,9 +41,15 @@ needs_bindings = pytest.mark.skipif(
     reason="needs cuda-bindings, nvidia-ml-py and gcc",
 )
 
+BINDINGS = f"cuda-bindings {importlib.metadata.version('cuda-bindings')}" if importlib.util.find_spec("cuda") else ""
+"""The bindings as sentences name them."""
+
 
 def fake_driver(folder: Path, driver: str = "580.65.06", **macros: str) -> Path:
-    """Compile a driver; return the folder for LD_LIBRARY_PATH. NVML is an error number, 0 for success, or "absent"."""
+    """Compile a driver; return the folder for LD_LIBRARY_PATH. NVML is an error number, 0 for success, or "absent".
+
+    With CUDA below 12000 it is a driver like R470: it has only the first version of cuGetProcAddress.
+    """
     values = {"INIT": "0", "CUDA": "13000", "GPUS": "1", "NVML": "0", "DRIVER": f'"{driver}"', **T4, **macros}
     values.setdefault("FREE", values["MEBIBYTES"])
     flags = tuple(f"-D{name}={value}" for name, value in values.items())

@@ -1,4 +1,5 @@
 /* A fake driver with GPUS identical GPUs, for tests on machines without a GPU. Compiled with -D for each capital word.
+   CUDA is the supported version: 12040 is 12.4.
    Like the real driver it lists the GPUs of CUDA_VISIBLE_DEVICES, up to the first entry that names no GPU. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -122,13 +123,26 @@ CUresult cuEventElapsedTime_v2(float *milliseconds, struct timespec *from, struc
     return SUCCESS;
 }
 
-CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags, int *found) {
-    (void)version, (void)flags;
+/* Drivers before CUDA 12.0 have only the first version of this function, which has no last parameter. */
+static CUresult look_up(const char *symbol, void **function) {
     void *library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
     char name[128];
     snprintf(name, sizeof name, "%s_v2", symbol);
     *function = dlsym(library, name);
     if (!*function) *function = dlsym(library, symbol);
-    if (found) *found = *function ? 0 : 1;
     return *function ? SUCCESS : NOT_FOUND;
 }
+
+#if CUDA < 12000
+CUresult cuGetProcAddress(const char *symbol, void **function, int version, unsigned long long flags) {
+    (void)version, (void)flags;
+    return look_up(symbol, function);
+}
+#else
+CUresult cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags, int *found) {
+    (void)version, (void)flags;
+    CUresult status = look_up(symbol, function);
+    if (found) *found = *function ? 0 : 1;
+    return status;
+}
+#endif

@@ -24,6 +24,8 @@ NAMES: dict[str, Any] = json.loads(Path(__file__).with_name("tensorrt_names.json
 # The legacy platform has 8.6.1, which has no wheel; 8.6.0 was released two months earlier.
 STAND_INS = {"8.6.1": "8.6.0"}
 _MAGIC = b"FAKEPLAN"
+# The CUDA version that the driver must support, by major version of TensorRT, as the driver counts it.
+_CUDA = {"8": 11000, "10": 12000, "11": 13000}
 _USED: set[str] = set()
 
 
@@ -116,11 +118,26 @@ class _Nothing:
     """The behaviour of a class that has none here."""
 
 
+def _supported_cuda() -> int | None:
+    """Return the CUDA version that the driver supports; None without a driver, as in the tests of names alone."""
+    supported = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(supported))
+    except OSError:
+        return None
+    return supported.value
+
+
 class _Builder:
     _library: _Library
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+        supported = _supported_cuda()
+        if supported is not None and supported < _CUDA[self._library.version.partition(".")[0]]:
+            logger.log(self._library.classes["Logger"].ERROR, "CUDA initialization failure with error: 35")
+            # What pybind11 makes of the null pointer that createInferBuilder returns.
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int = 0) -> Any:
         return self._library.make("INetworkDefinition", _flags=flags, _model=b"", _inputs=[], _outputs=[], _layers=[])
@@ -155,6 +172,9 @@ class _Builder:
                 if not key.startswith("_") and key not in ("DLA_core", "int8_calibrator", "default_device_type")
             },
             "tactics": config._tactics,
+            "formats": {
+                tensor.name: vars(tensor).get("allowed_formats") for tensor in (*network._inputs, *network._outputs)
+            },
             "pinned": [layer.name for layer in network._layers if "precision" in vars(layer)],
             "timings": config._cache._content.decode() if config._cache else "",
         }
@@ -308,9 +328,14 @@ class _Config:
         return len(self._profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        if serialized_timing_cache and not serialized_timing_cache.startswith(b"timings of "):
+            # The binding returns a null pointer for content that TensorRT cannot read.
+            return None
         return self._library.make("ITimingCache", _content=bytes(serialized_timing_cache) or self._library.mark)
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if cache is None:
+            raise TypeError("set_timing_cache(): incompatible function arguments")
         self._cache = cache
         return ignore_mismatch or cache._content.partition(b"\n")[0] == self._library.mark
 

@@ -1,7 +1,7 @@
 """Serve any ONNX model through ONNX Runtime, as a Python-based Triton backend that Triton's stub process loads.
 
-The backend uses the name, the model file and the parameters of Triton's own onnxruntime backend, so that one
-config.pbtxt suits both.
+The backend uses the name, the model file and the parameters of Triton's own onnxruntime backend, so that the
+same config.pbtxt works with both.
 """
 
 import json
@@ -42,7 +42,7 @@ _UNKNOWN_STREAM = "this sequence was not started, or was dropped after its timeo
 
 
 class TritonPythonModel:
-    """One instance of a model, as Triton's stub drives it."""
+    """One instance of a model, as Triton's stub process calls it."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; raise TritonModelException, which names the model, when it cannot be served as configured."""

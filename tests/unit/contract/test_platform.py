@@ -90,40 +90,53 @@ def test_version(text: str, numbers: Version | None) -> None:
     assert parse_version(text) == numbers
 
 
-# Each driver, and the platforms that admit it on a data-centre GPU and on any other GPU.
+# Each driver in the kernel, the CUDA version of the library in use, and the platforms that admit them: on a data-centre
+# GPU, and on any other GPU.
+OWN = {470: (11, 4), 510: (11, 6), 525: (12, 0), 530: (12, 1), 535: (12, 2), 545: (12, 3), 570: (12, 8), 580: (13, 0)}
 DRIVERS = [
-    ("470.42.01", [], []),
-    ("470.57", ["23.12"], []),
-    ("470.256.02", ["23.12"], []),
-    ("510.85.02", [], []),
-    ("525.60.13", [], []),
-    ("525.85.05", ["23.12"], []),
-    ("525.147.05", ["23.12"], []),
-    ("530.30.02", [], []),
-    ("535.54.03", [], []),
-    ("535.85", [], []),
-    ("535.86.01", ["23.12"], []),
+    ("470.42.01", (12, 3), [], []),
+    # Only CUDA's compatibility library makes branch 470 run a CUDA 12.
+    ("470.57", (11, 4), [], []),
+    ("470.57", (12, 3), ["23.12"], []),
+    ("470.256.02", (11, 4), [], []),
+    ("470.256.02", (12, 0), ["23.12"], []),
+    ("470.256.02", (12, 3), ["23.12"], []),
+    ("510.85.02", (12, 3), [], []),
+    ("525.60.13", OWN[525], [], []),
+    ("525.85.05", OWN[525], ["23.12"], []),
+    ("525.85.05", (12, 3), ["23.12"], []),
+    ("525.147.05", OWN[525], ["23.12"], []),
+    ("530.30.02", OWN[530], [], []),
+    ("535.54.03", OWN[535], [], []),
+    ("535.85", OWN[535], [], []),
+    ("535.86.01", OWN[535], ["23.12"], []),
     # Compared as text, this would be earlier than 535.86.
-    ("535.104.05", ["23.12"], []),
+    ("535.104.05", OWN[535], ["23.12"], []),
+    # A library of CUDA 13 does not make an old driver run a platform that lists no branch.
+    ("535.104.05", (13, 0), ["23.12"], []),
     # A branch admits its own versions only.
-    ("544.99", [], []),
-    ("545", ["23.12"], ["23.12"]),
-    ("545.23.06", ["23.12"], ["23.12"]),
-    ("570.211.01", ["23.12"], ["23.12"]),
-    ("579.99", ["23.12"], ["23.12"]),
-    ("580", ["26.08", "23.12"], ["26.08", "23.12"]),
-    ("580.65.06", ["26.08", "23.12"], ["26.08", "23.12"]),
-    ("1000.1", ["26.08", "23.12"], ["26.08", "23.12"]),
+    ("544.99", OWN[545], [], []),
+    ("545", OWN[545], ["23.12"], ["23.12"]),
+    ("545.23.06", OWN[545], ["23.12"], ["23.12"]),
+    ("570.211.01", OWN[570], ["23.12"], ["23.12"]),
+    ("579.99", OWN[570], ["23.12"], ["23.12"]),
+    ("580", OWN[580], ["26.08", "23.12"], ["26.08", "23.12"]),
+    ("580.65.06", OWN[580], ["26.08", "23.12"], ["26.08", "23.12"]),
+    ("1000.1", (20, 0), ["26.08", "23.12"], ["26.08", "23.12"]),
 ]
 
 
-@pytest.mark.parametrize(("text", "data_centre", "other"), DRIVERS, ids=[text for text, _, _ in DRIVERS])
-def test_drivers(text: str, data_centre: list[str], other: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "cuda", "data_centre", "other"), DRIVERS, ids=[f"{text}-{cuda[0]}.{cuda[1]}" for text, cuda, *_ in DRIVERS]
+)
+def test_drivers(text: str, cuda: Version, data_centre: list[str], other: list[str]) -> None:
     numbers = parse_version(text)
     assert numbers is not None
     for expected, kind in ((data_centre, True), (other, False)):
         admitted = [
-            name for name, found in platforms().items() if found.cuda and found.admits_driver(numbers, data_centre=kind)
+            name
+            for name, found in platforms().items()
+            if found.cuda and found.admits_driver(numbers, cuda, data_centre=kind)
         ]
         assert admitted == expected
 
@@ -132,7 +145,8 @@ def test_drivers(text: str, data_centre: list[str], other: list[str]) -> None:
     ("cuda", "data_centre", "other"),
     [
         ((11, 3), [], []),
-        ((11, 4), ["23.12"], []),
+        # Branch 470 without CUDA's compatibility library.
+        ((11, 4), [], []),
         ((11, 8), [], []),
         ((12, 0), ["23.12"], []),
         ((12, 1), [], []),
@@ -150,17 +164,21 @@ def test_drivers_of_known_cuda_version(cuda: Version, data_centre: list[str], ot
 
 
 def test_platform_without_cuda_admits_every_driver() -> None:
-    assert platform("embedded").admits_driver((1,), data_centre=False)
+    assert platform("embedded").admits_driver((1,), (1, 0), data_centre=False)
     assert platform("embedded").admits_cuda((1, 0), data_centre=False)
     assert platform("embedded").supported_drivers(data_centre=True) == "any"
+
+
+def test_first_cuda() -> None:
+    assert [found.first_cuda for found in platforms().values()] == [(13, 0), (12, 0), (), ()]
 
 
 def test_supported_drivers() -> None:
     legacy = platform("23.12")
     assert legacy.supported_drivers(data_centre=False) == "545 or later"
     assert legacy.supported_drivers(data_centre=True) == (
-        "545 or later, or 470.57 or later of branch 470, or 525.85 or later of branch 525, "
-        "or 535.86 or later of branch 535"
+        "545 or later, or 470.57 or later of branch 470 with CUDA's compatibility library, "
+        "or 525.85 or later of branch 525, or 535.86 or later of branch 535"
     )
     assert platform("26.08").supported_drivers(data_centre=True) == "580 or later"
 

@@ -109,7 +109,10 @@ def test_rejects_other_keys(tmp_path: Path, make: list[str] | None, cause: str) 
         path.write_bytes(subprocess.run(["openssl", *make], check=True, capture_output=True).stdout)
     with pytest.raises(KeyFileError) as error:
         signature.load_private_key(path)
-    remedy = "Make a key pair with `openssl genpkey -algorithm ed25519`, or pass the right file"
+    remedy = (
+        "Make a private key with `openssl genpkey -algorithm ed25519 -out release.key` and its public key with "
+        "`openssl pkey -in release.key -pubout -out release.pub`, or pass the right file"
+    )
     assert str(error.value) == f"{path}: {cause}. {remedy}."
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from build import keys
 from contract.manifest import load
-from tests.fakes.driver import A100, fake_driver, needs_bindings, python
+from tests.fakes.driver import A100, BINDINGS, fake_driver, needs_bindings, python
 from tests.integration.networks import network
 from tests.unit.engines import commands
 from tests.unit.engines.exported import export
@@ -99,7 +99,8 @@ def test_tensorrt_without_gpu_names_both_alternatives(arch: str, gpus: str) -> N
     assert (result.returncode, result.stderr) == (
         31,
         f"error: --arch {arch}: TensorRT needs an {arch} GPU ({gpus}) to build for it, and no GPU was found here. "
-        "Run the same command on a host with such a GPU inside the container of platform 26.08, "
+        "Run the same command on a host with such a GPU in NVIDIA's image nvcr.io/nvidia/tensorrt:26.08-py3, "
+        "or in the image target `builder`, "
         "or prove here that the graphs compile with `--compiler tensorrt_rtx`.\n",
     )
 
@@ -111,7 +112,8 @@ def test_tensorrt_names_gpu_of_another_architecture(tmp_path: Path) -> None:
         31,
         "error: --arch sm86: TensorRT needs an sm86 GPU (A10, A40, RTX 30) to build for it, "
         "and the GPU here is NVIDIA A100-SXM4-80GB, sm80. "
-        "Run the same command on a host with such a GPU inside the container of platform 26.08, "
+        "Run the same command on a host with such a GPU in NVIDIA's image nvcr.io/nvidia/tensorrt:26.08-py3, "
+        "or in the image target `builder`, "
         "or prove here that the graphs compile with `--compiler tensorrt_rtx`.\n",
     )
 
@@ -129,8 +131,18 @@ def test_driver_failure_is_not_a_missing_gpu(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, INIT="803"), "-m", "build.engines", "--arch", "sm86")
     assert (result.returncode, result.stderr) == (
         40,
-        "error: NVIDIA driver: it fails with CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
-        "Run `nvidia-smi` to find the error, and repair the driver.\n",
+        "error: NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
+        "Check the output of `nvidia-smi`, and reinstall the driver.\n",
+    )
+
+
+@needs_bindings
+def test_driver_that_is_too_old_is_not_a_missing_gpu(tmp_path: Path) -> None:
+    result = python(fake_driver(tmp_path, driver="470.256.02", CUDA="11040"), "-m", "build.engines", "--arch", "sm75")
+    assert (result.returncode, result.stderr) == (
+        40,
+        f"error: NVIDIA driver: libcuda.so.1 supports CUDA 11.4, which is too old for {BINDINGS} "
+        "(Failed to get cuGetProcAddress_v2). Install a driver that supports CUDA 12.0 or later.\n",
     )
 
 
@@ -139,8 +151,8 @@ def test_right_gpu_without_tensorrt_names_the_container(tmp_path: Path) -> None:
     result = python(fake_driver(tmp_path, **A100), "-m", "build.engines", "--arch", "sm80")
     assert (result.returncode, result.stderr) == (
         31,
-        "error: --arch sm80: TensorRT is not installed here. "
-        "Run the same command inside the container of platform 26.08, which has 11.2.1.2.\n",
+        "error: --arch sm80: TensorRT 11.2.1.2 is not installed here. "
+        "Run the same command in NVIDIA's image nvcr.io/nvidia/tensorrt:26.08-py3, or in the image target `builder`.\n",
     )
 
 
@@ -232,7 +244,7 @@ def test_all_architectures_fail_where_none_can_be_built(graphs: Path, tmp_path: 
     assert result.returncode == 31
     assert result.stderr.splitlines()[-1] == (
         "error: --arch all: this host can build engines for none of them. "
-        "Run it in the container of a platform on a host with a GPU, or omit --compiler and --platform."
+        "Run it on a host with a GPU in NVIDIA's TensorRT image, or omit --compiler and --platform."
     )
 
 

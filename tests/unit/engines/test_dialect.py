@@ -70,6 +70,22 @@ def test_strong_typing(version: str, keeps: bool, arguments: dict[str, Any]) -> 
     assert dialect.precision_arguments(library) == arguments
 
 
+@pytest.mark.parametrize("version", [LEGACY, TEN, ELEVEN])
+def test_format_has_its_real_name(version: str) -> None:
+    names = NAMES[{LEGACY: "8.6.0"}.get(version, version)]["classes"]
+    assert "LINEAR" in names["TensorFormat"]
+    assert "allowed_formats" in names["ITensor"]
+
+
+def test_pins_formats_of_a_parsed_network() -> None:
+    library, made, _owners = _parsed_by_rtx(network("body_standard"))
+    tensors = [made.get_input(index) for index in range(made.num_inputs)]
+    tensors += [made.get_output(index) for index in range(made.num_outputs)]
+    assert {tensor.allowed_formats for tensor in tensors} != {1}
+    dialect.pin_formats(library, made)
+    assert {tensor.allowed_formats for tensor in tensors} == {1 << int(library.TensorFormat.LINEAR)} == {1}
+
+
 def _parsed_by_rtx(content: bytes) -> Any:
     library = pytest.importorskip("tensorrt_rtx")
     logger = library.Logger(library.Logger.ERROR)
@@ -101,11 +117,8 @@ def test_finds_fp32_layers_of_a_parsed_network() -> None:
     ],
 )
 def test_compatibility(version: str, level: str, arch: Arch, arguments: dict[str, str]) -> None:
-    for version_compatible in (False, True):
-        options = Options(compatibility=level, version_compatible=version_compatible)
-        made = dialect.compatibility_arguments(fake(version), options, arch)
-        flag = {"version_compatible": True} if version_compatible else {}
-        assert {key: getattr(value, "name", value) for key, value in made.items()} == {**arguments, **flag}
+    made = dialect.compatibility_arguments(fake(version), Options(compatibility=level), arch)
+    assert {key: value.name for key, value in made.items()} == arguments
 
 
 @pytest.mark.parametrize(
@@ -134,19 +147,11 @@ def test_rejects_unsupported_compatibility(options: Options, arch: Arch, sentenc
 def test_library_without_compatibility_levels() -> None:
     bare: Any = ModuleType("tensorrt")
     bare.__version__, bare.BuilderFlag = "8.5.3.1", fake(LEGACY).DataType
-    for options, sentence in (
-        (
-            Options(compatibility=AMPERE_PLUS),
-            "--compatibility ampere-plus: TensorRT 8.5.3.1 does not support this level. Use one of: none.",
-        ),
-        (
-            Options(version_compatible=True),
-            "--version-compatible: TensorRT 8.5.3.1 does not support it. Omit it.",
-        ),
-    ):
-        with pytest.raises(SettingError) as refusal:
-            dialect.compatibility_arguments(bare, options, Arch.SM80)
-        assert str(refusal.value) == sentence
+    with pytest.raises(SettingError) as refusal:
+        dialect.compatibility_arguments(bare, Options(compatibility=AMPERE_PLUS), Arch.SM80)
+    assert str(refusal.value) == (
+        "--compatibility ampere-plus: TensorRT 8.5.3.1 does not support this level. Use one of: none."
+    )
 
 
 @pytest.mark.parametrize(

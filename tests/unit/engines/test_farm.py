@@ -13,7 +13,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from build import farm
+from build import farm, images
 from contract import signature
 from contract.arch import Arch
 from contract.errors import SettingError
@@ -105,7 +105,7 @@ def test_workflow_builds_in_container_of_platform() -> None:
     assert found
     assert found[2] == default
     for name in farm.gpu_platforms():
-        assert found[1].replace("{0}", name) == farm.image(platform(name))
+        assert found[1].replace("{0}", name) == images.image(platform(name))
 
 
 def test_only_release_job_has_signing_key() -> None:
@@ -135,7 +135,7 @@ def test_every_architecture_has_a_job_on_its_gpu(name: str) -> None:
             {} if capability is None else {"gpu.compute.major": capability[0], "gpu.compute.minor": capability[1]}
         )
         assert container["resources"]["limits"].get("nvidia.com/gpu") == (None if capability is None else "1")
-        assert container["image"] == (farm.CPU_IMAGE if capability is None else farm.image(platform(name)))
+        assert container["image"] == (farm.CPU_IMAGE if capability is None else images.image(platform(name)))
         assert container["command"][:2] == ["/farm/checkout/ci/build-engines", arch.value]
         assert ("--platform" in container["command"]) == (capability is not None)
 
@@ -171,6 +171,24 @@ def test_claim_and_image_are_options() -> None:
     assert {job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] for job in jobs} == {
         "engines-2"
     }
+
+
+def test_runtime_class_is_an_option(tmp_path: Path) -> None:
+    """Clusters whose default container runtime is not NVIDIA's need it, as in the Helm chart."""
+    written = farm.manifests(platform("26.08"), "farm", runtime_class="nvidia")
+    jobs = [each for each in yaml.safe_load_all(written) if each]
+    for job, arch in zip(jobs, Arch, strict=True):
+        kubernetes_validate.validate(job, KUBERNETES[0], strict=True)
+        found = job["spec"]["template"]["spec"].get("runtimeClassName")
+        assert found == (None if arch.capability is None else "nvidia")
+    assert all("runtimeClassName" not in job["spec"]["template"]["spec"] for job in _jobs("26.08"))
+    with pytest.raises(SettingError) as refusal:
+        farm.manifests(platform("26.08"), "farm", runtime_class="NVIDIA")
+    assert str(refusal.value) == (
+        "--runtime-class NVIDIA: it is not a valid Kubernetes name. Use lower-case letters, digits and dashes."
+    )
+    commands.run("build.farm", "--claim", "farm", "--runtime-class", "nvidia", "--output", tmp_path / "jobs.yaml")
+    assert (tmp_path / "jobs.yaml").read_text() == written
 
 
 @pytest.mark.parametrize(

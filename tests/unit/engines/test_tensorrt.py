@@ -2,12 +2,14 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+from build.compilers.timing import Owner, TimingCache, cache
 from contract import manifest
 from contract.manifest import ShapeRange
 from tests.fakes.driver import A10, build_host, fake_driver, needs_bindings, python
@@ -19,6 +21,10 @@ pytestmark = needs_bindings
 MODELS = ("am_en_standard", "body_standard")
 LEGACY, CURRENT = ("23.12", "8.6.1"), ("26.08", "11.2.1.2")
 GIBIBYTE = 1 << 30
+IMAGES = {
+    "26.08": "NVIDIA's image nvcr.io/nvidia/tensorrt:26.08-py3, or in the image target `builder`",
+    "23.12": "an image of your own with TensorRT 8.6.1.6 and Python 3.11",
+}
 
 
 class Host:
@@ -94,7 +100,12 @@ def test_builder_receives_the_options(built: Host) -> None:
     assert "TF32" not in inspection["flags"]
     assert inspection["limits"] == {"WORKSPACE": 4 * GIBIBYTE}
     assert inspection["settings"] == {"builder_optimization_level": 3, "profiling_verbosity": "DETAILED"}
-    flags = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]["NetworkDefinitionCreationFlag"]
+    names = NAMES[STAND_INS.get(built.tensorrt, built.tensorrt)]["classes"]
+    # The fake numbers its formats in the order of their names.
+    linear = 1 << names["TensorFormat"].index("LINEAR")
+    record = manifest.load(built.bundle).engines[0]
+    assert inspection["formats"] == {tensor.name: linear for tensor in (*record.inputs, *record.outputs)}
+    flags = names["NetworkDefinitionCreationFlag"]
     network_flags = [flag for index, flag in enumerate(flags) if inspection["network_flags"] >> index & 1]
     if built.platform == "23.12":
         assert network_flags == ["EXPLICIT_BATCH"]
@@ -118,7 +129,7 @@ def test_key_contains_every_option(built: Host) -> None:
         "workspace_bytes": 4 * GIBIBYTE,
         "optimization_level": 3,
         "compatibility": "none",
-        "version_compatible": False,
+        "formats": "linear",
         "timing_cache": head["identity"],
     }
     assert parts["profile"]["encoder_lengths"] == {"min": [1], "opt": [8], "max": [16]}
@@ -160,17 +171,16 @@ def test_grown_timing_cache_keeps_engines_valid(tmp_path: Path) -> None:
 def test_new_timing_cache_and_other_options_make_other_engines(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     keys = set()
-    for options in ([], ["--workspace-gib", "1.5"], ["--compatibility", "same-capability"], ["--version-compatible"]):
+    for options in ([], ["--workspace-gib", "1.5"], ["--compatibility", "same-capability"]):
         assert host.build("--model", "am_en_standard", *options).returncode == 0
         keys.add(manifest.load(host.bundle).engines[0].key)
-    assert host.inspection("am_en_standard")["flags"] == ["VERSION_COMPATIBLE"]
     host.timings().unlink()
     # The new cache has other content, because another model is built first.
     assert host.build("--model", "body_standard").returncode == 0
     assert host.build("--model", "am_en_standard", "--optimization-level", "5").returncode == 0
     keys.add(manifest.load(host.bundle).engines[0].key)
     assert host.inspection("am_en_standard")["settings"]["builder_optimization_level"] == 5
-    assert len(keys) == 5
+    assert len(keys) == 4
 
 
 def test_rejects_timing_cache_of_another_gpu(tmp_path: Path) -> None:
@@ -185,19 +195,59 @@ def test_rejects_timing_cache_of_another_gpu(tmp_path: Path) -> None:
     )
 
 
-def test_rejects_timing_cache_that_tensorrt_rejects(tmp_path: Path) -> None:
-    """The first line names this GPU, but TensorRT compares the properties of the device."""
+@pytest.mark.parametrize(
+    "change",
+    [lambda content: content.replace(b"on NVIDIA A10", b"on NVIDIA A10G"), lambda _: b"no timings"],
+    ids=["another device", "damaged"],
+)
+def test_rejects_timing_cache_that_tensorrt_rejects(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    """The first line is correct, but TensorRT compares the properties of the device, and may not read the content."""
     host = Host(tmp_path, *CURRENT)
     assert host.build("--model", "am_en_standard").returncode == 0
-    script = (
-        "import sys; from pathlib import Path; from build.compilers import timing\n"
-        "cache = timing.cache(Path(sys.argv[1]), timing.Owner(tensorrt='11.2.1.2', gpu='NVIDIA A10'))\n"
-        "cache.save(cache.content().replace(b'on NVIDIA A10', b'on NVIDIA A10G'))"
-    )
-    assert python(host.libraries, "-c", script, str(host.timings().parent)).returncode == 0
+    timings = _timings(host)
+    timings.save(change(timings.content()))
     assert host.error("--force", code=31) == (
         "/store/timing/11.2.1.2-nvidia-a10.cache: TensorRT 11.2.1.2 rejects it as a timing cache for this "
         "NVIDIA A10. Remove the file: the next build measures the timings again."
+    )
+
+
+def _timings(host: Host) -> TimingCache:
+    return cache(host.timings().parent, Owner(tensorrt="11.2.1.2", gpu="NVIDIA A10"))
+
+
+@pytest.mark.parametrize(
+    ("place", "macros", "needed", "found"),
+    [
+        (CURRENT, {"DRIVER": '"570.86.15"', "CUDA": "12080"}, "580 or later", "570.86.15"),
+        (CURRENT, {"NVML": "absent", "CUDA": "12080"}, "580 or later", "of CUDA 12.8"),
+        (
+            LEGACY,
+            {"DRIVER": '"530.41.03"', "CUDA": "12010"},
+            "545 or later, or 470.57 or later of branch 470 with CUDA's compatibility library, "
+            "or 525.85 or later of branch 525, or 535.86 or later of branch 535",
+            "530.41.03",
+        ),
+    ],
+)
+def test_rejects_driver_that_is_too_old(
+    tmp_path: Path, place: tuple[str, str], macros: dict[str, str], needed: str, found: str
+) -> None:
+    host = Host(tmp_path, *place, **macros)
+    assert host.error(code=31) == (
+        f"--platform {place[0]}: it needs driver {needed} on NVIDIA A10, and the driver here is {found}. "
+        "Install such a driver, or build on another host."
+    )
+    assert not (tmp_path / "engines").exists()
+
+
+def test_rejects_host_on_which_tensorrt_does_not_start(tmp_path: Path) -> None:
+    """The version of the driver is supported, but TensorRT's builder still is a null pointer."""
+    host = Host(tmp_path, *CURRENT, CUDA="12080")
+    assert host.error(code=31) == (
+        "TensorRT 11.2.1.2: it does not start on NVIDIA A10 with driver 580.65.06 "
+        "(CUDA initialization failure with error: 35); platform 26.08 needs driver 580 or later. "
+        "Check the GPU with `nvidia-smi`, install a newer driver, and run the same command again."
     )
 
 
@@ -209,7 +259,7 @@ def test_rejects_another_tensorrt_build(tmp_path: Path, platform: str, tensorrt:
     host = Host(tmp_path, platform, tensorrt)
     assert host.error(code=31) == (
         f"--platform {platform}: its TensorRT is {wanted}, this host has {found}, and a plan loads only in the "
-        f"same build. Run the same command inside the container of platform {platform}."
+        f"same build. Run the same command in {IMAGES[platform]}."
     )
     assert not (tmp_path / "engines").exists()
 

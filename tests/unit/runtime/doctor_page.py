@@ -118,7 +118,8 @@ SCENES = (
     ),
     Scene(
         title="An A10 with INT8 engines",
-        remark="The precision stands in each engine's row and in the summary.",
+        remark="The precision is in each engine's row and in the summary. This bundle is made up, because no compiler "
+        "for GPUs builds INT8 yet.",
         card=driver.A10,
         bundles=lambda: (int8_plans(),),
         arguments=("--operating-point", "standard"),
@@ -173,6 +174,25 @@ SCENES = (
         arguments=("--platform", "23.12"),
     ),
     Scene(
+        title="The legacy platform on a T4 with a driver of branch 470 and CUDA's compatibility library",
+        remark="The CUDA library is the one of the image, and NVML reports the driver in the kernel.",
+        card=driver.T4,
+        driver="470.256.02",
+        macros={"CUDA": "12030"},
+        bundles=lambda: (plans(Arch.SM75, "23.12", "standard"),),
+        arguments=("--platform", "23.12"),
+    ),
+    Scene(
+        title="The same without the compatibility library",
+        remark="The library of branch 470 supports CUDA 11.4, and cuda-bindings cannot use it.",
+        exit_code=40,
+        card=driver.T4,
+        driver="470.256.02",
+        macros={"CUDA": "11040"},
+        bundles=lambda: (plans(Arch.SM75, "23.12", "standard"),),
+        arguments=("--platform", "23.12"),
+    ),
+    Scene(
         title="A V100",
         remark="",
         exit_code=40,
@@ -209,7 +229,7 @@ SCENES = (
 def run(scene: Scene, folder: Path, *, as_json: bool = False) -> tuple[int, str]:
     """Prepare a scene in a folder and run the doctor there; return its exit code and its output."""
     library = prepare(scene, folder)
-    arguments = [*scene.arguments, *(["--json"] if as_json else [])]
+    arguments = [*(["--json"] if as_json else []), *scene.arguments]
     script = DOCTOR.format(memory=scene.host_bytes, arguments=arguments)
     result = python(library, "-c", script, cwd=folder, **environment(scene, folder))
     return result.returncode, result.stdout + result.stderr

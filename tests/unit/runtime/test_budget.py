@@ -10,13 +10,15 @@ from contract.arch import Arch
 from contract.catalogue import catalogue
 from contract.manifest import BoundTensor
 from contract.platform import platform
-from runtime.budget import Budget, estimate
+from runtime.budget import estimate
 from runtime.bundles import Bundle
+from runtime.flags import PoolSizes
 from runtime.selection import Selection, Target, select
+from tests.fakes.driver import ROOT
 from tests.unit.runtime import synthetic
 
 A10 = Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating_point="standard")
-BODY = {"engine": 1000, "context": 70}
+MEBIBYTE = 1 << 20
 
 
 def selection(context: int | None = 70, **triton: Any) -> Selection:
@@ -30,8 +32,57 @@ def selection(context: int | None = 70, **triton: Any) -> Selection:
 
 
 def test_one_instance_per_model() -> None:
-    assert estimate(selection()) == Budget(engine_bytes=4000, context_bytes=280, state_bytes=0, unknown=())
-    assert estimate(selection()).known_bytes == 4280
+    found = estimate(selection())
+    assert (found.engine_bytes, found.context_bytes, found.state_bytes, found.unknown) == (4000, 280, 0, ())
+    # Triton's default for the CUDA pool is more than the ensemble needs.
+    assert (found.cuda_pool_bytes, found.pinned_pool_bytes) == (64 * MEBIBYTE, 256 * MEBIBYTE)
+    assert found.known_bytes == 4280 + 64 * MEBIBYTE
+
+
+def test_tensors_between_the_steps_of_an_ensemble() -> None:
+    # body: [499, 8] FP16 and one INT32; am_en: [499, 4] in FP32 and INT32. Each buffer is rounded up to 512 bytes.
+    item = 8192 + 512 + 2 * 8192
+    assert estimate(selection()).ensemble_bytes == item * (16 + 16)
+    assert estimate(selection(instance_group=[{"count": 2}])).ensemble_bytes == item * (2 * 16 + 16)
+
+
+def test_operator_sets_the_pools() -> None:
+    found = estimate(selection(), PoolSizes(cuda_bytes=5, pinned_bytes=7))
+    assert (found.cuda_pool_bytes, found.pinned_pool_bytes, found.known_bytes) == (5, 7, 4285)
+    assert (found.needed_cuda_pool_bytes, found.needed_pinned_pool_bytes) == (64 * MEBIBYTE, 256 * MEBIBYTE)
+
+
+def test_cpu_platform_has_no_pools() -> None:
+    bundle = Bundle(folder=Path("b"), manifest=synthetic.full_manifest(Arch.CPU, "embedded", "standard"))
+    target = dataclasses.replace(A10, arch=Arch.CPU, platform=platform("embedded"))
+    found = estimate(select([bundle], catalogue(), target), PoolSizes(cuda_bytes=5, pinned_bytes=7))
+    assert (found.cuda_pool_bytes, found.pinned_pool_bytes, found.needed_cuda_pool_bytes) == (0, 0, 0)
+
+
+def reference_dims(point: str) -> dict[str, int]:
+    """Return the sizes of the reference checkpoints."""
+    layers = {"standard": 5, "enhanced": 12}[point]
+    sizes = {"encoder_size": 128, "top": 16, "embedding_size": 128, "vocabulary": 256, "convolution_past": 14}
+    return {**synthetic.DIMS, **sizes, "layers": layers}
+
+
+def test_real_time_server_with_64_streams_at_both_points() -> None:
+    """The example of docs/architecture/40-runtime.md: the sizes of the reference checkpoints."""
+    records = []
+    for model in synthetic.engine_models().values():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(synthetic, "DIMS", reference_dims(model.operating_point))
+            records.append(synthetic.record(model, compiler="tensorrt", mode="realtime"))
+    bundle = Bundle(folder=Path("b"), manifest=synthetic.manifest(*records, arch=Arch.SM86, platform_name="26.08"))
+    target = dataclasses.replace(A10, mode="realtime", operating_point=None)
+    found = estimate(select([bundle], catalogue(), target))
+    # Two copies for 64 streams of attention, convolution (both FP16) and the number of frames (one buffer).
+    state = {layers: layers * (2 * 128 + 14) * 128 * 2 + 512 for layers in (5, 12)}
+    assert found.state_bytes == 2 * 64 * (state[5] + state[12])
+    pools = [found.cuda_pool_bytes // MEBIBYTE, found.pinned_pool_bytes // MEBIBYTE]
+    numbers = [f"{size / MEBIBYTE:.1f} MiB" for size in (2 * 64 * state[5], 2 * 64 * state[12], found.ensemble_bytes)]
+    row = f"| {' | '.join([*numbers, *(f'{pool} MiB' for pool in pools)])} |"
+    assert row in (ROOT / "docs" / "architecture" / "40-runtime.md").read_text(encoding="utf-8"), row
 
 
 @pytest.mark.parametrize(
@@ -64,12 +115,12 @@ def stream(dims: dict[str, tuple[int, ...]], instances: int = 1, **batching: Any
 @pytest.mark.parametrize(
     ("dims", "batching", "instances", "size"),
     [
-        # Two copies of 16 x 8 numbers of two bytes, for 100 streams an instance.
-        ({"a": (16, 8)}, {"oldest": {"max_candidate_sequences": 100}}, 1, 2 * 16 * 8 * 2 * 100),
-        ({"a": (16, 8)}, {"oldest": {"max_candidate_sequences": 100}}, 2, 2 * 16 * 8 * 2 * 200),
-        ({"a": (4,), "frames": (3,)}, {"oldest": {"max_candidate_sequences": 1}}, 1, 2 * (8 + 12)),
+        # Two copies of 16 x 20 numbers of two bytes, rounded up to 1024, for 100 streams an instance.
+        ({"a": (16, 20)}, {"oldest": {"max_candidate_sequences": 100}}, 1, 2 * 1024 * 100),
+        ({"a": (16, 16)}, {"oldest": {"max_candidate_sequences": 100}}, 2, 2 * 512 * 200),
+        ({"a": (4,), "frames": (3,)}, {"oldest": {"max_candidate_sequences": 1}}, 1, 2 * (512 + 512)),
         # The direct strategy has as many streams as the batch has places.
-        ({"a": (1,)}, {}, 1, 2 * 2 * 16),
+        ({"a": (1,)}, {}, 1, 2 * 512 * 16),
         ({}, {"oldest": {"max_candidate_sequences": 5}}, 1, 0),
     ],
 )

@@ -109,7 +109,7 @@ def test_reports_too_large_engines_with_the_other_findings() -> None:
     decision = decided(GpuDetection(gpus=(small,), driver=DRIVER), bundle(size_bytes=2 << 30))
     assert [finding.found for finding in decision.findings] == [
         "its memory is 8.0 GiB",
-        "the selected engines need 18.0 GiB of its memory",
+        "the selected engines and Triton's memory pool need 18.1 GiB of its memory",
     ]
 
 

@@ -208,9 +208,41 @@ def test_json(tmp_path: Path) -> None:
         "engine_bytes": 4 * 48 << 10,
         "context_bytes": 4 << 20,
         "state_bytes": 0,
+        "ensemble_bytes": (8192 + 512 + 2 * 8192) * 32,
+        "needed_cuda_pool_bytes": 64 << 20,
+        "needed_pinned_pool_bytes": 256 << 20,
+        "cuda_pool_bytes": 64 << 20,
+        "pinned_pool_bytes": 256 << 20,
         "unknown": [],
     }
+    assert table["remarks"] == []
     assert table["checks"] == {"ports": None, "server": None, "repository": None, "files": None}
+
+
+@needs_bindings
+def test_mig_has_no_gpu_metrics(tmp_path: Path) -> None:
+    scene = next(scene for scene in SCENES if scene.card is driver.A100_SLICE)
+    _, table = examined(scene, tmp_path)
+    assert table["remarks"] == [
+        "MIG: Triton reports no GPU metrics (nv_gpu_...) for a MIG instance (triton-inference-server/server#5324). "
+        "Measure the GPU with NVIDIA's dcgm-exporter on the host."
+    ]
+
+
+@needs_bindings
+def test_start_sets_the_pools(tmp_path: Path) -> None:
+    library = doctor_page.prepare(A10, tmp_path)
+    (tmp_path / "bin" / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    result = python(library, "-m", "runtime", cwd=tmp_path, **doctor_page.environment(A10, tmp_path))
+    sizes = [line for line in result.stdout.splitlines() if "pool-byte-size" in line]
+    assert sizes == ["--cuda-memory-pool-byte-size=0:67108864", "--pinned-memory-pool-byte-size=268435456"]
+
+
+@needs_bindings
+def test_pool_of_the_operator(tmp_path: Path) -> None:
+    _, table = examined(A10, tmp_path, "--", "--cuda-memory-pool-byte-size=0:1048576")
+    assert table["memory"]["cuda_pool_bytes"] == 1 << 20
+    assert [it["subject"] for it in table["warnings"]] == ["tritonserver flag --cuda-memory-pool-byte-size"]
 
 
 @needs_bindings

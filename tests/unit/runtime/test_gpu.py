@@ -12,6 +12,7 @@ from tests.fakes.driver import (
     A100_SLICE,
     A100_SMALL_SLICE,
     B200,
+    BINDINGS,
     H100,
     L4,
     ROOT,
@@ -188,6 +189,72 @@ def test_nvml_alone(tmp_path: Path) -> None:
         "inaccessible": ["NVIDIA A10"],
         "remedy": "Install the NVIDIA driver, or in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility",
     }
+
+
+@needs_bindings
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_missing_library_is_the_reason_also_where_a_gpu_is_selected(tmp_path: Path) -> None:
+    library = fake_driver(tmp_path, **A10)
+    (library / "libcuda.so.1").unlink()
+    assert detect(library, CUDA_VISIBLE_DEVICES="0")["reason"] == "there is no libcuda.so.1"
+
+
+TOO_OLD: dict[str, Any] = {
+    "gpus": [],
+    "reason": f"libcuda.so.1 supports CUDA 11.4, which is too old for {BINDINGS} (Failed to get cuGetProcAddress_v2)",
+    "remedy": "Install a driver that supports CUDA 12.0 or later",
+}
+
+
+@needs_bindings
+@pytest.mark.parametrize("visible", [{}, {"CUDA_VISIBLE_DEVICES": "0"}], ids=["all", "first"])
+def test_driver_too_old_for_the_bindings(tmp_path: Path, visible: dict[str, str]) -> None:
+    """R470 has no cuGetProcAddress_v2. That is no missing library."""
+    assert detect(fake_driver(tmp_path, driver="470.256.02", CUDA="11040"), **visible) == {
+        **TOO_OLD,
+        "driver": {"cuda": [11, 4], "version": "470.256.02", "reason": ""},
+        "inaccessible": ["Tesla T4"],
+    }
+
+
+@needs_bindings
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
+def test_driver_too_old_without_nvml(tmp_path: Path) -> None:
+    """Without NVML no GPU has a name, but the server must not fall back to the CPU silently."""
+    assert detect(fake_driver(tmp_path, CUDA="11040", NVML="absent")) == {
+        **TOO_OLD,
+        "driver": {"cuda": [11, 4], "version": None, "reason": "there is no libnvidia-ml.so.1"},
+        "inaccessible": ["a GPU that NVML cannot name"],
+    }
+
+
+@needs_bindings
+def test_compatibility_library(tmp_path: Path) -> None:
+    """CUDA's library is the newer one of the container, while NVML reports the driver in the kernel."""
+    found = detect(fake_driver(tmp_path, driver="470.256.02", CUDA="12030"))
+    assert found["driver"] == {"cuda": [12, 3], "version": "470.256.02", "reason": ""}
+    assert len(found["gpus"]) == 1
+
+
+@needs_bindings
+def test_library_that_cannot_be_loaded(tmp_path: Path) -> None:
+    library = fake_driver(tmp_path, **A10)
+    (library / "libcuda.so.1").write_text("no library")
+    found = detect(library)
+    assert found["reason"].startswith("libcuda.so.1 cannot be loaded (")
+    assert "file too short" in found["reason"]
+    assert found["remedy"] == "Check the output of `nvidia-smi`, and reinstall the driver"
+    assert found["inaccessible"] == ["NVIDIA A10"]
+
+
+@needs_bindings
+def test_compatibility_library_on_another_gpu(tmp_path: Path) -> None:
+    result = python(fake_driver(tmp_path, INIT="804"), "-c", DETECT)
+    assert result.returncode == 40
+    assert result.stderr == (
+        "error: NVIDIA driver: it does not start: CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE. "
+        "CUDA's compatibility library runs on data-centre GPUs only: install a newer driver on the host.\n"
+    )
 
 
 @needs_bindings

@@ -110,6 +110,33 @@ def test_accepts_other_flags() -> None:
     assert flags.check([*extra, *more]) == (*extra, *more)
 
 
+def test_pool_flags() -> None:
+    expected = ["--cuda-memory-pool-byte-size=0:5", "--pinned-memory-pool-byte-size=7"]
+    assert launch.arguments(SERVER, chosen(), flags.pools(5, 7))[-3:] == [*expected, "--backend-directory=b"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "sizes"),
+    [
+        ([], (None, None)),
+        (["--cuda-memory-pool-byte-size=0:5", "--pinned-memory-pool-byte-size=7"], (5, 7)),
+        (["--cuda-memory-pool-byte-size", "0:5", "--cuda-memory=0:6"], (6, None)),
+    ],
+)
+def test_pool_sizes_of_the_operator(extra: list[str], sizes: tuple[int | None, int | None]) -> None:
+    assert flags.pool_sizes(extra) == flags.PoolSizes(cuda_bytes=sizes[0], pinned_bytes=sizes[1])
+    assert flags.check(extra) == tuple(extra)
+
+
+def test_rejects_pool_of_another_gpu() -> None:
+    with pytest.raises(SettingError) as refusal:
+        flags.check(["--cuda-memory-pool-byte-size=1:5"])
+    assert str(refusal.value) == (
+        "tritonserver flag --cuda-memory-pool-byte-size: '1:5' is not of the form 0:BYTES. "
+        "Use --cuda-memory-pool-byte-size=0:BYTES, where 0 is the one visible GPU."
+    )
+
+
 def test_start_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: called.append(arguments))

@@ -335,7 +335,7 @@ def test_issue_show_verify(keys: Path, tmp_path: Path) -> None:
     verified = call("verify", path, "--vendor-key", keys)
     assert verified.exit_code == 0
     assert verified.output == (
-        f"{path} is genuine: licensed to Example Ltd until {end} 00:00 UTC: standard, enhanced in en\n"
+        f"{path} is valid: licensed to Example Ltd until {end} 00:00 UTC: standard, enhanced in en\n"
     )
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert [each.name for each in path.parent.iterdir()] == ["license.json"]

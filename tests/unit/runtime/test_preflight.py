@@ -27,8 +27,13 @@ SLICE = Gpu(name="NVIDIA A100-SXM4-40GB MIG 3g.20gb", capability=(8, 0), memory_
 SMALL_SLICE = dataclasses.replace(SLICE, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb", memory_bytes=4864 * MEBIBYTE)
 HOST = Host(memory_bytes=62 * GIBIBYTE, cores=8)
 TOO_OLD = (
-    "NVIDIA driver: its version is {} on a data-centre GPU, but 580 or later for platform 26.08 is required. "
+    "NVIDIA driver: its version is {}, with CUDA {}, on a data-centre GPU, "
+    "but 580 or later for platform 26.08 is required. "
     "Install such a driver{}."
+)
+LEGACY_DRIVERS = (
+    "545 or later, or 470.57 or later of branch 470 with CUDA's compatibility library, "
+    "or 525.85 or later of branch 525, or 535.86 or later of branch 535"
 )
 ON_THE_CPU = "serve on the CPU with `--platform embedded`"
 CAPABILITY = (
@@ -77,29 +82,58 @@ def test_memory_limit(memory_bytes: int, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "instead"),
+    ("version", "cuda", "instead"),
     [
-        ("575.57.08", ", or serve with `--platform 23.12`, which supports this driver"),
-        ("535.104.05", ", or serve with `--platform 23.12`, which supports this driver"),
-        ("535.54.03", ""),
-        ("418.39", ""),
+        ("575.57.08", (12, 9), ", or serve with `--platform 23.12`, which supports this driver"),
+        ("535.104.05", (12, 2), ", or serve with `--platform 23.12`, which supports this driver"),
+        ("535.54.03", (12, 2), ""),
+        ("470.256.02", (12, 3), ", or serve with `--platform 23.12`, which supports this driver"),
+        ("470.256.02", (11, 4), ""),
+        ("418.39", (10, 1), ""),
     ],
 )
-def test_old_driver(version: str, instead: str) -> None:
-    assert sentences(seen(T4, version=version)) == [TOO_OLD.format(version, instead)]
+def test_old_driver(version: str, cuda: tuple[int, int], instead: str) -> None:
+    assert sentences(seen(T4, version=version, cuda=cuda)) == [TOO_OLD.format(version, f"{cuda[0]}.{cuda[1]}", instead)]
+
+
+def test_branch_470_needs_the_compatibility_library() -> None:
+    assert sentences(seen(T4, version="470.256.02", cuda=(12, 3)), LEGACY) == []
+    assert sentences(seen(T4, version="470.256.02", cuda=(11, 4)), LEGACY) == [
+        "NVIDIA driver: its version is 470.256.02, with CUDA 11.4, on a data-centre GPU, "
+        f"but {LEGACY_DRIVERS} for platform 23.12 is required. Install such a driver."
+    ]
+
+
+def test_driver_that_the_bindings_cannot_use() -> None:
+    """The remedy names the drivers of the platform."""
+    found = GpuDetection(
+        driver=driver("470.256.02", (11, 4)),
+        reason="libcuda.so.1 supports CUDA 11.4, which is too old",
+        inaccessible=("Tesla T4",),
+        remedy="Install a driver that supports CUDA 12.0 or later",
+    )
+    start = (
+        "GPU: CUDA cannot use Tesla T4 of this machine: libcuda.so.1 supports CUDA 11.4, which is too old, "
+        "but a GPU that CUDA can use is required. Install a driver that platform "
+    )
+    assert sentences(found) == [f"{start}26.08 supports instead of 470.256.02: 580 or later; or {ON_THE_CPU}."]
+    assert sentences(found, LEGACY) == [
+        f"{start}23.12 supports instead of 470.256.02: {LEGACY_DRIVERS}; or {ON_THE_CPU}."
+    ]
+    unnamed = dataclasses.replace(found, driver=driver(None, (11, 4)), inaccessible=("a GPU that NVML cannot name",))
+    assert sentences(unnamed, LEGACY)[0].endswith(f"platform 23.12 supports: 545 or later; or {ON_THE_CPU}.")
 
 
 def test_driver_branches_apply_to_data_centre_gpus_only() -> None:
     card = dataclasses.replace(RTX3070, memory_bytes=24 * GIBIBYTE)
-    assert sentences(seen(T4, version="535.104.05"), LEGACY) == []
-    assert sentences(seen(card, version="535.104.05"), LEGACY) == [
-        "NVIDIA driver: its version is 535.104.05 on a GPU that is not for data centres, "
+    assert sentences(seen(T4, version="535.104.05", cuda=(12, 2)), LEGACY) == []
+    assert sentences(seen(card, version="535.104.05", cuda=(12, 2)), LEGACY) == [
+        "NVIDIA driver: its version is 535.104.05, with CUDA 12.2, on a GPU that is not for data centres, "
         "but 545 or later for platform 23.12 is required. Install such a driver."
     ]
-    assert sentences(seen(T4, version="530.30.02"), LEGACY) == [
-        "NVIDIA driver: its version is 530.30.02 on a data-centre GPU, but 545 or later, or 470.57 or later of branch "
-        "470, or 525.85 or later of branch 525, or 535.86 or later of branch 535 for platform 23.12 is required. "
-        "Install such a driver."
+    assert sentences(seen(T4, version="530.30.02", cuda=(12, 1)), LEGACY) == [
+        "NVIDIA driver: its version is 530.30.02, with CUDA 12.1, on a data-centre GPU, "
+        f"but {LEGACY_DRIVERS} for platform 23.12 is required. Install such a driver."
     ]
 
 
@@ -179,7 +213,7 @@ def test_error_of_several_findings() -> None:
         "Select one with CUDA_VISIBLE_DEVICES=0, or in a container with `--gpus device=0`.\n"
         f"  {CAPABILITY.format(poor.name, '7.0')}.\n"
         f"  {MEMORY.format(poor.name, '8.0 GiB', 'a GPU with more memory')}.\n"
-        f"  {TOO_OLD.format('535.54.03', '')}"
+        f"  {TOO_OLD.format('535.54.03', '13.0', '')}"
     )
 
 
@@ -198,7 +232,26 @@ def test_small_host() -> None:
 
 
 def budget(known_bytes: int) -> Budget:
-    return Budget(engine_bytes=known_bytes - 2, context_bytes=1, state_bytes=1, unknown=())
+    return Budget(
+        engine_bytes=known_bytes - 3, context_bytes=1, cuda_pool_bytes=2, state_bytes=1, ensemble_bytes=1, unknown=()
+    )
+
+
+def test_pools_smaller_than_needed() -> None:
+    small = dataclasses.replace(
+        budget(9),
+        cuda_pool_bytes=64 * MEBIBYTE,
+        needed_cuda_pool_bytes=151 * MEBIBYTE,
+        pinned_pool_bytes=256 * MEBIBYTE,
+        needed_pinned_pool_bytes=256 * MEBIBYTE,
+    )
+    (warning,) = preflight.pool_warnings(small)
+    assert str(warning) == (
+        "tritonserver flag --cuda-memory-pool-byte-size: it sets a memory pool of 64.0 MiB, "
+        "but 151.0 MiB for the states and tensors of these engines is required. "
+        "Remove the flag: `python -m runtime` then sets the required size. A full pool slows requests down."
+    )
+    assert preflight.pool_warnings(dataclasses.replace(small, cuda_pool_bytes=151 * MEBIBYTE)) == []
 
 
 def test_engines_that_do_not_fit() -> None:
@@ -206,7 +259,8 @@ def test_engines_that_do_not_fit() -> None:
     assert preflight.examine_budget(budget(free), A10) == []
     (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE), A10)
     assert str(finding) == (
-        "GPU NVIDIA A10: the selected engines need 30.0 GiB of its memory, but 21.1 GiB or less is required. "
+        "GPU NVIDIA A10: the selected engines and Triton's memory pool need 30.0 GiB of its memory, "
+        "but 21.1 GiB or less is required. "
         "Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU with more memory."
     )
     assert len(preflight.examine_budget(budget(free + 1), A10)) == 1
