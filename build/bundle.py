@@ -310,7 +310,7 @@ def _build(task: BuildTask, staging: Path) -> EngineRecord:
         dims=job.record.dims,
         parameters=job.record.parameters,
         build_seconds=round(seconds, 3),
-        gate=gate.check(job, chosen, path),
+        gate=gate.check(job, chosen, path, task.store, fresh=task.force),
         profile=compiled.profile,
         device_memory_bytes=compiled.device_memory_bytes,
         built_on=chosen.host(),

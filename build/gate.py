@@ -12,35 +12,28 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from build import reference
+from build import observations, reference
 from build.compilers import Compiler
 from build.job import Job
+from build.observations import Observed
 from contract import synthetic_inputs
 from contract.differences import Difference, compare, distance, worst
 from contract.errors import BuildError, GateError
-from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Activation, Gate, GateCase, Measurement
+from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Gate, GateCase, Measurement
 
 Arrays: TypeAlias = dict[str, Any]
 FP16 = "fp16"
 _SEED = 11
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
-    """The measurements of an FP16 graph on the CPU."""
-
-    cases: tuple[GateCase, ...]
-    activation: Activation | None
-
-
-def check(job: Job, compiler: Compiler, engine: Path) -> Gate:
+def check(job: Job, compiler: Compiler, engine: Path, store: Path | None = None, *, fresh: bool = False) -> Gate:
     """Compare an engine with ONNX Runtime in FP32 at every corner of its profile and on real inputs.
 
     Raises GateError for an output beyond its tolerance; the error names the output with the largest value/limit ratio
     of all inputs, and NaN ranks highest. The graph of an FP16 engine must also pass `check_half`, whether or not this
-    host can run the engine.
+    host can run the engine. `store` and `fresh` are those of `observe`.
     """
-    observed = observe(job)
+    observed = observe(job, store, fresh=fresh)
     if job.precision == FP16 and observed:
         check_half(job, observed)
     activation = observed.activation if observed else None
@@ -98,17 +91,18 @@ def check_tolerances(job: Job, what: str, cases: Iterable[GateCase]) -> None:
         raise GateError(_subject(job), f"{what}: {difference} ({name})", remedy)
 
 
-def observe(job: Job) -> Observed | None:
+def observe(job: Job, store: Path | None = None, *, fresh: bool = False) -> Observed | None:
     """Run a model's FP16 graph on the CPU as written and compare it with the FP32 graph; None without an FP16 graph.
 
     A run costs many times that of an engine. So the inputs are the smallest corner, the longest corner with a batch of
     one item, and real inputs of one item: an overflow depends on values and on lengths, never on the batch.
-    The result is kept for the life of the process, since it is the same for every architecture.
+    The result is the same for every architecture. It is kept for the life of the process, and in the store, if one is
+    named, for later processes. `fresh` ignores the result in the store.
     """
     if job.known_graph(FP16) is None:
         return None
     graphs = [job.graph_file(precision).sha256 for precision in ("fp32", FP16)]
-    return _observe(_Observation(key=(str(job.folder), *graphs, job.mode.name), job=job))
+    return _observe(_Observation(key=(str(job.folder), *graphs, job.mode.name), job=job, store=store, fresh=fresh))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,16 +111,24 @@ class _Observation:
 
     key: tuple[str, ...]
     job: Job = field(compare=False)
+    store: Path | None = field(compare=False)
+    fresh: bool = field(compare=False)
 
 
 @cache
 def _observe(observation: _Observation) -> Observed:
+    job, inputs = observation.job, half_inputs(observation.job)
+    if observation.store is None:
+        return _measure_half(job, inputs)
+    key = observations.key(job, inputs)
+    return observations.get(observation.store, key, lambda: _measure_half(job, inputs), fresh=observation.fresh)
+
+
+def _measure_half(job: Job, inputs: dict[str, Arrays]) -> Observed:
     # ONNX is slow to import, and --help does not need it.
     from build import activations  # noqa: PLC0415
 
-    job = observation.job
     graph = activations.ObservedGraph(job.folder / job.graph_file(FP16).file)
-    inputs = half_inputs(job)
     expected = reference.run_as_written(job.reference, list(inputs.values()))
     cases = tuple(
         measured(job, f"FP16 graph, {name}", FP16, graph.run(feed), theirs)

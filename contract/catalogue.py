@@ -382,10 +382,15 @@ def _tolerance(fields: Fields) -> Tolerance:
 
 def _mode(name: str, fields: Fields) -> Mode:
     fields.reject_unknown(BATCH, "axes", "states", "overlap", "triton")
-    axes = fields.table("axes")
+    axes, batch = fields.table("axes"), _extent(fields.table(BATCH))
+    if batch.min != 1:
+        # Triton forms batches of one request up to the maximum, and a plan fails on any that its profile excludes.
+        raise fields.error(
+            f"{BATCH}.min", f"it is {batch.min}, and must be 1, because Triton also sends single requests"
+        )
     return Mode(
         name=name,
-        batch=_extent(fields.table(BATCH)),
+        batch=batch,
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
         states=_states(fields) if fields.has("states") else (),
         overlap=fields.integer("overlap") if fields.has("overlap") else 0,

@@ -147,6 +147,11 @@ def test_read_family(tmp_path: Path) -> None:
         ("fp16 = 2e-2 }", "fp16 = 2e-2, int4 = 1 }", "outputs[0].tolerance.int4: this field is unknown"),
         ("[modes.batch]", "[modes.night]", "modes.night: a mode must be one of batch, realtime"),
         ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80, max 16 must be positive and ascend"),
+        (
+            "min = 1, opt = 8",
+            "min = 2, opt = 8",
+            "modes.batch.batch.min: it is 2, and must be 1, because Triton also sends single requests",
+        ),
         ("min = 200", "min = 0", "modes.batch.axes.frames: min 0, opt 800, max 2000 must be positive and ascend"),
         ("min = 200", "min = 200.5", "modes.batch.axes.frames.min: expected an integer, found a number"),
         ("min = 200", "min = true", "modes.batch.axes.frames.min: expected an integer, found a boolean"),

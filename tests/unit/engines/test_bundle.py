@@ -189,7 +189,7 @@ def test_failed_gate_keeps_old_bundle(graphs: Path, tmp_path: Path, monkeypatch:
     _make(graphs, _target(tmp_path))
     before = (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise GateError("an engine", "it is wrong", "Correct it")
 
     monkeypatch.setattr(gate, "check", fail)

@@ -1,5 +1,6 @@
 """The gate: what it measures, what it rejects, and its checks of FP16 graphs on a CPU."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from build import gate
+from build import activations, gate, observations
 from build.compilers import onnxruntime, tensorrt_rtx
 from build.job import Job
 from contract.arch import Arch
@@ -179,6 +180,79 @@ def test_observes_graph_once_for_all_architectures(tmp_path: Path, monkeypatch: 
     first = gate.observe(_for_a_gpu(job))
     assert gate.observe(replace(job, arch=Arch.SM75, precision="fp16")) is first
     assert gate.observe(_exported(tmp_path / "other", "body_standard")) is not first
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The FP16 graphs that were run on the CPU."""
+    found: list[Path] = []
+    real = activations.ObservedGraph.__init__
+
+    def run(self: Any, path: Path) -> None:
+        found.append(path)
+        real(self, path)
+
+    monkeypatch.setattr(activations.ObservedGraph, "__init__", run)
+    return found
+
+
+def _observed_by_new_process(job: Job, store: Path, *, fresh: bool = False) -> observations.Observed | None:
+    gate._observe.cache_clear()
+    return gate.observe(_for_a_gpu(job), store, fresh=fresh)
+
+
+def test_later_process_reads_observation_from_store(tmp_path: Path, runs: list[Path]) -> None:
+    store = tmp_path / "store"
+    overflowing = _exported(tmp_path, "diar_standard", _diar(onnx.TensorProto.FLOAT), _diar(onnx.TensorProto.FLOAT16))
+    scored = _exported(tmp_path, "decoder_standard")
+    first = [_observed_by_new_process(job, store) for job in (overflowing, scored)]
+    assert len(runs) == 2
+    assert [_observed_by_new_process(job, store) for job in (overflowing, scored)] == first
+    assert len(runs) == 2
+    assert first[0] is not None
+    assert first[0].activation is not None
+    assert first[0].activation.value == np.inf
+    assert _observed_by_new_process(scored, store, fresh=True) == first[1]
+    assert len(runs) == 3
+    # A process without a store measures.
+    gate._observe.cache_clear()
+    assert gate.observe(_for_a_gpu(scored)) == first[1]
+    assert len(runs) == 4
+
+
+def test_other_inputs_graph_or_tolerance_are_observed_again(tmp_path: Path, runs: list[Path]) -> None:
+    store = tmp_path / "store"
+    job = _exported(tmp_path, "decoder_standard")
+    _observed_by_new_process(job, store)
+    with np.load(job.samples) as arrays:
+        changed = {name: array[..., ::-1] if name == "encoder_out.0" else array for name, array in arrays.items()}
+    np.savez(job.samples, **changed)
+    _observed_by_new_process(job, store)
+    assert len(runs) == 2
+    half = perturbed(network("decoder_standard"), 0.0001).SerializeToString()
+    job = _exported(tmp_path, "decoder_standard", half=half)
+    _observed_by_new_process(job, store)
+    assert len(runs) == 3
+    outputs = tuple(
+        replace(each, tolerance=replace(each.tolerance, fp16=0.5) if each.tolerance else None)
+        for each in job.family.outputs
+    )
+    found = _observed_by_new_process(replace(job, family=replace(job.family, outputs=outputs)), store)
+    assert len(runs) == 4
+    assert found is not None
+    assert {each.limit for case in found.cases for each in case.parity} == {0.5}
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"\xff" + data, lambda _: b""])
+def test_damaged_observation_is_replaced(tmp_path: Path, runs: list[Path], damage: Callable[[bytes], bytes]) -> None:
+    store = tmp_path / "store"
+    job = _exported(tmp_path, "decoder_standard")
+    first = _observed_by_new_process(job, store)
+    (path,) = (store / observations.NAME).rglob("*.json")
+    intact = path.read_bytes()
+    path.write_bytes(damage(intact))
+    assert _observed_by_new_process(job, store) == first
+    assert (len(runs), path.read_bytes()) == (2, intact)
 
 
 def _diar(kind: Any) -> bytes:
