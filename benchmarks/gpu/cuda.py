@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.gpu import device, engines
 from benchmarks.gpu.device import Arrays
+from contract import gpu_driver
 from contract.errors import CompileError, GpuError
 
 # Not the default stream: that one waits for every other stream, and cannot be captured.
@@ -22,12 +23,11 @@ _TYPES = {"HALF": "float16", "FLOAT": "float32", "INT32": "int32"}
 
 @contextmanager
 def opened() -> Iterator["CudaDevice"]:
-    """Open the first visible GPU; raise GpuError where the driver does not start."""
-    try:
-        from cuda.bindings import driver  # noqa: PLC0415 - only the steps on a GPU need it
-    except ImportError as error:
-        raise GpuError("cuda-bindings", f"it cannot be imported ({error})", "Install the package") from error
-    _call(driver.cuInit, 0)
+    """Open the first visible GPU; raise GpuError where there is no driver or it does not start."""
+    loaded = gpu_driver.load()
+    if isinstance(loaded, gpu_driver.Unavailable):
+        raise GpuError("NVIDIA driver", loaded.reason, loaded.remedy)
+    driver = loaded.bindings
     gpu = _call(driver.cuDeviceGet, 0)
     context = _call(driver.cuDevicePrimaryCtxRetain, gpu)
     _call(driver.cuCtxSetCurrent, context)

@@ -14,7 +14,7 @@ from build.options import Options
 from build.planning import plan
 from contract.arch import Arch
 from contract.catalogue import Family, Mode, catalogue
-from contract.errors import BundleError, CompilerUnavailableError, GateError, GpuError
+from contract.errors import BundleError, CompilerUnavailableError, GpuError
 from contract.graph import RECORD_FILE
 from contract.graph import load as load_record
 from contract.manifest import MANIFEST_FILE, EngineRecord
@@ -144,11 +144,6 @@ def compile_plan(target: Target, job: Job, folder: Path) -> dict[str, Any]:
         "device_memory_bytes": compiled.device_memory_bytes,
         "gate": "not run",
     }
-
-
-def is_gate_failure(error: Exception) -> bool:
-    """Whether an engine was built and then refused for its outputs."""
-    return isinstance(error, GateError)
 
 
 def ungated_folder(out: Path, job: Job) -> Path:

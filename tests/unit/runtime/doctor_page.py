@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from contract.arch import Arch
 from contract.manifest import BundleManifest
 from tests.fakes import driver
 from tests.fakes.driver import ROOT, fake_driver, python
+from tests.ports import free_ports
 from tests.unit.runtime import synthetic
 
 PAGE = ROOT / "docs" / "doctor.md"
@@ -255,10 +255,7 @@ def prepare(scene: Scene, folder: Path) -> Path | None:
 
 def environment(scene: Scene, folder: Path) -> dict[str, str]:
     """Return the environment variables of a scene: its server on the PATH, and free ports."""
-    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-        for each in (first, second, third):
-            each.bind(("", 0))
-        ports = [str(each.getsockname()[1]) for each in (first, second, third)]
+    ports = map(str, free_ports(3))
     names = ("VOXWRIGHT_HTTP_PORT", "VOXWRIGHT_GRPC_PORT", "VOXWRIGHT_METRICS_PORT")
     return {**dict(zip(names, ports, strict=True)), "PATH": f"{folder}/bin:/usr/bin:/bin", **scene.variables}
 

@@ -19,6 +19,7 @@ from contract.platform import platform
 from runtime import embedded, flags, launch, shared_memory
 from runtime.server import Server
 from runtime.settings import Ports, Settings
+from tests.ports import free_ports
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SERVER = Server(executable=Path("/opt/tritonserver"), flags=("--backend-directory=b",), environment={})
@@ -156,12 +157,13 @@ def test_rejects_port_in_use() -> None:
         other.bind(("", 0))
         other.listen()
         port = other.getsockname()[1]
+        http, metrics = free_ports(2)
         with pytest.raises(PortInUseError) as refusal:
-            launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
+            launch.check_ports(Ports(http=http, grpc=port, metrics=metrics))
     assert str(refusal.value) == (
         f"port {port}: another process listens on it. Stop that process, or choose another port with --grpc-port."
     )
-    launch.check_ports(Ports(http=free_port(), grpc=port, metrics=free_port()))
+    launch.check_ports(Ports(http=http, grpc=port, metrics=metrics))
 
 
 def test_rejects_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +173,6 @@ def test_rejects_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(SettingError, match=r"^--http-port: this user may not open port 80\. Choose one above 1023\.$"):
         launch.check_ports(Ports(http=80, grpc=8001, metrics=8002))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_installed_server(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from contract.errors import ProbeError
 from runtime import probe
-from tests.unit.runtime.test_launch import free_port
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[3]
 STATISTICS = {"model_stats": [{"name": "odd"}, {"name": "body_standard"}, {"name": "body_standard"}]}
@@ -84,7 +84,7 @@ def test_not_ready(states: dict[str, int], option: str, state: str, problem: str
 
 
 def test_no_server() -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     problem = "no HTTP server answers ([Errno 111] Connection refused)"
     assert run(url) == f"{url}: not ready after 0 s: {problem}. {LOOK}."
 
@@ -101,7 +101,7 @@ def test_exit_codes(url: str, code: int, expected: str) -> None:
 
 
 def test_default_address_uses_the_port_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     monkeypatch.setenv("VOXWRIGHT_HTTP_PORT", str(port))
     expected = str(CliRunner().invoke(probe.command, ["--timeout", "0"]).exception)
     assert expected.startswith(f"http://localhost:{port}: not ready after 0 s: ")
