@@ -44,6 +44,15 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
  && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --no-deps --requirement server.txt \
  && find /opt/venv -depth -type d -name tests -exec rm -r {} +
 
+# The search is compiled here, so that the image of the transcriber needs no compiler.
+FROM python AS compiled-search
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
+COPY contract /opt/voxwright/contract
+COPY transcriber /opt/voxwright/transcriber
+RUN python3 -m transcriber.native
+
 FROM environment AS transcribe-environment
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
     python3 images/requirements.py transcribe > packages.txt \
@@ -57,6 +66,7 @@ COPY --from=transcribe-environment /opt/venv /opt/venv
 COPY contract /opt/voxwright/contract
 COPY model_repository /opt/voxwright/model_repository
 COPY transcriber /opt/voxwright/transcriber
+COPY --from=compiled-search /opt/voxwright/transcriber/*.so /opt/voxwright/transcriber/
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="voxwright-transcriber" \
@@ -120,7 +130,8 @@ COPY contract /opt/voxwright/contract
 COPY model_repository /opt/voxwright/model_repository
 COPY export /opt/voxwright/export
 COPY build /opt/voxwright/build
-COPY demo/features.safetensors /opt/voxwright/demo/features.safetensors
+COPY demo/dialogue.flac /opt/voxwright/demo/dialogue.flac
+COPY demo/dialogue.json /opt/voxwright/demo/dialogue.json
 ENV ORT_DISABLE_TELEMETRY=1 \
     PATH=/opt/venv/bin:${PATH} \
     PYTHONPATH=/opt/voxwright \

@@ -81,4 +81,4 @@ lock:
 	sed -i -e '/^#/d' -e '/^$$/d' -e 's/+cpu$$//' requirements.lock
 
 clean:
-	rm -rf dist $(VENV) $(SLIM) .venv-lock
+	rm -rf dist $(VENV) $(SLIM) .venv-lock transcriber/*.so

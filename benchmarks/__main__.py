@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 from benchmarks import quantised, serving, startup
-from benchmarks.measuring import Comparison
+from benchmarks.measuring import show
 from contract import files
 from contract.errors import guard
 
@@ -25,14 +25,6 @@ def run() -> None:
     record = {"machine": platform.processor() or platform.machine(), "comparisons": [each.to_dict() for each in found]}
     files.write(RESULTS, json.dumps(record, indent=2) + "\n")
     print(f"\n{RESULTS}")
-
-
-def show(comparison: Comparison) -> None:
-    """Print one comparison: both medians with their spread, and the ratio of the medians."""
-    print(f"\n{comparison.title} ({comparison.unit}, median and range of {len(comparison.first)} rounds)")
-    for name, rounds in ((comparison.first_name, comparison.first), (comparison.second_name, comparison.second)):
-        print(f"  {name:<44} {sorted(rounds)[len(rounds) // 2]:8.1f}   {min(rounds):8.1f} - {max(rounds):.1f}")
-    print(f"  {'ratio':<44} {comparison.ratio:8.2f}")
 
 
 if __name__ == "__main__":

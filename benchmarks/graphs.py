@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 
 from build.reference import run_session, session
 from contract import digest, graph
-from contract.catalogue import OPERATING_POINTS, PRECISIONS, catalogue, model_name
+from contract.catalogue import CTC, ENCODER, HYPOTHESIS_ROLES, PRECISIONS, SPEAKER, model_name, read_catalogue
 from contract.errors import GraphError
 from contract.graph import RECORD_FILE, GraphRecord
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 LANGUAGE = "en"
-HEAD = f"am_{LANGUAGE}"
-# The families that a transcript needs, and those that improve it.
-_REQUIRED = ("body", HEAD)
-_FAMILIES = (*_REQUIRED, "decoder", "lm", "diar")
+# The roles that a transcript needs, and those that improve it.
+_REQUIRED = (ENCODER, CTC)
+_ROLES = (*_REQUIRED, *HYPOTHESIS_ROLES, SPEAKER)
 
 
 class Network(Protocol):
@@ -47,18 +46,18 @@ class ExportedPoint:
     operating_point: str
     folder: Path
     records: Mapping[str, GraphRecord]
-    """The export records by family, of models that have a graph in every precision."""
+    """The export records by role, of models that have a graph in every precision."""
     missing: tuple[str, ...]
     """The models of the point that have no graph in some precision."""
 
     @property
     def is_complete(self) -> bool:
         """Return whether the graphs are enough for a transcript."""
-        return all(family in self.records for family in _REQUIRED)
+        return all(role in self.records for role in _REQUIRED)
 
-    def path(self, family: str, precision: str) -> Path:
+    def path(self, role: str, precision: str) -> Path:
         """Return the path of a graph; raise GraphError when it is absent or differs from its export record."""
-        record = self.records[family]
+        record = self.records[role]
         file = record.graphs[precision]
         path = self.folder / record.model / file.file
         remedy = f"Run `python -m export --model {record.model} --force`"
@@ -71,7 +70,7 @@ class ExportedPoint:
 
 def exported_points(folder: Path) -> list[ExportedPoint]:
     """Return the exported graphs by operating point; raise GraphError when none is enough for a transcript."""
-    points = [_exported(folder, point) for point in OPERATING_POINTS]
+    points = [_exported(folder, point) for point in read_catalogue().operating_points]
     if not any(point.is_complete for point in points):
         cause = f"no operating point has a body and a head in {' and '.join(PRECISIONS)} there"
         raise GraphError(folder, cause, "Run `python -m export` first, or name its folder with --onnx")
@@ -79,12 +78,15 @@ def exported_points(folder: Path) -> list[ExportedPoint]:
 
 
 def _exported(folder: Path, point: str) -> ExportedPoint:
-    models = {name: model_name(name, point) for name in _FAMILIES if point in catalogue()[name].operating_points}
-    present = {
-        family: graph.load(folder / model)
-        for family, model in models.items()
-        if (folder / model / RECORD_FILE).is_file()
+    known = read_catalogue()
+    models = {
+        role: model_name(family.name, point)
+        for role in _ROLES
+        if (family := known.find(role, LANGUAGE, point)) is not None
     }
-    records = {family: record for family, record in present.items() if set(PRECISIONS) <= record.graphs.keys()}
-    missing = tuple(model for family, model in models.items() if family not in records)
+    present = {
+        role: graph.load(folder / model) for role, model in models.items() if (folder / model / RECORD_FILE).is_file()
+    }
+    records = {role: record for role, record in present.items() if set(PRECISIONS) <= record.graphs.keys()}
+    missing = tuple(model for role, model in models.items() if role not in records)
     return ExportedPoint(operating_point=point, folder=folder, records=records, missing=missing)

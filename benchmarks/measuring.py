@@ -53,3 +53,11 @@ def alternate(rounds: int, first: Callable[[], T], second: Callable[[], T]) -> l
     """Measure both alternately, after one warm-up round of each."""
     first(), second()
     return [(first(), second()) for _ in range(rounds)]
+
+
+def show(comparison: Comparison) -> None:
+    """Print one comparison: both medians with their spread, and the ratio of the medians."""
+    print(f"\n{comparison.title} ({comparison.unit}, median and range of {len(comparison.first)} rounds)")
+    for name, rounds in ((comparison.first_name, comparison.first), (comparison.second_name, comparison.second)):
+        print(f"  {name:<44} {sorted(rounds)[len(rounds) // 2]:8.1f}   {min(rounds):8.1f} - {max(rounds):.1f}")
+    print(f"  {'ratio':<44} {comparison.ratio:8.2f}")

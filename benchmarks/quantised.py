@@ -15,7 +15,7 @@ from build.options import Options
 from build.planning import plan
 from build.reference import run_session, session
 from contract.arch import Arch
-from contract.catalogue import INT8
+from contract.catalogue import INT8, read_catalogue
 from contract.manifest import Accuracy
 
 ROUNDS = 15
@@ -31,9 +31,11 @@ def measure() -> list[Comparison]:
 def words(onnx: Path) -> list[Comparison]:
     """Build a whole INT8 bundle through its gate, and compare its share of right words with that of the graphs."""
     with tempfile.TemporaryDirectory() as folder:
-        request = Request(compiler=None, platform=None, onnx=onnx, out=Path(folder, "engines"))
+        request = Request(
+            catalogue=read_catalogue(), compiler=None, platform=None, onnx=onnx, out=Path(folder, "engines")
+        )
         target = target_of(request, Arch.CPU)
-        jobs = plan(onnx, Arch.CPU, target.compiler, mode="batch", precision=INT8)
+        jobs = plan(request.catalogue, onnx, Arch.CPU, target.compiler, mode="batch", precision=INT8)
         counted = bundle.make(target, jobs, lambda *_: None).accuracy
     return [_words(each) for each in counted if each.words]
 
@@ -42,7 +44,7 @@ def comparisons(onnx: Path, rounds: int = ROUNDS) -> Iterator[Comparison]:
     """Compile both engines of each network and run them on the longest real input of one item."""
     cpu = compiler(None, Arch.CPU)
     exact_jobs, quantised_jobs = (
-        plan(onnx, Arch.CPU, cpu, mode="batch", precision=precision) for precision in (None, INT8)
+        plan(read_catalogue(), onnx, Arch.CPU, cpu, mode="batch", precision=precision) for precision in (None, INT8)
     )
     pairs = zip(exact_jobs, quantised_jobs, strict=True)
     for exact, quantised in pairs:

@@ -18,11 +18,10 @@ import numpy as np
 
 from benchmarks.server import served, update_bundle
 from contract import command_line, files
-from contract.catalogue import OPERATING_POINTS
+from contract.catalogue import read_catalogue
 from transcriber import realtime
-from transcriber.audio import Recording, Samples
+from transcriber.audio import SAMPLE_RATE_HZ, Recording, Samples
 from transcriber.connection import Connection
-from transcriber.features import SAMPLE_RATE_HZ
 from transcriber.pipeline import Plan
 from transcriber.realtime import Final, Partial
 from transcriber.triton_recogniser import connect_streams
@@ -95,12 +94,12 @@ class PacedRecording:
     show_default=True,
     help="Number of simultaneous streams; may be repeated.",
 )
-@click.option("--operating-point", "points", multiple=True, type=click.Choice(OPERATING_POINTS), help="[default: all]")
+@click.option("--operating-point", "points", multiple=True, help="[default: all]")
 @click.option("--seconds", default=SECONDS, show_default=True, help="Length of every stream.")
 @command_line.verbose_option()
 def command(streams: tuple[int, ...], points: tuple[str, ...], seconds: float) -> None:
     """Serve the bundle of this machine in real-time mode and measure the delays of its transcripts."""
-    _run(streams, points or OPERATING_POINTS, seconds)
+    _run(streams, points or read_catalogue().operating_points, seconds)
 
 
 def _run(streams: Sequence[int], points: Sequence[str], seconds: float) -> None:
@@ -129,7 +128,7 @@ def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
 
 
 def _transcribe_stream(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
-    recogniser = connect_streams(Connection(endpoint, one_server=True), "en", point)
+    recogniser = connect_streams(Connection(endpoint, one_server=True), read_catalogue(), "en", point)
     source: Any = PacedRecording(RECORDING, seconds)
     partials, finals = list[float](), list[float]()
 

@@ -1,11 +1,12 @@
 """A recogniser of streams that takes recordings, to compare real time with batch."""
 
-from contract.catalogue import REALTIME_MODE, catalogue
+from contract.catalogue import ENCODER, REALTIME_MODE, read_catalogue
 from transcriber import realtime
+from transcriber.audio import Samples
 from transcriber.ctc import Floats, Integers
-from transcriber.recogniser import EncoderOutput, Features, StreamRecogniser
+from transcriber.recogniser import EncoderOutput, StreamRecogniser
 
-MODE = catalogue()["body"].modes[REALTIME_MODE]
+MODE = read_catalogue().of_role(ENCODER)[0].modes[REALTIME_MODE]
 
 
 class WindowedRecogniser:
@@ -13,24 +14,26 @@ class WindowedRecogniser:
 
     def __init__(self, streams: StreamRecogniser) -> None:
         self.language, self.operating_point = streams.language, streams.operating_point
-        self.pieces, self.ngram, self.search_weights = streams.pieces, streams.ngram, streams.search_weights
-        self.rescorers, self.same_speaker_similarity = streams.rescorers, streams.same_speaker_similarity
+        self.audio, self.tokens, self.search = streams.audio, streams.tokens, streams.search
+        self.ngram, self.rescorers, self.speaker = streams.ngram, streams.rescorers, streams.speaker
+        self.longest_samples = streams.longest_samples
+        self.most_hypotheses, self.longest_hypothesis = streams.most_hypotheses, streams.longest_hypothesis
         self._streams = streams
 
-    def recognise(self, features: Features) -> EncoderOutput:
-        """Return the encoder output of a segment, log-mel FP16 [frames, 80], as a stream of its own."""
-        stream, size = realtime.new_stream_id(), self._streams.window_frames
-        begins = MODE.window_starts(len(features))
+    def recognise(self, samples: Samples) -> EncoderOutput:
+        """Return the encoder output of a segment, as a stream of its own."""
+        stream, size = realtime.new_stream_id(), self._streams.window_samples
+        begins = MODE.window_starts(len(samples))
         parts = [
-            self._streams.step(stream, features[begin : begin + size], start=begin == 0, end=begin == begins[-1])
+            self._streams.step(stream, samples[begin : begin + size], start=begin == 0, end=begin == begins[-1])
             for begin in begins
         ]
         return realtime.concatenate(parts)
 
-    def score(self, family: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
+    def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Return the summed log-probabilities FP32 [N] of hypotheses INT32 [N, L] with lengths [N]."""
-        return self._streams.score(family, encoded, hypotheses, lengths)
+        return self._streams.score(role, encoded, hypotheses, lengths)
 
-    def embed(self, windows: list[Features]) -> Floats:
-        """Return the embeddings of windows, each FP16 [frames, 80]: unit vectors FP32 [len(windows), E]."""
+    def embed(self, windows: list[Samples]) -> Floats:
+        """Return the embeddings of windows of speech: unit vectors FP32 [len(windows), E]."""
         return self._streams.embed(windows)

@@ -17,6 +17,7 @@ from build.job import Job
 from build.options import Options
 from contract import digest, files, verification
 from contract.arch import Arch
+from contract.catalogue import Catalogue
 from contract.differences import closest
 from contract.errors import BundleError, CompileError, GraphError, ManifestError, OutputError
 from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, Change, EngineRecord, Gate, load
@@ -34,6 +35,7 @@ class Target:
     """The folder of a bundle and what builds it."""
 
     folder: Path
+    catalogue: Catalogue
     platform: Platform
     arch: Arch
     compiler: Compiler
@@ -153,8 +155,10 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
         same_tools = record.key_parts.get("toolchain") == toolchain
         if place not in records and same_tools and _is_intact_engine(target.folder, record):
             records[place] = record
+    onnx = jobs[0].folder.parent
     # Records alone do not decide: an engine that was built again may have a record that is equal to the old one.
-    if before is not None and BUILT not in outcomes.values() and records == old and _is_intact(target.folder, before):
+    kept = BUILT not in outcomes.values() and records == old
+    if before is not None and kept and _is_intact(target.folder, before) and _is_measured(target, before, onnx):
         return before
     manifest = BundleManifest(
         platform=target.platform.name,
@@ -167,10 +171,17 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
         rebuilt={place for place, outcome in outcomes.items() if outcome != UNCHANGED},
     )
     built = [place for place, outcome in outcomes.items() if outcome == BUILT]
-    manifest = _write(target, manifest, previous, built, jobs[0].folder.parent)
+    manifest = _write(target, manifest, previous, built, onnx)
     if signed_by is not None:
         _report_dropped_signature(target.folder, signed_by)
     return manifest
+
+
+def _is_measured(target: Target, manifest: BundleManifest, onnx: Path) -> bool:
+    """Return whether the word errors in a bundle are of the limits in the catalogue and of the recordings there now."""
+    known = wer_gate.PreviousAccuracy(accuracy=manifest.accuracy, rebuilt=set())
+    gated = wer_gate.gated_ensembles(target.catalogue, _engines(manifest)) if target.compiler.RUNS_HERE else ()
+    return all(known.find(ensemble, onnx) for ensemble in gated)
 
 
 def _report_dropped_signature(folder: Path, key: str) -> None:
@@ -189,7 +200,8 @@ def _write(
     with files.replacing(target.folder) as staging:
         for record in manifest.engines:
             store.link(store.holding(target.store, record) or target.folder, record, staging)
-        accuracy = wer_gate.measure(staging, _engines(manifest), onnx, target.compiler, previous)
+        ensembles = wer_gate.gated_ensembles(target.catalogue, _engines(manifest))
+        accuracy = wer_gate.measure(staging, ensembles, onnx, target.compiler, previous)
         manifest = replace(manifest, accuracy=accuracy)
         manifest = report.add(manifest, _run(manifest, built), staging)
         files.write(staging / MANIFEST_FILE, manifest.to_json())
@@ -308,7 +320,7 @@ def _build(task: BuildTask, staging: Path) -> EngineRecord:
         inputs=compiled.inputs,
         outputs=compiled.outputs,
         dims=job.record.dims,
-        parameters=job.record.parameters,
+        client=job.record.client,
         build_seconds=round(seconds, 3),
         gate=gate.check(job, chosen, path, task.store, fresh=task.force),
         profile=compiled.profile,

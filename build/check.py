@@ -19,7 +19,7 @@ from build.planning import plan
 from build.units import mebibytes
 from contract import command_line
 from contract.arch import Arch
-from contract.catalogue import INT8
+from contract.catalogue import INT8, Catalogue
 from contract.errors import BuildError, CompileError
 from contract.manifest import EngineRecord
 from contract.platform import platform
@@ -61,6 +61,7 @@ class Outcome:
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Compile unchanged graphs again.")
 @click.option("--json", "as_json", is_flag=True, help="Write the results as JSON instead of the table.")
+@command_line.catalogue_option("onnx")
 @command_line.verbose_option()
 def command(
     onnx: Path,
@@ -68,6 +69,7 @@ def command(
     arches: tuple[str, ...],
     names: tuple[str, ...],
     precision: str | None,
+    catalogue: Catalogue,
     *,
     force: bool,
     as_json: bool,
@@ -76,13 +78,22 @@ def command(
     chosen = [Arch(name) for name in arches] or [arch for arch in ARCHES if not precision or arch is not Arch.SM75]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if precision else out
-        outcomes = [each for arch in chosen for each in check(onnx, folder, arch, names, precision, force=force)]
+        outcomes = [
+            each for arch in chosen for each in check(catalogue, onnx, folder, arch, names, precision, force=force)
+        ]
     print(to_json(outcomes) if as_json else "\n".join(table(outcomes)))
     raise_failures(outcomes)
 
 
 def check(
-    onnx: Path, out: Path, arch: Arch, names: tuple[str, ...], precision: str | None = None, *, force: bool = False
+    catalogue: Catalogue,
+    onnx: Path,
+    out: Path,
+    arch: Arch,
+    names: tuple[str, ...],
+    precision: str | None = None,
+    *,
+    force: bool = False,
 ) -> Iterator[Outcome]:
     """Compile every graph for an architecture; continue after a graph that fails."""
     rtx = compiler(tensorrt_rtx.NAME, arch)
@@ -90,13 +101,14 @@ def check(
     rtx.check(arch, place, Options())
     target = Target(
         folder=out / place.name / arch.value,
+        catalogue=catalogue,
         platform=place,
         arch=arch,
         compiler=rtx,
         store=out.parent / store.NAME,
         force=force,
     )
-    for job in plan(onnx, arch, rtx, names, precision=precision):
+    for job in plan(catalogue, onnx, arch, rtx, names, precision=precision):
         outcome = compile_one(target, job)
         sign = "compiles" if outcome.compiles else "FAILS"
         print(f"check {arch.value} {job.name:<24} {sign}", file=sys.stderr, flush=True)

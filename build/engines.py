@@ -1,6 +1,7 @@
 """`python -m build.engines`: build the engine bundle of one architecture, or of every architecture possible here."""
 
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ from build.options import Options
 from build.planning import plan
 from build.results import BundleResult, EngineResult
 from build.units import GIBIBYTE, mebibytes
-from contract import command_line, compatibility
+from contract import command_line, compatibility, files
 from contract.arch import Arch
-from contract.catalogue import INT8, MODES, OPERATING_POINTS
+from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, INT8, MODES, Catalogue
 from contract.errors import BuildError, CompilerUnavailableError
 from contract.manifest import Accuracy, BundleManifest, EngineRecord
 from contract.platform import platform
@@ -32,6 +33,7 @@ ALL = "all"
 class Request:
     """The options of the command line, except the architecture."""
 
+    catalogue: Catalogue
     compiler: str | None
     platform: str | None
     onnx: Path
@@ -61,7 +63,7 @@ class Request:
     "--store", type=click.Path(path_type=Path), help="Folder of engines by key. [default: `store` next to --out]"
 )
 @click.option("--model", "models", multiple=True, help="A model such as body_standard; repeatable. [default: all]")
-@click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Only the models of this point.")
+@click.option("--operating-point", help="Only the models of this point.")
 @click.option("--mode", type=click.Choice(MODES), help="Only this mode. [default: all that the catalogue lists]")
 @click.option(
     "--jobs", "processes", type=click.IntRange(min=1), default=1, show_default=True, help="Engines built in parallel."
@@ -97,6 +99,7 @@ class Request:
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be built and why; build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write the result of every engine as JSON to standard output.")
+@command_line.catalogue_option("onnx")
 @command_line.verbose_option()
 def command(
     arch_name: str,
@@ -106,6 +109,8 @@ def command(
 ) -> None:
     """Build engines for one architecture into a bundle; unchanged engines are reused."""
     request = Request(**options)
+    if request.operating_point is not None:
+        request.catalogue.check_operating_point(request.operating_point, "--operating-point")
     found = run_all(request) if arch_name == ALL else [run(request, Arch.parse(arch_name))]
     if as_json:
         print(json.dumps(results.to_json(found), indent=2))
@@ -140,10 +145,19 @@ def run(request: Request, arch: Arch) -> BundleResult:
     """Build the bundle of an architecture, or only list what would be built."""
     target = target_of(request, arch)
     jobs = plan(
-        request.onnx, arch, target.compiler, request.models, request.operating_point, request.mode, request.precision
+        request.catalogue,
+        request.onnx,
+        arch,
+        target.compiler,
+        names=request.models,
+        operating_point=request.operating_point,
+        mode=request.mode,
+        precision=request.precision,
     )
     signed_by = bundle.signing_key(target.folder)
     engines = preview(target, jobs) if request.dry_run else build(target, jobs)
+    if not request.dry_run:
+        _keep_catalogue(request)
     return BundleResult(
         arch=arch,
         platform=target.platform.name,
@@ -170,6 +184,7 @@ def target_of(request: Request, arch: Arch) -> Target:
     chosen.check(arch, place, options)
     return Target(
         folder=request.out / place.name / arch.value,
+        catalogue=request.catalogue,
         platform=place,
         arch=arch,
         compiler=chosen,
@@ -235,6 +250,18 @@ def summary(manifest: BundleManifest) -> str:
 def main() -> None:
     """Run the command line."""
     command_line.run(command)
+
+
+def _keep_catalogue(request: Request) -> None:
+    """Copy the catalogue of a user's own networks next to the bundles, where a server finds it."""
+    source, kept = request.catalogue.folder, request.out / CATALOGUE_SUBFOLDER
+    if source.resolve() == CATALOGUE_FOLDER.resolve():
+        # One of networks that were built there before would hide the engines of this build.
+        if kept.is_dir():
+            files.remove(kept)
+    elif source.resolve() != kept.resolve():
+        with files.replacing(kept) as staging:
+            shutil.copytree(source, staging, dirs_exist_ok=True)
 
 
 def _to_build(target: Target, jobs: Sequence[Job]) -> list[Job]:

@@ -17,8 +17,9 @@ from build.compilers import Compiler
 from build.job import Job
 from build.observations import Observed
 from contract import synthetic_inputs
+from contract.catalogue import BATCH
 from contract.differences import Difference, compare, distance, worst
-from contract.errors import BuildError, GateError
+from contract.errors import BuildError, GateError, GraphError
 from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Gate, GateCase, Measurement
 
 Arrays: TypeAlias = dict[str, Any]
@@ -157,17 +158,23 @@ def single_inputs(inputs: dict[str, Arrays]) -> dict[str, Arrays]:
 def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arrays]:
     """Return random inputs at corners of a profile, the same at every call."""
     generator = np.random.default_rng(_SEED)
+    # Only the axes of inputs: a corner also has the encoder frames that the network makes.
+    axes = (BATCH, *dict.fromkeys(axis for tensor in job.family.inputs for axis in tensor.shape))
     return {
-        "random " + " ".join(f"{axis} {size}" for axis, size in corner.items()): synthetic_inputs.make_inputs(
-            job.family, {**job.record.dims, **corner}, generator
+        "random " + " ".join(f"{axis} {corner[axis]}" for axis in map(str, axes) if axis in corner): (
+            synthetic_inputs.make_inputs(job.family, {**job.record.dims, **corner}, generator)
         )
         for corner in corners
     }
 
 
 def real_inputs(job: Job) -> dict[str, Arrays]:
-    """Load the real inputs that export wrote next to the graph."""
+    """Load the real inputs that export wrote next to the graph; raise GraphError where they are of another network."""
     with np.load(job.samples) as arrays:
+        wanted, found = {tensor.name for tensor in job.family.inputs}, {key.rpartition(".")[0] for key in arrays.files}
+        if found != wanted:
+            cause = f"it holds {', '.join(sorted(found))}, and the catalogue's inputs are {', '.join(sorted(wanted))}"
+            raise GraphError(job.samples, cause, f"Run `python -m export --model {job.record.model} --force`")
         numbers = sorted({int(key.rpartition(".")[2]) for key in arrays.files})
         return {
             f"real sample {number}": {tensor.name: arrays[f"{tensor.name}.{number}"] for tensor in job.family.inputs}

@@ -89,7 +89,7 @@ class Job:
             "profile": _lists(self.profile()),
             "tolerances": {tensor.name: repr(tensor.tolerance) for tensor in self.family.outputs},
             "figures": {tensor.name: list(tensor.figures) for tensor in self.family.outputs},
-            "parameters": digest.of_value(self.record.parameters),
+            "client": digest.of_value(self.record.client.to_table()),
         }
 
     def _shapes(self, tensor: Tensor) -> ShapeRange:

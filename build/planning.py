@@ -7,11 +7,15 @@ from build.job import Job
 from build.quantisation import check_precision
 from contract import graph
 from contract.arch import Arch
-from contract.catalogue import Model, catalogue, models
+from contract.catalogue import PRECISIONS, Catalogue, Mode, Model
 from contract.errors import CompilerUnavailableError, GraphError, SettingError
+from contract.graph import GraphRecord
+
+FP32, FP16 = PRECISIONS
 
 
 def plan(
+    catalogue: Catalogue,
     onnx: Path,
     arch: Arch,
     chosen: Compiler,
@@ -28,16 +32,21 @@ def plan(
     """
     check_precision(precision, chosen, arch)
     wanted = [
-        model for model in _select(names, operating_point) if names or (onnx / model.name / graph.RECORD_FILE).is_file()
+        model
+        for model in _select(catalogue, names, operating_point)
+        if names or (onnx / model.name / graph.RECORD_FILE).is_file()
     ]
+    records = {model.name: graph.load(onnx / model.name) for model in wanted}
     jobs = [
         Job(
             family=model.family.in_mode(each.name),
-            record=graph.load(onnx / model.name),
+            record=records[model.name],
             folder=onnx / model.name,
             mode=each,
             arch=arch,
-            precision=_precision(model, precision, chosen, named=model.name in names),
+            precision=_exported(
+                records[model.name], each, _precision(model, precision, chosen, named=model.name in names)
+            ),
         )
         for model in wanted
         for each in model.family.modes.values()
@@ -49,10 +58,13 @@ def plan(
     return jobs
 
 
-def _select(names: tuple[str, ...], operating_point: str | None) -> list[Model]:
-    known = {
-        name: model for name, model in models(catalogue(), operating_point).items() if not model.family.is_ensemble
-    }
+def _exported(record: GraphRecord, mode: Mode, wanted: str) -> str:
+    """Return FP32 in place of FP16 where a network has no graph in FP16; other precisions unchanged."""
+    return FP32 if wanted == FP16 and record.graph(mode.variant, FP16) is None else wanted
+
+
+def _select(catalogue: Catalogue, names: tuple[str, ...], operating_point: str | None) -> list[Model]:
+    known = {name: model for name, model in catalogue.models(operating_point).items() if not model.family.is_ensemble}
     for name in names:
         if name not in known:
             raise SettingError(f"--model {name}", "no engine has that name", f"Choose from {', '.join(known)}")

@@ -1,4 +1,8 @@
-"""Read model_repository/*/model.toml, the single description of every model, into frozen records."""
+"""Read a catalogue, the single description of every model, into frozen records.
+
+A catalogue is a folder with catalogue.toml and a folder for each model family, `<family>/model.toml`. The folder
+model_repository of the checkout is the catalogue of the reference networks.
+"""
 
 import tomllib
 from dataclasses import dataclass, field, replace
@@ -8,9 +12,20 @@ from typing import Any
 
 from contract.errors import CatalogueError, SettingError
 from contract.fields import Fields
+from contract.frames import FrameRule
 
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
-OPERATING_POINTS = ("standard", "enhanced")
+CATALOGUE_VARIABLE = "VOXWRIGHT_CATALOGUE"
+# Where the catalogue of a user's own networks lies, next to their graphs and next to the bundles of their engines.
+CATALOGUE_SUBFOLDER = "catalogue"
+CATALOGUE_FILE, MODEL_FILE = "catalogue.toml", "model.toml"
+ROLES = ENCODER, CTC, RESCORER, LM, SPEAKER, ENSEMBLE = ("encoder", "ctc", "rescorer", "lm", "speaker", "ensemble")
+HYPOTHESIS_ROLES = (RESCORER, LM)
+"""Roles of the models that score hypotheses, in the order in which clients use them."""
+OPTIONAL_ROLES = (RESCORER, LM, SPEAKER)
+"""Roles that a server and a client can do without."""
+# The axes of audio and of encoder output. Family.frames leads from the first to the second.
+SAMPLES, ENCODER_FRAMES = "samples", "encoder_frames"
 MODES = BATCH_MODE, REALTIME_MODE = ("batch", "realtime")
 BATCH = "batch"
 TYPES = ("FP16", "FP32", "INT32")
@@ -19,10 +34,10 @@ INT8 = "int8"
 # Prefixes of the state inputs and state outputs of a step. Triton pairs the two lists by sorted name.
 STATE_PREFIX, NEXT_STATE_PREFIX = "state_", "next_state_"
 MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FAMILY_FIELDS = (
-    *("schema_version", "network", "operating_points"),
-    *("inputs", "outputs", "modes", "triton"),
+    *("schema_version", "role", "language", "network", "operating_points"),
+    *("frames", "inputs", "outputs", "modes", "triton", "max_wer_increase"),
 )
 _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
 
@@ -94,7 +109,7 @@ class Mode:
     triton: dict[str, Any] | None = None
     """Triton's own fields in this mode; None where those of the family apply."""
     overlap: int = 0
-    """How many frames at the end of a window of a stream are also the first frames of the next window."""
+    """How many samples at the end of a window of a stream are also the first samples of the next window."""
 
     @property
     def is_streaming(self) -> bool:
@@ -106,14 +121,14 @@ class Mode:
         """Return the key in Family.variants of the graph that serves the mode: "" is the graph of whole recordings."""
         return self.name if self.is_streaming else ""
 
-    def window_starts(self, frames: int) -> range:
-        """Return the first frame of each window of a stream with this number of frames.
+    def window_starts(self, samples: int) -> range:
+        """Return the first sample of each window of a stream with this number of samples.
 
         The last window may not be full, but yields at least one encoder frame. A single window may hold less.
         """
-        step = self.axes["frames"].max - self.overlap
-        shortest = self.overlap + step // self.axes["encoder_frames"].max
-        return range(0, max(frames - shortest + 1, 1), step)
+        step = self.axes[SAMPLES].max - self.overlap
+        shortest = self.overlap + step // self.axes[ENCODER_FRAMES].max
+        return range(0, max(samples - shortest + 1, 1), step)
 
     def axis_ranges(self) -> dict[str, AxisRange]:
         """Return the range of every axis by name, the batch included."""
@@ -129,15 +144,23 @@ class Family:
     """A model family: everything about its models that does not depend on their weights."""
 
     name: str
+    role: str
     operating_points: tuple[str, ...]
+    language: str | None = None
+    """The language that it serves; None for a family that serves every language."""
     network: str | None = None
+    frames: FrameRule | None = None
+    """Of a family that takes audio and makes encoder frames: the rule from the axis samples to encoder_frames."""
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     modes: dict[str, Mode] = field(default_factory=dict)
     triton: dict[str, Any] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     max_wer_increase: dict[str, float] = field(default_factory=dict)
-    """Of an ensemble of words: by how many percentage points its word error rate may rise, by precision."""
+    """Of a recogniser: by how many percentage points its word error rate may rise, by precision.
+
+    A recogniser is an ensemble, or a CTC network that takes audio.
+    """
 
     @property
     def is_ensemble(self) -> bool:
@@ -150,9 +173,13 @@ class Family:
         return all(tensor.tolerance and tensor.tolerance.int8 is not None for tensor in self.outputs)
 
     @property
-    def language(self) -> str | None:
-        """Return the language that its name ends with, en for am_en; None for a family that serves every language."""
-        return language_of(self.name)
+    def takes_audio(self) -> bool:
+        """Return whether it is the first network of a pipeline."""
+        return any(SAMPLES in tensor.shape for tensor in self.inputs)
+
+    def serves(self, language: str | None, operating_point: str) -> bool:
+        """Return whether it has a model for a language at an operating point; None stands for every language."""
+        return self.language in (None, language) and operating_point in self.operating_points
 
     def model_names(self) -> tuple[str, ...]:
         """Return the names of its models, one for each operating point: `body_standard`."""
@@ -200,36 +227,174 @@ def is_state(tensor: str) -> bool:
     return tensor.startswith((STATE_PREFIX, NEXT_STATE_PREFIX))
 
 
-def language_of(family: str) -> str | None:
-    """Return the part of a family's name after its last underscore; None where it has none."""
-    return family.rpartition("_")[2] or None if "_" in family else None
-
-
 def model_name(family: str, operating_point: str) -> str:
     """Return the name of a model on the server."""
     return f"{family}_{operating_point}"
 
 
-@cache
-def catalogue(folder: Path = CATALOGUE_FOLDER) -> dict[str, Family]:
-    """Return every family of a folder by name; raise CatalogueError with the file and the field that is wrong."""
-    families = {path.parent.name: read_family(path) for path in sorted(folder.glob("*/model.toml"))}
-    if not families:
-        raise CatalogueError(
-            folder, "it holds no <family>/model.toml", "Run from the checkout, or reinstall the package"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalogue:
+    """All model families of a folder, and the operating points that they have."""
+
+    folder: Path
+    operating_points: tuple[str, ...]
+    """From the fastest to the most accurate."""
+    families: dict[str, Family]
+
+    @property
+    def preferred_points(self) -> tuple[str, ...]:
+        """Return the operating points, the most accurate first."""
+        return self.operating_points[::-1]
+
+    def languages(self) -> tuple[str, ...]:
+        """Return the languages that a CTC head recognises, sorted."""
+        return tuple(sorted({family.language for family in self.of_role(CTC) if family.language}))
+
+    def of_role(self, role: str) -> tuple[Family, ...]:
+        """Return the families with a role."""
+        return tuple(family for family in self.families.values() if family.role == role)
+
+    def find(self, role: str, language: str | None, operating_point: str) -> Family | None:
+        """Return the family with a role for a language at an operating point; None where there is none."""
+        return next((family for family in self.of_role(role) if family.serves(language, operating_point)), None)
+
+    def recogniser(self, language: str, operating_point: str) -> Family | None:
+        """Return the family that clients call for a language: its ensemble, or a CTC network that takes audio."""
+        alone = (family for family in self.of_role(CTC) if family.takes_audio)
+        candidates = (*self.of_role(ENSEMBLE), *alone)
+        return next((family for family in candidates if family.serves(language, operating_point)), None)
+
+    def upstream(self, family: Family, operating_point: str) -> tuple[Family, ...]:
+        """Return the families whose outputs a family reads, in order: found by their tensors, language and point."""
+        found: dict[str, Family] = {}
+        for tensor in family.inputs:
+            source = self._source(tensor.name, family, operating_point)
+            if source is not None:
+                found |= {each.name: each for each in (*self.upstream(source, operating_point), source)}
+        return tuple(found.values())
+
+    def models(self, operating_point: str | None = None) -> dict[str, Model]:
+        """Return the models of one operating point or of all, by name and sorted."""
+        return models(self.families, operating_point)
+
+    def check_operating_point(self, text: str, setting: str) -> str:
+        """Return the name of an operating point unchanged; raise SettingError for any other text."""
+        if text not in self.operating_points:
+            cause = f"{text!r} is not an operating point of {self.folder}"
+            raise SettingError(setting, cause, f"Use {' or '.join(self.operating_points)}")
+        return text
+
+    def _source(self, tensor: str, family: Family, operating_point: str) -> Family | None:
+        return next(
+            (
+                each
+                for each in self.families.values()
+                if not each.is_ensemble
+                and each.serves(family.language, operating_point)
+                and any(output.name == tensor for output in each.outputs)
+            ),
+            None,
         )
+
+
+@cache
+def read_catalogue(folder: Path = CATALOGUE_FOLDER) -> Catalogue:
+    """Return the catalogue of a folder; raise CatalogueError with the file and the field that is wrong."""
+    points = _operating_points(folder)
+    families = {path.parent.name: read_family(path, points) for path in sorted(folder.glob(f"*/{MODEL_FILE}"))}
+    if not families:
+        cause = f"it holds no <family>/{MODEL_FILE}"
+        raise CatalogueError(folder, cause, "Name the folder of a catalogue, or reinstall the package")
     for family in families.values():
         for step in family.steps:
             _check_step(folder, family, families.get(step), step)
-    return {name: _compose(family, families) if family.is_ensemble else family for name, family in families.items()}
+    engines = Catalogue(folder=folder, operating_points=points, families=families)
+    families = {name: _with_encoder_frames(engines, family) for name, family in families.items()}
+    return Catalogue(
+        folder=folder,
+        operating_points=points,
+        families={
+            name: _compose(folder, family, families) if family.is_ensemble else family
+            for name, family in families.items()
+        },
+    )
+
+
+def _operating_points(folder: Path) -> tuple[str, ...]:
+    path = folder / CATALOGUE_FILE
+    if not path.is_file():
+        cause = f"it holds no {CATALOGUE_FILE}, so it is not a catalogue"
+        raise CatalogueError(folder, cause, "Name the folder of a catalogue, or reinstall the package")
+    fields = _read_toml(path)
+    fields.reject_unknown("schema_version", "operating_points")
+    points = fields.items("operating_points", str)
+    if not points or len(set(points)) < len(points):
+        raise fields.error("operating_points", "it must name at least one point, and each point once")
+    return points
+
+
+def _read_toml(path: Path) -> Fields:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CatalogueError(path, f"it is not TOML: {error}", _REMEDY) from error
+    fields = Fields(table, source=path, error=CatalogueError, remedy=_REMEDY)
+    if fields.integer("schema_version") != SCHEMA_VERSION:
+        raise fields.error("schema_version", f"this release reads version {SCHEMA_VERSION}")
+    return fields
+
+
+def _with_encoder_frames(catalogue: Catalogue, family: Family) -> Family:
+    """Return a family with the axis encoder_frames in its modes, derived from the samples that its encoder takes.
+
+    A mode that states the axis itself keeps it. A rescorer reads whole segments in every mode, all others read what
+    the encoder makes in the same mode.
+    """
+    if not any(ENCODER_FRAMES in tensor.shape for tensor in (*family.inputs, *family.outputs)):
+        return family
+    modes = {}
+    for name, mode in family.modes.items():
+        sources = {_derived(catalogue, family, point, mode) for point in family.operating_points}
+        if len(sources) > 1:
+            cause = "the encoders of its operating points make different numbers of frames"
+            raise CatalogueError(catalogue.folder / family.name / MODEL_FILE, cause, "Describe each point as a family")
+        (extent,) = sources
+        if ENCODER_FRAMES in mode.axes or extent is None:
+            modes[name] = mode
+        else:
+            modes[name] = replace(
+                mode,
+                axes=({} if family.takes_audio else {ENCODER_FRAMES: extent}) | mode.axes | {ENCODER_FRAMES: extent},
+            )
+    return replace(family, modes=modes)
+
+
+def _derived(catalogue: Catalogue, family: Family, operating_point: str, mode: Mode) -> AxisRange | None:
+    encoders = [each for each in (family, *catalogue.upstream(family, operating_point)) if each.frames is not None]
+    if not encoders:
+        return None
+    rule, modes = encoders[0].frames, encoders[0].modes
+    source = modes.get(BATCH_MODE if family.role == RESCORER else mode.name)
+    if rule is None or source is None or SAMPLES not in source.axes:
+        return None
+    samples = source.axes[SAMPLES]
+    return AxisRange(
+        min=rule.count(samples.min),
+        opt=rule.count(samples.opt),
+        max=rule.count(samples.max),
+        buckets=tuple(map(rule.count, samples.buckets)),
+    )
 
 
 def _check_step(folder: Path, family: Family, step: Family | None, name: str) -> None:
-    path = folder / family.name / "model.toml"
+    path = folder / family.name / MODEL_FILE
     if step is None:
         raise CatalogueError(path, f"steps: there is no family {name!r} in this catalogue", _REMEDY)
     if step.is_ensemble:
         raise CatalogueError(path, f"steps: {name!r} is itself an ensemble", _REMEDY)
+    if step.language not in (None, family.language):
+        cause = f"steps: {name!r} is of the language {step.language}, and the ensemble of {family.language}"
+        raise CatalogueError(path, cause, _REMEDY)
     missing = [point for point in family.operating_points if point not in step.operating_points]
     if missing:
         raise CatalogueError(path, f"operating_points: {name} has no {missing[0]}", _REMEDY)
@@ -246,37 +411,46 @@ def models(families: dict[str, Family], operating_point: str | None = None) -> d
     return dict(sorted(found.items()))
 
 
-def check_operating_point(text: str, setting: str) -> str:
-    """Return the name of an operating point unchanged; raise SettingError for any other text."""
-    if text not in OPERATING_POINTS:
-        raise SettingError(setting, f"{text!r} is not an operating point", f"Use {' or '.join(OPERATING_POINTS)}")
-    return text
-
-
-def read_family(path: Path) -> Family:
+def read_family(path: Path, operating_points: tuple[str, ...]) -> Family:
     """Return the family of one model.toml; its name is that of the folder. Raise CatalogueError for a wrong file."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CatalogueError(path, f"it is not TOML: {error}", _REMEDY) from error
-    fields = Fields(table, source=path, error=CatalogueError, remedy=_REMEDY)
-    if fields.integer("schema_version") != SCHEMA_VERSION:
-        raise fields.error("schema_version", f"this release reads version {SCHEMA_VERSION}")
+    fields = _read_toml(path)
     points = fields.items("operating_points", str)
     for point in points:
-        if point not in OPERATING_POINTS:
-            raise fields.error("operating_points", f"{point!r} is not one of {', '.join(OPERATING_POINTS)}")
+        if point not in operating_points:
+            raise fields.error("operating_points", f"{point!r} is not one of {', '.join(operating_points)}")
     return _ensemble(path.parent.name, points, fields) if fields.has("steps") else _single(path, points, fields)
 
 
 def _ensemble(name: str, points: tuple[str, ...], fields: Fields) -> Family:
-    fields.reject_unknown("schema_version", "operating_points", "steps", "outputs", "max_wer_increase")
+    fields.reject_unknown(
+        "schema_version", "role", "language", "operating_points", "steps", "outputs", "max_wer_increase"
+    )
     # The steps state types and shapes; _compose fills them in.
     outputs = tuple(Tensor(name=output, type="", shape=()) for output in fields.items("outputs", str))
-    steps = fields.items("steps", str)
+    if _role(fields) != ENSEMBLE:
+        raise fields.error("role", f"a family with steps has the role {ENSEMBLE}")
     return Family(
-        name=name, operating_points=points, steps=steps, outputs=outputs, max_wer_increase=_max_wer_increase(fields)
+        name=name,
+        role=ENSEMBLE,
+        language=_language(fields),
+        operating_points=points,
+        steps=fields.items("steps", str),
+        outputs=outputs,
+        max_wer_increase=_max_wer_increase(fields),
     )
+
+
+def _role(fields: Fields) -> str:
+    role = fields.text("role")
+    if role not in ROLES:
+        raise fields.error("role", f"{role!r} is not one of {', '.join(ROLES)}")
+    if role in (CTC, ENSEMBLE) and not fields.has("language"):
+        raise fields.error("language", f"this field is missing, and the role {role} needs it")
+    return role
+
+
+def _language(fields: Fields) -> str | None:
+    return fields.text("language") if fields.has("language") else None
 
 
 def _max_wer_increase(fields: Fields) -> dict[str, float]:
@@ -284,7 +458,8 @@ def _max_wer_increase(fields: Fields) -> dict[str, float]:
         return {}
     limits = fields.table("max_wer_increase")
     limits.reject_unknown(*PRECISIONS, INT8)
-    return {precision: limits.number(precision) for precision in (*PRECISIONS, INT8)}
+    stated = (*PRECISIONS, *((INT8,) if limits.has(INT8) else ()))
+    return {precision: limits.number(precision) for precision in stated}
 
 
 def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
@@ -294,15 +469,40 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
     for mode in modes.names():
         if mode not in MODES:
             raise fields.error(f"modes.{mode}", f"a mode must be one of {', '.join(MODES)}")
+    role = _role(fields)
+    if role == ENSEMBLE:
+        raise fields.error("steps", f"this field is missing, and the role {ENSEMBLE} needs it")
     return Family(
         name=path.parent.name,
+        role=role,
+        language=_language(fields),
         operating_points=points,
         network=fields.text("network"),
+        frames=_frame_rule(fields) if fields.has("frames") else None,
         inputs=tuple(_tensor(table, synthetic=True, compared=False) for table in fields.tables("inputs")),
         outputs=tuple(_tensor(table, synthetic=False, compared=True) for table in fields.tables("outputs")),
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=dict(fields.raw("triton")) if fields.has("triton") else {},
+        max_wer_increase=_own_max_wer_increase(role, fields),
     )
+
+
+def _own_max_wer_increase(role: str, fields: Fields) -> dict[str, float]:
+    found = _max_wer_increase(fields)
+    takes_audio = any(SAMPLES in table.items("shape", object) for table in fields.tables("inputs"))
+    if found and not (role == CTC and takes_audio):
+        cause = f"only an ensemble and a network of the role {CTC} that takes audio recognise words"
+        raise fields.error("max_wer_increase", cause)
+    return found
+
+
+def _frame_rule(fields: Fields) -> FrameRule:
+    steps = fields.items("frames", list)
+    for index, step in enumerate(steps):
+        whole = len(step) in (2, 3) and all(type(size) is int and size >= 0 for size in step)
+        if not whole or not step[0] or not step[1]:
+            raise fields.error(f"frames[{index}]", "two or three whole numbers are required: kernel, stride, padding")
+    return FrameRule.of(*(tuple(step) for step in steps))
 
 
 def _check_tensors(fields: Fields) -> None:
@@ -382,7 +582,7 @@ def _tolerance(fields: Fields) -> Tolerance:
 
 def _mode(name: str, fields: Fields) -> Mode:
     fields.reject_unknown(BATCH, "axes", "states", "overlap", "triton")
-    axes, batch = fields.table("axes"), _extent(fields.table(BATCH))
+    axes, batch = fields.table("axes") if fields.has("axes") else None, _extent(fields.table(BATCH))
     if batch.min != 1:
         # Triton forms batches of one request up to the maximum, and a plan fails on any that its profile excludes.
         raise fields.error(
@@ -391,7 +591,7 @@ def _mode(name: str, fields: Fields) -> Mode:
     return Mode(
         name=name,
         batch=batch,
-        axes={axis: _extent(axes.table(axis)) for axis in axes.names()},
+        axes={axis: _extent(axes.table(axis)) for axis in axes.names()} if axes else {},
         states=_states(fields) if fields.has("states") else (),
         overlap=fields.integer("overlap") if fields.has("overlap") else 0,
         triton=dict(fields.raw("triton")) if fields.has("triton") else None,
@@ -421,20 +621,17 @@ def _extent(fields: Fields) -> AxisRange:
     return extent
 
 
-def _compose(family: Family, families: dict[str, Family]) -> Family:
+def _compose(folder: Path, family: Family, families: dict[str, Family]) -> Family:
     steps = [families[step] for step in family.steps]
     made = {tensor.name: tensor for step in steps for tensor in step.outputs}
     for tensor in family.outputs:
         if tensor.name not in made:
-            path = f"{CATALOGUE_FOLDER.name}/{family.name}/model.toml"
+            path = folder / family.name / MODEL_FILE
             raise CatalogueError(path, f"outputs: no step has an output {tensor.name!r}", _REMEDY)
     needed = {tensor.name: tensor for step in steps for tensor in step.inputs if tensor.name not in made}
-    return Family(
-        name=family.name,
-        operating_points=family.operating_points,
+    return replace(
+        family,
         inputs=tuple(needed.values()),
         outputs=tuple(made[tensor.name] for tensor in family.outputs),
         modes=steps[0].modes,
-        steps=family.steps,
-        max_wer_increase=family.max_wer_increase,
     )

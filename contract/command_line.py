@@ -2,11 +2,20 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from contract import errors
+from contract.catalogue import (
+    CATALOGUE_FILE,
+    CATALOGUE_FOLDER,
+    CATALOGUE_SUBFOLDER,
+    CATALOGUE_VARIABLE,
+    Catalogue,
+    read_catalogue,
+)
 
 _Described = TypeVar("_Described", bound=Callable[..., object] | click.Command)
 
@@ -21,6 +30,31 @@ def verbose_option(
     # Eager: the setting holds already while click reads the other options.
     return click.option(
         "--verbose", is_flag=True, is_eager=True, expose_value=expose_value, callback=_set_tracebacks, help=text
+    )
+
+
+def catalogue_option(beside: str = "") -> Callable[[_Described], _Described]:
+    """Return a decorator that adds --catalogue to a command; its parameter `catalogue` is a Catalogue.
+
+    `beside` is the parameter of the folder that a catalogue may lie in, next to graphs or bundles. It is the default
+    then. Raises CatalogueError, from the command itself, for a folder that is not a catalogue.
+    """
+    own = f"the one in --{beside}, if there is one, or " if beside else ""
+
+    def chosen(context: click.Context, _option: click.Parameter, folder: Path | None) -> Catalogue:
+        if folder is None and beside:
+            # click reads options that are not given after the others, and this one is declared last.
+            near = Path(context.params[beside]) / CATALOGUE_SUBFOLDER
+            folder = near if (near / CATALOGUE_FILE).is_file() else None
+        return read_catalogue(folder or CATALOGUE_FOLDER)
+
+    return click.option(
+        "--catalogue",
+        envvar=CATALOGUE_VARIABLE,
+        type=click.Path(path_type=Path),
+        show_envvar=True,
+        callback=chosen,
+        help=f"Folder of the catalogue of models.  [default: {own}the reference networks]",
     )
 
 

@@ -28,7 +28,8 @@ VoxwrightError                      1
     ├── AudioError                 50   a recording cannot be read
     ├── ServerUnreachableError     51   no server responds at the endpoint, or it is not ready
     ├── ServerContractError        52   the server's models are not those that this client supports
-    └── SegmentError               53   part of a recording could not be transcribed
+    ├── SegmentError               53   part of a recording could not be transcribed
+    └── SearchUnavailableError     54   the search is not compiled and cannot be compiled here
 
 Misuse of the command line, such as an unknown option, is exit code 2; an interrupt is 130.
 """
@@ -230,6 +231,12 @@ class SegmentError(TranscriptionError):
     """Part of a recording could not be transcribed."""
 
     exit_code = 53
+
+
+class SearchUnavailableError(TranscriptionError):
+    """The search is not compiled and cannot be compiled here."""
+
+    exit_code = 54
 
 
 def show_tracebacks(enabled: bool) -> None:  # noqa: FBT001 - a setter of one flag

@@ -66,6 +66,10 @@ class Fields:
         """Return the table below a key."""
         return self._below(self._typed(key, dict), key)
 
+    def optional_table(self, key: str) -> "Fields":
+        """Return the table below a key; an empty one where the key is absent or null."""
+        return self.table(key) if self.has(key) else self._below({}, key)
+
     def tables(self, key: str) -> Iterator["Fields"]:
         """Yield each table of a list of tables."""
         for index, value in enumerate(self._typed(key, list)):

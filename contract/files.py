@@ -26,7 +26,7 @@ _MAX_STEM_BYTES = 255 - 2 - 8 - len(_PARTIAL) - len(_OLD)
 _GRACE_SECONDS = 10.0
 
 
-def write(path: Path, data: bytes | str) -> None:
+def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write a file next to its target and rename it into place; raise OutputError where that fails."""
     content = data.encode() if isinstance(data, str) else data
     with writing(path):
@@ -37,7 +37,7 @@ def write(path: Path, data: bytes | str) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(partial).chmod(0o644)
+            Path(partial).chmod(mode)
             Path(partial).replace(path)
         finally:
             Path(partial).unlink(missing_ok=True)

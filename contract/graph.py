@@ -4,8 +4,8 @@ dist/onnx/<model>/record.json   this record
                   fp32.onnx fp16.onnx
                   realtime-fp32.onnx realtime-fp16.onnx     for a mode of streams
                   batch-samples.npz realtime-samples.npz    real inputs in a mode, `<input>.<number>`, for the gate
-                  words.npz     real inputs of one item with their transcripts, `texts.<number>`, for the word error
-                                rate: only for the first model of an ensemble, and only where transcripts exist
+                  words.npz     recordings of one item with their transcripts, `texts.<number>`, for the word error
+                                rate: only for a CTC head, and only where its language has transcripts
 """
 
 import json
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from contract.client import ClientSpec
 from contract.differences import Difference
 from contract.errors import GraphError, ManifestError
 from contract.fields import Fields
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_FILE = "record.json"
 WORDS_FILE = "words.npz"
 # The name of the transcripts in WORDS_FILE.
@@ -51,8 +52,8 @@ class GraphRecord:
     libraries: dict[str, str]
     dims: dict[str, int]
     """Sizes that depend on the weights, by the catalogue's axis names."""
-    parameters: dict[str, str]
-    """What clients need to know about these weights, such as the token list."""
+    client: ClientSpec
+    """What clients must know about these weights."""
     graphs: dict[str, GraphFile]
     """By precision; for a mode of streams by mode and precision: fp32, fp16, realtime-fp32, realtime-fp16."""
 
@@ -62,7 +63,8 @@ class GraphRecord:
 
     def to_json(self) -> str:
         """Return the record as JSON text; from_json reads it back equal."""
-        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
+        table = {"schema_version": SCHEMA_VERSION, **asdict(self), "client": self.client.to_table()}
+        return json.dumps(table, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: object) -> "GraphRecord":
@@ -78,7 +80,7 @@ class GraphRecord:
             weights=fields.text("weights"),
             libraries=string_table(fields.table("libraries")),
             dims=integer_table(fields.table("dims")),
-            parameters=string_table(fields.table("parameters")),
+            client=ClientSpec.from_fields(fields.table("client")),
             graphs={precision: _graph(graphs.table(precision)) for precision in graphs.names()},
         )
 

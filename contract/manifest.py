@@ -13,12 +13,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from contract.arch import Arch
+from contract.client import ClientSpec
 from contract.differences import Difference
 from contract.errors import BundleError
 from contract.fields import Fields
 from contract.graph import integer_table, parse_json, read_differences, read_text, string_table
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_FILE = "manifest.json"
 PASSED, NOT_RUN = "passed", "not run"
 FP16_MAX = 65_504.0
@@ -132,7 +133,8 @@ class EngineRecord:
     inputs: tuple[BoundTensor, ...]
     outputs: tuple[BoundTensor, ...]
     dims: dict[str, int]
-    parameters: dict[str, str]
+    client: ClientSpec
+    """What clients must know about the weights."""
     build_seconds: float
     gate: Gate
     profile: Profile | None = None
@@ -162,6 +164,8 @@ class Accuracy:
     """The ensemble that recognised the words, such as ensemble_en_standard."""
     reason: str = ""
     """The recordings that were used; where `words` is zero, why nothing was measured."""
+    recordings: str = ""
+    """SHA-256 of the file of these recordings; empty where there was none."""
 
     @property
     def wer_increase(self) -> float:
@@ -210,7 +214,9 @@ class BundleManifest:
         yield from self.files
 
     def _table(self) -> dict[str, Any]:
-        table: dict[str, Any] = _finite({"schema_version": SCHEMA_VERSION, **asdict(self), "arch": self.arch.value})
+        engines = [{**asdict(engine), "client": engine.client.to_table()} for engine in self.engines]
+        own = {"schema_version": SCHEMA_VERSION, "arch": self.arch.value, "engines": engines}
+        table: dict[str, Any] = _finite({**asdict(self), **own})
         return table
 
     @classmethod
@@ -256,7 +262,7 @@ def _engine(fields: Fields) -> EngineRecord:
         inputs=_tensors(fields, "inputs"),
         outputs=_tensors(fields, "outputs"),
         dims=integer_table(fields.table("dims")),
-        parameters=string_table(fields.table("parameters")),
+        client=ClientSpec.from_fields(fields.table("client")),
         build_seconds=fields.number("build_seconds"),
         gate=_gate(fields.table("gate")),
         profile=_profile(fields.table("profile")) if fields.has("profile") else None,
@@ -323,6 +329,7 @@ def _accuracy(fields: Fields) -> Accuracy:
         allowed_points=fields.number("allowed_points"),
         model=fields.text("model"),
         reason=fields.text("reason"),
+        recordings=fields.text("recordings") if fields.has("recordings") else "",
     )
 
 

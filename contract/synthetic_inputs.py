@@ -6,7 +6,6 @@ The random generator is a parameter (NumPy's), so that this package does not imp
 from typing import Any
 
 from contract.catalogue import Family, Mode, Tensor
-from contract.tokens import FIRST_WORD_TOKEN
 
 DTYPES = {"FP16": "float16", "FP32": "float32", "INT32": "int32"}
 
@@ -44,6 +43,6 @@ def _values(tensor: Tensor, sizes: dict[str, int], generator: Any) -> Any:
     if rule.constant is not None:
         return generator.integers(rule.constant, rule.constant + 1, dims).astype(dtype)
     if rule.token_below is not None:
-        return generator.integers(FIRST_WORD_TOKEN, sizes[rule.token_below], dims).astype(dtype)
+        return generator.integers(0, sizes[rule.token_below], dims).astype(dtype)
     mean, deviation = rule.normal or (0.0, 1.0)
     return generator.normal(mean, deviation, dims).astype(dtype)

@@ -1,24 +1,65 @@
-"""Define the reserved tokens of a CTC head, collapse CTC paths, and spell tokens as text."""
+"""Collapse CTC paths and spell tokens as words, by the TokenSpec of their model."""
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
-BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
-RESERVED = (BLANK, UNKNOWN, BOUNDARY)
-"""Tokens that are not text. No hypothesis contains one."""
-FIRST_WORD_TOKEN = 3
+from contract.client import CHARACTERS, DELIMITER, TokenSpec
+
 WORD_START = "\u2581"
 """A piece that begins with this character (SentencePiece's) begins a word."""
+# SentencePiece spells a character outside its vocabulary as the bytes of its UTF-8 form.
+_BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 
-def collapse(path: Iterable[int], dropped: Collection[int] = RESERVED) -> tuple[int, ...]:
-    """Return the tokens of a CTC path, which has one token per frame: merge repeats, then drop reserved tokens.
+def collapse(path: Iterable[int], dropped: Collection[int]) -> tuple[int, ...]:
+    """Return the tokens of a CTC path, which has one token per frame: merge repeats, then drop tokens without text.
 
     Source: Graves et al., "Connectionist Temporal Classification" (ICML 2006), the map B of section 3.1.
     """
     return tuple(token for token, _ in groupby(path) if token not in dropped)
 
 
-def spell(tokens: Iterable[int], pieces: Sequence[str]) -> str:
-    """Return the text of tokens, whose words are separated by spaces."""
-    return "".join(pieces[token] for token in tokens).replace(WORD_START, " ").strip()
+def spell(tokens: Iterable[int], spec: TokenSpec) -> str:
+    """Return the text of tokens, its words separated as the language is written."""
+    chosen = list(tokens)
+    words = (_text([chosen[place] for place in group], spec) for group in word_groups(chosen, spec))
+    return spec.word_separator.join(word for word in words if word)
+
+
+def word_groups(tokens: Sequence[int], spec: TokenSpec) -> list[list[int]]:
+    """Return the places of the tokens of each word, in order. A delimiter belongs to no word."""
+    groups: list[list[int]] = []
+    begins = True
+    for place, piece in enumerate(spec.pieces[token] for token in tokens):
+        if spec.style == DELIMITER and piece == spec.delimiter:
+            begins = True
+            continue
+        if begins or spec.style == CHARACTERS or _starts_word(piece, spec):
+            groups.append([])
+        groups[-1].append(place)
+        begins = False
+    return groups
+
+
+def units(text: str, spec: TokenSpec) -> list[str]:
+    """Return what errors are counted in: the words of a text, or its characters where words are not separated."""
+    return text.split() if spec.word_separator.isspace() else [one for one in text if not one.isspace()]
+
+
+def _starts_word(piece: str, spec: TokenSpec) -> bool:
+    return spec.style != DELIMITER and piece.startswith(WORD_START)
+
+
+def _text(tokens: Sequence[int], spec: TokenSpec) -> str:
+    joined = "".join(spec.pieces[token] for token in tokens)
+    return _BYTES.sub(_decoded, joined).replace(WORD_START, " ").strip()
+
+
+def _decoded(run: re.Match[str]) -> str:
+    # A character's bytes are several tokens, so that only the whole run can be decoded.
+    return bytes.fromhex("".join(_hexadecimal(run.group()))).decode("utf-8", errors="replace")
+
+
+def _hexadecimal(run: str) -> Iterator[str]:
+    yield from re.findall(r"<0x([0-9A-F]{2})>", run)

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contract.catalogue import OPERATING_POINTS
+from contract.catalogue import read_catalogue
 from contract.errors import ServerUnavailableError, VoxwrightError, guard
 from demo.ports import free_ports, port_options
 from demo.scores import Score, score
 
 FOLDER = Path(__file__).parent
+OPERATING_POINTS = read_catalogue().operating_points
 DIALOGUE, REFERENCE = FOLDER / "dialogue.flac", FOLDER / "dialogue.json"
 TRANSCRIPTS = Path("dist/demo")
 _READY_SECONDS, _STOP_SECONDS = 120, 30

@@ -1,25 +1,32 @@
 """python -m export: export trained networks to ONNX; each graph is compared with its torch network first."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from contract import command_line
-from contract.catalogue import OPERATING_POINTS, PRECISIONS, catalogue
+from contract.catalogue import CATALOGUE_SUBFOLDER, CATALOGUE_VARIABLE, PRECISIONS, Catalogue, read_catalogue
+from contract.errors import SettingError
+from contract.graph import RECORD_FILE
+from export import networks_file
+from export.networks_file import OwnNetworks
 from export.plan import WEIGHTS, Plan, plan
+
+OWN_FOLDER, FOLDER = Path("dist/own/onnx"), Path("dist/onnx")
+OWN_WEIGHTS = "own"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("dist/onnx"),
-    show_default=True,
-    help="Folder for the graphs.",
+    help="Folder for the graphs.  [default: dist/onnx; with --networks dist/own/onnx]",
 )
 @click.option("--model", "names", multiple=True, help="A model such as body_standard; may be repeated. [default: all]")
-@click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Export only the models of this point.")
+@click.option("--operating-point", help="Export only the models of this point.")
 @click.option(
     "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True, help="May be repeated. [default: all]"
 )
@@ -30,19 +37,37 @@ from export.plan import WEIGHTS, Plan, plan
     show_default=True,
     help="Where weights come from; random is for tests, production (random, of production size) for benchmarks.",
 )
+@click.option(
+    "--networks",
+    type=click.Path(path_type=Path),
+    help="File that names the checkpoints of your own networks (docs/own-networks.md), instead of --weights.",
+)
 @click.option("--force", is_flag=True, help="Export unchanged models again.")
+@command_line.catalogue_option()
 @command_line.verbose_option()
 def command(
-    out: Path,
+    out: Path | None,
     names: tuple[str, ...],
     operating_point: str | None,
     precisions: tuple[str, ...],
     weights: str,
+    networks: Path | None,
+    catalogue: Catalogue,
     *,
     force: bool,
 ) -> None:
     """Export networks to ONNX, in FP32 for CPUs and in FP16 for GPUs."""
-    run(plan(catalogue(), names, operating_point, precisions or PRECISIONS, weights, out, force=force))
+    if networks is not None:
+        own = networks_file.read(networks)
+        run_own(own, out or OWN_FOLDER, names, operating_point, precisions or PRECISIONS, force=force)
+        return
+    if operating_point is not None:
+        catalogue.check_operating_point(operating_point, "--operating-point")
+    folder = out or FOLDER
+    if (folder / CATALOGUE_SUBFOLDER).exists():
+        cause = "it holds networks of your own, which were exported with --networks"
+        raise SettingError(f"--out {folder}", cause, "Name another folder, or remove this one")
+    run(plan(catalogue, names, operating_point, precisions or PRECISIONS, weights, folder, force=force))
 
 
 def run(wanted: Plan) -> None:
@@ -53,6 +78,36 @@ def run(wanted: Plan) -> None:
     from export.exporter import export_all  # noqa: PLC0415
 
     export_all(wanted)
+
+
+def run_own(
+    networks: OwnNetworks,
+    out: Path,
+    names: tuple[str, ...],
+    operating_point: str | None,
+    precisions: tuple[str, ...],
+    *,
+    force: bool,
+) -> None:
+    """Import a user's own networks, write their catalogue next to the graphs, and export every model."""
+    folder = out / CATALOGUE_SUBFOLDER
+    if not folder.exists() and any(out.glob(f"*/{RECORD_FILE}")):
+        cause = "it holds graphs that were exported without --networks"
+        raise SettingError(f"--out {out}", cause, "Name another folder, or remove this one")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    from export.exporter import export_all  # noqa: PLC0415
+    from export.own_networks import import_all  # noqa: PLC0415
+
+    imported = import_all(networks, folder)
+    for remark in imported.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    catalogue = read_catalogue(folder)
+    if operating_point is not None:
+        catalogue.check_operating_point(operating_point, "--operating-point")
+    wanted = plan(catalogue, names, operating_point, precisions, OWN_WEIGHTS, out, force=force)
+    export_all(replace(wanted, recordings=networks.recordings(), fp16_is_optional=True), imported.open)
+    print(f"The catalogue of these networks is {folder}. build.engines and runtime find it there.", file=sys.stderr)
+    print(f"For clients: export {CATALOGUE_VARIABLE}={folder}", file=sys.stderr)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,34 +14,35 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contract import digest, files
-from contract.catalogue import CATALOGUE_FOLDER, Model, models
+from contract.catalogue import BATCH_MODE, CTC, HYPOTHESIS_ROLES, SAMPLES, Model, model_name
 from contract.differences import closest
-from contract.errors import CheckpointError, GraphError, ManifestError
+from contract.errors import CatalogueError, CheckpointError, GraphError, ManifestError, ParityError
 from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, load, samples_file
-from export import parity
+from export import parity, speech
 from export.checkpoints import SOURCES
 from export.checkpoints.checkpoint import Checkpoint
 from export.checkpoints.reference import NO_WEIGHTS
 from export.job import Job
 from export.plan import Plan
-from export.samples import SPEECH_FILE, Sample, samples, transcribed_samples
+from export.samples import Pipeline, Sample, Stage, transcribed_samples
 from export.tracing import OPSET, trace
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime")
 _MEBIBYTE = 1 << 20
+FP16 = "fp16"
 
 
 class Exporter:
     """One run over a plan; keeps opened checkpoints, because a model's real inputs come from the networks before it."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, open_checkpoint: Callable[[Model], Checkpoint]) -> None:
+        self.plan, self._open_checkpoint = plan, open_checkpoint
         self._opened: dict[str, Checkpoint] = {}
 
     def checkpoint(self, model: Model) -> Checkpoint:
         """Return a model's weights; read them on the first call only."""
         if model.name not in self._opened:
-            self._opened[model.name] = SOURCES[self.plan.weights](model)
+            self._opened[model.name] = self._open_checkpoint(model)
         return self._opened[model.name]
 
     def export(self, model: Model, progress: "Steps") -> None:
@@ -58,11 +59,12 @@ class Exporter:
             for variant, inputs in self._write_samples(model, staging).items():
                 jobs = [
                     Job(model=model, checkpoint=checkpoint, precision=precision, variant=variant)
-                    for precision in self.plan.precisions
+                    for precision in self._precisions(checkpoint)
                 ]
                 # Computed once: torch in FP32 is the reference of every precision.
                 expected = parity.references(jobs[0], inputs)
-                graphs |= {job.name: _export_graph(job, expected, staging, progress) for job in jobs}
+                for job in jobs:
+                    graphs |= self._export_graph(job, expected, staging, progress)
             record = GraphRecord(
                 model=model.name,
                 family=model.family.name,
@@ -72,46 +74,95 @@ class Exporter:
                 weights=checkpoint.origin,
                 libraries=_libraries(),
                 dims=checkpoint.dims,
-                parameters=checkpoint.parameters,
+                client=checkpoint.client,
                 graphs=graphs,
             )
             files.write(staging / RECORD_FILE, record.to_json())
 
+    def _export_graph(
+        self, job: Job, expected: list[parity.Reference], folder: Path, progress: "Steps"
+    ) -> dict[str, GraphFile]:
+        """Export a graph and return it by its name; nothing for an optional one that is too different in FP16."""
+        try:
+            return {job.name: _export_graph(job, expected, folder, progress)}
+        except ParityError as error:
+            if job.precision != FP16 or not self.plan.fp16_is_optional:
+                raise
+            (folder / f"{job.name}.onnx").unlink(missing_ok=True)
+            outcome = f"left out, so that GPUs compute it in FP32: {error.cause}"
+            progress.report(f"{job.model.name} {job.name}", outcome)
+            progress.advance(1)
+            return {}
+
+    def _precisions(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        return tuple(each for each in self.plan.precisions if each in checkpoint.precisions)
+
     def _write_samples(self, model: Model, folder: Path) -> dict[str, list[Sample]]:
         """Write the files of real inputs; return the inputs by the variant of the family's graphs."""
-        if self._starts_gated_ensemble(model):
-            transcribed = list(transcribed_samples(model.family.modes["batch"].axes["frames"]))
+        upstream = self._upstream(model)
+        first = (*upstream, model)[0]
+        rate = self._sample_rate_hz(first)
+        known = speech.of_language(model.family.language, self.plan.recordings)
+        if model.family.role == CTC:
+            audio = first.family.modes[BATCH_MODE].axes[SAMPLES]
+            transcribed = list(transcribed_samples(known.transcribed, rate, audio))
             if transcribed:
                 _save_samples(folder / WORDS_FILE, transcribed)
-        chain = [*self._upstream(model), model]
-        networks = {str(each.family.network): self.checkpoint(each).network for each in chain}
+        pipeline = Pipeline(
+            stages=tuple(map(self._stage, upstream)),
+            model=self._stage(model),
+            segments=tuple(each.at(rate) for each in known.segments),
+        )
         found: dict[str, list[Sample]] = {}
         for variant, family in model.family.variants().items():
             for mode in family.modes.values():
-                inputs = list(samples(model.family, mode, self.plan.families.values(), networks))
+                inputs = list(pipeline.samples(mode))
                 _save_samples(folder / samples_file(mode.name), inputs)
                 found.setdefault(variant, []).extend(inputs)
         return found
 
-    def _starts_gated_ensemble(self, model: Model) -> bool:
-        """Return whether the model is the first step of an ensemble whose word error rate the gate limits."""
-        gated = [family for family in self.plan.families.values() if family.max_wer_increase]
-        return any(family.steps[0] == model.family.name for family in gated)
-
     def _upstream(self, model: Model) -> list[Model]:
-        """Return the models whose outputs are this model's inputs: none if it takes features."""
-        if {tensor.name for tensor in model.family.inputs} == {"features", "feature_lengths"}:
-            return []
-        same_point = models(self.plan.families, model.operating_point).values()
-        return [each for each in same_point if each.family.network in ("body", "acoustic")]
+        """Return the models that compute a model's inputs, in order: none if it takes audio.
+
+        Hypotheses come from the CTC head of the same language and point.
+        """
+        catalogue, point = self.plan.catalogue, model.operating_point
+        families = {each.name: each for each in catalogue.upstream(model.family, point)}
+        if model.family.role in HYPOTHESIS_ROLES:
+            head = catalogue.find(CTC, model.family.language, point)
+            if head is None:
+                cause = f"no CTC head of the catalogue makes hypotheses for it at {point}"
+                remedy = f"Add a CTC head of language {model.family.language} to the catalogue"
+                raise CatalogueError(catalogue.folder / model.family.name, cause, remedy)
+            families |= {each.name: each for each in (*catalogue.upstream(head, point), head)}
+        known = catalogue.models(point)
+        return [known[model_name(name, point)] for name in families]
+
+    def _stage(self, model: Model) -> Stage:
+        checkpoint = self.checkpoint(model)
+        tokens = checkpoint.client.tokens
+        return Stage(family=model.family, network=checkpoint.network, blank=tokens.blank if tokens else 0)
+
+    def _sample_rate_hz(self, first: Model) -> int:
+        """Return the sampling rate of the network that takes the audio."""
+        client = self.checkpoint(first).client
+        section = client.audio or client.speaker
+        if section is None:
+            raise CheckpointError(
+                first.name,
+                "its weights do not state the sampling rate that it takes",
+                "Use weights of a network for audio",
+            )
+        return section.sample_rate_hz
 
     def _key(self, model: Model, checkpoint: Checkpoint) -> str:
+        upstream = self._upstream(model)
         return digest.of_value(
             {
                 "weights": checkpoint.digest,
-                "upstream": [self.checkpoint(each).digest for each in self._upstream(model)],
-                "speech": digest.of_file(SPEECH_FILE),
-                "catalogue": digest.of_file(CATALOGUE_FOLDER / model.family.name / "model.toml"),
+                "upstream": [self.checkpoint(each).digest for each in upstream],
+                "speech": speech.of_language(model.family.language, self.plan.recordings).digest,
+                "catalogue": [repr(each.family) for each in (*upstream, model)],
                 "code": _code_digest(),
                 "precisions": self.plan.precisions,
                 "libraries": _libraries(),
@@ -141,13 +192,14 @@ class Steps:
         self.progress.advance(self.task, steps)
 
 
-def export_all(plan: Plan) -> None:
-    """Export every model of a plan.
+def export_all(plan: Plan, open_checkpoint: Callable[[Model], Checkpoint] | None = None) -> None:
+    """Export every model of a plan; its weights come from `open_checkpoint`, or else from the plan's source.
 
     A model without weights raises CheckpointError if the plan names models or a point; otherwise it is skipped.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    exporter, steps = Exporter(plan), Steps(sum(map(plan.graphs, plan.models)))
+    exporter = Exporter(plan, open_checkpoint or SOURCES[plan.weights])
+    steps = Steps(sum(map(plan.graphs, plan.models)))
     with steps.progress:
         for model in plan.models:
             try:
@@ -200,5 +252,10 @@ def _libraries() -> dict[str, str]:
 @cache
 def _code_digest() -> str:
     package = Path(__file__).parent
-    sources = [*sorted((package / "networks").glob("*.py")), package / "tracing.py", package / "samples.py"]
+    sources = [
+        *sorted((package / "networks").glob("*.py")),
+        package / "tracing.py",
+        package / "samples.py",
+        package / "speech.py",
+    ]
     return digest.of_value({str(path.relative_to(package)): digest.of_file(path) for path in sources})

@@ -37,7 +37,26 @@ def references(job: Job, real: Iterable[Sample]) -> list[Reference]:
     """
     network = Boundary(job.network, job.family, "fp32")
     inputs = comparison_inputs(job.family, job.dims, list(real))
-    return [Reference(inputs=sample, outputs=run_network(network, sample)) for sample in inputs]
+    found = [Reference(inputs=sample, outputs=run_network(network, sample)) for sample in inputs]
+    for reference in found:
+        _check_frames(job, reference)
+    return found
+
+
+def _check_frames(job: Job, reference: Reference) -> None:
+    """Raise ParityError where a network makes another number of frames than its catalogue's rule."""
+    rule, names = job.family.frames, [tensor.name for tensor in job.family.outputs]
+    outputs = dict(zip(names, reference.outputs, strict=True))
+    if rule is None or "encoder_lengths" not in outputs:
+        return
+    for samples, frames in zip(reference.inputs["audio_lengths"], outputs["encoder_lengths"], strict=True):
+        wanted = max(1, rule.count(int(samples)))
+        if frames != wanted:
+            raise ParityError(
+                job.model.name,
+                f"it makes {frames} encoder frames of {samples} samples, and the catalogue's `frames` {wanted}",
+                f"Correct `frames` in the catalogue's {job.model.family.name}/model.toml",
+            )
 
 
 def check(job: Job, graph: Path, expected: Iterable[Reference]) -> tuple[Difference, ...]:
@@ -57,8 +76,8 @@ def check(job: Job, graph: Path, expected: Iterable[Reference]) -> tuple[Differe
         subject = f"{job.model.name} in {job.name}"
         figures = "; ".join(str(difference) for difference in failed)
         remedy = (
-            f"Compare the exported graph with export/networks, or set a larger tolerance in "
-            f"model_repository/{job.model.family.name}/model.toml"
+            f"Compare the exported graph with export/networks, or set a larger tolerance in the catalogue's "
+            f"{job.model.family.name}/model.toml"
         )
         raise ParityError(subject, f"the graph differs from the torch network ({figures})", remedy)
     return kept

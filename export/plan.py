@@ -1,9 +1,9 @@
 """Selects what to export, before anything slow is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.catalogue import OPERATING_POINTS, Family, Model, models
+from contract.catalogue import Catalogue, Model
 from contract.errors import SettingError
 
 # The keys of export.checkpoints.SOURCES, which cannot be imported without torch.
@@ -14,7 +14,7 @@ WEIGHTS = ("reference", "random", "production")
 class Plan:
     """The models to export, and how."""
 
-    families: dict[str, Family]
+    catalogue: Catalogue
     models: tuple[Model, ...]
     precisions: tuple[str, ...]
     weights: str
@@ -22,6 +22,10 @@ class Plan:
     named: bool
     """Whether the user named models or a point. A model without weights is then an error, otherwise it is skipped."""
     force: bool = False
+    recordings: dict[str, Path] = field(default_factory=dict)
+    """Folders of recordings with texts, by language."""
+    fp16_is_optional: bool = False
+    """Whether a graph that differs too much in FP16 is left out. GPUs then compute the network in FP32."""
 
     def graphs(self, model: Model) -> int:
         """Return the number of graphs that are exported from a model."""
@@ -29,7 +33,7 @@ class Plan:
 
 
 def plan(
-    families: dict[str, Family],
+    catalogue: Catalogue,
     names: tuple[str, ...],
     operating_point: str | None,
     precisions: tuple[str, ...],
@@ -44,11 +48,11 @@ def plan(
     network of its own.
     """
     for name in names:
-        _check(name, families, operating_point)
-    known = models(families, operating_point)
+        _check(name, catalogue, operating_point)
+    known = catalogue.models(operating_point)
     selected = [model for model in known.values() if _is_exportable(model) and (not names or model.name in names)]
     return Plan(
-        families=families,
+        catalogue=catalogue,
         models=tuple(selected),
         precisions=tuple(precisions),
         weights=weights,
@@ -62,13 +66,13 @@ def _is_exportable(model: Model) -> bool:
     return not model.family.is_ensemble
 
 
-def _check(name: str, families: dict[str, Family], operating_point: str | None) -> None:
+def _check(name: str, catalogue: Catalogue, operating_point: str | None) -> None:
     setting = f"--model {name}"
-    exportable = [each.name for each in models(families, operating_point).values() if _is_exportable(each)]
+    exportable = [each.name for each in catalogue.models(operating_point).values() if _is_exportable(each)]
     choose = f"Choose from {', '.join(exportable)}"
-    model = models(families).get(name)
+    model = catalogue.models().get(name)
     if model is None:
-        raise SettingError(setting, *_unknown(name, families, choose))
+        raise SettingError(setting, *_unknown(name, catalogue, choose))
     if model.family.is_ensemble:
         steps = " and ".join(model.family.steps)
         raise SettingError(setting, f"it has no network: the server composes it of {steps}", choose)
@@ -79,10 +83,11 @@ def _check(name: str, families: dict[str, Family], operating_point: str | None) 
         raise SettingError(setting, cause, remedy)
 
 
-def _unknown(name: str, families: dict[str, Family], choose: str) -> tuple[str, str]:
+def _unknown(name: str, catalogue: Catalogue, choose: str) -> tuple[str, str]:
     """Return cause and remedy for a name that the catalogue does not have."""
     prefix, _, point = name.rpartition("_")
-    family = families.get(name) or families.get(prefix if point in OPERATING_POINTS else "")
+    families = catalogue.families
+    family = families.get(name) or families.get(prefix if point in catalogue.operating_points else "")
     if family is None or family.is_ensemble:
         return "the catalogue has no such model", choose
     options = " or ".join(f"--model {model}" for model in family.model_names())

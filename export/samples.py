@@ -1,58 +1,88 @@
-"""Real inputs for every model: segments of speech, run through the networks before it in the pipeline.
+"""Real inputs for every model: speech, run through the networks before it in the pipeline."""
 
-The file of speech holds log-mel features of segments, `segment_*`; every graph is compared on them. It may also hold
-`turn_*`, with the text of each in its metadata (`turns`, a JSON list): `build` counts wrong words on these.
-"""
-
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from contract import synthetic_inputs
-from contract.catalogue import AxisRange, Family, Mode, is_state
+from contract.catalogue import ENCODER_FRAMES, SAMPLES, AxisRange, Family, Mode, is_state
 from contract.graph import TRANSCRIPTS
-from contract.tokens import BLANK, collapse
-from export.networks.streaming import zero_states
+from contract.tokens import collapse
+from export.speech import Samples, Utterance
+from export.tracing import Boundary
 
-SPEECH_FILE = Path(__file__).parent.parent / "demo" / "features.safetensors"
 Sample = dict[str, NDArray[Any]]
 # The steps of a stream that are kept: the first, without a past; one with some past; one with a full past.
 _STEPS = (0, 4, 20)
 
 
-def speech() -> list[NDArray[np.float16]]:
-    """Load log-mel features of the segments, each FP16 [frames, 80], from short to long."""
-    return list(_named("segment_").values())
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stage:
+    """A model of a pipeline: its family, its network, and the blank of a CTC head."""
+
+    family: Family
+    network: nn.Module
+    blank: int = 0
+
+    def run(self, inputs: Sample) -> Sample:
+        """Return the outputs for whole recordings, in the catalogue's types."""
+        family = self.family.variants()[""]
+        network = Boundary(self.network, family, "fp32")
+        with torch.no_grad():
+            outputs = network(*(torch.from_numpy(inputs[tensor.name]) for tensor in family.inputs))
+        return {tensor.name: array.numpy() for tensor, array in zip(family.outputs, outputs, strict=True)}
 
 
-def transcribed_speech() -> list[tuple[NDArray[np.float16], str]]:
-    """Load log-mel features, each FP16 [frames, 80], with their text; empty if the file has no texts."""
-    features = _named("turn_")
-    with safe_open(SPEECH_FILE, framework="np") as file:
-        texts = json.loads((file.metadata() or {}).get("turns", "[]"))
-    return list(zip(features.values(), texts, strict=True)) if texts else []
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pipeline:
+    """A model and the models that compute its inputs, first the one that takes audio; all of one operating point."""
+
+    stages: tuple[Stage, ...]
+    """Those before the model."""
+    model: Stage
+    segments: tuple[Samples, ...]
+    """Real speech at the rate of the first network, from short to long."""
+
+    def samples(self, mode: Mode) -> Iterator[Sample]:
+        """Yield real inputs in a mode: all segments as one padded batch, then each one alone in its bucket.
+
+        If the mode takes a few encoder frames at a time, the inputs are cut to that number.
+        """
+        groups = (list(self.segments), *([segment] for segment in self.segments))
+        family = self.model.family
+        for group in groups:
+            if mode.is_streaming:
+                yield from streaming_samples(self.model.network, family.in_mode(mode.name), group)
+                continue
+            first = (*self.stages, self.model)[0].family
+            # A mode of streams takes windows of audio; the networks after it may read whole segments in it.
+            whole = mode if mode.name in first.modes and not first.modes[mode.name].is_streaming else None
+            audio = first.modes[(whole or next(iter(first.modes.values()))).name].axes[SAMPLES]
+            inputs = self._inputs(padded(group, audio))
+            yield _window(inputs, mode.axes[ENCODER_FRAMES].max) if "encoder_out" in inputs else inputs
+
+    def _inputs(self, values: Sample) -> Sample:
+        for stage in self.stages:
+            values = {**values, **stage.run(values)}
+        names = [tensor.name for tensor in self.model.family.inputs]
+        if "hypotheses" in names:
+            values = {**values, **hypotheses(values, self.stages[-1].blank, self.model.family)}
+        return {name: values[name] for name in names}
 
 
-def _named(prefix: str) -> dict[str, NDArray[np.float16]]:
-    with safe_open(SPEECH_FILE, framework="np") as file:
-        return {name: file.get_tensor(name) for name in sorted(file.keys()) if name.startswith(prefix)}
-
-
-def padded(features: list[NDArray[np.float16]], frames: AxisRange) -> Sample:
-    """Return segments as one batch, padded to the bucket of the longest one or cut to the largest bucket."""
-    size = bucket(max(len(values) for values in features), frames)
-    lengths = [min(len(values), size) for values in features]
-    batch = np.zeros((len(features), size, features[0].shape[1]), dtype=np.float16)
-    for row, values, length in zip(batch, features, lengths, strict=True):
-        row[:length] = values[:length]
-    return {"features": batch, "feature_lengths": np.array(lengths, dtype=np.int32)}
+def padded(segments: Sequence[Samples], extent: AxisRange) -> Sample:
+    """Return audio as one batch, padded to the bucket of the longest segment or cut to the largest bucket."""
+    size = bucket(max(map(len, segments)), extent)
+    lengths = [min(len(segment), size) for segment in segments]
+    batch = np.zeros((len(segments), size), dtype=np.float32)
+    for row, segment, length in zip(batch, segments, lengths, strict=True):
+        row[:length] = segment[:length]
+    return {"audio": batch, "audio_lengths": np.array(lengths, dtype=np.int32)}
 
 
 def bucket(size: int, extent: AxisRange) -> int:
@@ -60,56 +90,35 @@ def bucket(size: int, extent: AxisRange) -> int:
     return extent.smallest_bucket(size) or extent.max
 
 
-def samples(
-    family: Family, mode: Mode, families: Iterable[Family], networks: Mapping[str, nn.Module]
-) -> Iterator[Sample]:
-    """Yield real inputs of a family in a mode: all segments as one padded batch, then each one alone in its bucket.
-
-    `networks` holds torch networks of the same operating point, by their name in the catalogue: those before the family
-    in the pipeline, which compute its inputs, and for a streaming mode the family's own, which computes the states. If
-    the mode takes a few encoder frames at a time, the inputs are cut to that number.
-    """
-    segments = speech()
-    groups = (segments, *([segment] for segment in segments))
-    if mode.is_streaming:
-        for group in groups:
-            yield from streaming_samples(networks[str(family.network)], family.in_mode(mode.name), group)
-        return
-    source = next(each for each in (family, *families) if each.network == "body" or _takes_features(each))
-    features_mode = mode if "frames" in mode.axes else source.modes["batch"]
-    for group in groups:
-        inputs = _run_upstream(padded(group, features_mode.axes["frames"]), family, networks)
-        yield _window(inputs, mode.axes["encoder_frames"].max) if "encoder_out" in inputs else inputs
-
-
-def streaming_samples(network: Any, family: Family, segments: list[NDArray[np.float16]]) -> Iterator[Sample]:
+def streaming_samples(network: Any, family: Family, segments: Sequence[Samples]) -> Iterator[Sample]:
     """Yield the inputs of some steps of a streaming network over a batch of segments.
 
-    `family` is that of Family.at for the streaming mode. A segment that has ended continues as silence. The last step
-    of a single segment, whose window is not full, is included.
+    `family` is that of Family.in_mode for the streaming mode. A segment that has ended continues as silence. The last
+    step of a single segment, whose window is not full, is included.
     """
     (mode,) = family.modes.values()
-    window, past = mode.axes["frames"].max, next(each.shape[2] for each in mode.states if each.name == "attention")
-    begins = mode.window_starts(max(map(len, segments)))
-    batch = np.zeros((len(segments), begins[-1] + window, segments[0].shape[1]), dtype=np.float16)
-    for row, values in zip(batch, segments, strict=True):
-        row[: len(values)] = values[: batch.shape[1]]
-    encoder = network.streaming()
-    states = zero_states(network, len(segments), int(past))
+    window, begins = mode.axes[SAMPLES].max, mode.window_starts(max(map(len, segments)))
+    batch = np.zeros((len(segments), begins[-1] + window), dtype=np.float32)
+    for row, segment in zip(batch, segments, strict=True):
+        row[: len(segment)] = segment[: batch.shape[1]]
+    step_network = network.streaming()
+    sizes = {**network.dims, "batch": len(segments)}
+    states = [
+        np.zeros(synthetic_inputs.shape(tensor, sizes), dtype=synthetic_inputs.DTYPES[tensor.type])
+        for tensor in family.inputs
+        if is_state(tensor.name)
+    ]
+    kinds = [state.dtype for state in states]
     names = [tensor.name for tensor in family.inputs]
     for step, first in enumerate(begins):
-        features = batch[:, first : first + window]
-        lengths = np.array([len(values) - first for values in segments]).clip(1, window).astype(np.int32)
-        inputs: list[NDArray[Any]] = [features, lengths, *_in_catalogue_types(states, family)]
+        audio = np.ascontiguousarray(batch[:, first : first + window])
+        lengths = np.array([len(segment) - first for segment in segments]).clip(1, window).astype(np.int32)
+        inputs: list[NDArray[Any]] = [audio, lengths, *states]
         if step in _STEPS or (first == begins[-1] and len(segments) == 1):
             yield dict(zip(names, inputs, strict=True))
         with torch.no_grad():
-            states = encoder(torch.from_numpy(features), torch.from_numpy(lengths), *states)[2:]
-
-
-def _in_catalogue_types(states: Iterable[Tensor], family: Family) -> list[NDArray[Any]]:
-    kinds = [synthetic_inputs.DTYPES[tensor.type] for tensor in family.inputs if is_state(tensor.name)]
-    return [state.numpy().astype(kind) for state, kind in zip(states, kinds, strict=True)]
+            after: Sequence[Tensor] = step_network(*(torch.from_numpy(array) for array in inputs))[2:]
+        states = [state.numpy().astype(kind) for state, kind in zip(after, kinds, strict=True)]
 
 
 def _window(sample: Sample, frames: int) -> Sample:
@@ -121,47 +130,32 @@ def _window(sample: Sample, frames: int) -> Sample:
     return {**sample, **cut}
 
 
-def transcribed_samples(frames: AxisRange) -> Iterator[Sample]:
-    """Yield each turn whose text is known, alone in its bucket, with its text in `texts`; longer turns are left out."""
-    for features, text in transcribed_speech():
-        if len(features) <= frames.max:
-            yield {**padded([features], frames), TRANSCRIPTS: np.array([text])}
+def transcribed_samples(utterances: Iterable[Utterance], sample_rate_hz: int, extent: AxisRange) -> Iterator[Sample]:
+    """Yield each utterance alone in its bucket, with its text in `texts`; longer ones are left out."""
+    for utterance in utterances:
+        audio = utterance.at(sample_rate_hz)
+        if len(audio) <= extent.max:
+            yield {**padded([audio], extent), TRANSCRIPTS: np.array([utterance.text])}
 
 
-def _takes_features(family: Family) -> bool:
-    return any(tensor.name == "features" for tensor in family.inputs) and not family.is_ensemble
-
-
-def _run_upstream(sample: Sample, family: Family, networks: Mapping[str, nn.Module]) -> Sample:
-    """Return the inputs of a family, computed from features by the networks before it."""
-    names = [tensor.name for tensor in family.inputs]
-    if not sample.keys() >= set(names):
-        features, lengths = (torch.from_numpy(sample[key]) for key in ("features", "feature_lengths"))
-        with torch.no_grad():
-            encoded, encoder_lengths = networks["body"](features, lengths)
-            outputs: dict[str, Tensor] = {"encoder_out": encoded.half(), "encoder_lengths": encoder_lengths}
-            if "hypotheses" in names:
-                tokens, token_lengths = hypotheses(networks["acoustic"], encoded, encoder_lengths, family)
-                outputs |= {"hypotheses": tokens, "hypothesis_lengths": token_lengths}
-        sample = {**sample, **{name: tensor.numpy() for name, tensor in outputs.items()}}
-    return {name: sample[name] for name in names}
-
-
-def hypotheses(head: Any, encoded: Tensor, lengths: Tensor, family: Family) -> tuple[Tensor, Tensor]:
+def hypotheses(values: Sample, blank: int, family: Family) -> Sample:
     """Return hypotheses as a search would: the best path of each item, then variants without one of its tokens.
 
-    INT32 [batch, N, L] and INT32 [batch, N]; N and L are those of the family's batch mode, which every mode shares.
+    `values` holds top_tokens and encoder_lengths. INT32 [batch, N, L] and INT32 [batch, N]; N and L are those of the
+    family's batch mode, which every mode shares.
     """
     axes = family.modes["batch"].axes
     count, longest = axes["hypothesis_count"].opt, axes["hypothesis_tokens"].max
-    best = [_best_path(path[:length]) for path, length in zip(head(encoded, lengths)[1][..., 0], lengths, strict=True)]
+    best = [
+        list(collapse(path[:length].tolist(), dropped=(blank,)))
+        for path, length in zip(values["top_tokens"][..., 0], values["encoder_lengths"], strict=True)
+    ]
     variants = [[path[:skip] + path[skip + 1 :] if skip else path for skip in range(count)] for path in best]
     size = bucket(max(len(path) for rows in variants for path in rows), axes["hypothesis_tokens"])
     cut = [[path[: min(size, longest)] for path in rows] for rows in variants]
-    padded_rows = [[path + [BLANK] * (size - len(path)) for path in rows] for rows in cut]
-    token_lengths = [[len(path) for path in rows] for rows in cut]
-    return torch.tensor(padded_rows, dtype=torch.int32), torch.tensor(token_lengths, dtype=torch.int32)
-
-
-def _best_path(frames: Tensor) -> list[int]:
-    return list(collapse(frames.tolist(), dropped=(BLANK,)))
+    tokens = [[path + [blank] * (size - len(path)) for path in rows] for rows in cut]
+    lengths = [[len(path) for path in rows] for rows in cut]
+    return {
+        "hypotheses": np.array(tokens, dtype=np.int32),
+        "hypothesis_lengths": np.array(lengths, dtype=np.int32),
+    }

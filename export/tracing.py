@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from contract import catalogue, synthetic_inputs
+from contract.errors import CheckpointError
+from export.checkpoints.graph_network import GraphNetwork
 from export.job import Job
 
 OPSET = 18
+_GIBIBYTE, _MEBIBYTE = 1 << 30, 1 << 20
+# A protobuf message, which an ONNX file is, has less than 2 GiB. The nodes of a large network have a few MiB.
+LARGEST_BYTES = 2 * _GIBIBYTE - 64 * _MEBIBYTE
 TORCH_TYPES = {"FP16": torch.float16, "FP32": torch.float32, "INT32": torch.int32}
 _COMPUTE_TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # torch.export treats a dimension of size one as a constant, so the example has none. All its axes differ in size.
-_EXAMPLE_BATCH, _EXAMPLE_STEP = 2, 7
+_EXAMPLE_BATCH, _EXAMPLE_SIZE, _EXAMPLE_STEP = 2, 40, 7
 
 
 class Boundary(nn.Module):
@@ -39,12 +44,31 @@ class Boundary(nn.Module):
 
 
 def trace(job: Job, path: Path) -> None:
-    """Write the ONNX graph of a network; axes with a name in the catalogue stay dynamic and keep this name."""
-    with _garbage_collection_paused():
-        model = _exported(job)
+    """Write the ONNX graph of a network; axes with a name in the catalogue stay dynamic and keep this name.
+
+    Raises CheckpointError for weights that do not fit into one file of ONNX.
+    """
+    _check_size(job)
+    if isinstance(job.network, GraphNetwork):
+        # It is a graph already.
+        model = copy.deepcopy(job.network.graph)
+    else:
+        with _garbage_collection_paused():
+            model = _exported(job)
     _tidy(model, job.family, job.dims)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def _check_size(job: Job) -> None:
+    size = sum(weight.numel() for weight in job.network.parameters()) * _COMPUTE_TYPES[job.precision].itemsize
+    if size >= LARGEST_BYTES:
+        cause = (
+            f"its weights have {size / _GIBIBYTE:.1f} GiB in {job.precision.upper()}, and a graph holds less than 2 GiB"
+        )
+        # The gate of every build compares with the FP32 graph, so FP16 alone does not help.
+        remedy = "Use a network of less than 500 million weights"
+        raise CheckpointError(f"{job.model.name} in {job.name}", cause, remedy)
 
 
 def _exported(job: Job) -> onnx.ModelProto:
@@ -87,7 +111,10 @@ def example_sizes(family: catalogue.Family, dims: dict[str, int]) -> dict[str, i
     """Return a size for each axis to trace with; all differ, so that no two axes become one."""
     axes = dict.fromkeys(axis for tensor in family.inputs for axis in tensor.shape if isinstance(axis, str))
     dynamic = [axis for axis in axes if axis not in dims]
-    sizes = {axis: 40 + _EXAMPLE_STEP * index for index, axis in enumerate(dynamic)}
+    smallest = {axis: extent.min for mode in family.modes.values() for axis, extent in mode.axes.items()}
+    sizes = {
+        axis: max(_EXAMPLE_SIZE, smallest.get(axis, 0)) + _EXAMPLE_STEP * index for index, axis in enumerate(dynamic)
+    }
     return {"batch": _EXAMPLE_BATCH, **sizes, **dims}
 
 

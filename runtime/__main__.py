@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from contract.catalogue import catalogue
+from contract.catalogue import Catalogue
 from contract.platform import Platform
 from runtime import checks, embedded, flags, launch, log, options, repository, shared_memory
 from runtime.decision import DETECTION_SKIPPED, Decision, observe
@@ -33,7 +33,7 @@ def command() -> click.Command:
 def run(chosen: Settings) -> None:
     """Decide, verify, assemble and start; does not return when the server starts."""
     decision = observe(chosen, os.environ)
-    log_target(decision)
+    log_target(decision, chosen.catalogue)
     selection = decision.selection_or_raise()
     log_selection(selection)
     # All checks run before the repository changes: a failed start must not disturb the server that reads it.
@@ -61,10 +61,10 @@ def find_server(platform: Platform, assembled: Path) -> Server:
     return embedded.prepare(embedded.locate(), assembled.with_name(f"{assembled.name}.backends"), os.environ)
 
 
-def log_target(decision: Decision) -> None:
+def log_target(decision: Decision, catalogue: Catalogue) -> None:
     """Log the licence, the target architecture and the warnings."""
     if decision.licensing.refusal is None:
-        log.info(decision.licensing.describe(catalogue()))
+        log.info(decision.licensing.describe(catalogue))
     if decision.target is not None:
         arch = decision.target.arch.value
         for gpu in decision.detection.gpus:
@@ -83,6 +83,8 @@ def log_selection(selection: Selection) -> None:
     """Log what is served, in which precision, and what is not served."""
     for point, missing in selection.left_out.items():
         log.info(f"operating point {point} is not served: no engine for {', '.join(missing)}")
+    for absence in selection.absent:
+        log.info(str(absence))
     if selection.rejected:
         log.info(f"not used: {explain(selection.rejected)}")
     log.info(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")

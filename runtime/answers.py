@@ -1,10 +1,11 @@
 """Make a request with a known answer for any model of the catalogue, and validate the response.
 
-The catalogue defines the request: two equal items (one item for a stream, which it begins and ends), a constant value
-or token in each tensor, at the smallest size that clients send. The response must have the contract's tensors, finite
-and equal for all items. It must also have the properties that every such network has, whatever its weights are:
-log-probabilities that fall along a frame and sum to at most 1 as probabilities, distinct tokens, scores that are
-logarithms of probabilities, embeddings of unit length.
+The catalogue defines the request: two equal items (one item for a stream, which it begins and ends), at the smallest
+size that clients send. Numbers are noise by the catalogue's rules for synthetic inputs, the same in every request,
+because a network that normalises a recording cannot take a constant one. Every token is token 0, because every
+vocabulary has it. The response must have the contract's tensors, finite and equal for all items. It must also have the
+properties that every such network has, whatever its weights are: log-probabilities that fall along a frame and sum to
+at most 1 as probabilities, distinct tokens, scores that are logarithms of probabilities, embeddings of unit length.
 
 Triton sends and receives FP16 in binary only, never as JSON, so all tensors use its binary extension:
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_tensor_data.md
@@ -13,16 +14,17 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 import itertools
 import json
 import math
+import random
 import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contract.catalogue import Family, Mode, Tensor
+from contract.catalogue import ENCODER_FRAMES, Family, Mode, Tensor
 from contract.synthetic_inputs import shape
-from contract.tokens import FIRST_WORD_TOKEN
 
+LENGTHS = "encoder_lengths"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _FORMATS = {"FP16": "e", "FP32": "f", "INT32": "i"}
 _ITEMS = 2
@@ -53,7 +55,7 @@ Arrays = dict[str, Array]
 
 
 def make_request(family: Family, metadata: Mapping[str, Any]) -> Arrays:
-    """Return constant inputs for a model; sizes that depend on its weights come from the server's model metadata."""
+    """Return inputs for a model; sizes that depend on its weights come from the server's model metadata."""
     mode = served_mode(family, metadata)
     sizes = {axis: (extent.buckets or (extent.min,))[0] for axis, extent in mode.axes.items()}
     sizes |= {axis: size for axis, size in _reported_sizes(family, metadata).items() if size > 0}
@@ -127,24 +129,29 @@ def validate_response(family: Family, request: Arrays, response: Arrays) -> str 
         wrong = next((text for fits, text in _contract_checks(tensor, array, request) if not fits), None)
         if wrong is not None:
             return f"{tensor.name} {wrong}"
-    checks = (check(response[name], _lengths(request, response)) for name, check in _CHECKS.items() if name in response)
-    return next((text for text in checks if text is not None), None)
+    lengths = _lengths(request, response)
+    checks = (check(response[name], lengths) for name, check in _CHECKS.items() if name in response)
+    return _too_long(family, response, lengths) or next((text for text in checks if text is not None), None)
 
 
 def _filled(tensor: Tensor, sizes: dict[str, int]) -> Array:
     wanted = shape(tensor, sizes)
     # One number per item is sent as [batch, 1]; see runtime.repository.
     wanted = wanted if len(wanted) > 1 else (*wanted, 1)
-    return Array(type=tensor.type, shape=wanted, values=(_value(tensor, sizes),) * math.prod(wanted))
+    items, *rest = wanted
+    return Array(type=tensor.type, shape=wanted, values=_item(tensor, sizes, math.prod(rest)) * items)
 
 
-def _value(tensor: Tensor, sizes: dict[str, int]) -> float:
-    if tensor.synthetic is None or tensor.synthetic.token_below is not None:
-        return FIRST_WORD_TOKEN
-    if tensor.synthetic.length_of is not None:
-        return sizes[tensor.synthetic.length_of]
-    mean, _ = tensor.synthetic.normal or (0.0, 1.0)
-    return mean
+def _item(tensor: Tensor, sizes: dict[str, int], count: int) -> tuple[float, ...]:
+    rule = tensor.synthetic
+    if rule is None or rule.token_below is not None:
+        return (0,) * count
+    if rule.length_of is not None:
+        return (sizes[rule.length_of],) * count
+    if rule.normal is None:
+        return (rule.constant or 0,) * count
+    noise = random.Random(tensor.name)  # noqa: S311 - the same numbers each time, not secret ones
+    return tuple(noise.gauss(*rule.normal) for _ in range(count))
 
 
 def _contract_checks(tensor: Tensor, array: Array, request: Arrays) -> Iterator[tuple[bool, str]]:
@@ -161,7 +168,7 @@ def _contract_checks(tensor: Tensor, array: Array, request: Arrays) -> Iterator[
 
 
 def _lengths(request: Arrays, response: Arrays) -> Array | None:
-    return response.get("encoder_lengths", request.get("encoder_lengths"))
+    return response.get(LENGTHS, request.get(LENGTHS))
 
 
 def _close(first: float, second: float) -> bool:
@@ -197,9 +204,13 @@ def _encoder_lengths(array: Array, _lengths: Array | None) -> str | None:
     return None if all(value > 0 for value in array.values) else "encoder_lengths is 0 or less"
 
 
-def _encoder_out(array: Array, lengths: Array | None) -> str | None:
-    if lengths is not None and max(lengths.values) > array.shape[1]:
-        return f"encoder_lengths is {max(lengths.values)}, but encoder_out has {array.shape[1]} frames"
+def _too_long(family: Family, response: Arrays, lengths: Array | None) -> str | None:
+    longest = max(lengths.values) if lengths is not None else 0
+    for tensor in family.outputs:
+        if ENCODER_FRAMES in tensor.shape:
+            frames = response[tensor.name].shape[1 + tensor.shape.index(ENCODER_FRAMES)]
+            if longest > frames:
+                return f"{LENGTHS} is {longest}, but {tensor.name} has {frames} frames"
     return None
 
 
@@ -217,8 +228,7 @@ def _embedding(array: Array, _lengths: Array | None) -> str | None:
 
 
 _CHECKS: dict[str, Callable[[Array, Array | None], str | None]] = {
-    "encoder_lengths": _encoder_lengths,
-    "encoder_out": _encoder_out,
+    LENGTHS: _encoder_lengths,
     "top_log_probs": _log_probs,
     "top_tokens": _tokens,
     "scores": _scores,

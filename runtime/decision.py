@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from contract.arch import Arch
-from contract.catalogue import Family, catalogue
 from contract.errors import NoEngineError, SignatureError, VoxwrightError
 from contract.platform import Platform, platforms
 from contract.signature import Verdict
@@ -68,8 +67,7 @@ class Decision:
 
 def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
     """Inspect this machine and its bundles, and decide; raise GpuError for a driver that does not start."""
-    families = catalogue()
-    licensing = licence.evaluate(chosen.licence, chosen.vendor_key, chosen.operating_point, families)
+    licensing = licence.evaluate(chosen.licence, chosen.vendor_key, chosen.operating_point, chosen.catalogue)
     on_cpu = chosen.platform is not None and chosen.platform.cuda is None
     # A CPU platform needs no driver. A broken driver must not stop it.
     detection = GpuDetection(reason=DETECTION_SKIPPED) if on_cpu else gpu.detect(environment)
@@ -80,7 +78,7 @@ def observe(chosen: Settings, environment: Mapping[str, str]) -> Decision:
         no_bundle = None if found else bundles.explain_absence(chosen.engines)
     except VoxwrightError as error:
         unreadable = error
-    return decide(chosen, detection, host.describe(), found, families, unreadable, licensing, no_bundle)
+    return decide(chosen, detection, host.describe(), found, unreadable, licensing, no_bundle)
 
 
 def decide(
@@ -88,7 +86,6 @@ def decide(
     detection: GpuDetection,
     host: Host,
     found: Sequence[Bundle],
-    families: Mapping[str, Family],
     unreadable: VoxwrightError | None = None,
     licensing: Licensing = _UNLICENSED,
     no_bundle: NoBundle | None = None,
@@ -96,11 +93,11 @@ def decide(
     """Return the decision, as a pure function of the settings and of what was detected and read."""
     platform = chosen.platform or default_platform(on_gpu=bool(detection.gpus or detection.inaccessible))
     target = resolve_target(chosen, detection, platform, licensing)
-    considered = selection.evaluate(found, families, target) if target and unreadable is None else None
+    considered = selection.evaluate(found, chosen.catalogue, target) if target and unreadable is None else None
     budget = estimate(considered, flags.pool_sizes(chosen.triton_flags)) if considered and considered.chosen else None
     findings = preflight.examine(detection, platform)
-    if budget is not None and len(detection.gpus) == 1:
-        findings += preflight.examine_budget(budget, detection.gpus[0])
+    if budget is not None and considered is not None and len(detection.gpus) == 1:
+        findings += preflight.examine_budget(budget, detection.gpus[0], considered.operating_points)
     return Decision(
         licensing=licensing,
         detection=detection,
@@ -111,7 +108,7 @@ def decide(
         unreadable=unreadable,
         no_bundle=no_bundle.error(selection.build_command(target)) if no_bundle else None,
         selection=considered,
-        unsigned=_unsigned(found, families, considered) if considered else None,
+        unsigned=_unsigned(found, considered) if considered else None,
         budget=budget,
         findings=tuple(findings),
         warnings=(
@@ -146,13 +143,12 @@ def default_platform(*, on_gpu: bool) -> Platform:
     return next(found for found in platforms().values() if found.backend and (found.cuda is not None) == on_gpu)
 
 
-def _unsigned(found: Sequence[Bundle], families: Mapping[str, Family], considered: Selection) -> SignatureError | None:
+def _unsigned(found: Sequence[Bundle], considered: Selection) -> SignatureError | None:
     # Rebuilding would be the wrong remedy for engines that only lack a signature.
     if considered.operating_points:
         return None
     as_if = {bundle.folder: replace(bundle, verdict=Verdict.NOT_CHECKED) for bundle in found}
-    wanted = {
-        choice.bundle.folder for choice in selection.evaluate([*as_if.values()], families, considered.target).chosen
-    }
+    signed = selection.evaluate([*as_if.values()], considered.catalogue, considered.target)
+    wanted = {choice.bundle.folder for choice in signed.chosen}
     refusals = (signature_error(bundle.folder, bundle.verdict) for bundle in found if bundle.folder in wanted)
     return next((refusal for refusal in refusals if refusal is not None), None)

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-from contract.catalogue import catalogue
 from contract.errors import VoxwrightError, guard
 from contract.manifest import EngineRecord
 from contract.platform import format_version, requirements
@@ -92,7 +91,7 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
     chosen, decision = diagnosis.chosen, diagnosis.decision
     return {
         **conclusion(diagnosis.refusals),
-        "licence": decision.licensing.describe(catalogue()),
+        "licence": decision.licensing.describe(chosen.catalogue),
         "gpus": [asdict(gpu) for gpu in decision.detection.gpus],
         "no_gpu": decision.detection.reason,
         "driver": asdict(decision.detection.driver) if decision.detection.driver else None,
@@ -102,6 +101,7 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
             "arch": decision.target.arch.value if decision.target else None,
             "mode": chosen.mode,
             "operating_point": chosen.operating_point,
+            "catalogue": str(chosen.catalogue.folder),
             "trusted_keys": [str(key) for key in chosen.trusted_keys],
         },
         "bundles": [_bundle_table(bundle) for bundle in decision.bundles],
@@ -171,7 +171,7 @@ def _outcome(check: checks.Check) -> Outcome:
 def _machine(diagnosis: Diagnosis) -> Iterator[Row]:
     chosen, decision = diagnosis.chosen, diagnosis.decision
     detection, host, platform = decision.detection, decision.host, decision.platform
-    yield "licence", decision.licensing.describe(catalogue())
+    yield "licence", decision.licensing.describe(chosen.catalogue)
     for gpu in detection.gpus:
         mig = f"MIG {gpu.mig}"
         yield "GPU", f"{gpu.name}, compute capability {format_version(gpu.capability)}, {size(gpu.memory_bytes)}, {mig}"
@@ -226,6 +226,8 @@ def _served(selection: Selection | None) -> Iterator[Row]:
         yield point, ", ".join(sorted([*names, *ensembles]))
     for precision, served in selection.precisions().items():
         yield f"in {precision.upper()}", ", ".join(served)
+    for absence in selection.absent:
+        yield absence.operating_point, f"without {', '.join(absence.models)}: {absence.consequence}"
     for point, missing in selection.left_out.items():
         yield point, f"not served, because these are missing: {', '.join(missing)}"
 
@@ -292,6 +294,8 @@ def _served_table(selection: Selection | None) -> dict[str, Any] | None:
         "operating_points": selection.operating_points,
         "models": selection.models(),
         "precisions": selection.precisions(),
+        "languages": selection.languages,
+        "absent": [asdict(absence) for absence in selection.absent],
         "left_out": selection.left_out,
     }
 

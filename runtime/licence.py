@@ -3,7 +3,7 @@
 import base64
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from contract import command_line, files, signature
-from contract.catalogue import OPERATING_POINTS, Family, catalogue
+from contract.catalogue import Catalogue
 from contract.errors import LicenceError, SettingError, VoxwrightError
 from contract.manifest import Signature
 from runtime.licence_file import PLACE, Licence
@@ -36,10 +36,10 @@ class Licensing:
     refusal: VoxwrightError | None = None
     warnings: tuple[Finding, ...] = ()
 
-    def describe(self, families: Mapping[str, Family]) -> str:
+    def describe(self, catalogue: Catalogue) -> str:
         """Return in one line what is licensed."""
         if self.licence is not None:
-            return describe(self.licence, families)
+            return describe(self.licence, catalogue)
         return "rejected" if self.refusal else f"no licence is needed: there is no vendor key at {VENDOR_KEY}"
 
 
@@ -49,7 +49,7 @@ def now() -> datetime:
 
 
 def evaluate(
-    path: Path, vendor_key: Path, operating_point: str | None, families: Mapping[str, Family], clock: Clock = now
+    path: Path, vendor_key: Path, operating_point: str | None, catalogue: Catalogue, clock: Clock = now
 ) -> Licensing:
     """Return what is licensed, or the error where that does not cover the requested operating point."""
     at = clock()
@@ -57,7 +57,7 @@ def evaluate(
         licence = load_verified(path, vendor_key, at)
         if licence is None:
             return Licensing()
-        check_use(licence, path, operating_point, families)
+        check_use(licence, path, operating_point, catalogue)
     except VoxwrightError as error:
         return Licensing(refusal=error)
     return Licensing(licence=licence, warnings=tuple(_expiry_warnings(licence, path, at)))
@@ -115,23 +115,23 @@ def check_validity(licence: Licence, path: Path, at: datetime) -> None:
         raise LicenceError(path, f"it expired on {_shown(licence.expires)}", _RENEW)
 
 
-def check_use(licence: Licence, path: Path, operating_point: str | None, families: Mapping[str, Family]) -> None:
+def check_use(licence: Licence, path: Path, operating_point: str | None, catalogue: Catalogue) -> None:
     """Raise LicenceError where the requested operating point, or every point or language, is not licensed."""
-    points = [operating_point] if operating_point else list(OPERATING_POINTS)
+    points = [operating_point] if operating_point else list(catalogue.operating_points)
     if not set(points) & set(licence.operating_points):
         remedy = "Set SM_OPERATING_POINT to a licensed one, or request a licence for this one from the vendor"
         raise LicenceError(path, _unlicensed("operating point", points, licence.operating_points), remedy)
-    languages = sorted({family.language for family in families.values() if family.language})
+    languages = catalogue.languages()
     if languages and not set(languages) & set(licence.languages):
         remedy = "Serve a catalogue with a licensed one, or request a licence for this one from the vendor"
         raise LicenceError(path, _unlicensed("language", languages, licence.languages), remedy)
 
 
-def describe(licence: Licence, families: Mapping[str, Family]) -> str:
+def describe(licence: Licence, catalogue: Catalogue) -> str:
     """Return in one line what is licensed, and what the catalogue has that is not licensed and so not served."""
-    languages = sorted({family.language for family in families.values() if family.language})
+    languages = catalogue.languages()
     missing = [
-        *(f"operating point {point}" for point in OPERATING_POINTS if point not in licence.operating_points),
+        *(f"operating point {point}" for point in catalogue.operating_points if point not in licence.operating_points),
         *(f"language {language}" for language in languages if language not in licence.languages),
     ]
     granted = f"{_listed(licence.operating_points)} in {_listed(licence.languages)}"
@@ -213,11 +213,12 @@ def command() -> None:
     "--expires", required=True, type=_day, help="The first moment, in UTC, at which it is not valid any more."
 )
 @click.option("--not-before", type=_day, help="The first moment, in UTC, at which it is valid.  [default: today]")
-@click.option("--operating-point", "points", multiple=True, type=click.Choice(OPERATING_POINTS), help="Repeatable.")
+@click.option("--operating-point", "points", multiple=True, help="Such as standard; repeatable.")
 @click.option(
     "--language", "languages", multiple=True, help="Such as en; repeatable.  [default: every language of the catalogue]"
 )
 @click.option("--out", required=True, type=_path, help="File to write.")
+@command_line.catalogue_option()
 @command_line.verbose_option()
 def issue_command(
     key: Path,
@@ -227,17 +228,19 @@ def issue_command(
     points: tuple[str, ...],
     languages: tuple[str, ...],
     out: Path,
+    catalogue: Catalogue,
 ) -> None:
     """Sign a licence; without --operating-point it covers every operating point."""
-    spoken = sorted({family.language for family in catalogue().values() if family.language})
+    for point in points:
+        catalogue.check_operating_point(point, "--operating-point")
     start = not_before or now().replace(hour=0, minute=0, second=0, microsecond=0)
     terms = Licence(
         product=PRODUCT,
         licensee=licensee,
         not_before=start.replace(tzinfo=UTC),
         expires=expires.replace(tzinfo=UTC),
-        operating_points=points or OPERATING_POINTS,
-        languages=languages or tuple(spoken),
+        operating_points=points or catalogue.operating_points,
+        languages=languages or catalogue.languages(),
     )
     if terms.expires <= terms.not_before:
         cause = f"{_shown(terms.expires)} is not after the begin of the licence, {_shown(terms.not_before)}"
@@ -259,14 +262,17 @@ def show_command(path: Path) -> None:
 @click.option(
     "--operating-point", envvar="SM_OPERATING_POINT", show_envvar=True, help="Check that it is licensed as well."
 )
+@command_line.catalogue_option()
 @command_line.verbose_option()
-def verify_command(path: Path, vendor_key: Path, operating_point: str | None) -> None:
+def verify_command(path: Path, vendor_key: Path, operating_point: str | None, catalogue: Catalogue) -> None:
     """Check whether a start would accept a licence; exit with the exit code of the error otherwise."""
+    if operating_point is not None:
+        catalogue.check_operating_point(operating_point, "--operating-point")
     licence = read(path)
     check_signature(licence, path, vendor_key)
     check_validity(licence, path, now())
-    check_use(licence, path, operating_point, catalogue())
-    print(f"{path} is valid: {describe(licence, catalogue())}", file=sys.stderr)
+    check_use(licence, path, operating_point, catalogue)
+    print(f"{path} is valid: {describe(licence, catalogue)}", file=sys.stderr)
 
 
 def main() -> None:

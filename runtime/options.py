@@ -23,11 +23,14 @@ def command(name: str, about: str, *extra: click.Parameter) -> click.Command:
         help=f"{about} Flags after -- go to tritonserver unchanged.",
         params=[*_settings(), *extra],
     )
-    return command_line.verbose_option()(described)
+    return command_line.catalogue_option("engines")(command_line.verbose_option()(described))
 
 
 def parse(described: click.Command, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the values of a command line and the environment; raise SystemExit for --help and misuse."""
+    """Return the values of a command line and the environment; raise SystemExit for --help and misuse.
+
+    Raise CatalogueError for a --catalogue that is not one.
+    """
     try:
         with described.make_context(described.name, list(arguments)) as context:
             return dict(context.params)
@@ -64,7 +67,7 @@ def _settings() -> list[click.Parameter]:
         _option(
             "--operating-point",
             envvar="SM_OPERATING_POINT",
-            help="standard or enhanced.  [default: all that are complete]",
+            help="One of the catalogue, such as standard.  [default: all that are complete]",
         ),
         _option("--batch-mode", envvar="SM_BATCH_MODE", default="true", help="false serves real time."),
         _option("--http-port", type=_PORT, default=8000),

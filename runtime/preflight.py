@@ -47,8 +47,9 @@ def examine(detection: GpuDetection, platform: Platform) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-def examine_budget(budget: Budget, gpu: Gpu) -> list[Finding]:
-    """Return a finding where the chosen engines do not fit into the memory of a GPU."""
+def examine_budget(budget: Budget, gpu: Gpu, operating_points: Sequence[str]) -> list[Finding]:
+    """Return a finding where the chosen engines, those of some operating points, do not fit into a GPU's memory."""
+    one = f"Serve one operating point with SM_OPERATING_POINT={operating_points[0]}, or use"
     free = gpu.memory_bytes - requirements().gpu_reserve_bytes
     if budget.known_bytes <= free:
         return []
@@ -57,7 +58,7 @@ def examine_budget(budget: Budget, gpu: Gpu) -> list[Finding]:
             subject=f"GPU {gpu.name}",
             found=f"the selected engines and Triton's memory pool need {gibibytes(budget.known_bytes)} of its memory",
             wanted=f"{gibibytes(free)} or less",
-            remedy="Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU with more memory",
+            remedy=f"{one if len(operating_points) > 1 else 'Use'} a GPU with more memory",
         )
     ]
 

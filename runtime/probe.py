@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from contract import command_line
-from contract.catalogue import catalogue
-from contract.catalogue import models as every_model
+from contract.catalogue import Catalogue, Family
 from contract.errors import ProbeError, ServerUnreachableError
 from runtime import answers
 
@@ -23,6 +22,7 @@ _PAUSE_S = 0.25
 _ANSWER_S = 2.0
 _NO_HTTP = (OSError, http.client.HTTPException, ValueError)
 _SEE_LOG = "Read the server's log; `python -m runtime.doctor` reports what would stop a start"
+_OTHER_RELEASE = "Use the probe of the server's release, or name the catalogue of the server with --catalogue"
 _RESTART = "Restart the server; if that does not help, build the engines again with `python -m build.engines`"
 
 
@@ -62,11 +62,12 @@ def models(url: str) -> dict[str, str]:
         raise ServerUnreachableError(url, f"it does not list its models ({error})", _SEE_LOG) from error
 
 
-def infer(url: str, model: str, timeout_s: float) -> None:
+def infer(url: str, model: str, family: Family, timeout_s: float) -> None:
     """Send a model a request with a known answer; raise ProbeError for a wrong or late answer."""
-    subject, family = f"model {model}", every_model(catalogue())[model].family
+    subject = f"model {model}"
     try:
         metadata = json.loads(_get(f"{url}/v2/models/{model}", timeout_s=timeout_s))
+        _check_inputs(subject, family, metadata)
         inputs = answers.make_request(family, metadata)
         streaming = answers.served_mode(family, metadata).is_streaming
         body, headers = answers.encode(inputs, whole_stream=streaming)
@@ -96,13 +97,18 @@ def infer(url: str, model: str, timeout_s: float) -> None:
 @click.option("--live", is_flag=True, help="Check only that the process lives, for use while models load.")
 @click.option("--inference", is_flag=True, help="Send a request to every model as well, and check the answers.")
 @click.option("--answer-timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for one answer.")
+@command_line.catalogue_option()
 @command_line.verbose_option()
-def command(url: str, timeout: float, *, live: bool, inference: bool, answer_timeout: float) -> None:
+def command(
+    url: str, timeout: float, catalogue: Catalogue, *, live: bool, inference: bool, answer_timeout: float
+) -> None:
     """Wait until the server is ready, and print which models it serves."""
-    print(run(_checked(url), timeout, live=live, inference=inference, answer_timeout_s=answer_timeout))
+    print(run(_checked(url), timeout, catalogue, live=live, inference=inference, answer_timeout_s=answer_timeout))
 
 
-def run(url: str, timeout_s: float, *, live: bool, inference: bool, answer_timeout_s: float) -> str:
+def run(
+    url: str, timeout_s: float, catalogue: Catalogue, *, live: bool, inference: bool, answer_timeout_s: float
+) -> str:
     """Return the state of the server in one line; raise ServerUnreachableError or ProbeError for a problem."""
     states = LIVE if live else READY
     problem = wait(url, timeout_s, states)
@@ -114,12 +120,21 @@ def run(url: str, timeout_s: float, *, live: bool, inference: bool, answer_timeo
     ready = f"{url}: ready, {len(served)} models: {', '.join(served)}"
     if not inference:
         return ready
-    known = [name for name in served if name in every_model(catalogue())]
-    for name in known:
-        infer(url, name, answer_timeout_s)
+    known = {name: model.family for name, model in catalogue.models().items() if name in served}
+    for name, family in known.items():
+        infer(url, name, family, answer_timeout_s)
     unknown = [name for name in served if name not in known]
-    rest = f"; not in this release's catalogue, so not checked: {', '.join(unknown)}" if unknown else ""
+    rest = f"; not in the catalogue, so not checked: {', '.join(unknown)}" if unknown else ""
     return f"{ready}; {len(known)} answered correctly{rest}"
+
+
+def _check_inputs(subject: str, family: Family, metadata: Mapping[str, Any]) -> None:
+    """Raise ProbeError for a model with other inputs than the catalogue's, such as one that takes features."""
+    served = [str(entry["name"]) for entry in metadata["inputs"]]
+    missing = [tensor.name for tensor in family.inputs if tensor.name not in served]
+    if missing:
+        cause = f"it has no input {missing[0]}, only {', '.join(served)}: it is not of this release or catalogue"
+        raise ProbeError(subject, cause, _OTHER_RELEASE)
 
 
 def _checked(url: str) -> str:

@@ -8,7 +8,18 @@ from typing import Any
 
 from contract import digest, files, verification
 from contract.arch import Arch
-from contract.catalogue import NEXT_STATE_PREFIX, STATE_PREFIX, Family, Mode, Model, Tensor, is_state, model_name
+from contract.catalogue import (
+    MODEL_FILE,
+    NEXT_STATE_PREFIX,
+    STATE_PREFIX,
+    Family,
+    Mode,
+    Model,
+    Tensor,
+    is_state,
+    model_name,
+)
+from contract.client import PARAMETER, ClientSpec, merge
 from contract.errors import BundleError, CatalogueError, SettingError, as_output_error
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
@@ -83,8 +94,7 @@ def sources(selection: Selection) -> list[Bundle]:
 
 def configurations(selection: Selection, threads: int) -> dict[str, Config]:
     """Return the configuration of every model, by name, as dicts that pbtxt renders."""
-    target = selection.target
-    configs = {choice.model.name: _engine_config(choice, target, threads) for choice in selection.chosen}
+    configs = {choice.model.name: _engine_config(choice, selection, threads) for choice in selection.chosen}
     records = {choice.model.name: choice.record for choice in selection.chosen}
     for model in selection.ensembles:
         configs[model.name] = _ensemble_config(model, configs, records)
@@ -109,9 +119,9 @@ def _check_target(repository: Path) -> None:
         raise SettingError(f"--repository {repository}", cause, "Use a folder that holds only the repository")
 
 
-def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
-    model, record = choice.model, choice.record
-    _check_catalogue(model.family)
+def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config:
+    model, record, target = choice.model, choice.record, selection.target
+    _check_catalogue(model.family, selection.catalogue.folder / model.family.name / MODEL_FILE)
     _check_tensors(choice)
     config: Config = {
         "name": model.name,
@@ -128,7 +138,7 @@ def _engine_config(choice: Choice, target: Target, threads: int) -> Config:
         key = f"{capability[0]}.{capability[1]}"
         config["cc_model_filenames"] = [{"key": key, "value": engine_file(target)}]
     own = _session_parameters(threads) if target.platform.backend == "onnxruntime" else {}
-    return {**config, "parameters": _parameters({**record.parameters, **own})}
+    return {**config, "parameters": _parameters(record.client, own)}
 
 
 def _session_parameters(threads: int) -> dict[str, str]:
@@ -148,8 +158,6 @@ def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mappi
         for step in steps
         for tensor in (*configs[step]["input"], *configs[step]["output"])
     }
-    # A client reads only the ensemble's configuration, so it holds the parameters of its steps too.
-    parameters = {key: text for step in steps for key, text in records[step].parameters.items()}
     return {
         "name": model.name,
         "platform": "ensemble",
@@ -158,7 +166,8 @@ def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mappi
         "input": [at_boundary[tensor.name] for tensor in model.family.inputs],
         "output": [at_boundary[tensor.name] for tensor in model.family.outputs],
         "ensemble_scheduling": {"step": _steps(steps, model.family, configs)},
-        "parameters": _parameters(parameters),
+        # A client reads only the ensemble's configuration, so it holds what is to be known of every step.
+        "parameters": _parameters(merge(records[step].client for step in steps)),
     }
 
 
@@ -238,22 +247,23 @@ def _instances(family: Family, arch: Arch) -> list[Config]:
     return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
 
 
-def _parameters(texts: Mapping[str, str]) -> list[Config]:
+def _parameters(client: ClientSpec, own: Mapping[str, str] | None = None) -> list[Config]:
+    texts = {PARAMETER: client.to_json(), **(own or {})}
     return [{"key": key, "value": {"string_value": text}} for key, text in sorted(texts.items())]
 
 
-def _check_catalogue(family: Family) -> None:
+def _check_catalogue(family: Family, path: Path) -> None:
     for field in family.triton:
         if field in _OWN_FIELDS:
             raise CatalogueError(
-                f"model_repository/{family.name}/model.toml",
+                path,
                 f"triton.{field}: this field follows from the rest of the file and from the engine",
                 "Remove it",
             )
     for mode in family.modes.values():
         if mode.is_streaming and "sequence_batching" not in family.triton:
             raise CatalogueError(
-                f"model_repository/{family.name}/model.toml",
+                path,
                 f"modes.{mode.name}: it has states, but no triton.sequence_batching that keeps them",
                 f"Add modes.{mode.name}.triton.sequence_batching",
             )

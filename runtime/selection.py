@@ -1,12 +1,12 @@
 """Select the engines to serve: a pure function of the bundles, the catalogue and the target."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract import compatibility
 from contract.arch import Arch
-from contract.catalogue import OPERATING_POINTS, Family, Model, language_of, models
+from contract.catalogue import LM, OPTIONAL_ROLES, RESCORER, SPEAKER, Catalogue, Model, model_name
 from contract.errors import NoEngineError
 from contract.manifest import PASSED, EngineRecord
 from contract.platform import Platform
@@ -15,6 +15,13 @@ from runtime.licence_file import Licence
 
 Fit = tuple[bool, int]
 """How closely an engine fits, smallest first: (built for another architecture, index of its compatibility level)."""
+_NO_RECOGNISER = "a CTC network that clients can call: the catalogue has none"
+# What clients do without, by the role of the model.
+_CONSEQUENCES = {
+    RESCORER: "no rescoring by attention",
+    LM: "no language model",
+    SPEAKER: "speakers are not distinguished",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +36,11 @@ class Target:
     licence: Licence | None = None
     """The licence that limits what is served; None where no licence is needed."""
 
-    @property
-    def points(self) -> tuple[str, ...]:
-        """Return the requested operating point, or all that are licensed."""
+    def points(self, catalogue: Catalogue) -> tuple[str, ...]:
+        """Return the requested operating point, or all of a catalogue that are licensed."""
         if self.operating_point is not None:
             return (self.operating_point,)
-        return tuple(point for point in OPERATING_POINTS if self.objection(point, None) is None)
+        return tuple(point for point in catalogue.operating_points if self.objection(point, None) is None)
 
     def objection(self, operating_point: str, language: str | None) -> str | None:
         """Return why the licence forbids a model; None where it does not."""
@@ -70,9 +76,22 @@ class Rejection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Absence:
+    """Optional models, or those of a language, that the bundle of a served operating point does not list."""
+
+    operating_point: str
+    models: tuple[str, ...]
+    consequence: str
+
+    def __str__(self) -> str:
+        return f"operating point {self.operating_point} is served without {', '.join(self.models)}: {self.consequence}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
     """What is served and what is not; without an operating point where nothing can be served."""
 
+    catalogue: Catalogue
     target: Target
     operating_points: tuple[str, ...]
     chosen: tuple[Choice, ...]
@@ -80,6 +99,9 @@ class Selection:
     rejected: tuple[Rejection, ...]
     left_out: dict[str, tuple[str, ...]]
     """Incomplete operating points, each with its missing models."""
+    languages: dict[str, tuple[str, ...]]
+    """The languages that each served operating point recognises."""
+    absent: tuple[Absence, ...]
     mode_is_known: bool
     """Whether any model of the catalogue has the mode."""
 
@@ -99,53 +121,67 @@ class Selection:
         return tuple(choice for choice in self.chosen if choice.bundle.manifest.arch is not self.target.arch)
 
 
-def select(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target) -> Selection:
-    """Return a selection with one engine per model for each operating point that is complete.
+def select(bundles: Sequence[Bundle], catalogue: Catalogue, target: Target) -> Selection:
+    """Return a selection for each operating point that a bundle offers.
 
     Raise NoEngineError, with a reason for every engine found, when the requested point is incomplete, or when no point
     was requested and none is complete. Part of an operating point is never served.
     """
-    selection = evaluate(bundles, families, target)
+    selection = evaluate(bundles, catalogue, target)
     error = refusal(selection)
     if error is not None:
         raise error
     return selection
 
 
-def evaluate(bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target) -> Selection:
+def evaluate(bundles: Sequence[Bundle], catalogue: Catalogue, target: Target) -> Selection:
     """Return the selection as `select` does, also where nothing can be served.
 
+    A bundle offers an operating point when two conditions hold. Every engine that its manifest lists for the point and
+    the mode may run here. At least one language has all engines that it requires. Optional models and whole languages
+    that the manifest does not list are left out.
+
     All engines of an operating point come from one bundle, because only a bundle guarantees that its networks belong
-    together. Of several complete bundles, the order of preference is: built for this architecture, then the narrower
-    compatibility level, then the first bundle.
+    together. Of several bundles, the order of preference is: built for this architecture, then the narrower
+    compatibility level, then more models, then the first bundle.
     """
-    families = target.licence.limit(families) if target.licence else families
-    families = {name: family.in_mode(target.mode) for name, family in families.items() if target.mode in family.modes}
-    usable, rejected = _partition(bundles, families, target)
-    wanted = target.points
-    needed = {point: _needed(families, point) for point in OPERATING_POINTS}
-    served = {point: _best(usable, needed[point], target) for point in wanted}
-    complete = {point: found for point, found in served.items() if found is not None}
+    considered = _considered(catalogue, target)
+    languages = {name: model.family.language for name, model in catalogue.models().items()}
+    usable, rejected = _partition(bundles, considered, target, languages)
+    offers = [
+        {point: _offer(considered, bundle, found, point, target.mode) for point in considered.operating_points}
+        for bundle, found in zip(bundles, usable, strict=True)
+    ]
+    wanted = target.points(catalogue)
+    served = {point: _best([each[point] for each in offers], target) for point in wanted}
+    complete = {point: offer for point, offer in served.items() if offer is not None}
     dropped = [
         Rejection(
             record=choice.record,
             bundle=choice.bundle.folder,
-            reason=_rejection_reason(choice, bundle, needed, complete, target),
+            reason=_rejection_reason(each[choice.model.operating_point], complete, target),
             runs_here=True,
         )
-        for bundle in usable
-        for name, choice in bundle.items()
-        if complete.get(choice.model.operating_point) is not bundle
+        for each, found in zip(offers, usable, strict=True)
+        for choice in found.values()
+        if complete.get(choice.model.operating_point) is not each[choice.model.operating_point]
     ]
-    chosen = {name: complete[point][name] for point in complete for name in needed[point]}
+    chosen = {choice.model.name: choice for offer in complete.values() for choice in offer.choices}
     return Selection(
+        catalogue=catalogue,
         target=target,
         operating_points=tuple(complete),
         chosen=tuple(chosen[name] for name in sorted(chosen)),
-        ensembles=tuple(model for point in complete for model in _ensembles(families, point)),
+        ensembles=tuple(model for offer in complete.values() for model in _ensembles(considered, offer)),
         rejected=(*rejected, *dropped),
-        left_out={point: _missing(usable, needed[point]) for point in wanted if point not in complete},
-        mode_is_known=bool(families),
+        left_out={
+            point: _missing(considered, [each[point] for each in offers], point)
+            for point in wanted
+            if point not in complete
+        },
+        languages={point: offer.languages for point, offer in complete.items()},
+        absent=tuple(absence for offer in complete.values() for absence in _absences(considered, offer)),
+        mode_is_known=bool(considered.families),
     )
 
 
@@ -182,14 +218,40 @@ Usable = dict[str, Choice]
 """The engines of one bundle that may run here, by model name."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Offer:
+    """What one bundle offers at an operating point."""
+
+    operating_point: str
+    bundle: Bundle
+    listed: frozenset[str]
+    """The models of the point in this mode that the manifest lists, usable or not."""
+    choices: tuple[Choice, ...]
+    """The usable ones of them."""
+    missing: tuple[str, ...]
+    """The models without a usable engine, for lack of which the bundle does not offer the point."""
+    languages: tuple[str, ...]
+
+    def fit(self, target: Target) -> Fit:
+        """Return how closely the worst of the engines fits."""
+        return max(_fit(choice, target) for choice in self.choices)
+
+
+def _considered(catalogue: Catalogue, target: Target) -> Catalogue:
+    """Return a catalogue with only what is licensed, in the mode of the target."""
+    families = target.licence.limit(catalogue.families) if target.licence else catalogue.families
+    in_mode = {name: each.in_mode(target.mode) for name, each in families.items() if target.mode in each.modes}
+    return replace(catalogue, families=in_mode)
+
+
 def _partition(
-    bundles: Sequence[Bundle], families: Mapping[str, Family], target: Target
+    bundles: Sequence[Bundle], catalogue: Catalogue, target: Target, languages: Mapping[str, str | None]
 ) -> tuple[list[Usable], list[Rejection]]:
-    known, usable, rejected = models(dict(families)), list[Usable](), list[Rejection]()
+    known, usable, rejected = catalogue.models(), list[Usable](), list[Rejection]()
     for bundle in bundles:
         found = Usable()
         for record in bundle.manifest.engines:
-            reason = _mismatch(bundle, record, target)
+            reason = _mismatch(bundle, record, target, languages.get(record.model))
             if reason is None and (record.model not in known or known[record.model].family.is_ensemble):
                 reason = "the catalogue has no such model"
             if reason is None and record.model in found:
@@ -202,11 +264,11 @@ def _partition(
     return usable, rejected
 
 
-def _mismatch(bundle: Bundle, record: EngineRecord, target: Target) -> str | None:
-    return next((reason for fits, reason in _rules(bundle, record, target) if not fits), None)
+def _mismatch(bundle: Bundle, record: EngineRecord, target: Target, language: str | None) -> str | None:
+    return next((reason for fits, reason in _rules(bundle, record, target, language) if not fits), None)
 
 
-def _rules(bundle: Bundle, record: EngineRecord, target: Target) -> Iterator[tuple[bool, str]]:
+def _rules(bundle: Bundle, record: EngineRecord, target: Target, language: str | None) -> Iterator[tuple[bool, str]]:
     platform, manifest = target.platform, bundle.manifest
     built_with = manifest.toolchain.get("tensorrt", "an unknown version")
     # Checked first: without a trusted signature nothing else in the manifest counts.
@@ -223,7 +285,7 @@ def _rules(bundle: Bundle, record: EngineRecord, target: Target) -> Iterator[tup
     )
     yield record.mode == target.mode, f"it is built for {record.mode}, not for {target.mode}"
     yield record.gate.outcome == PASSED, f"its accuracy was not checked: {record.gate.reason or record.gate.outcome}"
-    forbidden = target.objection(record.operating_point, language_of(record.family))
+    forbidden = target.objection(record.operating_point, language)
     yield forbidden is None, forbidden or ""
 
 
@@ -240,14 +302,48 @@ def _other_arch(built: Arch, wanted: Arch, level: str) -> str:
     return f"it is built for {built.value}, and its compatibility {level} does not admit {wanted.value}"
 
 
-def _needed(families: Mapping[str, Family], point: str) -> tuple[str, ...]:
-    return tuple(name for name, model in models(dict(families), point).items() if not model.family.is_ensemble)
+def _offer(catalogue: Catalogue, bundle: Bundle, found: Usable, point: str, mode: str) -> _Offer:
+    engines = {name: model for name, model in catalogue.models(point).items() if not model.family.is_ensemble}
+    listed = {record.model for record in bundle.manifest.engines if record.mode == mode} & engines.keys()
+    required = _required(catalogue, point)
+    languages = [language for language in required if language in {engines[name].family.language for name in listed}]
+    needed = listed.union(*(required[language] for language in languages))
+    missing = tuple(sorted(name for name in needed if name not in found))
+    return _Offer(
+        operating_point=point,
+        bundle=bundle,
+        listed=frozenset(listed),
+        choices=tuple(choice for name, choice in found.items() if name in listed),
+        missing=missing if languages else (*missing, *_nearest(required, found)),
+        languages=tuple(languages),
+    )
 
 
-def _best(usable: Sequence[Usable], needed: Sequence[str], target: Target) -> Usable | None:
-    complete = [found for found in usable if needed and all(name in found for name in needed)]
+def _required(catalogue: Catalogue, point: str) -> dict[str, tuple[str, ...]]:
+    """Return the engines that each language of an operating point requires."""
+    found = {language: catalogue.recogniser(language, point) for language in catalogue.languages()}
+    return {
+        language: tuple(sorted(model_name(step, point) for step in family.steps or (family.name,)))
+        for language, family in found.items()
+        if family is not None
+    }
+
+
+def _nearest(required: Mapping[str, tuple[str, ...]], found: Collection[str]) -> tuple[str, ...]:
+    """Return what is missing for the language that lacks the fewest engines."""
+    missing = [tuple(name for name in names if name not in found) for names in required.values()]
+    return min(missing, key=len, default=(_NO_RECOGNISER,))
+
+
+def _missing(catalogue: Catalogue, offers: Iterable[_Offer], point: str) -> tuple[str, ...]:
+    nearest = _nearest(_required(catalogue, point), ())
+    return min((offer.missing for offer in offers), key=len, default=nearest)
+
+
+def _best(offers: Sequence[_Offer], target: Target) -> _Offer | None:
+    complete = [offer for offer in offers if not offer.missing]
     # min returns the first of equals.
-    return min(complete, key=lambda found: max(_fit(found[name], target) for name in needed), default=None)
+    return min(complete, key=lambda offer: (offer.fit(target), -len(offer.choices)), default=None)
 
 
 def _fit(choice: Choice, target: Target) -> Fit:
@@ -256,31 +352,35 @@ def _fit(choice: Choice, target: Target) -> Fit:
     return choice.bundle.manifest.arch is not target.arch, place
 
 
-def _missing(usable: Sequence[Usable], needed: Sequence[str]) -> tuple[str, ...]:
-    if not needed:
-        return ("every model: the catalogue has none",)
-    missing = [tuple(name for name in needed if name not in found) for found in ({}, *usable)]
-    return min(missing, key=len)
+def _ensembles(catalogue: Catalogue, offer: _Offer) -> list[Model]:
+    found = catalogue.models(offer.operating_point).values()
+    return [model for model in found if model.family.is_ensemble and model.family.language in offer.languages]
 
 
-def _ensembles(families: Mapping[str, Family], point: str) -> list[Model]:
-    return [model for model in models(dict(families), point).values() if model.family.is_ensemble]
+def _absences(catalogue: Catalogue, offer: _Offer) -> Iterator[Absence]:
+    point = offer.operating_point
+    for language, names in _required(catalogue, point).items():
+        if language not in offer.languages:
+            lacking = tuple(name for name in names if name not in offer.listed)
+            yield Absence(operating_point=point, models=lacking, consequence=f"language {language} is not served")
+    for name, model in catalogue.models(point).items():
+        family = model.family
+        if family.role in OPTIONAL_ROLES and family.language in (None, *offer.languages) and name not in offer.listed:
+            of = f" for {family.language}" if family.language else ""
+            consequence = f"{_CONSEQUENCES[family.role]}{of}"
+            yield Absence(operating_point=point, models=(name,), consequence=consequence)
 
 
-def _rejection_reason(
-    choice: Choice,
-    bundle: Usable,
-    needed: Mapping[str, tuple[str, ...]],
-    complete: Mapping[str, Usable],
-    target: Target,
-) -> str:
-    point = choice.model.operating_point
+def _rejection_reason(offer: _Offer, complete: Mapping[str, _Offer], target: Target) -> str:
+    point = offer.operating_point
     if target.operating_point not in (None, point):
         return f"operating point {target.operating_point} was requested"
-    missing = [name for name in needed[point] if name not in bundle]
-    if missing:
-        return f"operating point {point} lacks {', '.join(missing)}"
+    if offer.missing:
+        return f"operating point {point} lacks {', '.join(offer.missing)}"
     other = complete[point]
-    theirs, ours = (max(_fit(found[name], target) for name in needed[point]) for found in (other, bundle))
-    better = "fits this GPU more closely" if theirs < ours else "comes first"
-    return f"operating point {point} is served from {other[needed[point][0]].bundle.folder}, which {better}"
+    better = "comes first"
+    if other.fit(target) < offer.fit(target):
+        better = "fits this GPU more closely"
+    elif len(other.choices) > len(offer.choices):
+        better = "has more models"
+    return f"operating point {point} is served from {other.bundle.folder}, which {better}"

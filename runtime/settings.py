@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract import platform as known
-from contract.catalogue import check_operating_point
+from contract.catalogue import Catalogue
 from contract.errors import SettingError
 from contract.platform import Platform
 from runtime import flags, host
@@ -34,6 +34,7 @@ class Ports:
 class Settings:
     """All inputs of a start, except for the machine itself."""
 
+    catalogue: Catalogue
     engines: Path
     repository: Path
     platform: Platform | None
@@ -57,6 +58,7 @@ class Settings:
 
 def read(
     *,
+    catalogue: Catalogue,
     engines: str,
     repository: str,
     platform: str | None,
@@ -77,10 +79,11 @@ def read(
     """Return the texts of a command line as settings; raise SettingError that names an unusable one."""
     point = operating_point.strip().lower() if operating_point else None
     return Settings(
+        catalogue=catalogue,
         engines=Path(engines),
         repository=_plain(repository),
         platform=served_platform(platform) if platform else None,
-        operating_point=check_operating_point(point, "SM_OPERATING_POINT") if point else None,
+        operating_point=catalogue.check_operating_point(point, "SM_OPERATING_POINT") if point else None,
         mode="batch" if boolean(batch_mode, "SM_BATCH_MODE") else "realtime",
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
         threads=threads or host.available_cores(),

@@ -15,6 +15,7 @@ NOT_RUN = {
     "docker": "needs a container engine",
     "cluster": "needs a Kubernetes cluster",
     "promtool": "needs Prometheus' promtool",
+    "perf": "needs NVIDIA's perf_analyzer",
     "microphone": "needs a microphone",
 }
 _BLOCK = re.compile(r"^```bash *(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

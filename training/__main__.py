@@ -24,7 +24,6 @@ STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "speakers": ("training.speakers", "train"),
         "weighting": ("training.weighting", "tune"),
         "dialogue": ("training.dialogue", "write"),
-        "samples": ("training.dialogue", "write_samples"),
         "evaluation": ("training.recordings", "write"),
         "card": ("training.card", "write"),
     }

@@ -7,7 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import signal
 
-from transcriber.features import SAMPLE_RATE_HZ
+from training.features import SAMPLE_RATE_HZ
 
 Samples = NDArray[np.float32]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contract.tokens import BOUNDARY
 from export.networks.conformer_encoder import subsampled
+from export.networks.reserved_tokens import BOUNDARY
 from training import dataset, perturb
 from training.dataset import Example
 from training.tokenizer import Tokenizer

@@ -10,7 +10,6 @@ from types import MappingProxyType
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from contract import files
 from export.checkpoints import reference
@@ -18,18 +17,17 @@ from training import corpus, dataset, espeak, reporting, speakers, synthesis
 from training.augment import Samples, scale
 from training.errors import MissingDataError, TrainingError
 from training.evaluation import greedy_texts, word_error_rate
+from training.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
 from training.recipe import Recipe
 from training.recordings import Turn, trim_silence
 from training.tokenizer import Tokenizer
 from training.voices import ACCENTS, DIALOGUE_VARIANTS
-from transcriber.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
 from transcriber.speakers import cluster
 
 WORDS_PER_MINUTE = 180
 EDGE_SECONDS = 0.4
 PAUSE_SECONDS = (0.3, 0.8)
 GAIN_DB = -6.0
-SAMPLE_SECONDS = (2.0, 4.0, 7.0, 11.0)
 SAMPLE_EDGE_SECONDS = 0.15
 
 
@@ -119,24 +117,6 @@ def read(folder: Path) -> tuple[NDArray[np.float32], tuple[Turn, ...]]:
     return samples, tuple(Turn(**turn) for turn in truth["turns"])
 
 
-def write_samples(recipe: Recipe) -> None:
-    """Write log-mel features of four excerpts of the dialogue of about 2, 4, 7 and 11 seconds, and of every turn.
-
-    The transcripts of both are in the metadata: `texts` and `turns`.
-    """
-    samples, turns = read(recipe.demo)
-    features, texts = {}, []
-    for index, seconds in enumerate(SAMPLE_SECONDS):
-        chosen = _stretch(turns, seconds)
-        features[f"segment_{index}"] = log_mel(_cut(samples, chosen))
-        texts.append(" ".join(turn.text for turn in chosen))
-    features |= {f"turn_{index:02}": log_mel(_cut(samples, [turn])) for index, turn in enumerate(turns)}
-    path = recipe.demo / "features.safetensors"
-    transcripts = [turn.text for turn in turns]
-    save_file(features, path, {"texts": json.dumps(texts), "turns": json.dumps(transcripts)})
-    path.chmod(0o644)
-
-
 def measure(recipe: Recipe) -> None:
     """Record the word error rate and the speaker clusters of the dialogue at every point, by its reference turns."""
     samples, turns = read(recipe.demo)
@@ -170,11 +150,6 @@ def _cut(samples: Samples, turns: Sequence[Turn]) -> Samples:
     first = int((turns[0].start - SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
     last = int((turns[-1].end + SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
     return samples[max(first, 0) : last]
-
-
-def _stretch(turns: Sequence[Turn], seconds: float) -> Sequence[Turn]:
-    spans = [turns[first:last] for first in range(len(turns)) for last in range(first + 1, len(turns) + 1)]
-    return min(spans, key=lambda span: abs(span[-1].end - span[0].start - seconds))
 
 
 def _windows(cuts: Sequence[NDArray[np.float16]], turns: Sequence[Turn]) -> tuple[list[NDArray[np.float16]], list[str]]:

@@ -72,7 +72,7 @@ def greedy_texts(
     `chunk` and `left` limit the visible context as in real time; the body's `encode` explains them.
     """
     order = sorted(range(len(features)), key=lambda index: len(features[index]))
-    texts = [""] * len(features)
+    texts, spec = [""] * len(features), pieces.spec()
     for group in _groups(order, features):
         batch, lengths = dataset.pad([features[index] for index in group])
         encoded, _, encoded_lengths = body.encode(
@@ -81,7 +81,7 @@ def greedy_texts(
         log_probs, tokens = (output.numpy() for output in acoustic(encoded, encoded_lengths))
         for row, (index, length) in enumerate(zip(group, encoded_lengths.tolist(), strict=True)):
             emissions = Emissions(log_probs=log_probs[row, :length], tokens=tokens[row, :length])
-            texts[index] = pieces.decode(greedy(emissions).tokens)
+            texts[index] = pieces.decode(greedy(emissions, spec).tokens)
     return texts
 
 

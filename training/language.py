@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.tokens import BOUNDARY
 from export.checkpoints import reference
+from export.networks.reserved_tokens import BOUNDARY
 from export.networks.transformer_lm import TransformerLm
 from training import corpus, curves, reporting, schedule, synthesis
 from training.batch import IGNORED, next_tokens

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract import files
-from contract.tokens import BOUNDARY
+from export.networks.reserved_tokens import BOUNDARY
 from training import corpus, language, reporting, synthesis
 from training.recipe import Recipe
 from training.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ def build(recipe: Recipe) -> None:
     for point in recipe.points:
         data = prune_to_size(whole, point.ngram_bytes)
         files.write(recipe.ngram(point), data)
-        model = ngram.decode(data)
+        model = ngram.decode(data, BOUNDARY)
         figures: dict[str, float] = {
             "order": model.order,
             "ngrams": len(model),

@@ -20,10 +20,10 @@ from contract import files
 from training import augment, corpus, synthesis, voices
 from training.augment import Samples
 from training.corpus import Sentence
+from training.features import SAMPLE_RATE_HZ
 from training.recipe import Recipe
 from training.synthesis import Speech
 from training.voices import Voice
-from transcriber.features import SAMPLE_RATE_HZ
 
 TRUTH_FILE = "truth.json"
 NOISE_RATIO_DB = 10.0

@@ -21,8 +21,8 @@ from training import corpus, espeak, voices
 from training.augment import Samples, degrade, scale
 from training.corpus import Sentence
 from training.errors import MissingProgramError
+from training.features import HOP_MS, SAMPLE_RATE_HZ, WINDOW_MS, log_mel
 from training.voices import Voice
-from transcriber.features import HOP_MS, SAMPLE_RATE_HZ, WINDOW_MS, log_mel
 
 PROGRAMS = ("espeak-ng", "flite")
 EVALUATION_PROGRAMS = ("festival", "text2wave")

@@ -7,7 +7,10 @@ from pathlib import Path
 import sentencepiece
 
 from contract import files
-from contract.tokens import BLANK, BOUNDARY, RESERVED, UNKNOWN, spell
+from contract.client import TokenSpec
+from contract.tokens import spell
+from export.checkpoints.roles import token_spec
+from export.networks.reserved_tokens import BLANK, BOUNDARY, RESERVED, UNKNOWN
 from training.errors import MissingDataError
 
 BLANK_PIECE, BOUNDARY_PIECE = "<blank>", "</s>"
@@ -49,7 +52,11 @@ class Tokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Join tokens into text, without the reserved ones."""
-        return spell((token for token in tokens if token not in RESERVED), self.pieces())
+        return spell((token for token in tokens if token not in RESERVED), self.spec())
+
+    def spec(self) -> TokenSpec:
+        """Return the tokens as clients know them."""
+        return token_spec(tuple(self.pieces()))
 
     def pieces(self) -> list[str]:
         """Return every piece in the order of its number."""

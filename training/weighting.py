@@ -17,6 +17,7 @@ from scipy.ndimage import correlate
 
 from demo.scores import word_errors
 from export.checkpoints import reference
+from export.networks.reserved_tokens import BOUNDARY
 from training import dataset, reporting
 from training.dataset import Example
 from training.errors import MissingDataError
@@ -81,7 +82,7 @@ class EncodedUtterance:
 
     def candidates(self, fusion: Fusion | None) -> Candidates:
         """Search, and score the hypotheses."""
-        hypotheses = ctc.beam(self.emissions, fusion=fusion)
+        hypotheses = ctc.beam(self.emissions, self.pieces.spec(), fusion=fusion)
         self._score([one.tokens for one in hypotheses if one.tokens not in self.scored])
         found = [self.scored[one.tokens] for one in hypotheses]
         scores = {name: np.array([one.scores[name] for one in found]) for name in found[0].scores}
@@ -186,7 +187,7 @@ def tune_rescorers(utterances: Mapping[str, Sequence[EncodedUtterance]], fusion:
 def _ngram(path: Path) -> Ngram:
     if not path.is_file():
         raise MissingDataError(path, "ngram")
-    return ngram.decode(path.read_bytes())
+    return ngram.decode(path.read_bytes(), BOUNDARY)
 
 
 def total_wrong_words(found: CandidatesByPart, weights: Mapping[str, float]) -> int:

@@ -1,26 +1,38 @@
 """Transcribe recordings and streams with a running server: `python -m transcriber talk.wav`."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from contract import command_line
-from contract.catalogue import OPERATING_POINTS
-from contract.errors import OutputError, ServerUnreachableError, SettingError, VoxwrightError, as_output_error, guard
+from contract.catalogue import Catalogue
+from contract.errors import (
+    AudioError,
+    OutputError,
+    ServerUnreachableError,
+    SettingError,
+    VoxwrightError,
+    as_output_error,
+    guard,
+)
 from transcriber import console, results
 from transcriber.endpoint import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.formats import FORMATS
+from transcriber.raw import parse as parse_raw
 
 if TYPE_CHECKING:
     from transcriber.pipeline import Plan, TranscriptionResult
+    from transcriber.raw import RawFormat
     from transcriber.recogniser import Recogniser, StreamRecogniser
 
 
@@ -34,6 +46,7 @@ class Options:
     endpoint: str
     operating_point: str | None
     language: str
+    catalogue: Catalogue
     search: str | None
     ngram: bool
     speakers: bool
@@ -41,6 +54,9 @@ class Options:
     wait_s: float
     verbose: bool
     realtime: bool = False
+    raw: "RawFormat | None" = None
+    track: int | None = None
+    channels: bool = False
 
 
 STDIN = Path("/dev/stdin")
@@ -56,7 +72,7 @@ STDIN = Path("/dev/stdin")
     "--endpoint", default=DEFAULT_ENDPOINT, envvar=ENDPOINT_VARIABLE, show_default=True, show_envvar=True,
     metavar="HOST:PORT", help="The server's gRPC port.",
 )  # fmt: skip
-@click.option("--operating-point", type=click.Choice(OPERATING_POINTS), help="Default: the best one that is served.")
+@click.option("--operating-point", help="Default: the best one that is served.")
 @click.option("--language", default="en", show_default=True, help="A language of the catalogue.")
 @click.option(
     "--search",
@@ -68,11 +84,16 @@ STDIN = Path("/dev/stdin")
 @click.option(
     "--realtime", is_flag=True, help="Transcribe a stream while it is spoken; needs a server in real-time mode."
 )
+@click.option("--raw", metavar="FORMAT:RATE[:CHANNELS]",
+              help="The files are samples without a header, such as mulaw:8000 or s16le:16000:2.")  # fmt: skip
+@click.option("--channels", is_flag=True, help="Transcribe each channel by itself, and label words by channel: C1, C2.")
+@click.option("--track", type=click.IntRange(min=1), help="The sound track to transcribe, where a file has several.")
 @click.option(
     "--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Number of requests at a time."
 )
 @click.option("--wait", "wait_s", default=RETRY_TIMEOUT_S, show_default=True, type=click.FloatRange(min=0),
               metavar="SECONDS", help="How long to wait for a server that does not answer.")  # fmt: skip
+@command_line.catalogue_option()
 @command_line.verbose_option("Print more, and add tracebacks to errors.", expose_value=True)
 def _command(
     files: tuple[str, ...],
@@ -81,13 +102,17 @@ def _command(
     endpoint: str,
     operating_point: str | None,
     language: str,
+    catalogue: Catalogue,
     search: str | None,
     wait_s: float,
     in_flight: int,
+    raw: str | None,
+    track: int | None,
     *,
     no_ngram: bool,
     no_speakers: bool,
     realtime: bool,
+    channels: bool,
     verbose: bool,
 ) -> Options:
     """Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, ...) into text with speakers and times; - is the standard
@@ -100,18 +125,21 @@ def _command(
     if STDIN in recordings and (sys.stdin is None or sys.stdin.isatty()):
         cause = "the standard input is closed" if sys.stdin is None else "the standard input is a terminal"
         raise SettingError("FILE -", cause, "Pipe a recording into it")
-    chosen = results.choose_format(format_name, Path(output) if output else None)
+    chosen = results.choose_format(format_name, output or None)
     if realtime:
         _check_realtime(recordings, chosen, output)
+    if channels:
+        _check_channels(recordings, no_speakers=no_speakers, realtime=realtime)
     if no_speakers and FORMATS[chosen].needs_speakers:
         raise SettingError("--no-speakers", f"{chosen} lists only speakers", "Leave it out")
     return Options(
         recordings=recordings,
         format=chosen,
-        targets=tuple(results.targets(recordings, Path(output) if output else None, chosen)),
+        targets=tuple(results.targets(recordings, output or None, chosen)),
         endpoint=checked_endpoint(endpoint),
         operating_point=operating_point,
         language=language,
+        catalogue=catalogue,
         search=search,
         ngram=not no_ngram,
         speakers=not no_speakers,
@@ -119,7 +147,21 @@ def _command(
         wait_s=wait_s,
         verbose=verbose,
         realtime=realtime,
+        raw=None if raw is None else parse_raw(raw),
+        track=track,
+        channels=channels,
     )
+
+
+def _check_channels(recordings: tuple[Path, ...], *, no_speakers: bool, realtime: bool) -> None:
+    if no_speakers:
+        raise SettingError("--channels", "the channels are the speakers", "Leave out --no-speakers")
+    if realtime:
+        raise SettingError("--channels", "a stream is transcribed as one", "Leave out --channels or --realtime")
+    for recording in recordings:
+        if recording.is_fifo():
+            cause = f"{recording} is a pipe, and a file is read once for each channel"
+            raise SettingError("--channels", cause, "Write the recording to a file first")
 
 
 def _check_realtime(recordings: tuple[Path, ...], chosen: str, output: str | None) -> None:
@@ -156,11 +198,11 @@ def run(options: Options) -> None:
     try:
         _check_recordings(options)
         if options.realtime:
-            streams = connect_streams(connection, options.language, options.operating_point)
+            streams = connect_streams(connection, options.catalogue, options.language, options.operating_point)
             _print_models(options, streams)
             errors = follow(options, streams)
         else:
-            recogniser = connect(connection, options.language, options.operating_point)
+            recogniser = connect(connection, options.catalogue, options.language, options.operating_point)
             _print_models(options, recogniser)
             errors = transcribe_all(options, recogniser)
     finally:
@@ -174,39 +216,56 @@ def run(options: Options) -> None:
 def transcribe_all(options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
     """Transcribe and write one recording after the other; return the errors, without stopping for them.
 
+    An exception that is a defect of the program is printed with its traceback, and is an error of its recording.
     Only a long outage of the server ends the work early, because every further recording would fail as well.
     """
     errors: list[VoxwrightError] = []
     for recording, target in zip(options.recordings, options.targets, strict=True):
-        try:
-            found = _transcribe(recording, options, recogniser)
-        except VoxwrightError as error:
-            errors.append(error)
-            continue
-        errors.extend(_write(found, target, options))
-        if any(isinstance(error, ServerUnreachableError) for error in found.errors):
+        found = _attempt(recording, target, options, recogniser)
+        errors.extend(found)
+        if any(isinstance(error, ServerUnreachableError) for error in found):
             break
     return errors
 
 
+def _attempt(recording: Path, target: Path | None, options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
+    try:
+        return _write(_transcribe(recording, options, recogniser), target, options)
+    except OutputError:
+        raise  # the standard output is closed
+    except VoxwrightError as error:
+        return [error]
+    except OSError as error:
+        cause = f"it cannot be read ({error.strerror or error})"
+        return [AudioError(recording, cause, "Check the disk or the network that it is on")]
+    except Exception as error:
+        # A defect must not cost the other recordings.
+        traceback.print_exc()
+        cause = f"it could not be transcribed, by a defect of the program ({type(error).__name__}: {error})"
+        return [VoxwrightError(recording, cause, "Report the traceback above")]
+
+
 def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightError]:
-    """Transcribe a stream until it ends or is interrupted, and write partials and finals; return the errors."""
+    """Transcribe a stream until it ends or a signal stops it, and write partials and finals; return the errors."""
+    from transcriber.audio import Recording  # noqa: PLC0415
     from transcriber.output_writer import output_writer  # noqa: PLC0415
     from transcriber.realtime import Final, Partial, Source, transcribe  # noqa: PLC0415
 
     (path,), (target,), started = options.recordings, options.targets, time.monotonic()
-    source = Source(path)
+    rate_hz = recogniser.audio.sample_rate_hz
+    opening = functools.partial(Recording, live=True, raw=options.raw, track=options.track, sample_rate_hz=rate_hz)
+    source = Source(path, opening)
     writer = output_writer(options.format if target is None else results.DEFAULT_FORMAT, options.language)
 
     def on_event(event: Partial | Final) -> None:
-        # A closed standard output ends the program, unless the result is also written to a file.
-        with contextlib.suppress(*(() if target is None else (SystemExit,))):
+        # A standard output that is closed or gone ends the program, unless the result is also written to a file.
+        with contextlib.suppress(*(() if target is None else (SystemExit, OSError))):
             writer.write(event)
 
-    with _stopped_by_interrupt(source.stop):
+    with _stopped_by_signals(source.stop):
         found = transcribe(source, recogniser, _plan(options), on_event)
-    console.report(path, found, time.monotonic() - started)
-    return list(found.errors) if target is None else _write(found, target, options)
+        console.report(path, found, time.monotonic() - started)
+        return list(found.errors) if target is None else _write(found, target, options)
 
 
 def _write(found: "TranscriptionResult", target: Path | None, options: Options) -> list[VoxwrightError]:
@@ -224,18 +283,25 @@ def _write(found: "TranscriptionResult", target: Path | None, options: Options) 
 
 
 @contextlib.contextmanager
-def _stopped_by_interrupt(stop: Callable[[], object]) -> Iterator[None]:
-    """Let the first interrupt stop a stream, and only the second one end the program."""
+def _stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Let INT, TERM and HUP stop a stream; only a second INT ends the program before everything is written.
 
-    def interrupted(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
+    A terminal that is closed sends HUP more than once. Under nohup HUP stays ignored.
+    """
+    hung_up = signal.getsignal(signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM, *([] if hung_up is signal.SIG_IGN else [signal.SIGHUP])]
+
+    def stopped(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
         stop()
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = {each: signal.signal(each, stopped) for each in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def main() -> NoReturn:
@@ -249,25 +315,64 @@ def _check_recordings(options: Options) -> None:
 
     # A pipe can be read only once.
     if len(options.recordings) == 1 and not options.recordings[0].is_fifo():
-        Recording(options.recordings[0]).close()
+        Recording(options.recordings[0], raw=options.raw, track=options.track).close()
 
 
 def _transcribe(path: Path, options: Options, recogniser: "Recogniser") -> "TranscriptionResult":
+    started = time.monotonic()
+    found = (_transcribe_channels if options.channels else _transcribe_mix)(path, options, recogniser)
+    console.report(path, found, time.monotonic() - started)
+    return found
+
+
+def _transcribe_mix(
+    path: Path, options: Options, recogniser: "Recogniser", channel: int | None = None
+) -> "TranscriptionResult":
     from transcriber.audio import Recording  # noqa: PLC0415
     from transcriber.pipeline import transcribe  # noqa: PLC0415
 
-    started = time.monotonic()
-    recording = Recording(path)
-    with console.progress(path.name, recording.duration_s) as on_progress:
-        found = transcribe(recording, recogniser, _plan(options), on_progress)
-    console.report(path, found, time.monotonic() - started)
-    return found
+    rate_hz = recogniser.audio.sample_rate_hz
+    recording = Recording(path, raw=options.raw, track=options.track, channel=channel, sample_rate_hz=rate_hz)
+    name = path.name if channel is None else f"{path.name}, channel {channel}"
+    with console.progress(name, recording.duration_s) as on_progress:
+        return transcribe(recording, recogniser, _plan(options), on_progress)
+
+
+def _transcribe_channels(path: Path, options: Options, recogniser: "Recogniser") -> "TranscriptionResult":
+    from transcriber.audio import Recording  # noqa: PLC0415
+    from transcriber.channels import merge  # noqa: PLC0415
+
+    recording = Recording(path, raw=options.raw, track=options.track)
+    recording.close()
+    found: list[TranscriptionResult] = []
+    for channel in range(1, recording.channels + 1):
+        found.append(_transcribe_mix(path, options, recogniser, channel))
+        gone = next((error for error in found[-1].errors if isinstance(error, ServerUnreachableError)), None)
+        if gone is not None:
+            # The other channels would wait for the server as well. All of them are missing.
+            missing = _missing(found[-1], gone)
+            return merge([*found, *[missing] * (recording.channels - channel)])
+    return merge(found)
+
+
+def _missing(found: "TranscriptionResult", gone: VoxwrightError) -> "TranscriptionResult":
+    """Return the result of a channel that was not transcribed."""
+    from transcriber.transcript import Loss  # noqa: PLC0415
+
+    transcript = found.transcript
+    loss = Loss(start_s=0.0, end_s=transcript.duration_s or None, reason=gone.cause)
+    return replace(found, transcript=replace(transcript, turns=(), losses=(loss,)), errors=(gone,))
 
 
 def _plan(options: Options) -> "Plan":
     from transcriber.pipeline import Plan  # noqa: PLC0415
 
-    return Plan(search=options.search, ngram=options.ngram, speakers=options.speakers, in_flight=options.in_flight)
+    return Plan(
+        search=options.search,
+        ngram=options.ngram,
+        speakers=options.speakers and not options.channels,
+        in_flight=options.in_flight,
+    )
 
 
 def _print_models(options: Options, recogniser: "Recogniser") -> None:

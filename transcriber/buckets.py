@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.catalogue import Family
+from contract.catalogue import SAMPLES, Family
+from contract.client import EXACT
+from transcriber.audio import Samples
 from transcriber.ctc import Integers
-from transcriber.features import MEL_BANDS
-from transcriber.recogniser import Features, RequestError
+from transcriber.recogniser import RequestError
 
 
 def bucket(family: Family, mode: str, axis: str, size: int) -> int:
@@ -21,9 +22,18 @@ def bucket(family: Family, mode: str, axis: str, size: int) -> int:
     return found
 
 
-def pad_features(items: Sequence[Features], frames: int) -> Features:
-    """Return a batch FP16 [len(items), frames, 80] of features FP16 [n, 80], each with zeros after its last frame."""
-    batch = np.zeros((len(items), frames, MEL_BANDS), dtype=np.float16)
+def audio_size(family: Family, mode: str, longest: int, padding: str) -> int:
+    """Return to how many samples a request is padded; raise RequestError above the largest bucket.
+
+    With exact padding, audio is only padded to the shortest that the model takes.
+    """
+    padded = bucket(family, mode, SAMPLES, longest)
+    return max(longest, family.modes[mode].axes[SAMPLES].min) if padding == EXACT else padded
+
+
+def pad_audio(items: Sequence[Samples], size: int) -> Samples:
+    """Return a batch FP32 [len(items), size] of mono audio, each item with zeros after its last sample."""
+    batch = np.zeros((len(items), size), dtype=np.float32)
     for row, item in zip(batch, items, strict=True):
         row[: len(item)] = item
     return batch
@@ -43,13 +53,13 @@ def pad_tokens(sequences: Sequence[Sequence[int]], rows: int, columns: int) -> t
     return tokens, lengths
 
 
-def full_windows(frames: Features, size: int, overlap: int) -> tuple[list[Features], Features]:
-    """Return the full windows of a stream, each FP16 [size, 80], and the frames [n, 80] with which the next one begins.
+def full_windows(samples: Samples, size: int, overlap: int) -> tuple[list[Samples], Samples]:
+    """Return the full windows of a stream, each of `size` samples, and the samples with which the next one begins.
 
-    Each window begins with the last `overlap` frames of the one before it.
+    Each window begins with the last `overlap` samples of the one before it.
     """
     windows = []
-    while len(frames) >= size:
-        windows.append(frames[:size])
-        frames = frames[size - overlap :]
-    return windows, frames
+    while len(samples) >= size:
+        windows.append(samples[:size])
+        samples = samples[size - overlap :]
+    return windows, samples

@@ -15,7 +15,6 @@ from contract.catalogue import Family, Tensor
 from contract.errors import ServerContractError, ServerUnreachableError
 from contract.synthetic_inputs import DTYPES
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
-from transcriber.features import MEL_BANDS
 from transcriber.parameters import SERVE_REMEDY
 from transcriber.recogniser import RequestError
 
@@ -273,7 +272,8 @@ def _compare(subject: str, kind: str, expected: tuple[Tensor, ...], served: Any)
     found = {tensor.name: tensor for tensor in served}
     for tensor in expected:
         if tensor.name not in found:
-            raise ServerContractError(subject, f"it has no {kind} {tensor.name}", SERVE_REMEDY)
+            has = ", ".join(sorted(found))
+            raise ServerContractError(subject, f"it has no {kind} {tensor.name}, only {has}", SERVE_REMEDY)
         there, shape = found[tensor.name], _wire_shape(tensor)
         if there.datatype != tensor.type or not _shapes_agree(list(there.shape), shape):
             cause = (
@@ -288,8 +288,7 @@ def _compare(subject: str, kind: str, expected: tuple[Tensor, ...], served: Any)
 
 def _wire_shape(tensor: Tensor) -> list[int]:
     """Return a tensor's shape on the wire, -1 for any size. Triton has no batch of scalars, only a batch of [1]."""
-    fixed = {"bands": MEL_BANDS}
-    return [-1, *(axis if isinstance(axis, int) else fixed.get(axis, -1) for axis in tensor.shape or (1,))]
+    return [-1, *(axis if isinstance(axis, int) else -1 for axis in tensor.shape or (1,))]
 
 
 def _shapes_agree(served: list[int], expected: list[int]) -> bool:

@@ -18,8 +18,9 @@ OnProgress = Callable[[float], object]
 
 
 def message(text: str) -> None:
-    """Write a line to the standard error."""
-    click.echo(text, err=True)
+    """Write a line to the standard error; a terminal that is gone does not end the work."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def report(path: Path, found: "TranscriptionResult", wall_s: float) -> None:
@@ -32,8 +33,10 @@ def report(path: Path, found: "TranscriptionResult", wall_s: float) -> None:
 def description(endpoint: str, recogniser: "Recogniser") -> str:
     """Return a line about the models of a server: language, operating point, n-gram model, rescorers, speakers."""
     rescored = f"rescoring by {' and '.join(recogniser.rescorers)}" if recogniser.rescorers else "no rescoring"
-    similarity = recogniser.same_speaker_similarity
-    speakers = "no speakers" if similarity is None else f"one speaker from a similarity of {similarity:g} on"
+    spec = recogniser.speaker
+    speakers = (
+        "no speakers" if spec is None else f"one speaker from a similarity of {spec.same_speaker_similarity:g} on"
+    )
     model = recogniser.ngram
     searched = "no n-gram model" if model is None else f"{len(model)} n-grams of up to {model.order} tokens"
     return f"{endpoint}: {recogniser.language} {recogniser.operating_point}, {searched}, {rescored}, {speakers}"

@@ -1,22 +1,34 @@
 """Search CTC emissions for the tokens in them, and align the tokens with the frames.
 
+The loops are compiled (search.c).
+
 An emission list holds the K most probable tokens of each frame. A token that is not in a list has at most the
 probability of the last entry, and at most what the list leaves over. The search uses the smaller of the two for it.
 """
 
+import ctypes
+import functools
 import math
+import weakref
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.tokens import BLANK, BOUNDARY, RESERVED, collapse
+from contract.client import TokenSpec
+from contract.tokens import collapse
+from transcriber import native
+from transcriber.native import pointer
+from transcriber.ngram import Ngram
+from transcriber.vocabulary import Vocabulary
 
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int32]
 
 BEAM_WIDTH = 16
+VOCABULARY_BEAM_WIDTH = 48
+"""With a vocabulary: the first tokens of a name are often less probable than sixteen other prefixes."""
 # A token this unlikely in a frame (1 in 10 000) never led to another best hypothesis, and costs most of the time.
 NEGLIGIBLE_LOG_PROB = math.log(1e-4)
 _SMALLEST_PROB = 1e-9
@@ -34,8 +46,8 @@ class Emissions:
 class Hypothesis:
     """A sequence of tokens without blanks, and its log-probability by the emissions alone.
 
-    `lm_log_prob` is its log-probability by the language model of the search, with the end of the text; None where the
-    search had no such model. `lm_score` is what that model and the rescorers add to the score.
+    `lm_log_prob` is its log-probability by the n-gram model of the search, with the end of the text; None where the
+    search had no such model. `lm_score` is what that model, the vocabulary and the rescorers add to the score.
     """
 
     tokens: tuple[int, ...]
@@ -49,24 +61,14 @@ class Hypothesis:
         return self.log_prob + self.lm_score
 
 
-class LanguageModel(Protocol):
-    """A model that the search queries for every token. A state stands for all tokens so far."""
-
-    start: int
-
-    def after(self, state: int, token: int) -> tuple[float, int]:
-        """Return the log-probability, at most 0, of a token or of BOUNDARY at the end, and the state after it."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fusion:
-    """A language model in the search: each token adds `weight` times its log-probability, plus a bonus.
+    """An n-gram model in the search: each token adds `weight` times its log-probability, plus a bonus.
 
     Without the bonus the search prefers hypotheses with fewer tokens.
     """
 
-    model: LanguageModel
+    model: Ngram
     weight: float
     bonus: float
 
@@ -81,28 +83,32 @@ class AlignedToken:
     confidence: float
 
 
-def greedy(emissions: Emissions) -> Hypothesis:
+def greedy(emissions: Emissions, spec: TokenSpec) -> Hypothesis:
     """Return the best path: the best token of every frame, collapsed.
 
     A letter at the end of a word and again at the beginning of the next one becomes one letter, unless a blank is the
     best token between them. The beam search considers both readings instead.
     """
-    tokens = collapse(emissions.tokens[:, 0].tolist())
+    tokens = collapse(emissions.tokens[:, 0].tolist(), spec.dropped)
     return Hypothesis(tokens=tokens, log_prob=float(emissions.log_probs[:, 0].sum()))
 
 
 def beam(
     emissions: Emissions,
+    spec: TokenSpec,
+    *,
     width: int = BEAM_WIDTH,
     negligible: float = NEGLIGIBLE_LOG_PROB,
     fusion: Fusion | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[Hypothesis, ...]:
     """Return the most probable token sequences, each summed over all its alignments: at most `width`, best first.
 
-    Prefix beam search (Hannun et al., arXiv:1408.2873), with a language model of tokens where there is one (shallow
-    fusion). `negligible` is the log-probability below which a frame's tokens are not followed.
+    Prefix beam search (Hannun et al., arXiv:1408.2873), with an n-gram model of tokens where there is one (shallow
+    fusion), and with a vocabulary, whose phrases it prefers. `negligible` is the log-probability below which a frame's
+    tokens are not followed. Raises ValueError as Search does.
     """
-    search = Search(width, negligible, fusion)
+    search = Search(spec, width=width, negligible=negligible, fusion=fusion, vocabulary=vocabulary)
     search.advance(emissions)
     return search.hypotheses()
 
@@ -111,188 +117,141 @@ class Search:
     """The search of `beam` over emissions that come piece by piece; the pieces may be cut anywhere."""
 
     def __init__(
-        self, width: int = BEAM_WIDTH, negligible: float = NEGLIGIBLE_LOG_PROB, fusion: Fusion | None = None
+        self,
+        spec: TokenSpec,
+        *,
+        width: int = BEAM_WIDTH,
+        negligible: float = NEGLIGIBLE_LOG_PROB,
+        fusion: Fusion | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
-        self._width, self._negligible = width, negligible
-        self._beams: dict[_Prefix, tuple[float, float]] = {_Prefix(None, BLANK, fusion): (0.0, -math.inf)}
+        """Begin a search; raise ValueError when the n-gram model or the vocabulary is not of the tokens of `spec`."""
+        if width < 1:
+            raise ValueError(f"a beam of width {width} holds no hypothesis")
+        if fusion is not None:
+            fusion.model.check_tokens(spec)
+        if vocabulary is not None and vocabulary.spec != spec:
+            raise ValueError("the vocabulary is spelled with the tokens of another model")
+        self._spec, self._width, self._fusion = spec, width, fusion
+        # What the compiled search points to must live as long as the search.
+        self._kept = (fusion, vocabulary, _followed(spec))
+        self._library = native.library()
+        self._native = self._library.new_search(
+            width,
+            negligible,
+            pointer(_followed(spec)),
+            None if fusion is None else fusion.model.native,
+            0.0 if fusion is None else fusion.weight,
+            0.0 if fusion is None else fusion.bonus,
+            None if vocabulary is None else vocabulary.native,
+        )
+        if self._native is None:
+            raise MemoryError
+        weakref.finalize(self, self._library.free_search, self._native)
 
     def advance(self, emissions: Emissions) -> None:
-        """Continue the search over the next frames."""
-        for blank, followed in _frames(emissions, self._negligible):
-            if followed:
-                self._beams = _extend(self._beams, blank, followed, self._width)
-            else:
-                self._beams = {prefix: (_log_add(*scores) + blank, -math.inf) for prefix, scores in self._beams.items()}
+        """Continue the search over the next frames; raise ValueError for a token that the model has not."""
+        log_probs, tokens = _lists(emissions, self._spec)
+        blanks = _blanks(log_probs, tokens, self._spec.blank)
+        _check_memory(
+            self._library.advance_search(
+                self._native, *tokens.shape, pointer(log_probs), pointer(tokens), pointer(blanks)
+            )
+        )
 
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """Return the hypotheses if no more frames come, best first."""
-        found = [prefix.hypothesis(_log_add(*scores)) for prefix, scores in self._beams.items()]
+        scores, lengths = np.empty((self._width, 3)), np.empty(self._width, dtype=np.int32)
+        count = self._library.read_search(self._native, pointer(scores), pointer(lengths))
+        rows = zip(scores[:count].tolist(), lengths[:count].tolist(), strict=True)
+        found = [
+            Hypothesis(
+                tokens=self._tokens(place, length),
+                log_prob=log_prob,
+                lm_log_prob=None if self._fusion is None else lm_log_prob,
+                lm_score=lm_score,
+            )
+            for place, ((log_prob, lm_log_prob, lm_score), length) in enumerate(rows)
+        ]
         ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
         return tuple(one for one in ranked if one.score > -math.inf)
 
     def best_partial(self) -> tuple[int, ...]:
         """Return the most probable tokens so far, while more frames are to come."""
-        return max(self._beams, key=lambda prefix: _log_add(*self._beams[prefix])).tokens()
+        length = ctypes.c_int32()
+        place = self._library.best_partial(self._native, length)
+        return self._tokens(place, length.value)
+
+    def _tokens(self, place: int, length: int) -> tuple[int, ...]:
+        tokens = np.empty(length, dtype=np.int32)
+        self._library.read_tokens(self._native, place, pointer(tokens))
+        return tuple(tokens.tolist())
 
 
-def align(emissions: Emissions, tokens: tuple[int, ...]) -> tuple[AlignedToken, ...]:
+def align(emissions: Emissions, tokens: tuple[int, ...], spec: TokenSpec) -> tuple[AlignedToken, ...]:
     """Align a hypothesis: find its tokens' most probable frames, by a Viterbi search over blank, token, blank, ...
 
     Raises ValueError when there are fewer frames than the tokens need.
     """
     if not tokens:
         return ()
-    scores = _state_scores(emissions, tokens)
-    path = _viterbi(scores, tokens)
-    aligned = []
-    for position, token in enumerate(tokens):
-        frames = np.flatnonzero(path == 2 * position + 1)
-        confidence = float(np.exp(scores[frames, 2 * position + 1].max()))
-        aligned.append(
-            AlignedToken(token=token, first=int(frames[0]), last=int(frames[-1]), confidence=min(confidence, 1.0))
+    log_probs, listed = _lists(emissions, spec)
+    frames, wanted = len(listed), np.array(tokens, dtype=np.int32)
+    first, last, best = np.empty_like(wanted), np.empty_like(wanted), np.empty(len(tokens), dtype=np.float32)
+    found = native.library().align_tokens(
+        *listed.shape,
+        *map(pointer, (log_probs, listed, _floors(log_probs))),
+        spec.blank,
+        len(tokens),
+        *map(pointer, (wanted, first, last, best)),
+    )
+    if found == native.TOO_FEW_FRAMES:
+        raise ValueError(f"{frames} frames are too few for {len(tokens)} tokens")
+    _check_memory(found)
+    confidences = np.minimum(np.exp(best), 1.0)
+    return tuple(
+        AlignedToken(token=token, first=begin, last=end, confidence=confidence)
+        for token, begin, end, confidence in zip(
+            tokens, first.tolist(), last.tolist(), confidences.tolist(), strict=True
         )
-    return tuple(aligned)
+    )
 
 
-class _Prefix:
-    """A node of the tree of prefixes; the same prefix is always the same node.
-
-    `lm_log_prob` is the log-probability of the prefix by the language model, `lm_score` what that adds to its score.
-    """
-
-    __slots__ = ("children", "fusion", "lm_log_prob", "lm_score", "parent", "state", "token")
-
-    def __init__(self, parent: "_Prefix | None", token: int, fusion: Fusion | None) -> None:
-        self.parent, self.token, self.fusion = parent, token, fusion
-        self.children: dict[int, _Prefix] = {}
-        self.state, self.lm_log_prob, self.lm_score = 0, 0.0, 0.0
-        if fusion is not None and parent is None:
-            self.state = fusion.model.start
-        elif fusion is not None and parent is not None:
-            log_prob, self.state = fusion.model.after(parent.state, token)
-            self.lm_log_prob = parent.lm_log_prob + log_prob
-            self.lm_score = parent.lm_score + fusion.weight * log_prob + fusion.bonus
-
-    def child(self, token: int) -> "_Prefix":
-        """Add and return the prefix that is longer by a token."""
-        longer = self.children[token] = _Prefix(self, token, self.fusion)
-        return longer
-
-    def hypothesis(self, total: float) -> Hypothesis:
-        """Return the hypothesis that ends here; `total` is the score of the prefix, with its `lm_score`."""
-        log_prob = total - self.lm_score
-        if self.fusion is None:
-            return Hypothesis(tokens=self.tokens(), log_prob=log_prob)
-        end, _ = self.fusion.model.after(self.state, BOUNDARY)
-        lm_score = self.lm_score + self.fusion.weight * end
-        return Hypothesis(
-            tokens=self.tokens(), log_prob=log_prob, lm_log_prob=self.lm_log_prob + end, lm_score=lm_score
-        )
-
-    def tokens(self) -> tuple[int, ...]:
-        """Return all tokens of the prefix."""
-        tokens: list[int] = []
-        node = self
-        while node.parent is not None:
-            tokens.append(node.token)
-            node = node.parent
-        return tuple(reversed(tokens))
+def _check_memory(found: int) -> None:
+    if found == native.OUT_OF_MEMORY:
+        raise MemoryError
 
 
-def _frames(emissions: Emissions, negligible: float) -> list[tuple[float, list[tuple[int, float]]]]:
-    """Return for each frame the log-probability of blank, and the tokens to follow with theirs."""
-    blanks = _log_probs_of(emissions, (BLANK,))[:, 0].tolist()
-    kept = (emissions.log_probs > negligible) & ~np.isin(emissions.tokens, RESERVED)
-    followed: list[list[tuple[int, float]]] = [[] for _ in blanks]
-    for frame, place in np.argwhere(kept).tolist():
-        followed[frame].append((int(emissions.tokens[frame, place]), float(emissions.log_probs[frame, place])))
-    return list(zip(blanks, followed, strict=True))
+@functools.lru_cache(maxsize=16)
+def _followed(spec: TokenSpec) -> NDArray[np.uint8]:
+    """Return for each token 1 if it is text, 0 if no hypothesis contains it."""
+    followed = np.ones(len(spec.pieces), dtype=np.uint8)
+    followed[list(spec.dropped)] = 0
+    return followed
 
 
-def _extend(
-    beams: dict[_Prefix, tuple[float, float]], blank: float, followed: list[tuple[int, float]], width: int
-) -> dict[_Prefix, tuple[float, float]]:
-    """Extend the prefixes by one frame. Scores are (ending in blank, ending in the last token), with `lm_score`."""
-    ended = {prefix: _log_add(*scores) + blank for prefix, scores in beams.items()}
-    # A new prefix has only one parent: one that is worse than `width` others already cannot get better.
-    bound = min(ended.values()) if len(beams) >= width else -math.inf
-    fusion = next(iter(beams)).fusion
-    # A language model can only lower the score of a new prefix, so it rises by the bonus at most.
-    most = 0.0 if fusion is None else fusion.bonus
-    spoken: dict[_Prefix, float] = {}
-    for prefix, (in_blank, in_token) in beams.items():
-        in_either = ended[prefix] - blank
-        for token, log_prob in followed:
-            score = in_either + log_prob
-            if token == prefix.token:
-                # The same token again continues the same sound, unless a blank lies between.
-                spoken[prefix] = _log_add(spoken.get(prefix, -math.inf), in_token + log_prob)
-                score = in_blank + log_prob
-            longer = prefix.children.get(token)
-            if longer is None:
-                if score + most <= bound:
-                    continue
-                longer = prefix.child(token)
-            score += longer.lm_score - prefix.lm_score
-            if score > bound or longer in beams:
-                spoken[longer] = _log_add(spoken.get(longer, -math.inf), score)
-    scores = {prefix: (ended.get(prefix, -math.inf), spoken.get(prefix, -math.inf)) for prefix in {**ended, **spoken}}
-    if len(scores) <= width:
-        return scores
-    best = sorted(scores, key=lambda prefix: _log_add(*scores[prefix]), reverse=True)[:width]
-    return {prefix: scores[prefix] for prefix in best}
+def _lists(emissions: Emissions, spec: TokenSpec) -> tuple[Floats, Integers]:
+    """Return the lists for the compiled search, which relies on known tokens."""
+    tokens = np.ascontiguousarray(emissions.tokens, dtype=np.int32)
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(spec.pieces):
+        wrong = int(tokens.min() if tokens.min() < 0 else tokens.max())
+        raise ValueError(f"the emissions have token {wrong}, and the model has {len(spec.pieces)} tokens")
+    log_probs = np.ascontiguousarray(emissions.log_probs, dtype=np.float32)
+    if log_probs.shape != tokens.shape:
+        raise ValueError(f"the emissions have {log_probs.shape} log-probabilities for {tokens.shape} tokens")
+    return log_probs, tokens
 
 
-def _log_add(first: float, second: float) -> float:
-    """Return the log of the sum of two probabilities, given as logs."""
-    if first < second:
-        first, second = second, first
-    return first if second == -math.inf else first + math.log1p(math.exp(second - first))
+def _blanks(log_probs: Floats, tokens: Integers, blank: int) -> Floats:
+    """Return the log-probability of blank in every frame, [T]; the floor where a list lacks it."""
+    blanks = _floors(log_probs)
+    frames, places = np.nonzero(tokens == blank)
+    blanks[frames] = log_probs[frames, places]
+    return blanks
 
 
-def _log_probs_of(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
-    """Return the log-probabilities of tokens in every frame, [T, len(tokens)]; the floor where a list lacks one."""
-    left = np.log(np.maximum(1.0 - np.exp(emissions.log_probs).sum(axis=1), _SMALLEST_PROB))
-    floor = np.minimum(emissions.log_probs[:, -1], left)
-    found = np.repeat(floor[:, None], len(tokens), axis=1).astype(np.float32)
-    for place in range(emissions.tokens.shape[1]):
-        match = emissions.tokens[:, place, None] == np.asarray(tokens)
-        found = np.where(match, emissions.log_probs[:, place, None], found)
-    return found
-
-
-def _state_scores(emissions: Emissions, tokens: tuple[int, ...]) -> Floats:
-    """Return the log-probability of each state (blank, token, blank, ..., blank) in each frame: [T, 2L + 1]."""
-    scores = np.empty((emissions.tokens.shape[0], 2 * len(tokens) + 1), dtype=np.float32)
-    scores[:, 0::2] = _log_probs_of(emissions, (BLANK,))
-    scores[:, 1::2] = _log_probs_of(emissions, tokens)
-    return scores
-
-
-def _viterbi(scores: Floats, tokens: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return the state of each frame on the best path: it rises by 0, 1, or by 2 over a blank between unlike tokens."""
-    frames, states = scores.shape
-    may_skip = np.zeros(states, dtype=bool)
-    may_skip[3::2] = np.asarray(tokens[1:]) != np.asarray(tokens[:-1])
-    total = np.full(states, -np.inf)
-    total[:2] = scores[0, :2]
-    steps = np.zeros((frames, states), dtype=np.int8)
-    for frame in range(1, frames):
-        ways = np.full((3, states), -np.inf)
-        ways[0], ways[1, 1:] = total, total[:-1]
-        ways[2, 2:] = np.where(may_skip[2:], total[:-2], -np.inf)
-        steps[frame] = ways.argmax(axis=0)
-        total = ways.max(axis=0) + scores[frame]
-    return _trace(total, steps)
-
-
-def _trace(total: NDArray[np.float64], steps: NDArray[np.int8]) -> NDArray[np.int64]:
-    frames, states = steps.shape
-    state = states - 1 if total[-1] >= total[-2] else states - 2
-    if not np.isfinite(total[state]):
-        raise ValueError(f"{frames} frames are too few for {states // 2} tokens")
-    path = np.empty(frames, dtype=np.int64)
-    for frame in range(frames - 1, -1, -1):
-        path[frame] = state
-        state -= steps[frame, state]
-    return path
+def _floors(log_probs: Floats) -> Floats:
+    """Return the log-probability of a token that is not in a list, at most, [T]."""
+    left = np.log(np.maximum(1.0 - np.exp(log_probs).sum(axis=1), _SMALLEST_PROB))
+    floors: Floats = np.minimum(log_probs[:, -1], left).astype(np.float32)
+    return floors

@@ -4,7 +4,7 @@ import html
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -159,18 +159,18 @@ def _cues(transcript: Transcript) -> Iterator[Turn]:
     for turn in transcript.turns:
         shown: list[Word] = []
         for word in turn.words:
-            if shown and not _fits(shown, word):
-                yield Turn(words=tuple(shown), speaker=turn.speaker)
+            if shown and not _fits(shown, word, turn.separator):
+                yield replace(turn, words=tuple(shown))
                 shown = []
             shown.append(word)
-        yield Turn(words=tuple(shown), speaker=turn.speaker)
+        yield replace(turn, words=tuple(shown))
 
 
-def _fits(shown: list[Word], word: Word) -> bool:
+def _fits(shown: list[Word], word: Word, separator: str) -> bool:
     if word.start_s - shown[-1].end_s > _CUE_PAUSE_S or word.end_s - shown[0].start_s > CUE_LONGEST_S:
         return False
     # Room for the speaker that SubRip names within the text.
-    joined = " ".join(["S99:", *(shown_word.content for shown_word in shown), word.content])
+    joined = "S99: " + separator.join([*(shown_word.content for shown_word in shown), word.content])
     return len(textwrap.wrap(joined, CUE_LINE_CHARACTERS, break_long_words=False)) <= CUE_LINES
 
 

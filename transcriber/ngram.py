@@ -6,8 +6,9 @@ next to the token list that it was counted on. `training.ngram` makes it.
 
 import base64
 import binascii
-import itertools
+import ctypes
 import lzma
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.tokens import BOUNDARY
+from contract.client import TokenSpec
+from transcriber import native
+from transcriber.native import Tree, pointer
 
 # A log-probability is a whole number of these steps, in eight bits. With steps of 0.5 a tenth more n-grams fit into the
 # same bytes, and the error rate is no lower.
@@ -45,62 +48,59 @@ class Level:
 class Ngram:
     """A model that scores a text token by token. A state stands for the part of the past that the model can use."""
 
-    def __init__(self, levels: Sequence[Level], vocabulary: int) -> None:
-        """Build the tree from the levels, from order 1 on; the first one has every token from the boundary on.
+    def __init__(self, levels: Sequence[Level], vocabulary: int, boundary: int) -> None:
+        """Build the tree from the levels, from order 1 on; `boundary` begins and ends every text.
 
         Raises ValueError when the levels do not make a tree.
         """
-        if levels[0].tokens.tolist() != list(range(BOUNDARY, vocabulary)):
-            raise ValueError("the n-grams of order 1 are not the tokens")
-        self.order, self.vocabulary = len(levels), vocabulary
-        self._children = _tree(levels, vocabulary)
-        self._log_probs = [0.0, *(value for level in levels for value in level.log_probs.tolist())]
-        self._backoffs = [0.0, *(value for level in levels for value in level.backoffs.tolist())]
-        self._shorter, self._states = self._find_links(
-            [1, *(each for level in levels for each in level.children.tolist())]
+        self.order, self.vocabulary, self.boundary = len(levels), vocabulary, boundary
+        first, self._labels = _tree(levels, vocabulary, boundary)
+        self._log_probs = np.concatenate([[0.0], *(level.log_probs for level in levels)])
+        self._backoffs = np.concatenate([[0.0], *(level.backoffs for level in levels)])
+        self._shorter, self._states = np.zeros_like(self._labels), np.zeros_like(self._labels)
+        self._library, tree = native.library(), Tree(first=pointer(first), labels=pointer(self._labels))
+        self._library.link_ngram(
+            len(self._labels), tree.first, tree.labels, pointer(self._shorter), pointer(self._states)
         )
-        self.start = self.after(0, BOUNDARY)[1]
+        self.native = native.Ngram(
+            tree=tree,
+            log_probs=pointer(self._log_probs),
+            backoffs=pointer(self._backoffs),
+            shorter=pointer(self._shorter),
+            states=pointer(self._states),
+            start=0,
+            boundary=boundary,
+        )
+        """The model for the compiled search; it is valid as long as this object."""
+        self._first = first
+        self.start = self.native.start = self.after(0, boundary)[1]
 
     def __len__(self) -> int:
         """Return the number of n-grams."""
-        return len(self._children)
+        return len(self._labels) - 1
 
     def after(self, state: int, token: int) -> tuple[float, int]:
         """Return the log-probability of a token in a state, and the state after it; ValueError for an unknown token."""
-        log_prob = 0.0
-        node = self._children.get(state * self.vocabulary + token)
-        while node is None:
-            if not state:
-                raise ValueError(f"token {token} is not in the n-gram model")
-            log_prob += self._backoffs[state]
-            state = self._shorter[state]
-            node = self._children.get(state * self.vocabulary + token)
-        # With rounded values the sum may be a little above 0.
-        return min(log_prob + self._log_probs[node], 0.0), self._states[node]
+        following = ctypes.c_int32(state)
+        log_prob = self._library.ngram_after(self.native, following, token)
+        if math.isnan(log_prob):
+            raise ValueError(f"token {token} is not in the n-gram model")
+        return log_prob, following.value
 
     def log_prob(self, tokens: Sequence[int]) -> float:
         """Return the log-probability of a whole text, with its end."""
         total, state = 0.0, self.start
-        for token in (*tokens, BOUNDARY):
+        for token in (*tokens, self.boundary):
             log_prob, state = self.after(state, token)
             total += log_prob
         return total
 
-    def _find_links(self, children: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return for each node the longest shorter past in the tree, and the longest past that has children."""
-        shorter, states = [0] * len(children), [0] * len(children)
-        # Parents come before their children.
-        for key, node in self._children.items():
-            parent, token = divmod(key, self.vocabulary)
-            past = parent
-            while past:
-                past = shorter[past]
-                found = self._children.get(past * self.vocabulary + token)
-                if found is not None:
-                    shorter[node] = found
-                    break
-            states[node] = node if children[node] else states[shorter[node]]
-        return shorter, states
+    def check_tokens(self, spec: TokenSpec) -> None:
+        """Raise ValueError when the model lacks a token that a search may find."""
+        lacking = set(range(len(spec.pieces))) - spec.dropped - set(self._labels[1 : self._first[1]].tolist())
+        if lacking:
+            token = min(lacking)
+            raise ValueError(f"token {token}, {spec.pieces[token]!r}, is not in the n-gram model")
 
 
 def encode(levels: Sequence[Level], vocabulary: int) -> bytes:
@@ -117,8 +117,13 @@ def encode(levels: Sequence[Level], vocabulary: int) -> bytes:
     return head + lzma.compress(b"".join(columns), format=lzma.FORMAT_RAW, filters=_FILTERS)
 
 
-def decode(data: bytes) -> Ngram:
-    """Read a model that `encode` wrote; raise ValueError when the bytes are not a model."""
+def decode(data: bytes, boundary: int) -> Ngram:
+    """Read a model that `encode` wrote; raise ValueError when the bytes are not a model with this boundary."""
+    return Ngram(*decode_levels(data), boundary)
+
+
+def decode_levels(data: bytes) -> tuple[list[Level], int]:
+    """Return the levels that `encode` wrote, and the size of the vocabulary; raise ValueError for other bytes."""
     try:
         magic, vocabulary, order = _HEAD.unpack_from(data)
         if magic != _MAGIC or order < 1:
@@ -126,19 +131,18 @@ def decode(data: bytes) -> Ngram:
         sizes = np.frombuffer(data, dtype="<u4", count=order, offset=_HEAD.size).tolist()
         packed = data[_HEAD.size + 4 * order :]
         columns = _Columns(lzma.decompress(packed, format=lzma.FORMAT_RAW, filters=_FILTERS), vocabulary)
-        levels = [columns.level(size, is_last=place == order - 1) for place, size in enumerate(sizes)]
-        return Ngram(levels, vocabulary)
+        return [columns.level(size, is_last=place == order - 1) for place, size in enumerate(sizes)], vocabulary
     except (struct.error, lzma.LZMAError, EOFError, IndexError) as error:
         raise ValueError(str(error)) from error
 
 
-def from_text(text: str) -> Ngram:
-    """Read a model from its text in a configuration, base85 of the bytes; raise ValueError when it is not a model."""
+def from_text(text: str, boundary: int) -> Ngram:
+    """Read a model from its text in a configuration, base85 of the bytes; raise ValueError as `decode` does."""
     try:
         data = base64.b85decode(text)
     except (ValueError, binascii.Error) as error:
         raise ValueError(str(error)) from error
-    return decode(data)
+    return decode(data, boundary)
 
 
 class _Columns:
@@ -164,16 +168,22 @@ class _Columns:
         return found.astype(np.int64)
 
 
-def _tree(levels: Sequence[Level], vocabulary: int) -> dict[int, int]:
-    """Return the node for each (node, token), numbered in order from 1 on; keys are node * vocabulary + token."""
-    keys, first = [levels[0].tokens], 1
-    for before, level in itertools.pairwise(levels):
-        if int(before.children.sum()) != len(level.tokens):
-            raise ValueError("the number of n-grams differs from the counts of children")
-        parents = np.repeat(np.arange(first, first + len(before.tokens)), before.children)
-        keys.append(parents * vocabulary + level.tokens)
-        first += len(before.tokens)
-    return {key: node for node, key in enumerate(np.concatenate(keys).tolist(), start=1)}
+def _tree(levels: Sequence[Level], vocabulary: int, boundary: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the first child of each node, and its token; node 0 is the empty past. ValueError if they are no tree."""
+    sizes = [1, *(len(level.tokens) for level in levels)]
+    children = np.concatenate([[sizes[1]], *(level.children for level in levels)])
+    made = [int(each.sum()) for each in np.split(children, np.cumsum(sizes)[:-1])]
+    if made != [*sizes[1:], 0] or int(children.min()) < 0:
+        raise ValueError("the number of n-grams differs from the counts of children")
+    tokens = np.concatenate([[-1], *(level.tokens for level in levels)])
+    first = np.concatenate([[1], 1 + np.cumsum(children)])
+    rises = np.diff(tokens) > 0
+    # The tokens of a node's children rise; those of the next node need not be larger.
+    rises[first[first < len(tokens)] - 1] = True
+    single = levels[0].tokens
+    if not rises.all() or int(tokens.max()) >= vocabulary or int(single.min()) < 0 or boundary not in single:
+        raise ValueError("its n-grams are not in order, or not of its tokens")
+    return first.astype(np.int32), tokens.astype(np.int32)
 
 
 def _type(vocabulary: int) -> np.dtype[Any]:

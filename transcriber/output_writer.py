@@ -54,7 +54,7 @@ class JsonWriter:
         elif event.loss is not None:
             results.write_stdout(formats.json_message("Error", event.start_s, event.end_s, event.loss.reason, []))
         else:
-            text = " ".join(turn.text for turn in event.turns)
+            text = event.turns[0].separator.join(turn.text for turn in event.turns) if event.turns else ""
             found = formats.json_results(event.turns, self._language)
             results.write_stdout(formats.json_message("AddTranscript", event.start_s, event.end_s, text, found))
 

@@ -1,74 +1,61 @@
-"""Read the parameters of a served model's configuration: what a client must know of its weights."""
+"""Read what a client must know of a served model's weights, from the parameters of its configuration."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import TypeVar
 
+from contract.client import PARAMETER, ClientSpec, SearchSpec, TokenSpec
 from contract.errors import ServerContractError
-from transcriber import ngram, search_weights
+from transcriber import ngram
 from transcriber.ngram import Ngram
-from transcriber.search_weights import SearchWeights
 
 SERVE_REMEDY = "Serve the models of this client's own release, or transcribe with the client of the server's release"
 _EXPORT_REMEDY = (
     "Run `python -m export` and `python -m build.engines` again, and restart the server with the new engines"
 )
 
-Parameters = Mapping[str, str]
+Section = TypeVar("Section")
 
 
-def token_list(parameters: Parameters, model: str) -> tuple[str, ...]:
-    """Return the text of every token, from `tokens`; raise ServerContractError when it is missing or is not a list."""
-    try:
-        pieces = json.loads(parameters.get("tokens", ""))
-    except json.JSONDecodeError:
-        pieces = None
-    if not isinstance(pieces, list) or not pieces or not all(isinstance(piece, str) for piece in pieces):
-        raise ServerContractError(model, "its configuration has no parameter `tokens` with a JSON list", SERVE_REMEDY)
-    return tuple(pieces)
+def client_spec(parameters: Mapping[str, str], model: str) -> ClientSpec:
+    """Return what a client must know of a model, from the parameter `client`.
 
-
-def ngram_model(parameters: Parameters, tokens: int, model: str) -> Ngram | None:
-    """Return the n-gram model from `ngram`, None when there is none.
-
-    Raises ServerContractError when the parameter is damaged, or when its vocabulary is not that of the token list.
+    Raises ServerContractError when it is missing or damaged.
     """
-    if "ngram" not in parameters:
+    if PARAMETER not in parameters:
+        cause = f"its configuration has no parameter `{PARAMETER}`: it was exported by an older release"
+        raise ServerContractError(model, cause, _EXPORT_REMEDY)
+    return ClientSpec.from_json(parameters[PARAMETER], model, ServerContractError, SERVE_REMEDY)
+
+
+def required(section: Section | None, name: str, model: str) -> Section:
+    """Return a section of a ClientSpec; raise ServerContractError when the model lacks it."""
+    if section is None:
+        cause = f"its parameter `{PARAMETER}` has no section `{name}`"
+        raise ServerContractError(model, cause, _EXPORT_REMEDY)
+    return section
+
+
+def ngram_model(search: SearchSpec, tokens: TokenSpec, model: str) -> Ngram | None:
+    """Return the n-gram model of a search, None when there is none.
+
+    Raises ServerContractError when it is damaged, or when it is not of the tokens.
+    """
+    if search.ngram is None:
         return None
     try:
-        found = ngram.from_text(parameters["ngram"])
+        if tokens.boundary is None:
+            raise ValueError("its tokens have no boundary")
+        found = ngram.from_text(search.ngram, tokens.boundary)
+        found.check_tokens(tokens)
     except ValueError as error:
-        cause = f"its parameter `ngram` holds no n-gram model ({error})"
+        cause = f"its parameter `{PARAMETER}` holds no n-gram model of its tokens ({error})"
         raise ServerContractError(model, cause, SERVE_REMEDY) from error
-    if found.vocabulary != tokens:
-        cause = f"its parameter `ngram` is of {found.vocabulary} tokens, and its parameter `tokens` of {tokens}"
-        raise ServerContractError(model, cause, SERVE_REMEDY)
     return found
 
 
-def weights_of_search(parameters: Parameters, rescorers: Iterable[str], model: str) -> SearchWeights:
-    """Return the weights of the search and of the rescorers, from `search_weights`.
-
-    Raises ServerContractError when the parameter is missing or damaged, or lacks a rescorer that is served.
-    """
-    if "search_weights" not in parameters:
-        cause = "its configuration has no parameter `search_weights`: it was exported by an older release"
-        raise ServerContractError(model, cause, _EXPORT_REMEDY)
-    try:
-        found = search_weights.from_json(parameters["search_weights"])
-    except ValueError as error:
-        cause = f"its parameter `search_weights` holds no weights of a search ({error})"
-        raise ServerContractError(model, cause, _EXPORT_REMEDY) from error
-    for family in rescorers:
-        if family not in found.rescorers or family not in found.rescorers_with_ngram:
-            cause = f"its parameter `search_weights` has no weight for {family}, which the server has"
+def check_rescorers(search: SearchSpec, roles: tuple[str, ...], model: str) -> None:
+    """Raise ServerContractError when the search has no weight for a model that is served."""
+    for role in roles:
+        if role not in search.rescorers or role not in search.rescorers_with_ngram:
+            cause = f"its parameter `{PARAMETER}` has no weight for the {role}, which the server has"
             raise ServerContractError(model, cause, _EXPORT_REMEDY)
-    return found
-
-
-def same_speaker_similarity(parameters: Parameters, model: str) -> float:
-    """Return the cosine above which two embeddings are of one speaker; raise ServerContractError when it is missing."""
-    try:
-        return float(parameters["same_speaker_similarity"])
-    except (KeyError, ValueError) as error:
-        cause = "its configuration has no parameter `same_speaker_similarity` with a number"
-        raise ServerContractError(model, cause, SERVE_REMEDY) from error

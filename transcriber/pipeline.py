@@ -11,17 +11,18 @@ from typing import TypeVar
 
 import numpy as np
 
+from contract.client import AudioSpec, SpeakerSpec
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError, VoxwrightError
 from transcriber import ctc, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.ctc import Floats
-from transcriber.features import log_mel
-from transcriber.recogniser import EncoderOutput, Features, Recogniser, RequestError
-from transcriber.segments import Segment, split
+from transcriber.recogniser import EncoderOutput, Recogniser, RequestError
+from transcriber.resampling import resample
+from transcriber.segments import LONGEST_S, Segment, split
 from transcriber.transcript import Loss, Transcript, Turn, Word
 
-# The subsampling needs seven feature frames; 0.2 s has eighteen.
-_SHORTEST_SAMPLES = 3_200
+# Shorter segments are padded with silence to this length, or to the shortest that the network takes.
+_SHORTEST_S = 0.2
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 _NAMED_SPANS = 5
@@ -80,14 +81,17 @@ def transcribe(
         number, segment = numbered
         return segment.end_s, with_retries(segment, lambda: _recognise_segment(recogniser, chosen, number, segment))
 
+    pieces = split(
+        recording.blocks(), sample_rate_hz=recogniser.audio.sample_rate_hz, longest_s=longest_segment_s(recogniser)
+    )
     try:
-        for done_s, part in in_order(work, enumerate(split(recording.blocks())), plan.in_flight):
+        for done_s, part in in_order(work, enumerate(pieces), plan.in_flight):
             results.append(part)
             on_progress(done_s)
     except ServerUnreachableError as error:
         gone = error
         recording.close()
-    turns = tuple(_turns(results, recogniser.same_speaker_similarity))
+    turns = tuple(_turns(results, recogniser))
     return collect(recording, recogniser, plan, results, turns, gone, done_s)
 
 
@@ -101,8 +105,8 @@ def choose_search(recogniser: Recogniser, requested: str | None) -> str:
     if requested == "rescore" and not recogniser.rescorers:
         raise ServerContractError(
             "--search rescore",
-            f"the server has neither a decoder nor an lm for {recogniser.operating_point}",
-            "Use --search beam, or serve the decoder",
+            f"the server has no model that scores hypotheses for {recogniser.operating_point}",
+            "Use --search beam, or serve a rescorer or a language model",
         )
     return requested
 
@@ -149,50 +153,56 @@ def decode_segment(
     plan: Plan,
     number: int,
     segment: Segment,
-    features: Features,
     encoded: EncoderOutput,
     hypotheses: tuple[ctc.Hypothesis, ...] | None = None,
 ) -> SegmentResult:
     """Search the words of a segment in the encoder output, and embed its speech; `plan` names the search.
 
-    features: FP16 [frames, 80] of the segment; `hypotheses` are given when the search is done already.
+    `hypotheses` are given when the search is done already.
     """
     best = _best_hypothesis(recogniser, plan, encoded, hypotheses)
-    aligned = ctc.align(encoded.emissions, best.tokens)
-    found = words.join(aligned, recogniser.pieces, segment.start_s, segment.end_s)
-    if not found or not plan.speakers or recogniser.same_speaker_similarity is None:
+    aligned = ctc.align(encoded.emissions, best.tokens, recogniser.tokens)
+    found = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+    if not found or not plan.speakers or recogniser.speaker is None:
         return SegmentResult(words=found)
-    return _with_embeddings(recogniser, number, segment, features, found)
+    return _with_embeddings(recogniser, recogniser.speaker, number, segment, found)
 
 
 def _recognise_segment(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> SegmentResult:
-    features = log_mel(pad_to_minimum(segment.samples))
-    return decode_segment(recogniser, plan, number, segment, features, recogniser.recognise(features))
+    encoded = recogniser.recognise(pad_to_minimum(segment.samples, recogniser.audio))
+    return decode_segment(recogniser, plan, number, segment, encoded)
 
 
 def _best_hypothesis(
     recogniser: Recogniser, plan: Plan, encoded: EncoderOutput, hypotheses: tuple[ctc.Hypothesis, ...] | None
 ) -> ctc.Hypothesis:
     if plan.search == "greedy":
-        return ctc.greedy(encoded.emissions)
+        return ctc.greedy(encoded.emissions, recogniser.tokens)
     if hypotheses is None:
         hypotheses = rescoring.search(recogniser, encoded.emissions, ngram=plan.ngram)
     return (rescoring.rescore(recogniser, encoded, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 
 def _with_embeddings(
-    recogniser: Recogniser, number: int, segment: Segment, features: Features, found: list[Word]
+    recogniser: Recogniser, spec: SpeakerSpec, number: int, segment: Segment, found: list[Word]
 ) -> SegmentResult:
-    bounds = speakers.window_bounds(len(features))
-    embeddings = recogniser.embed([features[first:last] for first, last in bounds])
+    samples = resample(segment.samples, segment.sample_rate_hz, spec.sample_rate_hz)
+    bounds = speakers.window_bounds(samples.size, spec)
+    embeddings = recogniser.embed([samples[first:last] for first, last in bounds])
     return SegmentResult(
-        words=found, windows=speakers.windows_of(number, segment.start_s, bounds), embeddings=embeddings
+        words=found, windows=speakers.windows_of(number, segment.start_s, bounds, spec), embeddings=embeddings
     )
 
 
-def pad_to_minimum(samples: Samples) -> Samples:
-    """Return the samples of a segment, padded with silence to the shortest that the networks take, 0.2 s."""
-    return np.pad(samples, (0, max(0, _SHORTEST_SAMPLES - samples.size)))
+def pad_to_minimum(samples: Samples, audio: AudioSpec) -> Samples:
+    """Return the samples of a segment, padded with silence to 0.2 s or to the shortest that the network takes."""
+    shortest = max(round(_SHORTEST_S * audio.sample_rate_hz), audio.shortest_samples)
+    return np.pad(samples, (0, max(0, shortest - samples.size)))
+
+
+def longest_segment_s(recogniser: Recogniser) -> float:
+    """Return the length of the longest segment: 16 s, or less where the models take less."""
+    return min(LONGEST_S, recogniser.longest_samples / recogniser.audio.sample_rate_hz)
 
 
 def collect(
@@ -223,14 +233,15 @@ def collect(
     )
 
 
-def _turns(results: list[SegmentResult], similarity: float | None) -> Iterator[Turn]:
+def _turns(results: list[SegmentResult], recogniser: Recogniser) -> Iterator[Turn]:
+    similarity = recogniser.speaker.same_speaker_similarity if recogniser.speaker is not None else None
     parts = [part.embeddings for part in results if part.embeddings is not None]
     windows = [window for part in results for window in part.windows]
     labels = speakers.label(windows, np.concatenate(parts), similarity) if parts and similarity is not None else []
     start = 0
     for part in results:
         stop = start + len(part.windows)
-        yield from speakers.turns(part.words, part.windows, labels[start:stop])
+        yield from speakers.turns(part.words, part.windows, labels[start:stop], recogniser.tokens.word_separator)
         start = stop
 
 
@@ -240,8 +251,8 @@ def _notes(
     yield from recording.notes
     if not any(part.words or part.loss for part in results) and not gone:
         yield "no speech was found in it" if not results else "no words were found in it"
-    if plan.speakers and recogniser.same_speaker_similarity is None:
-        yield f"the server has no diar_{recogniser.operating_point}, so speakers are not distinguished"
+    if plan.speakers and recogniser.speaker is None:
+        yield f"the server has no speaker network for {recogniser.operating_point}, so speakers are not distinguished"
 
 
 def _errors(

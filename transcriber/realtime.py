@@ -5,9 +5,11 @@ with each window. When the segment has ended, it is rescored and its speakers ar
 """
 
 import contextlib
+import math
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +18,21 @@ import numpy as np
 
 from contract.errors import ServerUnreachableError
 from contract.tokens import spell
-from transcriber import ctc, pipeline, rescoring, speakers, words
-from transcriber.audio import Recording, Samples
+from transcriber import ctc, pipeline, rescoring, speakers
+from transcriber.audio import SAMPLE_RATE_HZ, Recording, Samples
 from transcriber.buckets import full_windows
 from transcriber.ctc import Emissions
-from transcriber.features import SAMPLE_RATE_HZ, FeatureStream, feature_frames
 from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult
-from transcriber.recogniser import EncoderOutput, Features, RequestError, StreamRecogniser
+from transcriber.recogniser import EncoderOutput, RequestError, StreamRecogniser
 from transcriber.segments import Segment, follow
 from transcriber.transcript import Loss, Turn
-from transcriber.words import SHORTEST_FRAMES
 
 # Seconds of a file that are read ahead. What is not a file, such as a microphone, is read without a limit.
 _READ_AHEAD_BLOCKS = 20
 # How often a waiting thread checks whether the stream was stopped.
 _POLL_S = 0.1
+# A stream that brings no samples for this long pauses, and what was spoken is final.
+_PAUSE_S = 1.0
 _LARGEST_STREAM = 2**63 - 1
 
 
@@ -59,16 +61,17 @@ OnEvent = Callable[[Partial | Final], object]
 class Source:
     """Read a recording in its own thread, so that a microphone is read while the client waits for the server."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, open_recording: Callable[[Path], Recording] | None = None) -> None:
         """Begin to open and read the file; errors are raised by `recording` and `blocks`."""
-        self.read_s = 0.0
+        self.read_s, self._sample_rate_hz = 0.0, SAMPLE_RATE_HZ
         self._is_file = path.is_file()
         self._blocks: queue.Queue[Samples | None] = queue.Queue(_READ_AHEAD_BLOCKS if self._is_file else 0)
         self._opened: queue.Queue[Recording | None] = queue.Queue()
         self._failure: BaseException | None = None
         self._stopped = threading.Event()
         # It may hang in a read, and must not keep the program from ending.
-        threading.Thread(target=self._read, args=(path,), name="source", daemon=True).start()
+        opened = open_recording or (lambda file: Recording(file, live=True))
+        threading.Thread(target=self._read, args=(path, opened), name="source", daemon=True).start()
 
     def recording(self) -> Recording | None:
         """Return the recording as soon as it is open; None when the source was stopped before."""
@@ -81,18 +84,26 @@ class Source:
         return None
 
     def blocks(self) -> Iterator[Samples]:
-        """Yield the samples that were read; raise what the recording raises."""
+        """Yield the samples that were read, and an empty block when a stream pauses; raise what the recording raises.
+
+        A file does not pause: a slow disk must not change its segments.
+        """
+        waiting_since = time.monotonic()
         while True:
             try:
                 block = self._blocks.get(timeout=_POLL_S)
             except queue.Empty:
                 if self._stopped.is_set():
                     return
+                if not self._is_file and time.monotonic() - waiting_since >= _PAUSE_S:
+                    yield np.empty(0, dtype=np.float32)
+                    waiting_since = math.inf
                 continue
             if block is None:
                 break
-            self.read_s += block.size / SAMPLE_RATE_HZ
+            self.read_s += block.size / self._sample_rate_hz
             yield block
+            waiting_since = time.monotonic()
             if self._stopped.is_set() and self._is_file:
                 return
         if self._failure is not None:
@@ -107,9 +118,10 @@ class Source:
         """Stop the stream here: samples of a microphone that were read are still yielded, of a file no more."""
         self._stopped.set()
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, open_recording: Callable[[Path], Recording]) -> None:
         try:
-            recording = Recording(path, live=True)
+            recording = open_recording(path)
+            self._sample_rate_hz = recording.sample_rate_hz
             self._opened.put(recording)
             for block in recording.blocks():
                 if not self._put(block):
@@ -142,7 +154,12 @@ def transcribe(source: Source, recogniser: StreamRecogniser, plan: Plan, on_even
     tracker = _SegmentTracker(recogniser, chosen, on_event)
     gone: ServerUnreachableError | None = None
     try:
-        for update in follow(source.blocks()):
+        updates = follow(
+            source.blocks(),
+            sample_rate_hz=recogniser.audio.sample_rate_hz,
+            longest_s=pipeline.longest_segment_s(recogniser),
+        )
+        for update in updates:
             tracker.push(update.segment, ended=update.ended)
         if source.was_stopped:
             recording.duration_s = source.read_s
@@ -157,8 +174,8 @@ class _SegmentTracker:
 
     def __init__(self, recogniser: StreamRecogniser, plan: Plan, on_event: OnEvent) -> None:
         self._recogniser, self._plan, self._on_event = recogniser, plan, on_event
-        similarity = recogniser.same_speaker_similarity
-        self._speakers = None if similarity is None else speakers.StreamSpeakers(similarity)
+        spec = recogniser.speaker
+        self._speakers = None if spec is None else speakers.StreamSpeakers(spec.same_speaker_similarity)
         self._open_segment: _OpenSegment | None = None
         self._last_partial = ""
         self.results: list[SegmentResult] = []
@@ -186,7 +203,8 @@ class _SegmentTracker:
         labels: list[str] = []
         if self._speakers is not None and found.embeddings is not None:
             labels = self._speakers.label(found.windows, found.embeddings)
-        turns = tuple(speakers.turns(found.words, found.windows, labels))
+        separator = self._recogniser.tokens.word_separator
+        turns = tuple(speakers.turns(found.words, found.windows, labels, separator))
         self._open_segment, self.done_s = None, segment.end_s
         self.results.append(found)
         self.turns.extend(turns)
@@ -201,17 +219,15 @@ class _OpenSegment:
     def __init__(self, recogniser: StreamRecogniser, plan: Plan) -> None:
         self._recogniser, self._plan = recogniser, plan
         self._stream = new_stream_id()
-        self._features = FeatureStream()
-        self._samples, self._frames = 0, list[Features]()
-        self._waiting = self._features.accept_waveform(np.empty(0, dtype=np.float32))
-        self._windows, self._outputs = list[Features](), list[EncoderOutput]()
-        self._search = ctc.Search(fusion=rescoring.fusion(recogniser) if plan.ngram else None)
+        self._samples, self._waiting = 0, np.empty(0, dtype=np.float32)
+        self._windows, self._outputs = list[Samples](), list[EncoderOutput]()
+        self._search = ctc.Search(recogniser.tokens, fusion=rescoring.fusion(recogniser) if plan.ngram else None)
         self._error_text: str | None = None
 
     def push(self, segment: Segment) -> None:
         """Send the windows that are full by now; after an error of the server, no more are sent."""
         self._take(segment.samples[self._samples :])
-        size, overlap = self._recogniser.window_frames, self._recogniser.overlap_frames
+        size, overlap = self._recogniser.window_samples, self._recogniser.overlap_samples
         windows, self._waiting = full_windows(self._waiting, size, overlap)
         for window in windows:
             self._send(window, end=False)
@@ -220,35 +236,34 @@ class _OpenSegment:
         """Return the words so far; no words after an error of the server."""
         if self._error_text is not None:
             return ""
-        return spell(self._search.best_partial(), self._recogniser.pieces)
+        return spell(self._search.best_partial(), self._recogniser.tokens)
 
     def finish(self, segment: Segment, number: int) -> SegmentResult:
         """End the sequence on the server and return the result of the segment."""
-        self._take(np.zeros(pipeline.pad_to_minimum(segment.samples).size - segment.samples.size, dtype=np.float32))
+        audio = self._recogniser.audio
+        padded = pipeline.pad_to_minimum(segment.samples, audio)
+        self._take(padded[segment.samples.size :])
         # The server frees the place of a sequence with its last window, so a last window is always sent.
         self._send(self._waiting, end=True)
         if self._error_text is not None:
             return SegmentResult(loss=Loss(start_s=segment.start_s, end_s=segment.end_s, reason=self._error_text))
-        frames = np.concatenate(self._frames)[: max(feature_frames(segment.samples.size), SHORTEST_FRAMES)]
         encoded, hypotheses = concatenate(self._outputs), None
         if segment.is_cut:
             # Speech continues: the frames after the cut are recognised again with the next segment.
-            encoded = concatenate([encoded], words.encoder_frames(len(frames)))
+            encoded = concatenate([encoded], audio.frames(max(segment.samples.size, audio.shortest_samples)))
         else:
             # After the end there is only the silence by which the end was detected.
             hypotheses = self._search.hypotheses()
         return pipeline.with_retries(
             segment,
-            lambda: pipeline.decode_segment(self._recogniser, self._plan, number, segment, frames, encoded, hypotheses),
+            lambda: pipeline.decode_segment(self._recogniser, self._plan, number, segment, encoded, hypotheses),
         )
 
     def _take(self, samples: Samples) -> None:
-        frames = self._features.accept_waveform(samples)
         self._samples += samples.size
-        self._frames.append(frames)
-        self._waiting = np.concatenate((self._waiting, frames))
+        self._waiting = np.concatenate((self._waiting, samples))
 
-    def _send(self, window: Features, *, end: bool) -> None:
+    def _send(self, window: Samples, *, end: bool) -> None:
         if self._error_text is not None:
             return
         try:
@@ -258,11 +273,11 @@ class _OpenSegment:
             return
         self._windows.append(window)
         # The network makes a frame also of a shorter window, but that frame has no meaning.
-        if len(window) >= SHORTEST_FRAMES:
+        if len(window) >= self._recogniser.audio.shortest_samples:
             self._outputs.append(encoded)
             self._search.advance(encoded.emissions)
 
-    def _step(self, window: Features, *, end: bool) -> EncoderOutput:
+    def _step(self, window: Samples, *, end: bool) -> EncoderOutput:
         error_text = ""
         for attempt in pipeline.attempts():
             try:
@@ -286,11 +301,12 @@ def concatenate(parts: list[EncoderOutput], length: int | None = None) -> Encode
     """Return the encoder outputs of a stream's windows as one, cut to `length` encoder frames."""
     valid = slice(0, length)
     log_probs = np.concatenate([part.emissions.log_probs for part in parts])[valid]
+    outputs = [part.encoder_out[: part.encoder_length] for part in parts if part.encoder_out is not None]
     return EncoderOutput(
         emissions=Emissions(
             log_probs=log_probs, tokens=np.concatenate([part.emissions.tokens for part in parts])[valid]
         ),
-        encoder_out=np.concatenate([part.encoder_out[: part.encoder_length] for part in parts])[valid],
+        encoder_out=np.concatenate(outputs)[valid] if outputs else None,
         encoder_length=len(log_probs),
     )
 

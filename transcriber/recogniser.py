@@ -1,16 +1,14 @@
 """Define what the transcriber needs from a server: the interface between the transcription and the network protocol."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
+from contract.client import AudioSpec, SearchSpec, SpeakerSpec, TokenSpec
+from transcriber.audio import Samples
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.ngram import Ngram
-from transcriber.search_weights import SearchWeights
-
-Features: TypeAlias = NDArray[np.float16]
 
 
 class RequestError(Exception):
@@ -19,13 +17,14 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EncoderOutput:
-    """The server's result for a segment: the emissions, and the encoder output that the decoder takes.
+    """The server's result for a segment: the emissions, and the encoder output that a rescorer may take.
 
-    encoder_out is FP16 [time, D] with its padding, encoder_length the number of valid frames.
+    encoder_out is FP16 [time, D] with its padding, None where the recogniser returns none; encoder_length is the
+    number of valid frames.
     """
 
     emissions: Emissions
-    encoder_out: NDArray[Any]
+    encoder_out: NDArray[Any] | None
     encoder_length: int
 
 
@@ -37,40 +36,48 @@ class Recogniser(Protocol):
 
     language: str
     operating_point: str
-    pieces: tuple[str, ...]
-    """The text of every token; U+2581 begins a word."""
+    audio: AudioSpec
+    """The audio that it takes, and the times of its frames."""
+    longest_samples: int
+    """The longest segment that it takes."""
+    tokens: TokenSpec
+    """Its tokens and how they spell words."""
     ngram: Ngram | None
     """The language model of the search; None where the weights have none."""
-    rescorers: tuple[str, ...]
-    """The families that can score hypotheses: those of decoder and lm that are served."""
-    search_weights: SearchWeights
+    search: SearchSpec
     """How much the n-gram model and the rescorers count."""
-    same_speaker_similarity: float | None
-    """Cosine above which two embeddings are of one speaker; None when no speaker network is served."""
+    rescorers: tuple[str, ...]
+    """The roles of the served models that score hypotheses."""
+    most_hypotheses: int
+    """How many hypotheses all of them score at a time; 0 without rescorers."""
+    longest_hypothesis: int
+    """How many tokens of a hypothesis all of them take; 0 without rescorers."""
+    speaker: SpeakerSpec | None
+    """The audio that the speaker network takes; None when no speaker network is served."""
 
-    def recognise(self, features: Features) -> EncoderOutput:
-        """Recognise a segment: log-mel FP16 [frames, 80]."""
+    def recognise(self, samples: Samples) -> EncoderOutput:
+        """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""
         ...
 
-    def score(self, family: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
+    def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
         ...
 
-    def embed(self, windows: list[Features]) -> Floats:
-        """Embed stretches of speech, each FP16 [frames, 80]: unit vectors FP32 [len(windows), E]."""
+    def embed(self, windows: list[Samples]) -> Floats:
+        """Embed stretches of speech at the rate of `speaker`: unit vectors FP32 [len(windows), E]."""
         ...
 
 
 class StreamRecogniser(Recogniser, Protocol):
     """A server in real-time mode: it takes a stream window by window and keeps the states that the next one needs."""
 
-    window_frames: int
-    """The feature frames of a window."""
-    overlap_frames: int
-    """How many frames the next window repeats at its beginning."""
+    window_samples: int
+    """The samples of a window."""
+    overlap_samples: int
+    """How many samples the next window repeats at its beginning."""
 
-    def step(self, stream: int, window: Features, *, start: bool, end: bool) -> EncoderOutput:
-        """Recognise the next window of a stream: log-mel FP16 [window_frames, 80]; the last one may be shorter.
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
+        """Recognise the next window of a stream: `window_samples` samples; the last one may be shorter.
 
         The first window starts the stream, also if the server knows its number. Only the first window is
         repeated while the server is away. RequestError for a later one means that the server may have lost the stream:

@@ -1,7 +1,10 @@
 """Write results; their paths are checked before the work begins, so that a mistyped path is reported at once."""
 
 import os
+import stat
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,23 +14,25 @@ from transcriber.formats import FORMATS
 from transcriber.transcript import Transcript
 
 DEFAULT_FORMAT = "txt"
+_FOLDER = "Choose a folder that you may write to"
+_MAX_NAME_BYTES = 255
 _BROKEN_PIPE_EXIT_CODE = 141  # the exit code of a program that SIGPIPE ended, in a shell
 
 
-def choose_format(requested: str | None, output: Path | None) -> str:
+def choose_format(requested: str | None, output: str | None) -> str:
     """Return the requested format, or the one of the output's suffix, or plain text."""
     if requested is not None:
         return requested
-    suffix = output.suffix.lower() if output is not None else ""
+    suffix = "" if output is None or _is_folder(output) else Path(output).suffix.lower()
     return next((name for name, known in FORMATS.items() if known.suffix == suffix), DEFAULT_FORMAT)
 
 
-def targets(recordings: Sequence[Path], output: Path | None, format_name: str) -> list[Path | None]:
+def targets(recordings: Sequence[Path], output: str | None, format_name: str) -> list[Path | None]:
     """Return the path of the result of each recording, None for the standard output.
 
-    One recording is written to the file `output`, or into it where it is a folder; several into the folder `output`.
-    Raises SettingError for results that would overwrite one another or a recording, and OutputError for a folder
-    without the right to write.
+    One recording is written to the file `output`, or into it where it is a folder or ends in a slash; several into the
+    folder `output`. Raises SettingError for results that would overwrite one another or a recording, and OutputError
+    for a path that cannot be written.
     """
     if output is None:
         if len(recordings) > 1 and format_name != DEFAULT_FORMAT:
@@ -35,16 +40,22 @@ def targets(recordings: Sequence[Path], output: Path | None, format_name: str) -
             raise SettingError("--format", cause, "Name a folder with --output")
         return [None] * len(recordings)
     planned = _planned_paths(recordings, output, FORMATS[format_name].suffix)
+    _check_names(recordings, planned)
     for target in planned:
-        _check(target, recordings, planned)
+        _check_target(target)
+    for folder in sorted({_existing_folder(target) for target in planned if not is_special(target)}):
+        _check_folder(folder, planned)
     return list(planned)
 
 
 def write(transcript: Transcript, target: Path | None, format_name: str, *, titled: bool) -> None:
-    """Write a result; a file appears complete or not at all. `titled` puts the recording's name first on stdout."""
+    """Write a result; a file appears complete or not at all. `titled` puts the recording's name first on stdout.
+
+    A device or a FIFO is written to, and a link is followed. A new file has the rights that the umask leaves.
+    """
     content = FORMATS[format_name].write(transcript)
     if target is not None:
-        files.write(target, content)
+        _write_file(target, content)
         return
     write_stdout(f"==> {transcript.source} <==\n{content}" if titled else content)
 
@@ -65,22 +76,105 @@ def write_stdout(content: str) -> None:
         sys.exit(_BROKEN_PIPE_EXIT_CODE)
 
 
-def _planned_paths(recordings: Sequence[Path], output: Path, suffix: str) -> list[Path]:
-    if len(recordings) == 1 and not output.is_dir():
-        return [output]
-    if output.exists() and not output.is_dir():
-        raise SettingError("--output", f"{output} is a file, and there are several recordings", "Name a folder")
-    return [output / f"{recording.stem}{suffix}" for recording in recordings]
+def is_special(target: Path) -> bool:
+    """Return whether a path is a device, a FIFO or an open file of this process, which are written to in place."""
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return False
+    # `/dev/stdout` may be a regular file to which the shell appends: renaming would replace it.
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or _is_open_file(target)
 
 
-def _check(target: Path, recordings: Sequence[Path], planned: Sequence[Path]) -> None:
-    if any(target.resolve() == recording.resolve() for recording in recordings):
-        raise SettingError("--output", f"{target} is a recording, which would be overwritten", "Name another file")
-    if planned.count(target) > 1:
-        cause = f"several of the recordings would be written to {target}"
-        raise SettingError("--output", cause, "Transcribe them one by one, or rename them")
+def _is_open_file(target: Path) -> bool:
+    place = target.absolute()
+    while not place.parent.resolve().is_relative_to("/proc"):
+        if not place.is_symlink():
+            return False
+        place = place.parent.resolve() / place.readlink()
+    return True
+
+
+def _write_file(target: Path, content: str) -> None:
+    if is_special(target):
+        with files.writing(target), target.open("a") as file:
+            file.write(content)
+        return
+    path = target.resolve()
+    files.write(path, content, mode=_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """Return the rights of a file that exists, or those that the umask leaves to a new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        # The umask can only be read by setting it.
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def _is_folder(output: str) -> bool:
+    return output.endswith(("/", "/.")) or Path(output).is_dir()
+
+
+def _planned_paths(recordings: Sequence[Path], output: str, suffix: str) -> list[Path]:
+    path = Path(output)
+    if len(recordings) == 1 and not _is_folder(output):
+        return [path]
+    if path.exists() and not path.is_dir():
+        cause = f"{path} is a file, and there are several recordings"
+        if len(recordings) == 1:
+            cause = f"{path} is a file, and {output} is the name of a folder"
+        raise SettingError("--output", cause, "Name a folder")
+    return [path / f"{recording.stem}{suffix}" for recording in recordings]
+
+
+def _check_names(recordings: Sequence[Path], planned: Sequence[Path]) -> None:
+    sources = {_resolved(recording) for recording in recordings}
+    places = Counter(map(_resolved, planned))
+    for target in planned:
+        if _resolved(target) in sources:
+            raise SettingError("--output", f"{target} is a recording, which would be overwritten", "Name another file")
+        if places[_resolved(target)] > 1:
+            cause = f"several of the recordings would be written to {target}"
+            raise SettingError("--output", cause, "Transcribe them one by one, or rename them")
+
+
+def _check_target(target: Path) -> None:
+    if len(os.fsencode(target.name)) > _MAX_NAME_BYTES:
+        cause = f"its name has more than {_MAX_NAME_BYTES} bytes"
+        raise OutputError(target, cause, "Rename the recording, or name a file with --output")
     if target.is_dir():
         raise OutputError(target, "it is a folder", "Rename the folder, or use another --output")
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(target, f"nothing can be written to {folder}", "Choose a folder that you may write to")
+    if target.is_symlink() and _resolved(target).is_symlink():
+        raise OutputError(target, "it is a link that leads to itself", "Remove it, or use another --output")
+    if not is_special(target):
+        return
+    mode = target.stat().st_mode
+    if stat.S_ISSOCK(mode) or stat.S_ISBLK(mode):
+        raise OutputError(target, "it is neither a file nor a character device nor a FIFO", "Use another --output")
+    if not os.access(target, os.W_OK):
+        raise OutputError(target, "you have no permission to write to it", "Use another --output")
+
+
+def _existing_folder(target: Path) -> Path:
+    return next(parent for parent in _resolved(target).parents if parent.exists())
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:
+        return path.absolute()  # a link that leads to itself
+
+
+def _check_folder(folder: Path, planned: Sequence[Path]) -> None:
+    """Make a file without a name in the folder: rights alone do not show a file system that is read-only or virtual."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        target = next(each for each in planned if not is_special(each) and _existing_folder(each) == folder)
+        raise OutputError(target, f"nothing can be written to {folder}", _FOLDER) from error

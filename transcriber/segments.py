@@ -8,21 +8,18 @@ import numpy as np
 import webrtcvad
 from numpy.typing import NDArray
 
-from transcriber.audio import Samples
-from transcriber.features import SAMPLE_RATE_HZ
+from transcriber.audio import SAMPLE_RATE_HZ, Samples
 
-FRAME_SAMPLES = SAMPLE_RATE_HZ * 20 // 1000
 # 1598 feature frames: they fit the bucket of 1600, and are short enough for full attention on a small GPU.
-LONGEST_SAMPLES = 16 * SAMPLE_RATE_HZ
-PADDING_SAMPLES = 10 * FRAME_SAMPLES
+LONGEST_S = 16.0
+_FRAME_MS = 20
+_PADDING_FRAMES = 10
 _BATCH_FRAMES = 100
-_BATCH_SAMPLES = _BATCH_FRAMES * FRAME_SAMPLES
 # Speech begins where three frames of five are voiced, and has ended after 0.4 s without one: twice the padding, so
 # that neighbours never overlap.
 _ONSET_WINDOW, _ONSET_VOICED = 5, 3
 _HANGOVER_FRAMES = 20
 # A cut through speech lies in the later half, at the lowest energy over 0.1 s.
-_EARLIEST_CUT_SAMPLES = LONGEST_SAMPLES // 2
 _CUT_WINDOW_FRAMES = 5
 # WebRTC's detector compares energies with fixed numbers, and misses speech below -30 dB. So speech is amplified to this
 # level, measured over the last 30 s on the loudest frames without the top twentieth (clicks).
@@ -31,16 +28,46 @@ _LOUD_QUANTILE = 0.95
 _LEVEL_MEMORY_BATCHES = 16
 _AGGRESSIVENESS = 2
 # A stream is processed in steps of this size, without look-ahead: its gain stays small until speech was detected.
-_STEP_SAMPLES = 5 * FRAME_SAMPLES
+_STEP_FRAMES = 5
 _LARGEST_LIVE_GAIN = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """The lengths of the splitting, in samples: they depend on the sample rate and on the longest segment."""
+
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    """8, 16, 32 or 48 kHz: the detector takes no other rate."""
+    longest_s: float = LONGEST_S
+
+    @property
+    def frame(self) -> int:
+        """Return the length of a frame of the detector, 20 ms."""
+        return self.sample_rate_hz * _FRAME_MS // 1000
+
+    @property
+    def padding(self) -> int:
+        """Return the length of the silence at either end of a segment, 0.2 s."""
+        return _PADDING_FRAMES * self.frame
+
+    @property
+    def longest(self) -> int:
+        """Return the length of the longest segment."""
+        return int(self.longest_s * self.sample_rate_hz)
+
+    @property
+    def earliest_cut(self) -> int:
+        """Return the earliest offset in a segment where speech is cut."""
+        return self.longest // 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Segment:
-    """A stretch of speech: float32 samples at 16 kHz and the offset of the first one in the recording."""
+    """A stretch of speech: float32 samples and the offset of the first one in the recording."""
 
     start: int
     samples: Samples
+    sample_rate_hz: int = SAMPLE_RATE_HZ
     is_cut: bool = False
     """Whether speech continues after its end."""
 
@@ -52,23 +79,26 @@ class Segment:
     @property
     def start_s(self) -> float:
         """Return the start in seconds."""
-        return self.start / SAMPLE_RATE_HZ
+        return self.start / self.sample_rate_hz
 
     @property
     def end_s(self) -> float:
         """Return the end in seconds."""
-        return self.end / SAMPLE_RATE_HZ
+        return self.end / self.sample_rate_hz
 
 
-def split(blocks: Iterable[Samples]) -> Iterator[Segment]:
-    """Yield the speech in a stream of blocks of any size, in order and without overlap, each at most 16 s long.
+def split(
+    blocks: Iterable[Samples], *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S
+) -> Iterator[Segment]:
+    """Yield the speech in a stream of blocks of any size, in order and without overlap, each at most `longest_s` long.
 
     About 20 s of audio are in memory at a time. Longer speech is cut at its quietest point, and the two parts
     touch; elsewhere each segment has up to 0.2 s of silence at both ends.
     """
-    detector, splitter = _Detector(), _Splitter()
+    timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+    detector, splitter = _Detector(timing), _Splitter(timing)
     waiting: Samples | None = None
-    for batch in _batches(blocks):
+    for batch in _batches(blocks, _BATCH_FRAMES * timing.frame):
         if waiting is not None:
             yield from splitter.add(waiting, detector.voiced(waiting, batch))
         waiting = batch
@@ -85,14 +115,21 @@ class SegmentUpdate:
     ended: bool
 
 
-def follow(blocks: Iterable[Samples]) -> Iterator[SegmentUpdate]:
+def follow(
+    blocks: Iterable[Samples], *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S
+) -> Iterator[SegmentUpdate]:
     """Yield the speech of a live stream while it goes on, every 0.1 s, and each segment once more when it has ended.
 
     Segments follow the rules of `split`, but the detector has no look-ahead. An end is detected 0.4 s after the last
-    voiced frame. Where speech lasts 16 s, the end lies back at its quietest point, and the next segment begins there.
+    voiced frame. Where speech lasts `longest_s`, the end lies back at its quietest point, and the next segment begins
+    there. An empty block means that the stream pauses: an open segment ends with what is known of it.
     """
-    detector, splitter = _LiveDetector(), _Splitter()
-    for batch in _batches(blocks, _STEP_SAMPLES):
+    timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+    detector, splitter = _LiveDetector(timing), _Splitter(timing)
+    for batch in _batches(blocks, _STEP_FRAMES * timing.frame, timing.frame):
+        if not batch.size:
+            yield from (SegmentUpdate(segment=segment, ended=True) for segment in splitter.finish())
+            continue
         yield from (
             SegmentUpdate(segment=segment, ended=True) for segment in splitter.add(batch, detector.voiced(batch))
         )
@@ -102,18 +139,25 @@ def follow(blocks: Iterable[Samples]) -> Iterator[SegmentUpdate]:
     yield from (SegmentUpdate(segment=segment, ended=True) for segment in splitter.finish())
 
 
-def _batches(blocks: Iterable[Samples], size: int = _BATCH_SAMPLES) -> Iterator[Samples]:
-    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result."""
+def _batches(blocks: Iterable[Samples], size: int, pause_unit: int | None = None) -> Iterator[Samples]:
+    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result.
+
+    With `pause_unit` an empty block is a pause: what is held is yielded in whole units, and then an empty batch.
+    """
     parts: list[Samples] = []
     held = 0
     for block in blocks:
         parts.append(block)
         held += block.size
-        if held < size:
+        pauses = pause_unit is not None and not block.size
+        if held < size and not pauses:
             continue
+        unit = pause_unit if pauses and pause_unit is not None else size
         joined = np.concatenate(parts)
-        whole = held - held % size
-        yield from joined[:whole].reshape(-1, size)
+        whole = held - held % unit
+        yield from (joined[start : min(start + size, whole)] for start in range(0, whole, size))
+        if pauses:
+            yield np.empty(0, dtype=np.float32)
         parts, held = [joined[whole:].copy()], held - whole
     if held:
         yield np.concatenate(parts)
@@ -122,22 +166,25 @@ def _batches(blocks: Iterable[Samples], size: int = _BATCH_SAMPLES) -> Iterator[
 class _Detector:
     """WebRTC's voice activity detector behind a slow gain control that looks one batch ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
         self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
         self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
 
     def voiced(self, batch: Samples, following: Samples) -> list[bool]:
         """Return for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         if not self._levels:
-            self._levels.append(_loudness(_energies(batch)))
-        self._levels.append(_loudness(_energies(following)))
-        return _voiced_frames(self._vad, batch, min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN))
+            self._levels.append(_loudness(_energies(batch, self._timing.frame)))
+        self._levels.append(_loudness(_energies(following, self._timing.frame)))
+        gain = min(_TARGET_RMS / max(*self._levels, 1e-9), _LARGEST_GAIN)
+        return _voiced_frames(self._vad, batch, gain, self._timing)
 
 
 class _LiveDetector:
     """The same detector behind a gain control without look-ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
         self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
         self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
         self._energies: deque[float] = deque(maxlen=_BATCH_FRAMES)
@@ -145,20 +192,22 @@ class _LiveDetector:
 
     def voiced(self, batch: Samples) -> list[bool]:
         """Return for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
-        energies = _energies(batch)
+        energies = _energies(batch, self._timing.frame)
         self._energies.extend(energies.tolist())
         level = _loudness(self._energies)
         self._frames += len(energies)
         if self._frames >= _BATCH_FRAMES:
             self._levels.append(level)
             self._frames = 0
-        return _voiced_frames(self._vad, batch, min(_TARGET_RMS / max(level, *self._levels, 1e-9), _LARGEST_LIVE_GAIN))
+        gain = min(_TARGET_RMS / max(level, *self._levels, 1e-9), _LARGEST_LIVE_GAIN)
+        return _voiced_frames(self._vad, batch, gain, self._timing)
 
 
 class _Splitter:
     """Make segments of voiced frames; keep only the samples that a segment may still need."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
         self._samples: Samples = np.empty(0, dtype=np.float32)
         self._base = 0  # offset of the first sample held
         self._frame = 0  # the next frame to process
@@ -179,7 +228,7 @@ class _Splitter:
         if self._begin is None:
             return None
         # Samples are joined and cut as new arrays and never written to, so a view stays valid.
-        return Segment(start=self._begin, samples=self._samples[self._begin - self._base :])
+        return self._segment(self._begin, self._samples[self._begin - self._base :])
 
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
@@ -195,20 +244,21 @@ class _Splitter:
             self._open(index)
         elif index - self._last_voiced >= _HANGOVER_FRAMES:
             yield self._close(self._speech_end())
-        elif (index + 1) * FRAME_SAMPLES - self._begin >= LONGEST_SAMPLES:
+        elif (index + 1) * self._timing.frame - self._begin >= self._timing.longest:
             yield from self._cut()
 
     def _open(self, index: int) -> None:
         if sum(self._recent) < _ONSET_VOICED:
             return
         first = index - len(self._recent) + 1 + list(self._recent).index(True)
-        self._begin = max(self._previous_end, first * FRAME_SAMPLES - PADDING_SAMPLES)
+        self._begin = max(self._previous_end, first * self._timing.frame - self._timing.padding)
 
     def _cut(self) -> Iterator[Segment]:
         begin = self._begin or 0
-        window = self._samples[begin + _EARLIEST_CUT_SAMPLES - self._base : begin + LONGEST_SAMPLES - self._base]
-        cut = begin + _EARLIEST_CUT_SAMPLES + _quietest(window)
-        if self._last_voiced * FRAME_SAMPLES < cut:
+        earliest = begin + self._timing.earliest_cut
+        window = self._samples[earliest - self._base : begin + self._timing.longest - self._base]
+        cut = earliest + _quietest(window, self._timing.frame)
+        if self._last_voiced * self._timing.frame < cut:
             # The quietest point lies in the silence that has just begun.
             yield self._close(self._speech_end())
         else:
@@ -217,34 +267,37 @@ class _Splitter:
 
     def _speech_end(self) -> int:
         known = self._base + self._samples.size
-        return min(known, (self._last_voiced + 1) * FRAME_SAMPLES + PADDING_SAMPLES)
+        return min(known, (self._last_voiced + 1) * self._timing.frame + self._timing.padding)
 
     def _close(self, end: int) -> Segment:
         begin = self._begin or 0
         self._begin, self._previous_end = None, end
         self._recent.clear()
-        return Segment(start=begin, samples=self._samples[begin - self._base : end - self._base].copy())
+        return self._segment(begin, self._samples[begin - self._base : end - self._base].copy())
+
+    def _segment(self, start: int, samples: Samples) -> Segment:
+        return Segment(start=start, samples=samples, sample_rate_hz=self._timing.sample_rate_hz)
 
     def _drop_samples(self) -> None:
-        onset = (self._frame - _ONSET_WINDOW) * FRAME_SAMPLES - PADDING_SAMPLES
+        onset = (self._frame - _ONSET_WINDOW) * self._timing.frame - self._timing.padding
         needed = self._begin if self._begin is not None else max(self._base, onset)
         self._samples = self._samples[needed - self._base :].copy()
         self._base = needed
 
 
-def _voiced_frames(vad: webrtcvad.Vad, batch: Samples, gain: float) -> list[bool]:
-    frames = np.clip(_framed(batch) * gain, -1.0, 1.0) * 32_767
-    return [vad.is_speech(frame.tobytes(), SAMPLE_RATE_HZ) for frame in frames.astype("<i2")]
+def _voiced_frames(vad: webrtcvad.Vad, batch: Samples, gain: float, timing: Timing) -> list[bool]:
+    frames = np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0) * 32_767
+    return [vad.is_speech(frame.tobytes(), timing.sample_rate_hz) for frame in frames.astype("<i2")]
 
 
-def _framed(batch: Samples) -> Samples:
-    """Return frames [count, 320], the last one padded with zeros."""
-    missing = -batch.size % FRAME_SAMPLES
-    return np.pad(batch, (0, missing)).reshape(-1, FRAME_SAMPLES)
+def _framed(batch: Samples, length: int) -> Samples:
+    """Return frames [count, length], the last one padded with zeros."""
+    missing = -batch.size % length
+    return np.pad(batch, (0, missing)).reshape(-1, length)
 
 
-def _energies(samples: Samples) -> NDArray[np.float64]:
-    frames = _framed(samples).astype(np.float64)
+def _energies(samples: Samples, length: int) -> NDArray[np.float64]:
+    frames = _framed(samples, length).astype(np.float64)
     energies: NDArray[np.float64] = (frames**2).mean(axis=1)
     return energies
 
@@ -254,8 +307,8 @@ def _loudness(energies: Iterable[float]) -> float:
     return float(np.sqrt(np.quantile(np.fromiter(energies, dtype=np.float64), _LOUD_QUANTILE)))
 
 
-def _quietest(samples: Samples) -> int:
-    """Return the offset of the middle of the quietest 0.1 s."""
-    energies = _energies(samples)
+def _quietest(samples: Samples, length: int) -> int:
+    """Return the offset of the middle of the quietest 0.1 s; `length` is that of a frame."""
+    energies = _energies(samples, length)
     smooth = np.convolve(energies, np.ones(_CUT_WINDOW_FRAMES), mode="valid")
-    return (int(np.argmin(smooth)) * 2 + _CUT_WINDOW_FRAMES) * FRAME_SAMPLES // 2
+    return (int(np.argmin(smooth)) * 2 + _CUT_WINDOW_FRAMES) * length // 2

@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from contract.client import SpeakerSpec
 from transcriber.ctc import Floats
 from transcriber.transcript import Turn, Word
 
 Labels: TypeAlias = NDArray[np.int64]
 
-WINDOW_FRAMES, HOP_FRAMES = 200, 75
-_FRAME_S = 0.010
 # An embedding of a shorter window is too uncertain to define a new speaker.
 _SHORTEST_DEFINING_S = 0.8
-# Half a window: a change between two windows is at most this far from where they meet.
+# A change between two windows is about this far, at most, from where they meet.
 _PAUSE_REACH_S = 1.0
 # Distances between n windows take 4 n^2 bytes: 16 MB. More windows (25 minutes) are clustered part by part.
 _PART_WINDOWS = 2_000
@@ -43,22 +42,23 @@ class Window:
         return self.end_s - self.start_s
 
 
-def window_bounds(frames: int) -> list[tuple[int, int]]:
-    """Return the bounds, in feature frames, of windows of 2 s that cover a segment, 0.75 s apart.
+def window_bounds(samples: int, spec: SpeakerSpec) -> list[tuple[int, int]]:
+    """Return the bounds, in samples, of the windows that cover a segment.
 
-    A segment of less than 2 s is one window.
+    A segment that is shorter than a window is one window.
     """
-    if frames <= WINDOW_FRAMES:
-        return [(0, frames)]
-    starts = [*range(0, frames - WINDOW_FRAMES, HOP_FRAMES), frames - WINDOW_FRAMES]
-    return [(start, start + WINDOW_FRAMES) for start in starts]
+    window, hop = (round(seconds * spec.sample_rate_hz) for seconds in (spec.window_s, spec.hop_s))
+    if samples <= window:
+        return [(0, samples)]
+    starts = [*range(0, samples - window, hop), samples - window]
+    return [(start, start + window) for start in starts]
 
 
-def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]]) -> list[Window]:
+def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]], spec: SpeakerSpec) -> list[Window]:
     """Return the windows of a segment that begins at a time of the recording."""
+    rate = spec.sample_rate_hz
     return [
-        Window(segment=segment, start_s=start_s + first * _FRAME_S, end_s=start_s + last * _FRAME_S)
-        for first, last in bounds
+        Window(segment=segment, start_s=start_s + first / rate, end_s=start_s + last / rate) for first, last in bounds
     ]
 
 
@@ -135,18 +135,18 @@ def cluster(embeddings: Floats, similarity: float) -> Labels:
     return _joined(embeddings, labels, similarity) if len(embeddings) > _PART_WINDOWS else labels
 
 
-def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str]) -> list[Turn]:
+def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str], separator: str = " ") -> list[Turn]:
     """Split the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
 
     A change of speaker is then moved to the longest pause nearby: the windows are too far apart to place it, and
     speakers change at pauses. Without windows the words are one turn without a speaker.
     """
     if not windows:
-        return [Turn(words=tuple(words), speaker=None)] if words else []
+        return [Turn(words=tuple(words), speaker=None, separator=separator)] if words else []
     middles = np.array([window.middle_s for window in windows])
     spoken = [labels[int(np.abs(middles - (word.start_s + word.end_s) / 2).argmin())] for word in words]
     return [
-        Turn(words=tuple(word for _, word in group), speaker=speaker)
+        Turn(words=tuple(word for _, word in group), speaker=speaker, separator=separator)
         for speaker, group in groupby(zip(_at_pauses(words, spoken), words, strict=True), key=lambda pair: pair[0])
     ]
 

@@ -19,6 +19,8 @@ class Turn:
 
     words: tuple[Word, ...]
     speaker: str | None
+    separator: str = " "
+    """What stands between two words; empty for languages that are written without spaces."""
 
     @property
     def start_s(self) -> float:
@@ -32,8 +34,8 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """Return the words, joined with spaces."""
-        return " ".join(word.content for word in self.words)
+        """Return the words as the language is written."""
+        return self.separator.join(word.content for word in self.words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Recognise segments and streams with the models of a Triton server, after a check of what the server serves."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,26 +9,26 @@ from numpy.typing import NDArray
 
 from contract.catalogue import (
     BATCH_MODE,
-    OPERATING_POINTS,
+    ENCODER_FRAMES,
+    HYPOTHESIS_ROLES,
     REALTIME_MODE,
+    SAMPLES,
+    SPEAKER,
+    Catalogue,
     Family,
-    catalogue,
-    check_operating_point,
     model_name,
 )
+from contract.client import EXACT, SearchSpec, SpeakerSpec
 from contract.errors import ServerContractError, SettingError
 from transcriber import parameters
-from transcriber.buckets import bucket, pad_features, pad_to
+from transcriber.audio import Samples
+from transcriber.buckets import audio_size, bucket, pad_audio, pad_to
 from transcriber.connection import Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
-from transcriber.features import MEL_BANDS
-from transcriber.parameters import SERVE_REMEDY
-from transcriber.recogniser import EncoderOutput, Features, RequestError
+from transcriber.parameters import SERVE_REMEDY, required
+from transcriber.recogniser import EncoderOutput, RequestError
 
-# Better first: without --operating-point, the best served point is used.
-_PREFERRED_POINTS = ("enhanced", "standard")
-_RESCORERS = ("decoder", "lm")
-_ENSEMBLE = "ensemble_"
+_ENCODER_OUT = "encoder_out"
 
 
 class TritonRecogniser:
@@ -35,81 +36,107 @@ class TritonRecogniser:
 
     mode = BATCH_MODE
 
-    def __init__(self, connection: Connection, language: str, operating_point: str) -> None:
+    def __init__(self, connection: Connection, catalogue: Catalogue, language: str, operating_point: str) -> None:
         """Check the served models and read their parameters; raise ServerContractError when they do not fit.
 
-        Decoder, language model and speaker network are optional, in the catalogue as on the server.
+        Rescorers and the speaker network are optional, in the catalogue as on the server.
         """
         self.language, self.operating_point = language, operating_point
-        self._connection = connection
-        self._ensemble = self._checked_family(f"{_ENSEMBLE}{language}")
-        head = self._model(f"am_{language}")
-        known = connection.parameters(head)
-        self.pieces: tuple[str, ...] = parameters.token_list(known, head)
-        self.ngram = parameters.ngram_model(known, len(self.pieces), head)
-        self.rescorers = tuple(family for family in _RESCORERS if self._is_served(family))
-        self.search_weights = parameters.weights_of_search(known, self.rescorers, head)
-        self._families = {family: self._checked_family(family) for family in self.rescorers}
-        self.same_speaker_similarity: float | None = None
-        if self._is_served("diar"):
-            self._families["diar"] = self._checked_family("diar")
-            model = self._model("diar")
-            self.same_speaker_similarity = parameters.same_speaker_similarity(connection.parameters(model), model)
+        self._connection, self._catalogue = connection, catalogue
+        self._recogniser = _recogniser(catalogue, language, operating_point)
+        model = self._checked(self._recogniser)
+        client = parameters.client_spec(connection.parameters(model), model)
+        self.audio = required(client.audio, "audio", model)
+        self.tokens = required(client.tokens, "tokens", model)
+        self.search = client.search or SearchSpec()
+        self.ngram = parameters.ngram_model(self.search, self.tokens, model)
+        self._families = {role: family for role in HYPOTHESIS_ROLES if (family := self._served(role)) is not None}
+        self.rescorers = tuple(self._families)
+        parameters.check_rescorers(self.search, self.rescorers, model)
+        self.most_hypotheses = self._rescorer_limit("hypothesis_count")
+        self.longest_hypothesis = self._rescorer_limit("hypothesis_tokens")
+        self.longest_samples = self._longest_samples()
+        self.speaker = self._speaker_spec()
 
-    def recognise(self, features: Features) -> EncoderOutput:
-        """Recognise a segment: log-mel FP16 [frames, 80]."""
-        return _encoder_output(self._infer(self._ensemble, self._padded([features], self._ensemble)))
+    def recognise(self, samples: Samples) -> EncoderOutput:
+        """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""
+        inputs = self._padded([samples], self._recogniser, self.audio.padding)
+        return _encoder_output(self._infer(self._recogniser, inputs))
 
-    def score(self, family: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
+    def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
-        spec = self._families[family]
+        family = self._families[role]
         count, longest = hypotheses.shape
-        rows = bucket(spec, self.mode, "hypothesis_count", count)
-        columns = bucket(spec, self.mode, "hypothesis_tokens", longest)
+        rows = bucket(family, self.mode, "hypothesis_count", count)
+        columns = bucket(family, self.mode, "hypothesis_tokens", longest)
         known: dict[str, NDArray[Any]] = {
             "encoder_lengths": np.array([encoded.encoder_length], dtype=np.int32),
             "hypotheses": pad_to(hypotheses, rows, columns)[None],
             "hypothesis_lengths": pad_to(lengths, rows)[None],
         }
-        if any(tensor.name == "encoder_out" for tensor in spec.inputs):
+        if encoded.encoder_out is not None and any(tensor.name == _ENCODER_OUT for tensor in family.inputs):
             frames, size = encoded.encoder_out.shape
-            padded_frames = bucket(spec, self.mode, "encoder_frames", frames)
-            known["encoder_out"] = pad_to(encoded.encoder_out, padded_frames, size)[None]
-        outputs = self._infer(spec, {tensor.name: known[tensor.name] for tensor in spec.inputs})
+            padded_frames = bucket(family, self.mode, ENCODER_FRAMES, frames)
+            known[_ENCODER_OUT] = pad_to(encoded.encoder_out, padded_frames, size)[None]
+        outputs = self._infer(family, {tensor.name: known[tensor.name] for tensor in family.inputs})
         scores: Floats = outputs["scores"][0, : len(lengths)]
         return scores
 
-    def embed(self, windows: list[Features]) -> Floats:
-        """Embed stretches of speech, each FP16 [frames, 80]: unit vectors FP32 [len(windows), E]."""
-        spec = self._families["diar"]
-        largest = spec.modes[self.mode].batch.max
-        parts = []
-        for start in range(0, len(windows), largest):
-            inputs = self._padded(windows[start : start + largest], spec)
-            parts.append(self._infer(spec, inputs)["embedding"])
+    def embed(self, windows: list[Samples]) -> Floats:
+        """Embed stretches of speech at the rate of `speaker`: unit vectors FP32 [len(windows), E]."""
+        family, spec = self._families[SPEAKER], self.speaker
+        if spec is None:
+            raise ValueError("no speaker network is served")
+        largest = family.modes[self.mode].batch.max
+        parts = [
+            self._infer(family, self._padded(windows[start:end], family, spec.padding))["embedding"]
+            for start, end in _batches(windows, largest, equal_lengths=spec.padding == EXACT)
+        ]
         return np.concatenate(parts)
 
-    def _padded(self, items: list[Features], spec: Family) -> dict[str, NDArray[Any]]:
-        """Pad features to the smallest bucket that holds them all, so that the server can batch requests."""
+    def _padded(self, items: list[Samples], family: Family, padding: str) -> dict[str, NDArray[Any]]:
+        """Pad audio to the smallest bucket that holds all items, so that the server can batch requests."""
         lengths = np.array([len(item) for item in items], dtype=np.int32)
-        frames = bucket(spec, self.mode, "frames", int(lengths.max()))
-        return {"features": pad_features(items, frames), "feature_lengths": lengths}
+        size = audio_size(family, self.mode, int(lengths.max()), padding)
+        return {"audio": pad_audio(items, size), "audio_lengths": lengths}
 
-    def _infer(self, spec: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return self._connection.infer(self._model(spec.name), spec, inputs)
+    def _infer(self, family: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._connection.infer(self._model(family), family, inputs)
 
-    def _model(self, family: str) -> str:
-        return model_name(family, self.operating_point)
+    def _model(self, family: Family) -> str:
+        return model_name(family.name, self.operating_point)
 
-    def _is_served(self, family: str) -> bool:
-        spec = catalogue().get(family)
-        in_catalogue = spec is not None and self.operating_point in spec.operating_points
-        return in_catalogue and self._connection.is_ready(self._model(family))
+    def _checked(self, family: Family) -> str:
+        model = self._model(family)
+        self._connection.check(model, family)
+        return model
 
-    def _checked_family(self, family: str) -> Family:
-        spec = catalogue()[family]
-        self._connection.check(self._model(family), spec)
-        return spec
+    def _served(self, role: str) -> Family | None:
+        """Return the family with an optional role, checked; None where the catalogue or the server has none."""
+        family = self._catalogue.find(role, self.language, self.operating_point)
+        if family is None or not self._connection.is_ready(self._model(family)):
+            return None
+        self._checked(family)
+        return family
+
+    def _speaker_spec(self) -> SpeakerSpec | None:
+        family = self._served(SPEAKER)
+        if family is None:
+            return None
+        self._families[SPEAKER] = family
+        model = self._model(family)
+        client = parameters.client_spec(self._connection.parameters(model), model)
+        return required(client.speaker, "speaker", model)
+
+    def _rescorer_limit(self, axis: str) -> int:
+        return min((self._families[role].modes[self.mode].axes[axis].max for role in self.rescorers), default=0)
+
+    def _longest_samples(self) -> int:
+        """Return the longest segment that the recogniser and the rescorers take."""
+        limits = [self._families[role].modes[self.mode].axes.get(ENCODER_FRAMES) for role in self.rescorers]
+        hop = round(self.audio.hop_s * self.audio.sample_rate_hz)
+        rescored = [self.audio.shortest_samples + (frames.max - 1) * hop for frames in limits if frames is not None]
+        return min([self._recogniser.modes[BATCH_MODE].axes[SAMPLES].max, *rescored])
 
 
 class TritonStreams(TritonRecogniser):
@@ -117,75 +144,104 @@ class TritonStreams(TritonRecogniser):
 
     mode = REALTIME_MODE
 
-    def __init__(self, connection: Connection, language: str, operating_point: str) -> None:
+    def __init__(self, connection: Connection, catalogue: Catalogue, language: str, operating_point: str) -> None:
         """Check the served models and read their parameters; raise ServerContractError when they do not fit."""
-        super().__init__(connection, language, operating_point)
-        mode = self._ensemble.modes[self.mode]
-        self.window_frames, self.overlap_frames = mode.axes["frames"].max, mode.overlap
+        super().__init__(connection, catalogue, language, operating_point)
+        mode = self._recogniser.modes[self.mode]
+        self.window_samples, self.overlap_samples = mode.axes[SAMPLES].max, mode.overlap
 
-    def step(self, stream: int, window: Features, *, start: bool, end: bool) -> EncoderOutput:
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
         """Recognise the next window of a stream; see StreamRecogniser."""
-        inputs = self._padded([window], self._ensemble)
+        inputs = self._padded([window], self._recogniser, self.audio.padding)
         position = SequencePosition(stream=stream, start=start, end=end)
-        model = self._model(self._ensemble.name)
-        return _encoder_output(self._connection.infer(model, self._ensemble, inputs, position))
+        model = self._model(self._recogniser)
+        return _encoder_output(self._connection.infer(model, self._recogniser, inputs, position))
 
     def cancel(self, stream: int) -> None:
         """Free the place of a stream on the server; see StreamRecogniser."""
-        inputs = self._padded([np.zeros((0, MEL_BANDS), dtype=np.float16)], self._ensemble)
+        inputs = self._padded([np.zeros(0, dtype=np.float32)], self._recogniser, self.audio.padding)
         # With both flags a server accepts the request also for a stream that it does not know.
         position = SequencePosition(stream=stream, start=True, end=True)
+        model = self._model(self._recogniser)
         with contextlib.suppress(RequestError):
-            self._connection.infer(self._model(self._ensemble.name), self._ensemble, inputs, position, is_brief=True)
+            self._connection.infer(model, self._recogniser, inputs, position, is_brief=True)
 
 
-def connect(connection: Connection, language: str, operating_point: str | None) -> TritonRecogniser:
+def connect(
+    connection: Connection, catalogue: Catalogue, language: str, operating_point: str | None
+) -> TritonRecogniser:
     """Wait for a server and choose its models: those of the requested point, or else of the best served point.
 
     Raises SettingError for an unknown language or point, ServerUnreachableError, and ServerContractError when the
     server does not serve the point or serves other models than the catalogue's.
     """
-    return TritonRecogniser(connection, language, _choose_point(connection, language, operating_point, BATCH_MODE))
+    point = _choose_point(connection, catalogue, language, operating_point, BATCH_MODE)
+    return TritonRecogniser(connection, catalogue, language, point)
 
 
-def connect_streams(connection: Connection, language: str, operating_point: str | None) -> TritonStreams:
+def connect_streams(
+    connection: Connection, catalogue: Catalogue, language: str, operating_point: str | None
+) -> TritonStreams:
     """Connect to a server in real-time mode; see `connect`."""
-    return TritonStreams(connection, language, _choose_point(connection, language, operating_point, REALTIME_MODE))
+    point = _choose_point(connection, catalogue, language, operating_point, REALTIME_MODE)
+    return TritonStreams(connection, catalogue, language, point)
 
 
-def _choose_point(connection: Connection, language: str, operating_point: str | None, mode: str) -> str:
-    family = f"{_ENSEMBLE}{language}"
-    if family not in catalogue():
-        known = ", ".join(name.removeprefix(_ENSEMBLE) for name in catalogue() if name.startswith(_ENSEMBLE))
-        raise SettingError("--language", f"{language!r} is not a language of the catalogue", f"Use {known}")
+def _recogniser(catalogue: Catalogue, language: str, operating_point: str) -> Family:
+    family = catalogue.recogniser(language, operating_point)
+    if family is None:
+        points = [point for point in catalogue.operating_points if catalogue.recogniser(language, point)]
+        if not points:
+            known = ", ".join(catalogue.languages())
+            raise SettingError("--language", f"{language!r} is not a language of the catalogue", f"Use {known}")
+        cause = f"the catalogue has no {operating_point} models for {language}"
+        raise SettingError("--operating-point", cause, f"Use {' or '.join(points)}")
+    return family
+
+
+def _choose_point(
+    connection: Connection, catalogue: Catalogue, language: str, operating_point: str | None, mode: str
+) -> str:
     if operating_point is not None:
-        check_operating_point(operating_point, "--operating-point")
-    points = (operating_point,) if operating_point else _PREFERRED_POINTS
-    ready = connection.first_ready(tuple(model_name(family, point) for point in points))
+        catalogue.check_operating_point(operating_point, "--operating-point")
+        families = {operating_point: _recogniser(catalogue, language, operating_point)}
+    else:
+        found = {point: catalogue.recogniser(language, point) for point in catalogue.preferred_points}
+        families = {point: family for point, family in found.items() if family is not None}
+        if not families:
+            _recogniser(catalogue, language, catalogue.preferred_points[0])
+    models = {model_name(family.name, point): point for point, family in families.items()}
+    ready = connection.first_ready(tuple(models))
     if ready is None:
-        raise _not_served(connection, language, points)
-    point = ready.removeprefix(f"{family}_")
-    # The first step of the ensemble takes the features, and in real-time mode it keeps the states of a stream.
-    is_streaming = connection.is_streaming(model_name(catalogue()[family].steps[0], point))
+        raise _not_served(connection, catalogue, language, families)
+    point = models[ready]
+    # The network that takes the audio keeps the states of a stream in real-time mode.
+    family = families[point]
+    first = catalogue.families[family.steps[0]] if family.is_ensemble else family
+    is_streaming = connection.is_streaming(model_name(first.name, point))
     if is_streaming != (mode == REALTIME_MODE):
         raise _other_mode(connection.endpoint, is_streaming=is_streaming)
     return point
 
 
-def _not_served(connection: Connection, language: str, points: tuple[str, ...]) -> ServerContractError:
+def _not_served(
+    connection: Connection, catalogue: Catalogue, language: str, families: dict[str, Family]
+) -> ServerContractError:
     # The server's index of models would name them at once, but the runtime closes it to clients.
     served = [
-        (family, point)
-        for family in catalogue()
-        if family.startswith(_ENSEMBLE)
-        for point in OPERATING_POINTS
-        if connection.is_ready(model_name(family, point))
+        (spoken, point, model)
+        for spoken in catalogue.languages()
+        for point in catalogue.operating_points
+        if (family := catalogue.recogniser(spoken, point)) is not None
+        if connection.is_ready(model := model_name(family.name, point))
     ]
-    missing = " or ".join(model_name(f"{_ENSEMBLE}{language}", point) for point in points)
-    names = ", ".join(model_name(*each) for each in served)
-    rest = f"only {names}" if served else "and no other ensemble of this client's catalogue"
-    other = [point for family, point in served if family == f"{_ENSEMBLE}{language}"]
-    remedy = f"Use --operating-point {other[0]}, or serve the models of {points[0]} too" if other else SERVE_REMEDY
+    missing = " or ".join(model_name(family.name, point) for point, family in families.items())
+    names = ", ".join(model for _, _, model in served)
+    rest = f"only {names}" if served else "and no other recogniser of this client's catalogue"
+    other = [point for spoken, point, _ in served if spoken == language]
+    remedy = SERVE_REMEDY
+    if other:
+        remedy = f"Use --operating-point {other[0]}, or serve the models of {next(iter(families))} too"
     return ServerContractError(connection.endpoint, f"it does not serve {missing}, {rest}", remedy)
 
 
@@ -197,7 +253,19 @@ def _other_mode(endpoint: str, *, is_streaming: bool) -> ServerContractError:
     return ServerContractError(endpoint, cause, "Leave --realtime out, or start the server with SM_BATCH_MODE=false")
 
 
+def _batches(items: list[Samples], largest: int, *, equal_lengths: bool) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of runs of items that go into one request."""
+    start = 0
+    while start < len(items):
+        end = start + 1
+        while end < min(start + largest, len(items)) and not (equal_lengths and len(items[end]) != len(items[start])):
+            end += 1
+        yield start, end
+        start = end
+
+
 def _encoder_output(outputs: dict[str, NDArray[Any]]) -> EncoderOutput:
     length = int(outputs["encoder_lengths"].reshape(-1)[0])
     emissions = Emissions(log_probs=outputs["top_log_probs"][0, :length], tokens=outputs["top_tokens"][0, :length])
-    return EncoderOutput(emissions=emissions, encoder_out=outputs["encoder_out"][0], encoder_length=length)
+    encoder_out = outputs[_ENCODER_OUT][0] if _ENCODER_OUT in outputs else None
+    return EncoderOutput(emissions=emissions, encoder_out=encoder_out, encoder_length=length)

@@ -1,49 +1,38 @@
 """Join the tokens of a hypothesis into words, with their times and confidences."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
-from contract.tokens import WORD_START, spell
+from contract.client import AudioSpec, TokenSpec
+from contract.tokens import spell, word_groups
 from transcriber.ctc import AlignedToken
 from transcriber.transcript import Word
 
-# Encoder frame t covers the feature frames 4t to 4t + 6 (two convolutions of width 3 and stride 2), whose middle is the
-# middle of feature frame 4t + 3. Feature frames are 10 ms apart and 25 ms wide.
-_FRAME_S = 0.040
-SUBSAMPLING, SHORTEST_FRAMES = 4, 7
-_FIRST_CENTRE_S = 0.030 + 0.0125
 # CTC emits a token in a frame or two near its middle, so a word is longer than from its first to its last frame.
 _LEAD_S, _TRAIL_S = 0.06, 0.06
 
 
-def encoder_frames(feature_frames: int) -> int:
-    """Return the number of encoder frames that a number of feature frames makes."""
-    return max(0, (feature_frames - SHORTEST_FRAMES) // SUBSAMPLING + 1)
-
-
-def join(tokens: tuple[AlignedToken, ...], pieces: tuple[str, ...], start_s: float, end_s: float) -> list[Word]:
+def join(
+    aligned: tuple[AlignedToken, ...], tokens: TokenSpec, audio: AudioSpec, start_s: float, end_s: float
+) -> list[Word]:
     """Return the words of a segment that lies between two times of the recording, from its aligned tokens.
 
-    A piece that begins with U+2581 begins a word. Times rise, do not overlap and stay within the segment. A word's
-    confidence is the geometric mean of its tokens' probabilities.
+    Times rise, do not overlap and stay within the segment. A word's confidence is the geometric mean of its tokens'
+    probabilities.
     """
-    groups: list[list[AlignedToken]] = []
-    for token in tokens:
-        if not groups or pieces[token.token].startswith(WORD_START):
-            groups.append([])
-        groups[-1].append(token)
-    words = [_word(group, pieces, start_s, end_s) for group in groups]
+    groups = word_groups([each.token for each in aligned], tokens)
+    words = [_word([aligned[place] for place in group], tokens, audio, start_s, end_s) for group in groups]
     return _without_overlap([word for word in words if word.content])
 
 
-def _word(group: list[AlignedToken], pieces: tuple[str, ...], start_s: float, end_s: float) -> Word:
-    first_s = start_s + _FIRST_CENTRE_S + group[0].first * _FRAME_S - _LEAD_S
-    last_s = start_s + _FIRST_CENTRE_S + group[-1].last * _FRAME_S + _TRAIL_S
+def _word(group: list[AlignedToken], tokens: TokenSpec, audio: AudioSpec, start_s: float, end_s: float) -> Word:
+    first_centre_s = start_s + audio.first_centre_s
     mean = sum(math.log(max(each.confidence, 1e-9)) for each in group) / len(group)
     return Word(
-        content=spell([each.token for each in group], pieces),
-        start_s=max(start_s, first_s),
-        end_s=min(end_s, last_s),
+        content=spell([each.token for each in group], tokens),
+        start_s=max(start_s, first_centre_s + group[0].first * audio.hop_s - _LEAD_S),
+        end_s=min(end_s, first_centre_s + group[-1].last * audio.hop_s + _TRAIL_S),
         confidence=math.exp(mean),
     )
 
@@ -55,11 +44,10 @@ def _without_overlap(words: list[Word]) -> list[Word]:
         for before, after in pairwise(words)
     ]
     return [
-        Word(
-            content=word.content,
+        replace(
+            word,
             start_s=word.start_s if left is None else left,
             end_s=word.end_s if right is None else right,
-            confidence=word.confidence,
         )
         for word, left, right in zip(words, [None, *borders], [*borders, None], strict=False)
     ]

@@ -18,27 +18,28 @@ from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamR
 from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet
 from benchmarks.server import served
 from benchmarks.streams import WindowedRecogniser
-from contract.catalogue import OPERATING_POINTS
+from contract.catalogue import LM, RESCORER, Catalogue, read_catalogue
 from contract.errors import ServerContractError
 from contract.tokens import spell
 from demo.scores import equal_error_rate, word_errors
 from transcriber import ctc, pipeline, rescoring
-from transcriber.audio import Recording
+from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
 from transcriber.ctc import Hypothesis
-from transcriber.features import log_mel
-from transcriber.recogniser import EncoderOutput, Features, Recogniser
+from transcriber.recogniser import EncoderOutput, Recogniser
 from transcriber.segments import split
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams
 
 REPOSITORY = "dist/accuracy/repository"
-# Families of rescorers, from the least to the most accurate.
-RESCORERS = (("decoder",), ("decoder", "lm"))
+# What reports call the models that score hypotheses, and the sets of them that are used, from the least to the most
+# accurate.
+RESCORER_NAMES = {RESCORER: "decoder", LM: "lm"}
+RESCORERS = ((RESCORER,), (RESCORER, LM))
 CONCURRENCY = 4
 RESAMPLES, SHARE_WITHIN = 1_000, 0.95
-EQUAL_ERROR_SECONDS, FRAMES_PER_SECOND = 3, 100
-# The frames before it may be silence.
-FIRST_FRAME = 30
+EQUAL_ERROR_SECONDS = 3.0
+# What is before it may be silence.
+FIRST_SECOND = 0.3
 COLLAR_SECONDS = 0.25
 # The set for equal error rates, and the set that is measured in real time as well.
 VOICES_SET, STREAMED_SET = "voices", "grammar"
@@ -99,9 +100,9 @@ def transcribe_with_every_search(recogniser: Recogniser, path: Path) -> dict[str
     """Return the transcripts of a recording by every search that the server's models allow."""
     texts: dict[str, list[str]] = {}
     for segment in split(Recording(path).blocks()):
-        encoded = recogniser.recognise(log_mel(pipeline.pad_to_minimum(segment.samples)))
+        encoded = recogniser.recognise(pipeline.pad_to_minimum(segment.samples, recogniser.audio))
         for search, best in run_searches(recogniser, encoded):
-            texts.setdefault(search, []).append(spell(best.tokens, recogniser.pieces))
+            texts.setdefault(search, []).append(spell(best.tokens, recogniser.tokens))
     return {search: " ".join(parts) for search, parts in texts.items()}
 
 
@@ -110,15 +111,16 @@ def run_searches(recogniser: Recogniser, encoded: EncoderOutput) -> Iterator[tup
 
     Rescorers score the hypotheses of the search with the n-gram model, where the weights include one.
     """
-    yield "greedy", ctc.greedy(encoded.emissions)
+    yield "greedy", ctc.greedy(encoded.emissions, recogniser.tokens)
     name, candidates = "beam", rescoring.search(recogniser, encoded.emissions, ngram=False)
     yield name, candidates[0]
     if recogniser.ngram is not None:
         name, candidates = f"{name} + n-gram", rescoring.search(recogniser, encoded.emissions)
         yield name, candidates[0]
-    for families in RESCORERS:
-        if set(families) <= set(recogniser.rescorers):
-            yield " + ".join((name, *families)), rescoring.rescore(recogniser, encoded, candidates, families)[0]
+    for roles in RESCORERS:
+        if set(roles) <= set(recogniser.rescorers):
+            title = " + ".join((name, *(RESCORER_NAMES[role] for role in roles)))
+            yield title, rescoring.rescore(recogniser, encoded, candidates, roles)[0]
 
 
 def rate(errors: Counts, words: Counts) -> Rate:
@@ -185,13 +187,17 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
 
     It is nan when no voice has two recordings, or when there is a single voice.
     """
-    frames = EQUAL_ERROR_SECONDS * FRAMES_PER_SECOND
-    crops: list[Features] = []
+    if recogniser.speaker is None:
+        return math.nan
+    rate_hz = recogniser.speaker.sample_rate_hz
+    first, length = round(FIRST_SECOND * rate_hz), round(EQUAL_ERROR_SECONDS * rate_hz)
+    crops: list[Samples] = []
     speakers: list[str] = []
     for one in recordings:
-        features = log_mel(np.concatenate(list(Recording(one.path).blocks())))[FIRST_FRAME : FIRST_FRAME + frames]
-        if len(features) == frames:
-            crops.append(features)
+        recording = Recording(one.path, sample_rate_hz=rate_hz)
+        samples = np.concatenate(list(recording.blocks()))[first : first + length]
+        if len(samples) == length:
+            crops.append(samples)
             speakers.append(one.speaker)
     embeddings = recogniser.embed(crops)
     pairs = np.triu_indices(len(speakers), 1)
@@ -203,11 +209,12 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
 
 
 def _points(
-    connection: Connection, recogniser: Callable[[Connection, str, str], Triton]
+    connection: Connection, recogniser: Callable[[Connection, Catalogue, str, str], Triton]
 ) -> Iterator[tuple[str, Triton]]:
-    for point in OPERATING_POINTS:
+    catalogue = read_catalogue()
+    for point in catalogue.operating_points:
         try:
-            yield point, recogniser(connection, "en", point)
+            yield point, recogniser(connection, catalogue, "en", point)
         except ServerContractError:
             continue
 

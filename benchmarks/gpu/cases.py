@@ -8,10 +8,10 @@ import numpy as np
 
 from benchmarks.gpu.device import Arrays
 from contract import synthetic_inputs
-from contract.catalogue import BATCH, Family, Mode
+from contract.catalogue import BATCH, ENCODER_FRAMES, SAMPLES, Family, Mode
 
-# Seconds of audio of one step along an axis; the first of these axes that a mode has counts.
-_AXIS_S = {"samples": 1 / 16_000, "frames": 0.01, "encoder_frames": 0.04}
+# Seconds of audio of one step along an axis of the reference networks. The first of these axes that a mode has counts.
+_AXIS_S = {SAMPLES: 1 / 16_000, ENCODER_FRAMES: 0.04}
 # Several distinct inputs: with a single one, the caches of the GPU would flatter the engine.
 DISTINCT_INPUTS = 4
 _SEED = 23
@@ -29,7 +29,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name the case: `batch 8 frames 800`."""
+        """Name the case: `batch 8 samples 128000`."""
         return " ".join(f"{axis} {size}" for axis, size in self.sizes.items())
 
     def hours_an_hour(self, milliseconds: float) -> float | None:
@@ -38,8 +38,14 @@ class Case:
 
 
 def cases(mode: Mode) -> list[Case]:
-    """List every bucket of the first axis that has some, with the others at their optimum, at three batches."""
+    """List every bucket of the axis of audio, or of the first axis that has some, at three batches.
+
+    The other axes are at their optimum.
+    """
     optimum = {axis: extent.opt for axis, extent in mode.axes.items()}
+    if SAMPLES in optimum:
+        # It follows from the samples.
+        optimum.pop(ENCODER_FRAMES, None)
     batches = dict.fromkeys((mode.batch.min, mode.batch.opt, mode.batch.max))
     return [
         Case(
@@ -59,7 +65,7 @@ def feeds(family: Family, dims: dict[str, int], case: Case, count: int = DISTINC
 
 
 def _buckets(mode: Mode, optimum: dict[str, int]) -> Iterator[dict[str, int]]:
-    axis = next((name for name, extent in mode.axes.items() if extent.buckets), None)
+    axis = next((name for name in (*_AXIS_S, *optimum) if name in optimum and mode.axes[name].buckets), None)
     if axis is None:
         yield optimum
         return
@@ -72,5 +78,5 @@ def _audio_s(mode: Mode, sizes: dict[str, int], batch: int) -> float | None:
     if axis is None:
         return None
     # Of a window of a stream, the end belongs to the next window as well.
-    counted = sizes[axis] - (mode.overlap if axis != "encoder_frames" else 0)
+    counted = sizes[axis] - (mode.overlap if axis == SAMPLES else 0)
     return batch * counted * _AXIS_S[axis]

@@ -13,7 +13,7 @@ from build.job import Job
 from build.options import Options
 from build.planning import plan
 from contract.arch import Arch
-from contract.catalogue import Family, Mode, catalogue
+from contract.catalogue import Family, Mode, read_catalogue
 from contract.errors import BundleError, CompilerUnavailableError, GpuError
 from contract.graph import RECORD_FILE
 from contract.graph import load as load_record
@@ -105,6 +105,7 @@ def target_of(out: Path, arch: Arch, place: Platform) -> Target:
     """Return where bundles below `out` go and how they are built; the compiler's own checks are `platform_of`'s."""
     store = out / "store"
     return Target(
+        catalogue=read_catalogue(),
         folder=out / place.name / arch.value,
         platform=place,
         arch=arch,
@@ -116,7 +117,7 @@ def target_of(out: Path, arch: Arch, place: Platform) -> Target:
 
 def jobs(onnx: Path, arch: Arch, names: tuple[str, ...] = ()) -> list[Job]:
     """List the engines of exported models in every mode; raise GraphError where nothing was exported."""
-    return plan(onnx, arch, compiler(COMPILER, arch), names)
+    return plan(read_catalogue(), onnx, arch, compiler(COMPILER, arch), names)
 
 
 def build_engine(target: Target, job: Job) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _records(folder: Path) -> tuple[EngineRecord, ...]:
 def _bundled(bundles: Path) -> Iterator[Built]:
     for manifest in sorted(bundles.glob(f"*/*/{MANIFEST_FILE}")):
         for record in _records(manifest.parent):
-            family = catalogue()[record.family].in_mode(record.mode)
+            family = read_catalogue().families[record.family].in_mode(record.mode)
             yield Built(
                 model=record.model,
                 family=family,
@@ -205,5 +206,5 @@ def _ungated(out: Path, onnx: Path) -> Iterator[Built]:
         model, mode = path.parts[-3:-1]
         if (onnx / model / RECORD_FILE).is_file():
             record = load_record(onnx / model)
-            family = catalogue()[record.family].in_mode(mode)
+            family = read_catalogue().families[record.family].in_mode(mode)
             yield Built(model=model, family=family, mode=family.modes[mode], dims=record.dims, plan=path, record=None)

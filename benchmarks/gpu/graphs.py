@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.settings import Settings
-from contract.catalogue import catalogue, models
+from contract.catalogue import read_catalogue
 from contract.errors import GraphError
 from contract.graph import RECORD_FILE
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 
 def run(settings: Settings) -> dict[str, Any]:
     """Export the graphs that are absent; return which ones there are."""
-    names = settings.models or tuple(name for name, model in models(catalogue()).items() if model.family.network)
+    names = settings.models or tuple(name for name, model in read_catalogue().models().items() if model.family.network)
     _export(settings, settings.onnx, names, settings.weights)
     if settings.production:
         _export(settings, production_folder(settings), (PRODUCTION_MODEL,), "production")

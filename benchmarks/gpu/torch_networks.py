@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from contract import synthetic_inputs
-from contract.catalogue import Family, catalogue, models
+from contract.catalogue import Family, read_catalogue
 from export.checkpoints import SOURCES
 from export.tracing import Boundary
 
@@ -81,7 +81,7 @@ def measure(
 
 def network(weights: str, model: str, mode: str) -> tuple[torch.nn.Module, Family, dict[str, int]]:
     """Return a network in FP16 as it is exported, its family in the mode, and its sizes."""
-    known = models(catalogue())[model]
+    known = read_catalogue().models()[model]
     checkpoint: Any = SOURCES[weights](known)
     family = known.family.in_mode(mode)
     chosen = checkpoint.network.streaming() if family.modes[mode].is_streaming else checkpoint.network

@@ -1,12 +1,13 @@
 """Random weights in the usual size of each model, for tests and for benchmarks of speed, not for transcripts."""
 
-import json
 from typing import Any, TypeAlias
 
 import torch
 
 from contract import digest
-from contract.catalogue import Model
+from contract.catalogue import LM, RESCORER, Model
+from contract.client import ClientSpec, SearchSpec
+from export.checkpoints import roles
 from export.checkpoints.checkpoint import Checkpoint
 from export.networks import NETWORKS
 
@@ -21,12 +22,7 @@ ENHANCED: dict[str, Settings] = {
     "diarization": {"size": 256, "embedding": 192},
 }
 # Clients need weights of the search also for a head that recognises nothing.
-_SEARCH_WEIGHTS = {
-    "ngram": 0.0,
-    "bonus": 0.0,
-    "rescorers": {"decoder": 1.0, "lm": 1.0},
-    "rescorers_with_ngram": {"decoder": 1.0, "lm": 1.0},
-}
+_SEARCH = SearchSpec(rescorers={RESCORER: 1.0, LM: 1.0}, rescorers_with_ngram={RESCORER: 1.0, LM: 1.0})
 
 
 def open_checkpoint(model: Model) -> Checkpoint:
@@ -43,21 +39,16 @@ def build(model: Model, settings: Settings, description: str) -> Checkpoint:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = network_type(config).eval()
-    origin, parameters = f"{description}, seed {SEED}", _parameters(name, network.dims)
+    origin, client = f"{description}, seed {SEED}", _client(model, network.dims)
     return Checkpoint(
-        network=network,
+        network=roles.with_front_end(network, model.family.role),
         dims=network.dims,
-        parameters=parameters,
+        client=client,
         origin=origin,
-        digest=digest.of_value([origin, model.name, repr(config), *parameters.values()]),
+        digest=digest.of_value([origin, model.name, repr(config), client.to_table()]),
     )
 
 
-def _parameters(name: str, dims: dict[str, int]) -> dict[str, str]:
-    if name == "acoustic":
-        pieces = ["<blank>", "<unk>", "</s>"] + [f"▁{index}" for index in range(3, dims["vocabulary"])]
-        return {
-            "tokens": json.dumps(pieces, ensure_ascii=False),
-            "search_weights": json.dumps(_SEARCH_WEIGHTS),
-        }
-    return {"same_speaker_similarity": "0.5"} if name == "diarization" else {}
+def _client(model: Model, dims: dict[str, int]) -> ClientSpec:
+    pieces = ("<blank>", "<unk>", "</s>", *(f"▁{index}" for index in range(3, dims.get("vocabulary", 3))))
+    return roles.client_spec(model, pieces=pieces, search=_SEARCH, same_speaker_similarity=0.5)

@@ -6,8 +6,8 @@ token list). A network that is part of another one, as the body of `standard` is
 the weights that differ. A fourth text, `within`, then names the other file, relative to the folder above, and its
 digest.
 
-The n-gram model of a family is a file next to its weights and is added to the parameters here. So are the weights of
-the search, `search_weights`, which training records in figures.json.
+The parameters are `tokens` of a CTC head and `same_speaker_similarity` of a speaker network. The n-gram model of a head
+is a file next to its weights. The weights of the search are in figures.json, where training records them.
 """
 
 import base64
@@ -23,8 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from contract import digest
-from contract.catalogue import Model
+from contract.catalogue import CTC, LM, RESCORER, SPEAKER, Model
+from contract.client import ClientSpec, SearchSpec
 from contract.errors import CheckpointError
+from export.checkpoints import roles
 from export.checkpoints.checkpoint import Checkpoint
 from export.checkpoints.weight_keys import current_key
 from export.networks import NETWORKS
@@ -32,7 +34,8 @@ from export.networks import NETWORKS
 REFERENCE_FOLDER = Path(__file__).parent / "reference"
 NO_WEIGHTS = "there are no reference weights for this model"
 """The cause of the CheckpointError that open_checkpoint raises when the file does not exist."""
-_RESCORERS = ("decoder", "lm")
+# The reference models that score hypotheses, by the role that clients know.
+_RESCORERS = {"decoder": RESCORER, "lm": LM}
 
 
 def checkpoint_path(family: str, operating_point: str) -> Path:
@@ -45,23 +48,21 @@ def ngram_path(family: str, operating_point: str) -> Path:
     return REFERENCE_FOLDER / operating_point / f"{family}.ngram"
 
 
-def search_weights(operating_point: str) -> str:
-    """Return the weights of a point's search and rescorers as JSON, from what `python -m training weighting` recorded.
+def search_spec(operating_point: str, ngram: Path | None = None) -> SearchSpec:
+    """Return the weights of a point's search and rescorers, from what `python -m training weighting` recorded.
 
-    {"ngram", "bonus", "rescorers": {family: weight}, "rescorers_with_ngram": {family: weight}}: see
-    transcriber/search_weights.py. Raises CheckpointError when figures.json has no such weights.
+    Raises CheckpointError when figures.json has no such weights.
     """
     path = REFERENCE_FOLDER / "figures.json"
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))[f"weighting_{operating_point}"]
-        rescorers = [family for family in _RESCORERS if family in figures]
-        return json.dumps(
-            {
-                "ngram": figures["ngram"],
-                "bonus": figures["bonus"],
-                "rescorers": {family: figures[family] for family in rescorers},
-                "rescorers_with_ngram": {family: figures[f"{family}_ngram"] for family in rescorers},
-            }
+        rescorers = {family: role for family, role in _RESCORERS.items() if family in figures}
+        return SearchSpec(
+            ngram_weight=figures["ngram"],
+            token_bonus=figures["bonus"],
+            rescorers={role: figures[family] for family, role in rescorers.items()},
+            rescorers_with_ngram={role: figures[f"{family}_ngram"] for family, role in rescorers.items()},
+            ngram=base64.b85encode(ngram.read_bytes()).decode() if ngram is not None else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"it has no weights of the search for {operating_point} ({error!r})"
@@ -80,22 +81,30 @@ def open_checkpoint(model: Model) -> Checkpoint:
         found = type(network).__name__
         cause = f"it holds the weights of a {found}, but {model.name} is a {expected.__name__} in the catalogue"
         raise CheckpointError(path, cause, f"Replace the file with weights of a {expected.__name__}")
-    weights_digest = digest.of_file(path)
-    if "tokens" in parameters:
-        # Only CTC heads have a token list.
-        parameters = {**parameters, "search_weights": search_weights(model.operating_point)}
-        weights_digest = digest.of_value([weights_digest, parameters["search_weights"]])
-    ngram = ngram_path(model.family.name, model.operating_point)
-    if ngram.is_file():
-        parameters = {**parameters, "ngram": base64.b85encode(ngram.read_bytes()).decode()}
-        weights_digest = digest.of_value([weights_digest, digest.of_file(ngram)])
+    client = _client(model, parameters, path)
     return Checkpoint(
-        network=network,
+        network=roles.with_front_end(network, model.family.role),
         dims=network.dims,
-        parameters=parameters,
+        client=client,
         origin=f"reference/{model.operating_point}/{path.name}",
-        digest=weights_digest,
+        digest=digest.of_value([digest.of_file(path), client.to_table()]),
     )
+
+
+def _client(model: Model, parameters: dict[str, str], path: Path) -> ClientSpec:
+    """Return what clients must know, from the parameters in a file; raise CheckpointError where one is missing."""
+    try:
+        if model.family.role == CTC:
+            ngram = ngram_path(model.family.name, model.operating_point)
+            search = search_spec(model.operating_point, ngram if ngram.is_file() else None)
+            return roles.client_spec(model, pieces=tuple(json.loads(parameters["tokens"])), search=search)
+        if model.family.role == SPEAKER:
+            similarity = float(parameters["same_speaker_similarity"])
+            return roles.client_spec(model, same_speaker_similarity=similarity)
+        return roles.client_spec(model)
+    except (KeyError, ValueError, TypeError) as error:
+        cause = f"its parameters do not fit a {model.family.role} network ({error!r})"
+        raise CheckpointError(path, cause, "Restore the file from the repository, or train it again") from error
 
 
 def save(

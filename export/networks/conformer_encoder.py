@@ -167,7 +167,6 @@ class ConformerEncoder(nn.Module):
     def dims(self) -> dict[str, int]:
         """Return the sizes that depend on the configuration, by the catalogue's axis names."""
         return {
-            "bands": self.config.bands,
             "encoder_size": self.config.size,
             "layers": self.config.layers,
             "convolution_past": self.config.kernel - 1,

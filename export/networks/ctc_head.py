@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from export.networks.layers import valid_positions
+from export.networks.reserved_tokens import BLANK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +16,7 @@ class CtcHeadConfig:
     size: int = 128
     vocabulary: int = 256
     top: int = 16
+    blank: int = BLANK
 
 
 class CtcHead(nn.Module):
@@ -35,14 +37,14 @@ class CtcHead(nn.Module):
     def forward(self, encoder_out: Tensor, encoder_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames: [batch, time, size], INT [batch] -> log-probabilities and tokens, each [batch, time, K].
 
-        Tokens are sorted by decreasing probability and include blank (token 0). A padded frame is blank with
+        Tokens are sorted by decreasing probability and include the blank. A padded frame is blank with
         probability one.
         """
         log_probs, tokens = torch.topk(self.log_probs(encoder_out), self.config.top, dim=-1)
         valid = valid_positions(encoder_lengths, encoder_out.shape[1])[..., None]
         first = torch.arange(self.config.top, device=tokens.device) == 0
         padded = torch.where(first, 0.0, MASKED_LOG_PROB)
-        return torch.where(valid, log_probs, padded), torch.where(valid, tokens, 0)
+        return torch.where(valid, log_probs, padded), torch.where(valid, tokens, self.config.blank)
 
     def log_probs(self, encoder_out: Tensor) -> Tensor:
         """Return all log-probabilities in FP32: [batch, time, V]."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.tokens import BOUNDARY
 from export.networks.layers import Attention, FeedForward, Norm, valid_positions
+from export.networks.reserved_tokens import BOUNDARY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

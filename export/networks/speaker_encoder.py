@@ -55,7 +55,7 @@ class SpeakerEncoder(nn.Module):
     @property
     def dims(self) -> dict[str, int]:
         """Return the sizes that depend on the configuration, by the catalogue's axis names."""
-        return {"bands": self.config.bands, "embedding_size": self.config.embedding}
+        return {"embedding_size": self.config.embedding}
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
         """Embed log-mel [batch, frames, bands] with INT [batch] valid frames -> FP32 [batch, E], of unit length."""

@@ -67,16 +67,6 @@ class StreamingEncoder(nn.Module):
         )
 
 
-def zero_states(encoder: "ConformerEncoder", batch: int, past: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the states before the first window of `batch` streams; attention sees `past` frames."""
-    config = encoder.config
-    return (
-        torch.zeros(batch, config.layers, 2, past, config.size),
-        torch.zeros(batch, config.layers, config.kernel - 1, config.size),
-        torch.zeros(batch, 1, dtype=torch.int32),
-    )
-
-
 def _valid_past(frames: Tensor, past: int) -> Tensor:
     # The newest frames are last.
     position = torch.arange(past, device=frames.device)

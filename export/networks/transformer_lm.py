@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.tokens import BOUNDARY
 from export.networks.decoder import causal_mask, sequence_scores
 from export.networks.layers import Attention, FeedForward, Norm
+from export.networks.reserved_tokens import BOUNDARY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

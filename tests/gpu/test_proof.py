@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from contract.catalogue import catalogue, models
+from contract.catalogue import read_catalogue
 from runtime import probe
 from tests.integration.serving import started
 
@@ -60,12 +60,14 @@ def test_builds_an_engine_that_passes_its_gate(out: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("tritonserver") is None, reason="needs tritonserver on the PATH")
 def test_serves_the_engines_with_the_tensorrt_backend(out: Path, tmp_path: Path) -> None:
-    standard = [name for name, model in models(catalogue(), "standard").items() if model.family.network]
+    standard = [name for name, model in read_catalogue().models("standard").items() if model.family.network]
     chosen = [option for name in standard for option in ("--model", name)]
     done = proof(out, *chosen, "--force", "--step", "graphs", "--step", "build")
     assert done.returncode == 0, done.stdout
     place = values(out, "build")["platform"]
     with started(out / "engines", tmp_path, (f"--platform={place}",)) as server:
         # Raises ProbeError for an answer that cannot be right.
-        printed = probe.run(server.url, READY_S, live=False, inference=True, answer_timeout_s=10.0)
+        printed = probe.run(
+            server.url, READY_S, live=False, inference=True, answer_timeout_s=10.0, catalogue=read_catalogue()
+        )
     assert f"{len(standard) + 1} models" in printed

@@ -8,32 +8,38 @@ import onnx
 import onnx.parser
 
 _HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
+# Eight numbers make a frame of the encoder: the first samples of 1,360, every 640 samples.
+_FRAMES = """
+            kept = Slice(audio, from, to, axes)
+            upright = Unsqueeze (kept, axes)
+            columns = Conv <strides = [640]> (upright, first)
+            rows = Transpose <perm = [0, 2, 1]> (columns)
+            current = Cast <to = 10> (rows)
+            beyond = Sub (audio_lengths, before)
+            counted = Div (beyond, hop)"""
+_CONSTANTS = """int64[1] from = {0}, int64[1] to = {-1352}, int64[1] axes = {1}, float[8, 1, 8] first = {IDENTITY},
+         int32[1] before = {720}, int32[1] hop = {640}, int32[1] one = {1}"""
 _SOURCES = {
-    # Every fourth frame and its first eight bands; a quarter of each length.
     "body": """
-        body (float16[b, f, 80] features, int32[b] feature_lengths)
-            => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
-        <int64[2] from = {0, 0}, int64[2] to = {100000, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
-         int32[1] four = {4}>
-        {
-            encoder_out = Slice(features, from, to, axes, steps)
-            encoder_lengths = Div(feature_lengths, four)
+        body (float[b, s] audio, int32[b] audio_lengths) => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
+        <CONSTANTS>
+        {FRAMES
+            encoder_out = Identity (current)
+            encoder_lengths = Max (counted, one)
         }""",
     # The same for a window of a stream; adds the number of past frames, which the states carry.
     "body-realtime": """
-        body (float16[b, 35, 80] features, int32[b] feature_lengths, float16[b, 1, 2, 128, 8] state_attention,
+        body (float[b, 5840] audio, int32[b] audio_lengths, float16[b, 1, 2, 128, 8] state_attention,
               float16[b, 1, 2, 8] state_convolution, int32[b, 1] state_frames)
             => (float16[b, 8, 8] encoder_out, int32[b] encoder_lengths,
                 float16[b, 1, 2, 128, 8] next_state_attention, float16[b, 1, 2, 8] next_state_convolution,
                 int32[b, 1] next_state_frames)
-        <int64[2] from = {0, 0}, int64[2] to = {32, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
-         int32[1] four = {4}, int32[1] chunk = {8}, int32[1] most = {128}, int64[1] last = {-1}>
-        {
-            current = Slice(features, from, to, axes, steps)
+        <CONSTANTS, int32[1] chunk = {8}, int32[1] most = {128}, int64[1] last = {-1}>
+        {FRAMES
             past = Cast <to = 10> (state_frames)
-            upright = Unsqueeze (past, last)
-            encoder_out = Add (current, upright)
-            encoder_lengths = Div(feature_lengths, four)
+            column = Unsqueeze (past, last)
+            encoder_out = Add (current, column)
+            encoder_lengths = Max (counted, one)
             next_state_attention = Identity (state_attention)
             next_state_convolution = Identity (state_convolution)
             more = Add (state_frames, chunk)
@@ -72,58 +78,65 @@ _SOURCES = {
             sums = ReduceSum <keepdims = 0> (values, last)
             scores = Neg (sums)
         }""",
+    # The direction of the mean power of the samples 0 to 5 of every eight; silence has the first direction.
     "diar": """
-        diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
-        <int64[1] from = {0}, int64[1] to = {6}, int64[1] axes = {2}>
+        diar (float[b, s] audio, int32[b] audio_lengths) => (float[b, 6] embedding)
+        <int64[1] axes = {1}, float[8, 1, 8] first = {IDENTITY}, int64[1] from = {0}, int64[1] to = {6},
+         float[6] silence = {1e-9, 0.0, 0.0, 0.0, 0.0, 0.0}>
         {
-            bands = Slice (features, from, to, axes)
-            wide = Cast <to = 1> (bands)
-            mean = ReduceMean <axes = [1], keepdims = 0> (wide)
-            embedding = LpNormalization <axis = -1, p = 2> (mean)
+            upright = Unsqueeze (audio, axes)
+            columns = Conv <strides = [8]> (upright, first)
+            power = Mul (columns, columns)
+            mean = ReduceMean <axes = [2], keepdims = 0> (power)
+            chosen = Slice (mean, from, to, axes)
+            direction = Add (chosen, silence)
+            embedding = LpNormalization <axis = -1, p = 2> (direction)
         }""",
 }
 
-# The body after one matrix product for each frame of the request, so that the request decides how long it takes.
+# The body after one matrix product for every 10 ms of the request, so that the request decides how long it takes.
 _SLOW_BODY = """
-        body (float16[b, f, 80] features, int32[b] feature_lengths)
-            => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
-        <int64[2] from = {0, 0}, int64[2] to = {100000, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
-         int32[1] four = {4}, int64[2] size = {320, 320}>
-        {
-            encoder_out = Slice(features, from, to, axes, steps)
-            longest = ReduceMax <keepdims = 0> (feature_lengths)
-            count = Cast <to = 7> (longest)
+        body (float[b, s] audio, int32[b] audio_lengths) => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
+        <CONSTANTS, int32[1] step = {160}, int64[2] size = {320, 320}>
+        {FRAMES
+            encoder_out = Identity (current)
+            longest = ReduceMax <keepdims = 0> (audio_lengths)
+            steps = Div (longest, step)
+            whole = Cast <to = 7> (steps)
+            scalar = Constant <value = int64[0] {}> ()
+            count = Reshape (whole, scalar)
             go = Constant <value = bool {1}> ()
-            first = ConstantOfShape <value = float[1] {0.001}> (size)
-            last = Loop <body = product (int64 index, bool on, float[320, 320] before)
+            start = ConstantOfShape <value = float[1] {0.001}> (size)
+            end = Loop <body = product (int64 index, bool on, float[320, 320] before_step)
                 => (bool again, float[320, 320] after)
                 {
                     again = Identity (on)
-                    product = MatMul (before, before)
+                    product = MatMul (before_step, before_step)
                     after = Tanh (product)
-                }> (count, go, first)
-            sum = ReduceSum <keepdims = 0> (last)
+                }> (count, go, start)
+            sum = ReduceSum <keepdims = 0> (end)
             nothing = Floor (sum)
             added = Cast <to = 6> (nothing)
-            quarters = Div(feature_lengths, four)
-            encoder_lengths = Add (quarters, added)
+            frames = Max (counted, one)
+            encoder_lengths = Add (frames, added)
         }"""
 
 
 def slow_body() -> bytes:
-    """Return the ONNX file of a body whose requests take about a millisecond for each frame."""
+    """Return the ONNX file of a body whose requests take about a millisecond for every 10 ms of audio."""
     return _made(_SLOW_BODY)
 
 
 def network(model: str, variant: str = "") -> bytes:
     """Return the ONNX file of a model such as `am_en_standard`; `variant` selects its graph for a step of a stream."""
-    table = ", ".join(str(float(value)) for value in range(32))
     family = model.rpartition("_")[0]
-    source = _SOURCES[f"{family}-{variant}" if variant else family].replace("TABLE", table)
-    return _made(source)
+    return _made(_SOURCES[f"{family}-{variant}" if variant else family])
 
 
 def _made(source: str) -> bytes:
-    made = onnx.parser.parse_model(_HEADER + source)
+    table = ", ".join(str(float(value)) for value in range(32))
+    identity = ", ".join(str(float(row == column)) for row in range(8) for column in range(8))
+    written = source.replace("CONSTANTS", _CONSTANTS).replace("FRAMES", _FRAMES)
+    made = onnx.parser.parse_model(_HEADER + written.replace("TABLE", table).replace("IDENTITY", identity))
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())

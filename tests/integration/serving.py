@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contract.client import SearchSpec
+from contract.manifest import EngineRecord
 from runtime import probe
 from tests.integration.networks import network
 from tests.ports import free_ports
@@ -52,11 +54,12 @@ def write_bundle(folder: Path, *points: str, mode: str = "batch", **special: byt
         model.name: special.get(model.name) or network(model.name, model.family.modes[mode].variant) for model in wanted
     }
     records = [synthetic.record(model, contents[model.name], mode=mode) for model in wanted]
-    records = [
-        replace(each, parameters={**each.parameters, "ngram": LONG_TEXT}) if each.family == "am_en" else each
-        for each in records
-    ]
+    records = [_with_ngram(each) if each.family == "am_en" else each for each in records]
     return synthetic.write(folder, synthetic.manifest(*records), contents.__getitem__)
+
+
+def _with_ngram(record: EngineRecord) -> EngineRecord:
+    return replace(record, client=replace(record.client, search=SearchSpec(ngram=LONG_TEXT)))
 
 
 def command(engines: Path, repository: Path, *options: str) -> list[str]:

@@ -8,7 +8,8 @@ from google.protobuf import json_format, text_format  # type: ignore[import-unty
 from tritonclient.grpc import model_config_pb2
 
 from contract.arch import Arch
-from contract.catalogue import catalogue, models
+from contract.catalogue import read_catalogue
+from contract.client import PARAMETER, merge
 from contract.platform import platform
 from runtime import pbtxt, repository
 from runtime.bundles import Bundle
@@ -20,7 +21,7 @@ TARGETS = {
     "sm86": Target(arch=Arch.SM86, platform=platform("26.08"), mode="batch", operating_point=None),
     "sm75-legacy": Target(arch=Arch.SM75, platform=platform("23.12"), mode="batch", operating_point=None),
 }
-MODELS = models(catalogue())
+MODELS = read_catalogue().models()
 
 
 def read_back(message: dict[str, Any]) -> Any:
@@ -33,7 +34,7 @@ def configs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     made = synthetic.full_manifest(target.arch, target.platform.name)
     folder = synthetic.write(tmp_path_factory.mktemp("bundle"), made)
     assembled = tmp_path_factory.mktemp("serving") / "repository"
-    repository.assemble(select([Bundle(folder=folder, manifest=made)], catalogue(), target), assembled, threads=2)
+    repository.assemble(select([Bundle(folder=folder, manifest=made)], read_catalogue(), target), assembled, threads=2)
     files = sorted(assembled.glob("*/config.pbtxt"))
     parsed = {file.parent.name: text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()) for file in files}
     return target, parsed
@@ -71,9 +72,9 @@ def test_engine_configuration(configs: tuple[Target, dict[str, Any]], name: str)
     assert config.default_model_filename == ""
     counts = {"intra_op_thread_count": "2", "inter_op_thread_count": "1"}
     threads = {**counts, "session.intra_op.allow_spinning": "0"} if on_cpu else {}
-    weights = synthetic.PARAMETERS if name.startswith("am_") else {}
+    client = {PARAMETER: synthetic.client(MODELS[name].family).to_json()}
     found = {parameter: value.string_value for parameter, value in config.parameters.items()}
-    assert found == {**threads, **weights}
+    assert found == {**threads, **client}
 
 
 @pytest.mark.parametrize("point", ["standard", "enhanced"])
@@ -83,11 +84,12 @@ def test_ensemble_configuration(configs: tuple[Target, dict[str, Any]], point: s
     assert config.max_batch_size == 16
     body, acoustic = config.ensemble_scheduling.step
     assert (body.model_name, acoustic.model_name) == (f"body_{point}", f"am_en_{point}")
-    assert dict(body.input_map) == {"features": "features", "feature_lengths": "feature_lengths"}
+    assert dict(body.input_map) == {"audio": "audio", "audio_lengths": "audio_lengths"}
     assert dict(body.output_map) == {"encoder_out": "encoder_out", "encoder_lengths": "encoder_lengths"}
     assert dict(acoustic.input_map) == dict(body.output_map)
     assert dict(acoustic.output_map) == {"top_log_probs": "top_log_probs", "top_tokens": "top_tokens"}
-    assert config.parameters["tokens"].string_value == synthetic.PARAMETERS["tokens"]
+    steps = (MODELS[step.model_name].family for step in (body, acoustic))
+    assert config.parameters[PARAMETER].string_value == merge(map(synthetic.client, steps)).to_json()
 
 
 FIELDS = {

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tritonclient import grpc as triton
 
-from contract.catalogue import catalogue
+from contract.catalogue import read_catalogue
 from tests.integration import serving
 from tests.integration.requests import Arrays, infer
 from tests.integration.serving import Running
@@ -55,8 +55,8 @@ def servers(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def metrics(servers: list[Running]) -> str:
     """Return a server's metrics after one inference."""
     arrays: Arrays = {
-        "features": np.zeros((1, 40, 80), dtype=np.float16),
-        "feature_lengths": np.array([[40]], dtype=np.int32),
+        "audio": np.zeros((1, 32_000), dtype=np.float32),
+        "audio_lengths": np.array([[32_000]], dtype=np.int32),
     }
     with triton.InferenceServerClient(f"127.0.0.1:{servers[0].grpc}") as client:
         infer(client, "ensemble_en_standard", arrays)
@@ -139,14 +139,14 @@ def test_client_distributes_requests_among_servers(servers: list[Running]) -> No
     before = [_inference_count(server) for server in servers]
     endpoint = "ipv4:" + ",".join(f"127.0.0.1:{server.grpc}" for server in servers)
     arrays: Arrays = {
-        "features": np.zeros((1, 40, 80), dtype=np.float16),
-        "feature_lengths": np.array([40], dtype=np.int32),
+        "audio": np.zeros((1, 32_000), dtype=np.float32),
+        "audio_lengths": np.array([32_000], dtype=np.int32),
     }
     connection = Connection(endpoint, retry_timeout_s=10, notify=lambda _: None)
     try:
         connection.first_ready(("decoder_standard",))
         for _ in range(REQUESTS):
-            connection.infer("diar_standard", catalogue()["diar"], arrays)
+            connection.infer("diar_standard", read_catalogue().families["diar"], arrays)
     finally:
         connection.close()
 

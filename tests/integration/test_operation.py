@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from contract.frames import FrameRule
 from runtime import answers, licence, probe
 from runtime.answers import Array
 from runtime.licence_file import Licence
@@ -34,8 +35,9 @@ from tests.integration.serving import Running
 pytestmark = pytest.mark.integration
 ADMIN_KEY = "0123456789abcdef0123456789abcdef"
 STANDARD = ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"]
-# Frames of a request that takes longer than everything a test does while the request runs, and of a short one.
-LONG, SHORT = 4000, 8
+# Encoder frames of a request that takes longer than everything a test does while the request runs, and of a short one.
+LONG, SHORT = 1000, 2
+BODY = FrameRule.of((400, 160), (3, 2), (3, 2))
 TIMEOUT_S = 30.0
 
 
@@ -80,10 +82,16 @@ def licensed(folder: Path, *points: str) -> dict[str, str]:
     return {"VOXWRIGHT_LICENCE": f"{folder}/license.json", "VOXWRIGHT_VENDOR_KEY": f"{folder}/vendor.pem"}
 
 
+def sample_count(frames: int) -> int:
+    """Return the number of samples that make a number of encoder frames."""
+    return BODY.shortest + (frames - 1) * BODY.hop
+
+
 def speech(frames: int) -> Arrays:
+    samples = sample_count(frames)
     return {
-        "features": np.ones((1, frames, 80), dtype=np.float16),
-        "feature_lengths": np.array([[frames]], dtype=np.int32),
+        "audio": np.ones((1, samples), dtype=np.float32),
+        "audio_lengths": np.array([[samples]], dtype=np.int32),
     }
 
 
@@ -96,9 +104,10 @@ def over_grpc(server: Running, frames: int, timeout_s: float = TIMEOUT_S) -> int
 
 def over_http(server: Running, frames: int, timeout_s: float = TIMEOUT_S) -> int:
     """Send the same request over HTTP."""
+    samples = sample_count(frames)
     request = {
-        "features": Array(type="FP16", shape=(1, frames, 80), values=(1.0,) * frames * 80),
-        "feature_lengths": Array(type="INT32", shape=(1, 1), values=(frames,)),
+        "audio": Array(type="FP32", shape=(1, samples), values=(1.0,) * samples),
+        "audio_lengths": Array(type="INT32", shape=(1, 1), values=(samples,)),
     }
     body, headers = answers.encode(request)
     with opened(server, "/v2/models/body_standard/infer", body, headers, timeout_s) as response:
@@ -208,7 +217,7 @@ def test_grpc_administration_is_restricted(closed: Running, api: str) -> None:
 
 
 def test_client_interfaces_are_open(closed: Running) -> None:
-    assert over_grpc(closed, SHORT) == over_http(closed, SHORT) == SHORT // 4
+    assert over_grpc(closed, SHORT) == over_http(closed, SHORT) == SHORT
     with triton.InferenceServerClient(f"127.0.0.1:{closed.grpc}") as client:
         assert client.is_server_ready()
         assert client.get_model_metadata("body_standard").name == "body_standard"
@@ -232,7 +241,7 @@ def test_completes_request_in_flight_before_shutdown(engines: Path, tmp_path: Pa
                     over_grpc(server, SHORT)
             # The request was still in flight during all of the above.
             assert not answer.done()
-            assert answer.result(TIMEOUT_S) == LONG // 4
+            assert answer.result(TIMEOUT_S) == LONG
         assert server.process.wait(TIMEOUT_S) == 0
 
 
@@ -302,7 +311,7 @@ def load(server: Running, answered: threading.Semaphore, over_since: list[float]
     while True:
         start = time.monotonic()
         try:
-            assert over_grpc(server, SHORT, timeout_s=DEADLINE_S) == SHORT // 4
+            assert over_grpc(server, SHORT, timeout_s=DEADLINE_S) == SHORT
         except InferenceServerException:
             over_since.append(time.monotonic() - start)
             return

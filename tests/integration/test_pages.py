@@ -1,10 +1,13 @@
-"""The commands of README.md run as typed, in the order of the page, from a checkout's root.
+"""The commands of README.md and docs/clients.md run as typed, in the order of the page, from a checkout's root.
 
 Those of deploy/README.md that can run here are run by tests/unit/deploy/test_readme.py; their options and files are
 checked here too.
 """
 
+import base64
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.integration import reference, serving
 from tests.integration.reference import ROOT
@@ -21,8 +26,9 @@ from tests.pages import NOT_RUN, RUN, SERVER, Block, blocks
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
-README = ROOT / "README.md"
-PAGES = (README, ROOT / "deploy" / "README.md")
+README, DIALOGUE = ROOT / "README.md", ROOT / "demo" / "dialogue.flac"
+CLIENTS = ROOT / "docs" / "clients.md"
+PAGES = (README, CLIENTS, ROOT / "deploy" / "README.md")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 READY_S, STOP_S, COMMAND_S = 120, 30, 600
 # What the commands themselves make outside dist/.
@@ -52,13 +58,14 @@ def environment() -> dict[str, str]:
     return serving.environment(**ports, SM_INFERENCE_ENDPOINT=f"localhost:{grpc}")
 
 
-def run(text: str, folder: Path, variables: dict[str, str]) -> None:
-    """Run a block in a shell; fail with its output unless every command exits with 0."""
+def run(text: str, folder: Path, variables: dict[str, str]) -> str:
+    """Run a block in a shell and return what it prints; fail with its output unless every command exits with 0."""
     shell = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(
         shell, cwd=folder, env=variables, capture_output=True, text=True, timeout=COMMAND_S, check=False
     )
     assert done.returncode == 0, f"{text}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 @contextmanager
@@ -106,6 +113,32 @@ def test_commands_run_in_the_order_of_the_page(checkout: Path) -> None:
     found = blocks(README)
     assert sum(block.needs in (RUN, SERVER) for block in found) >= 8
     run_page(found, checkout)
+
+
+def test_clients_print_the_words_of_the_page(checkout: Path) -> None:
+    """Both example programs get the text that the page shows; only the ports are those of this test."""
+    page, variables = blocks(CLIENTS), environment()
+    served, clients, requests = [block.text for block in page if block.needs in (RUN, SERVER)]
+    (words,) = re.findall(r"^```text\n(.*\n)```$", CLIENTS.read_text(), re.MULTILINE)
+    for port, variable in (("8000", "VOXWRIGHT_HTTP_PORT"), ("8001", "VOXWRIGHT_GRPC_PORT")):
+        clients = clients.replace(f"localhost:{port}", f"localhost:{variables[variable]}")
+    with server(served, checkout, variables):
+        assert run(clients, checkout, variables) == 2 * words
+    script = json.loads((ROOT / "demo" / "dialogue.json").read_text())["text"]
+    assert words.split()[:8] == script.split()[:8]
+    assert run(requests, checkout, variables) == "8 requests of 8 s in dist/requests.json\n"
+    first = json.loads((checkout / "dist" / "requests.json").read_text())["data"][0]
+    assert (first["audio"]["shape"], first["audio_lengths"]) == ([128_000], {"content": [128_000], "shape": [1]})
+    audio = np.frombuffer(base64.b64decode(first["audio"]["content"]["b64"]), dtype="<f4")
+    np.testing.assert_array_equal(audio, soundfile.read(DIALOGUE, frames=128_000, dtype="float32")[0])
+
+
+def test_examples_are_independent_of_this_project() -> None:
+    packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert packages > {"contract", "transcriber"}
+    for program in (ROOT / "docs" / "examples").glob("*.py"):
+        imported = re.findall(r"^(?:import|from) (\w+)", program.read_text(), re.MULTILINE)
+        assert not packages & set(imported), program.name
 
 
 def test_a_broken_command_fails(checkout: Path) -> None:

@@ -15,7 +15,10 @@ from click.testing import CliRunner
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from contract.catalogue import catalogue, models
+from contract.catalogue import CATALOGUE_FOLDER, read_catalogue
+from contract.client import PARAMETER, ClientSpec, SearchSpec
+from contract.errors import ManifestError
+from contract.frames import FrameRule
 from runtime import probe
 from tests.integration import serving
 from tests.integration.requests import Arrays, infer, tensors
@@ -24,9 +27,10 @@ from tests.ports import free_ports
 from tests.unit.runtime import synthetic
 
 pytestmark = pytest.mark.integration
-MODELS = models(catalogue())
+MODELS = read_catalogue().models()
 NO_LICENCE = "no licence is needed: there is no vendor key at /etc/voxwright/vendor.pem"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at
+BODY = FrameRule.of((400, 160), (3, 2), (3, 2))
 GENERATOR = np.random.default_rng(7)
 
 
@@ -59,10 +63,18 @@ def infer_together(client: triton.InferenceServerClient, model: str, requests: l
 
 
 def speech(frames: int, batch: int = 1) -> Arrays:
+    """Return noise of a number of encoder frames."""
+    samples = BODY.shortest + (frames - 1) * BODY.hop
     return {
-        "features": GENERATOR.normal(size=(batch, frames, 80)).astype(np.float16),
-        "feature_lengths": np.full((batch, 1), frames, dtype=np.int32),
+        "audio": GENERATOR.normal(size=(batch, samples)).astype(np.float32),
+        "audio_lengths": np.full((batch, 1), samples, dtype=np.int32),
     }
+
+
+def encoded(arrays: Arrays) -> np.ndarray[Any, Any]:
+    """Return what the small body makes of audio: the first eight samples of every frame."""
+    windows = np.lib.stride_tricks.sliding_window_view(arrays["audio"], BODY.shortest, axis=1)
+    return windows[:, :: BODY.hop, :8].astype(np.float16)
 
 
 def hypotheses(*tokens: int) -> Arrays:
@@ -125,9 +137,11 @@ def test_metadata_matches_the_catalogue(client: triton.InferenceServerClient, na
 
 @pytest.mark.parametrize("name", ["am_en_standard", "ensemble_en_standard"])
 def test_parameters_reach_the_client(client: triton.InferenceServerClient, name: str) -> None:
-    parameters = client.get_model_config(name).config.parameters
-    assert parameters["tokens"].string_value == synthetic.PARAMETERS["tokens"]
-    assert parameters["ngram"].string_value == LONG_TEXT
+    text = client.get_model_config(name).config.parameters[PARAMETER].string_value
+    found = ClientSpec.from_json(text, name, ManifestError, "")
+    assert found.tokens == synthetic.CLIENTS["ctc"].tokens
+    assert found.search == SearchSpec(ngram=LONG_TEXT)
+    assert found.audio == (synthetic.CLIENTS["encoder"].audio if name.startswith("ensemble") else None)
 
 
 def test_serves_metrics(server: Running) -> None:
@@ -138,9 +152,9 @@ def test_serves_metrics(server: Running) -> None:
 
 
 def test_ensemble_computes_its_steps(client: triton.InferenceServerClient) -> None:
-    arrays = speech(frames=41, batch=3)
+    arrays = speech(frames=10, batch=3)
     result = infer(client, "ensemble_en_enhanced", arrays)
-    expected = arrays["features"][:, ::4, :8]
+    expected = encoded(arrays)
     wide = expected.astype(np.float32)
     order = np.argsort(-wide, axis=-1, kind="stable")[..., :4]
     log_probs = wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
@@ -155,9 +169,9 @@ def test_ensemble_computes_its_steps(client: triton.InferenceServerClient) -> No
 
 
 def test_returns_only_requested_outputs(client: triton.InferenceServerClient) -> None:
-    result = infer(client, "ensemble_en_standard", speech(frames=40), "top_tokens", "encoder_lengths")
+    result = infer(client, "ensemble_en_standard", speech(frames=10), "top_tokens", "encoder_lengths")
     assert {output.name for output in result.get_response().outputs} == {"top_tokens", "encoder_lengths"}
-    result = infer(client, "body_standard", speech(frames=40), "encoder_lengths")
+    result = infer(client, "body_standard", speech(frames=10), "encoder_lengths")
     assert [output.name for output in result.get_response().outputs] == ["encoder_lengths"]
 
 
@@ -173,12 +187,13 @@ def test_decoder_scores_hypotheses(client: triton.InferenceServerClient) -> None
 
 def test_batched_requests_get_their_own_results(client: triton.InferenceServerClient) -> None:
     items_before, runs_before = runs(client, "body_standard")
-    requests = [speech(frames, batch) for frames in (40, 80) for batch in (1, 2, 1, 1, 3, 1, 1, 2)]
+    requests = [speech(frames, batch) for frames in (10, 20) for batch in (1, 2, 1, 1, 3, 1, 1, 2)]
     for arrays, result in zip(requests, infer_together(client, "body_standard", requests), strict=True):
-        np.testing.assert_array_equal(result.as_numpy("encoder_out"), arrays["features"][:, ::4, :8])
-        np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), arrays["feature_lengths"] // 4)
+        expected = encoded(arrays)
+        np.testing.assert_array_equal(result.as_numpy("encoder_out"), expected)
+        np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), [[expected.shape[1]]] * len(expected))
     items_after, runs_after = runs(client, "body_standard")
-    assert items_after - items_before == sum(len(arrays["features"]) for arrays in requests)
+    assert items_after - items_before == sum(len(arrays["audio"]) for arrays in requests)
     assert runs_after - runs_before < len(requests)
 
 
@@ -197,8 +212,8 @@ def test_bad_request_fails_alone(client: triton.InferenceServerClient) -> None:
 
 
 def test_rejects_request_of_wrong_type(client: triton.InferenceServerClient) -> None:
-    arrays = {**speech(frames=40), "features": np.zeros((1, 40, 80), dtype=np.float32)}
-    with pytest.raises(InferenceServerException, match="inference input 'features' data-type is 'FP32'"):
+    arrays = {**speech(frames=10), "audio": np.zeros((1, 32_000), dtype=np.float16)}
+    with pytest.raises(InferenceServerException, match="inference input 'audio' data-type is 'FP16'"):
         infer(client, "ensemble_en_standard", arrays)
 
 
@@ -271,7 +286,8 @@ def test_rejects_unknown_operating_point(engines: Path, tmp_path: Path) -> None:
     result = refused(engines, tmp_path, SM_OPERATING_POINT="premium")
     assert result.returncode == 10
     assert result.stderr == (
-        "error: SM_OPERATING_POINT: 'premium' is not an operating point. Use standard or enhanced.\n"
+        f"error: SM_OPERATING_POINT: 'premium' is not an operating point of {CATALOGUE_FOLDER}. "
+        "Use standard or enhanced.\n"
     )
 
 
@@ -284,10 +300,10 @@ def test_rejects_realtime_without_realtime_engines(engines: Path, tmp_path: Path
 def test_rejects_unknown_schema(tmp_path: Path) -> None:
     bundle = serving.write_bundle(tmp_path / "engines" / "embedded" / "cpu", "standard")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 4}))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 5}))
     result = refused(tmp_path / "engines", tmp_path)
     assert result.returncode == 12
-    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 4, and this release reads 3." in result.stderr
+    assert f"error: {bundle / 'manifest.json'}: schema_version: it is 5, and this release reads 4." in result.stderr
 
 
 def test_rejects_folder_without_bundle(tmp_path: Path) -> None:
@@ -304,8 +320,7 @@ def test_serves_bundle_with_one_operating_point(tmp_path: Path) -> None:
     )  # fmt: skip
     left_out, served, precision = result.stderr.splitlines()[2:]
     assert left_out == (
-        "voxwright: operating point enhanced is not served: no engine for am_en_enhanced, body_enhanced, "
-        "decoder_enhanced, diar_enhanced, lm_enhanced"
+        "voxwright: operating point enhanced is not served: no engine for am_en_enhanced, body_enhanced"
     )
     assert served == (
         "voxwright: serving standard: am_en_standard, body_standard, decoder_standard, diar_standard, "

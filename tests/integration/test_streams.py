@@ -8,13 +8,14 @@ import pytest
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from contract.catalogue import catalogue, models
+from contract.catalogue import read_catalogue
 from runtime import probe
 from tests.integration import serving
+from tests.integration.requests import tensors
 from tests.integration.serving import Running
 
 pytestmark = pytest.mark.integration
-CHUNK, SLOTS = 8, 64
+WINDOW, CHUNK, SLOTS = 5840, 8, 64
 OUTPUTS = ("encoder_out", "encoder_lengths", "top_log_probs", "top_tokens")
 
 
@@ -29,9 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def step(client: triton.InferenceServerClient, stream: int, *, start: bool = False, end: bool = False) -> int:
     """Send silence as the next window of a stream and return the number of past frames that the state holds."""
-    inputs = [triton.InferInput("features", [1, 35, 80], "FP16"), triton.InferInput("feature_lengths", [1, 1], "INT32")]
-    inputs[0].set_data_from_numpy(np.zeros((1, 35, 80), dtype=np.float16))
-    inputs[1].set_data_from_numpy(np.array([[35]], dtype=np.int32))
+    inputs = tensors(
+        {"audio": np.zeros((1, WINDOW), dtype=np.float32), "audio_lengths": np.array([[WINDOW]], dtype=np.int32)}
+    )
     outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
     answer: Any = client.infer(
         "ensemble_en_standard",
@@ -47,8 +48,9 @@ def step(client: triton.InferenceServerClient, stream: int, *, start: bool = Fal
 
 
 def test_every_model_returns_its_golden_answer(server: Running) -> None:
-    report = probe.run(server.url, serving.READY_S, live=False, inference=True, answer_timeout_s=60)
-    assert report.endswith(f"; {len(models(catalogue()))} answered correctly")
+    catalogue = read_catalogue()
+    report = probe.run(server.url, serving.READY_S, catalogue, live=False, inference=True, answer_timeout_s=60)
+    assert report.endswith(f"; {len(catalogue.models())} answered correctly")
 
 
 def test_stream_keeps_and_resets_its_states(client: triton.InferenceServerClient) -> None:

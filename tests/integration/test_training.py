@@ -110,7 +110,7 @@ def test_writes_every_file(run: tuple[Recipe, Progress]) -> None:
     for name in weights:
         with safe_open(recipe.weights / name, framework="np") as file:
             assert {"config", "network", "parameters"} <= file.metadata().keys()
-    assert {path.name for path in recipe.demo.iterdir()} == {"dialogue.flac", "dialogue.json", "features.safetensors"}
+    assert {path.name for path in recipe.demo.iterdir()} == {"dialogue.flac", "dialogue.json"}
     assert recipe.log.stat().st_size > 0
     assert (recipe.out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "standard" in (recipe.weights / "MODEL_CARD.md").read_text(encoding="utf-8")

@@ -14,15 +14,18 @@ from tests.unit.engines.exported import export
 
 MODELS = ("am_en_standard", "body_standard", "diar_standard")
 CURRENT, LEGACY = "11.2.1.2", "8.6.0"
-# Every fourth frame but the first, eight bands, and one attention over them: scores and softmax in FP32.
+# Eight samples of every 40 ms, and one attention over them: scores and softmax in FP32.
 _BODY = """<ir_version: 8, opset_import: ["" : 17]>
-body (float16[b, f, 80] features, int32[b] feature_lengths)
+body (float[b, s] audio, int32[b] audio_lengths)
     => (float16[b, e, 8] encoder_out, int32[b] encoder_lengths)
-<int64[2] from = {4, 0}, int64[2] to = {100000, 8}, int64[2] axes = {1, 2}, int64[2] steps = {4, 1},
- int32[1] four = {4}, int32[1] one = {1}, bool[1] is_kept = {1}, float[1] masked = {-1.0e9}>
+<int64[1] from = {0}, int64[1] to = {-1352}, int64[1] axes = {1}, float[8, 1, 8] first = {IDENTITY},
+ int32[1] before = {720}, int32[1] hop = {640}, int32[1] one = {1}, bool[1] is_kept = {1}, float[1] masked = {-1.0e9}>
 {
-    picked = Slice (features, from, to, axes, steps)
-    values = Cast <to = TYPE> (picked)
+    kept = Slice (audio, from, to, axes)
+    upright = Unsqueeze (kept, axes)
+    columns = Conv <strides = [640]> (upright, first)
+    rows = Transpose <perm = [0, 2, 1]> (columns)
+    values = Cast <to = TYPE> (rows)
     turned = Transpose <perm = [0, 2, 1]> (values)
     scores = MatMul (values, turned)
     wide = Cast <to = 1> (scores)
@@ -31,9 +34,11 @@ body (float16[b, f, 80] features, int32[b] feature_lengths)
     narrow = Cast <to = TYPE> (weights)
     attended = MatMul (narrow, values)
     encoder_out = Cast <to = 10> (attended)
-    quarters = Div (feature_lengths, four)
-    encoder_lengths = Sub (quarters, one)
+    beyond = Sub (audio_lengths, before)
+    counted = Div (beyond, hop)
+    encoder_lengths = Max (counted, one)
 }"""
+_IDENTITY = ", ".join(str(float(row == column)) for row in range(8) for column in range(8))
 # In place of an interpreter with torch: every case takes one millisecond, compiled half of it.
 _TORCH = """
 import json, sys
@@ -50,7 +55,8 @@ with open(target, "w") as file:
 
 def body(kind: int) -> bytes:
     """Return the ONNX file of a body that computes in a type of onnx.TensorProto."""
-    made = onnx.parser.parse_model(_BODY.replace("TYPE", str(kind)))
+    identity = ", ".join(str(float(row == column)) for row in range(8) for column in range(8))
+    made = onnx.parser.parse_model(_BODY.replace("TYPE", str(kind)).replace("IDENTITY", identity))
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())
 

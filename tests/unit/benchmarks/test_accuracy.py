@@ -38,7 +38,7 @@ def test_transcribes_with_every_allowed_search(recording: Path) -> None:
         "greedy": "loud soft",
         "beam": "loud soft",
     }
-    enhanced = FakeRecogniser(rescorers=("decoder", "lm"))
+    enhanced = FakeRecogniser(rescorers=("rescorer", "lm"))
     enhanced.operating_point = "enhanced"
     both = measure.transcribe_with_every_search(enhanced, recording)
     assert list(both) == ["greedy", "beam", "beam + decoder", "beam + decoder + lm"]
@@ -46,7 +46,7 @@ def test_transcribes_with_every_allowed_search(recording: Path) -> None:
     assert both["beam"] == "loud soft"
     assert len(both["beam + decoder"]) > len(both["beam"])
     with_ngram = measure.transcribe_with_every_search(
-        FakeRecogniser(rescorers=("decoder",), ngram=single_tokens(len(PIECES), unlikely=FT)), recording
+        FakeRecogniser(rescorers=("rescorer",), ngram=single_tokens(len(PIECES), unlikely=FT)), recording
     )
     assert list(with_ngram) == ["greedy", "beam", "beam + n-gram", "beam + n-gram + decoder"]
     assert (with_ngram["beam"], with_ngram["beam + n-gram"]) == ("loud soft", "loud so")
@@ -72,8 +72,9 @@ def test_segment_is_one_stream_that_ends(recording: Path) -> None:
 
 
 def test_stream_has_the_frames_of_its_windows() -> None:
-    for frames, expected in ((35, 8), (36, 8), (38, 8), (39, 9), (67, 16), (70, 16), (71, 17), (7, 1)):
-        encoded = WindowedRecogniser(FakeStreams()).recognise(np.zeros((frames, 80), np.float16))
+    sizes = ((5_840, 8), (5_841, 8), (6_479, 8), (6_480, 9), (10_960, 16), (11_599, 16), (11_600, 17), (1_360, 1))
+    for samples, expected in sizes:
+        encoded = WindowedRecogniser(FakeStreams()).recognise(np.zeros(samples, np.float32))
         assert encoded.encoder_length == len(encoded.emissions.tokens) == expected
 
 

@@ -32,7 +32,7 @@ from benchmarks.gpu.engines import Built
 from benchmarks.gpu.results import Failure, StepResult
 from benchmarks.gpu.settings import Settings
 from contract.arch import Arch
-from contract.catalogue import catalogue
+from contract.catalogue import read_catalogue
 from contract.errors import BundleError, CompilerUnavailableError, GateError, GraphError
 from contract.manifest import GateCase
 from tests.fakes.driver import ROOT
@@ -91,7 +91,7 @@ class TimedWork:
 
 
 def built(family: str, mode: str = "batch") -> Built:
-    chosen = catalogue()[family].in_mode(mode)
+    chosen = read_catalogue().families[family].in_mode(mode)
     return Built(
         model=f"{family}_standard", family=chosen, mode=chosen.modes[mode], dims=DIMS, plan=Path("p"), record=None
     )
@@ -100,17 +100,17 @@ def built(family: str, mode: str = "batch") -> Built:
 @pytest.mark.parametrize(
     ("family", "mode", "count", "first", "audio_s"),
     [
-        ("body", "batch", 21, "batch 1 frames 200", 2.0),
-        # A window of 35 frames, of which the next one reads three again.
-        ("body", "realtime", 3, "batch 1 frames 35 encoder_frames 8", 0.32),
-        ("am_en", "batch", 21, "batch 1 encoder_frames 49", 1.96),
-        ("diar", "batch", 12, "batch 1 frames 50", 0.5),
-        ("decoder", "batch", 21, "batch 1 encoder_frames 49 hypothesis_count 16 hypothesis_tokens 64", 1.96),
+        ("body", "batch", 21, "batch 1 samples 32000", 2.0),
+        # A window of 365 ms, of which the next one reads 45 ms again.
+        ("body", "realtime", 3, "batch 1 samples 5840", 0.32),
+        ("am_en", "batch", 21, "batch 1 encoder_frames 48", 1.92),
+        ("diar", "batch", 12, "batch 1 samples 8000", 0.5),
+        ("decoder", "batch", 21, "batch 1 encoder_frames 48 hypothesis_count 16 hypothesis_tokens 64", 1.92),
         ("lm", "realtime", 2, "batch 1 hypothesis_count 16 hypothesis_tokens 32", None),
     ],
 )
 def test_cases_are_buckets_and_batches(family: str, mode: str, count: int, first: str, audio_s: float | None) -> None:
-    found = cases.cases(catalogue()[family].modes[mode])
+    found = cases.cases(read_catalogue().families[family].modes[mode])
     assert (len(found), found[0].name) == (count, first)
     assert found[0].audio_s == (None if audio_s is None else pytest.approx(audio_s))
     assert sum(case.is_optimum for case in found) == 1
@@ -120,8 +120,8 @@ def test_inputs_of_a_case_are_distinct_and_the_same_at_every_call() -> None:
     body, case = built("body"), cases.cases(built("body").mode)[0]
     first, second = cases.feeds(body.family, DIMS, case), cases.feeds(body.family, DIMS, case)
     assert len(first) == cases.DISTINCT_INPUTS
-    assert (first[0]["features"] == second[0]["features"]).all()
-    assert not (first[0]["features"] == first[1]["features"]).all()
+    assert (first[0]["audio"] == second[0]["audio"]).all()
+    assert not (first[0]["audio"] == first[1]["audio"]).all()
 
 
 def test_hours_an_hour() -> None:
@@ -180,9 +180,9 @@ def test_operations_of_a_graph_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_floor_is_the_longer_of_operations_and_weights() -> None:
-    rows = [{"case": "c", "sizes": {"batch": batch, "frames": 200}, "median_ms": 4.0} for batch in (1, 16)]
+    rows = [{"case": "c", "sizes": {"batch": batch, "samples": 32000}, "median_ms": 4.0} for batch in (1, 16)]
     peak = {"operations_per_s": 1e12, "bytes_per_s": 1e9}
-    graph = {"operations_per_item": {"frames 200": 10**9}, "weight_bytes": 2_000_000}
+    graph = {"operations_per_item": {"samples 32000": 10**9}, "weight_bytes": 2_000_000}
     found = production.floors({"cases": rows}, peak, graph)
     assert [(row["compute_ms"], row["memory_ms"], row["floor_ms"]) for row in found] == [(1, 2, 2), (16, 2, 16)]
     assert [row["times_floor"] for row in found] == [2.0, 0.25]
@@ -231,7 +231,7 @@ def test_the_worst_of_every_output_is_kept() -> None:
     record = replace(record, gate=replace(record.gate, cases=(*record.gate.cases, half)))
     found = gates.worst(record)
     assert (found["outcome"], found["cases"], found["real_audio_cases"]) == ("passed", 3, 1)
-    assert found["outputs"]["encoder_out"]["case"] == "batch 1 frames 200"
+    assert found["outputs"]["encoder_out"]["case"] == "batch 1 samples 32000"
     assert found["outputs"]["encoder_out"]["share_of_limit"] == pytest.approx(math.exp(-0.7))
 
 
@@ -285,11 +285,11 @@ def test_torch_measures_what_was_exported(tmp_path: Path) -> None:
     from benchmarks.gpu import torch_networks
 
     sizes = {"batch": 2, "hypothesis_count": 2, "hypothesis_tokens": 16}
-    stream = {"batch": 1, "frames": 35, "encoder_frames": 8}
+    stream = {"batch": 1, "samples": 5840}
     rows = [
         {"model": "lm_enhanced", "mode": "batch", "sizes": sizes, "compile": False},
         {"model": "body_standard", "mode": "realtime", "sizes": stream, "compile": False},
-        {"model": "body_standard", "mode": "realtime", "sizes": {**stream, "frames": 1}, "compile": False},
+        {"model": "body_standard", "mode": "realtime", "sizes": {**stream, "samples": 1}, "compile": False},
     ]
     target = tmp_path / "torch.jsonl"
     for _ in range(2):

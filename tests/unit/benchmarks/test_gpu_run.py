@@ -66,18 +66,18 @@ class TestWholeRun:
         found = proved.values("latency")
         body = found["engines"]["body_standard-batch"]["cases"]
         assert len(body) == 21
-        longest = next(row for row in body if row["case"] == "batch 16 frames 2000")
+        longest = next(row for row in body if row["case"] == "batch 16 samples 320000")
         assert longest["audio_s"] == 320.0
         assert longest["hours_an_hour"] == pytest.approx(320.0 / (longest["queued_ms"] / 1000), rel=1e-3)
-        assert [row["case"] for row in body if row["is_optimum"]] == ["batch 8 frames 800"]
+        assert [row["case"] for row in body if row["is_optimum"]] == ["batch 8 samples 128000"]
         ratios = found["ratios"]["body_standard-batch"]
         assert (ratios["eager"]["cases"], ratios["compile"]["cases"]) == (21, 1)
 
     def test_holds_the_production_body_against_the_floor(self, proved: GpuHost) -> None:
         found = proved.values("production")
         row = found["floors"]["cases"][0]
-        # Two products of 49 x 49 x 8.
-        assert row["operations"] == 2 * 2 * 49 * 49 * 8
+        # Two products of 48 x 48 x 8, and a convolution of 8 samples into 8 channels.
+        assert row["operations"] == 2 * 2 * 48 * 48 * 8 + 2 * 48 * 8 * 8
         assert row["floor_ms"] == max(row["compute_ms"], row["memory_ms"])
         assert row["times_floor"] == pytest.approx(row["median_ms"] / row["floor_ms"])
         assert found["parity"]["outputs"]["encoder_out"]["value"] < 0.02
@@ -87,7 +87,7 @@ class TestWholeRun:
         assert found["models"] == ["body_standard", "am_en_standard", "diar_standard"]
         longest = found["cases"][-1]
         # 320 s of audio in windows of 4 s, 32 side by side.
-        assert (longest["case"], longest["speaker_runs"]) == ("batch 16 frames 2000", 3)
+        assert (longest["case"], longest["speaker_runs"]) == ("batch 16 samples 320000", 3)
         assert longest["hours_an_hour_graph"] > longest["hours_an_hour"]
 
     def test_times_a_body_with_its_softmax_in_half_precision(self, proved: GpuHost) -> None:
@@ -134,11 +134,9 @@ def test_goes_on_after_an_engine_that_is_wrong(tmp_path: Path) -> None:
     host = GpuHost(tmp_path)
     right = network("diar_standard")
     wrong = onnx.load_model_from_string(right)
-    # The embedding of other bands than the graph in FP32 takes.
-    start = next(each for each in wrong.graph.initializer if each.name == "from")
-    start.CopyFrom(onnx.numpy_helper.from_array(np.array([1]), "from"))
-    end = next(each for each in wrong.graph.initializer if each.name == "to")
-    end.CopyFrom(onnx.numpy_helper.from_array(np.array([7]), "to"))
+    # An embedding in another direction than that of the graph in FP32.
+    silence = next(each for each in wrong.graph.initializer if each.name == "silence")
+    silence.CopyFrom(onnx.numpy_helper.from_array(np.eye(6, dtype=np.float32)[1], "silence"))
     export(host.onnx, "diar_standard", right, wrong.SerializeToString())
     done = host.run()
     assert done.returncode == 1

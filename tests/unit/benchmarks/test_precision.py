@@ -1,6 +1,5 @@
 """Precision: the largest activations of a graph, the recogniser without a server, the tables, the errors."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from build.activations import FP16, FP32, ObservedGraph
 from contract.errors import AudioError, GraphError
 from contract.manifest import Activation
 from tests.integration.networks import network
-from tests.unit.engines.exported import SEARCH_WEIGHTS, export
+from tests.unit.engines.exported import TOKENS, export
 from tests.unit.transcriber.fakes import FakeRecogniser
 from tests.unit.transcriber.sounds import RATE_HZ, burst, silence
 
@@ -91,8 +90,8 @@ def test_observed_graph_has_the_same_outputs(family: str, tmp_path: Path) -> Non
     observed, usual = ObservedGraph(path), OpenGraph(path)
     generator = np.random.default_rng(4)
     arrays: Arrays = {
-        "features": generator.normal(size=(1, 40, 80)).astype(np.float16),
-        "feature_lengths": np.array([40], dtype=np.int32),
+        "audio": generator.normal(size=(1, 32_000)).astype(np.float32),
+        "audio_lengths": np.array([32_000], dtype=np.int32),
         "encoder_out": generator.normal(size=(1, 10, 8)).astype(np.float16),
         "encoder_lengths": np.array([10], dtype=np.int32),
         "hypotheses": np.array([[[3, 4], [5, 0]]], dtype=np.int32),
@@ -110,32 +109,26 @@ def point(tmp_path: Path) -> ExportedPoint:
     """Return graphs of the enhanced point: a few nodes each, with the parameters that clients need."""
     for family in ("body", "am_en", "decoder", "lm", "diar"):
         export(tmp_path, f"{family}_enhanced")
-    found = next(point for point in exported_points(tmp_path) if point.operating_point == "enhanced")
-    parameters = {
-        "tokens": json.dumps(["<blank>", "<unk>", "</s>", "▁a"]),
-        "search_weights": json.dumps(SEARCH_WEIGHTS),
-        "same_speaker_similarity": "0.25",
-    }
-    records = {family: replace(record, parameters=parameters) for family, record in found.records.items()}
-    return replace(found, records=records)
+    return next(point for point in exported_points(tmp_path) if point.operating_point == "enhanced")
 
 
 def test_graph_recogniser_implements_every_method(point: ExportedPoint) -> None:
-    networks: dict[str, Network] = {family: OpenGraph(point.path(family, "fp16")) for family in point.records}
+    networks: dict[str, Network] = {role: OpenGraph(point.path(role, "fp16")) for role in point.records}
     recogniser = GraphRecogniser(point, networks)
-    assert recogniser.pieces == ("<blank>", "<unk>", "</s>", "▁a")
-    assert recogniser.rescorers == ("decoder", "lm")
-    assert recogniser.same_speaker_similarity == 0.25
-    features = np.random.default_rng(1).normal(size=(41, 80)).astype(np.float16)
-    encoded = recogniser.recognise(features)
-    # These networks keep every fourth frame, and a quarter of the length.
-    assert np.array_equal(encoded.encoder_out, features[::4, :8])
+    assert recogniser.tokens == TOKENS
+    assert recogniser.rescorers == ("rescorer", "lm")
+    assert recogniser.speaker is not None
+    samples = np.random.default_rng(1).normal(size=1_360 + 9 * 640).astype(np.float32)
+    encoded = recogniser.recognise(samples)
+    # The vectors of these networks are the first eight samples of each frame.
+    assert encoded.encoder_out is not None
+    assert np.array_equal(encoded.encoder_out[3], samples[3 * 640 : 3 * 640 + 8].astype(np.float16))
     assert encoded.encoder_length == 10
     assert encoded.emissions.log_probs.shape == encoded.emissions.tokens.shape == (10, 4)
     hypotheses, lengths = np.array([[3, 4], [5, 0]], dtype=np.int32), np.array([2, 1], dtype=np.int32)
-    assert recogniser.score("decoder", encoded, hypotheses, lengths).tolist() == [-17.0, -15.0]
+    assert recogniser.score("rescorer", encoded, hypotheses, lengths).tolist() == [-17.0, -15.0]
     assert recogniser.score("lm", encoded, hypotheses, lengths).tolist() == [-7.0, -5.0]
-    assert recogniser.embed([features, features[:20]]).shape == (2, 6)
+    assert recogniser.embed([samples, samples[:2_000]]).shape == (2, 6)
 
 
 def test_measures_a_point_without_rescorers_and_speakers(tmp_path: Path) -> None:
@@ -143,7 +136,7 @@ def test_measures_a_point_without_rescorers_and_speakers(tmp_path: Path) -> None
         export(tmp_path, f"{family}_standard")
     points = exported_points(tmp_path)
     recogniser = GraphRecogniser(points[0], {})
-    assert (recogniser.rescorers, recogniser.same_speaker_similarity) == ((), None)
+    assert (recogniser.rescorers, recogniser.speaker) == ((), None)
     assert list(precision.missing_graphs(points)) == [
         "standard is measured without graphs in fp32 and fp16 of decoder_standard, diar_standard",
         "enhanced is not measured without graphs in fp32 and fp16 of body_enhanced, am_en_enhanced, "
@@ -161,7 +154,8 @@ def test_compares_transcripts(tmp_path: Path) -> None:
     )
     chosen = RecordingSet(name="bursts", description="two bursts", recordings=labelled)
     usual, wrong = FakeRecogniser(), FakeRecogniser()
-    wrong.pieces = tuple(piece.replace("loud", "aloud") for piece in wrong.pieces)
+    pieces = tuple(piece.replace("loud", "aloud") for piece in wrong.tokens.pieces)
+    wrong.tokens = replace(wrong.tokens, pieces=pieces)
     words = precision.compare(usual, wrong, chosen)
     assert (words.count, words.search, words.fp32, words.fp16, words.differing) == (2, "beam", 0.0, 0.5, 1)
     assert words.points == 50.0

@@ -4,22 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from contract import catalogue as module
 from contract.catalogue import (
+    CATALOGUE_FOLDER,
     AxisRange,
+    Catalogue,
+    Family,
     InputGenerator,
     Tensor,
     Tolerance,
-    catalogue,
-    check_operating_point,
     models,
-    read_family,
+    read_catalogue,
 )
+from contract.catalogue import read_family as read_family_of
 from contract.errors import CatalogueError, SettingError
 
 REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
 FAMILY = """\
-schema_version = 1
+schema_version = 2
+role = "encoder"
 network = "body"
 operating_points = ["standard"]
 
@@ -49,10 +51,18 @@ axes.frames = { min = 200, opt = 800, max = 2000, buckets = [200, 800, 2000] }
 max_queue_delay_microseconds = 2000
 """
 ENSEMBLE = """\
-schema_version = 1
+schema_version = 2
+role = "ensemble"
+language = "en"
 operating_points = ["standard"]
 steps = ["one"]
 outputs = ["y"]
+"""
+
+
+POINTS = """\
+schema_version = 2
+operating_points = ["standard", "enhanced"]
 """
 
 
@@ -60,20 +70,30 @@ def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name / "model.toml"
     path.parent.mkdir(parents=True)
     path.write_text(text)
+    (folder / "catalogue.toml").write_text(POINTS)
     return path
 
 
+def read_family(path: Path) -> Family:
+    return read_family_of(path, ("standard", "enhanced"))
+
+
+def shipped() -> Catalogue:
+    return read_catalogue()
+
+
 def test_shipped_models() -> None:
-    assert list(models(catalogue())) == [
+    assert list(shipped().models()) == [
         *("am_en_enhanced", "am_en_standard", "body_enhanced", "body_standard", "decoder_enhanced", "decoder_standard"),
         *("diar_enhanced", "diar_standard", "ensemble_en_enhanced", "ensemble_en_standard", "lm_enhanced"),
     ]
-    assert "lm_standard" not in models(catalogue(), "standard")
-    assert len(models(catalogue(), "standard")) == 5
+    assert "lm_standard" not in shipped().models("standard")
+    assert len(shipped().models("standard")) == 5
+    assert shipped().models() == models(shipped().families)
 
 
 def test_shipped_ensemble_has_the_tensors_of_its_steps() -> None:
-    families = catalogue()
+    families = shipped().families
     ensemble, body, acoustic = families["ensemble_en"], families["body"], families["am_en"]
     assert ensemble.is_ensemble
     assert ensemble.inputs == body.inputs
@@ -82,7 +102,7 @@ def test_shipped_ensemble_has_the_tensors_of_its_steps() -> None:
 
 
 def test_shipped_catalogue_has_known_types_and_full_buckets() -> None:
-    for family in catalogue().values():
+    for family in shipped().families.values():
         for tensor in (*family.inputs, *family.outputs):
             assert tensor.type in ("FP16", "FP32", "INT32")
         # A client pads to a bucket, and may send the largest size.
@@ -111,8 +131,32 @@ def test_read_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [
-        ("schema_version = 1", "schema_version = 2", "schema_version: this release reads version 1"),
-        ("schema_version = 1", "", "schema_version: this field is missing"),
+        ("schema_version = 2", "schema_version = 1", "schema_version: this release reads version 2"),
+        ("schema_version = 2", "", "schema_version: this field is missing"),
+        ('role = "encoder"', "", "role: this field is missing"),
+        (
+            'role = "encoder"',
+            'role = "body"',
+            "role: 'body' is not one of encoder, ctc, rescorer, lm, speaker, ensemble",
+        ),
+        ('role = "encoder"', 'role = "ctc"', "language: this field is missing, and the role ctc needs it"),
+        (
+            'role = "encoder"',
+            'role = "ensemble"\nlanguage = "en"',
+            "steps: this field is missing, and the role ensemble needs it",
+        ),
+        ('role = "encoder"', 'role = "encoder"\nlanguage = 1', "language: expected a string, found an integer"),
+        (
+            'network = "body"',
+            'network = "body"\nframes = [[400]]',
+            "frames[0]: two or three whole numbers are required: kernel, stride, padding",
+        ),
+        (
+            'network = "body"',
+            'network = "body"\nframes = [[400, 160], [3, 0]]',
+            "frames[1]: two or three whole numbers are required: kernel, stride, padding",
+        ),
+        ('network = "body"', 'network = "body"\nframes = [3]', "frames[0]: expected a list, found an integer"),
         ('network = "body"', "network = 3", "network: expected a string, found an integer"),
         ('network = "body"', 'network = "body"\ntypo = 1', "typo: this field is unknown"),
         ('["standard"]', '["premium"]', "operating_points: 'premium' is not one of standard, enhanced"),
@@ -184,9 +228,54 @@ def test_rejects_damaged_toml(tmp_path: Path) -> None:
         read_family(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("operating_points = []", "schema_version: this field is missing"),
+        ("schema_version = 2", "operating_points: this field is missing"),
+        (
+            "schema_version = 2\noperating_points = []",
+            "operating_points: it must name at least one point, and each point once",
+        ),
+        (
+            'schema_version = 2\noperating_points = ["a", "a"]',
+            "operating_points: it must name at least one point, and each point once",
+        ),
+        ('schema_version = 2\noperating_points = ["a"]\nbest = "a"', "best: this field is unknown"),
+    ],
+)
+def test_rejects_wrong_operating_points(tmp_path: Path, text: str, cause: str) -> None:
+    write(tmp_path, "one", FAMILY)
+    (tmp_path / "catalogue.toml").write_text(text)
+    with pytest.raises(CatalogueError) as error:
+        read_catalogue(tmp_path)
+    assert str(error.value) == f"{tmp_path}/catalogue.toml: {cause}. {REMEDY}."
+
+
+def test_rejects_folder_that_is_not_a_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError) as error:
+        read_catalogue(tmp_path / "absent")
+    assert str(error.value) == (
+        f"{tmp_path}/absent: it holds no catalogue.toml, so it is not a catalogue. "
+        "Name the folder of a catalogue, or reinstall the package."
+    )
+
+
+def test_catalogue_names_and_ranks_its_operating_points(tmp_path: Path) -> None:
+    write(tmp_path, "one", FAMILY.replace('["standard"]', '["quick", "slow"]'))
+    (tmp_path / "catalogue.toml").write_text('schema_version = 2\noperating_points = ["quick", "middle", "slow"]\n')
+    found = read_catalogue(tmp_path)
+    assert (found.operating_points, found.preferred_points) == (
+        ("quick", "middle", "slow"),
+        ("slow", "middle", "quick"),
+    )
+    assert list(found.models()) == ["one_quick", "one_slow"]
+
+
 def test_rejects_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.toml").write_text(POINTS)
     with pytest.raises(CatalogueError, match=r"it holds no <family>/model\.toml"):
-        catalogue(tmp_path)
+        read_catalogue(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +290,7 @@ def test_rejects_wrong_ensemble(tmp_path: Path, old: str, new: str, cause: str) 
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "whole", ENSEMBLE.replace(old, new))
     with pytest.raises(CatalogueError) as error:
-        catalogue(tmp_path)
+        read_catalogue(tmp_path)
     assert error.value.cause == cause
     assert error.value.subject.endswith("whole/model.toml")
 
@@ -209,15 +298,19 @@ def test_rejects_wrong_ensemble(tmp_path: Path, old: str, new: str, cause: str) 
 def test_ensemble(tmp_path: Path) -> None:
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "whole", ENSEMBLE)
-    whole = catalogue(tmp_path)["whole"]
+    whole = read_catalogue(tmp_path).families["whole"]
     assert [tensor.name for tensor in whole.inputs] == ["x", "lengths"]
     assert whole.outputs[0].type == "FP32"
 
 
 def test_check_operating_point() -> None:
-    assert [check_operating_point(point, "S") for point in module.OPERATING_POINTS] == ["standard", "enhanced"]
-    with pytest.raises(SettingError, match=r"^SETTING: 'best' is not an operating point"):
-        check_operating_point("best", "SETTING")
+    for point in ("standard", "enhanced"):
+        assert shipped().check_operating_point(point, "SETTING") == point
+    with pytest.raises(SettingError) as error:
+        shipped().check_operating_point("best", "SETTING")
+    assert str(error.value) == (
+        f"SETTING: 'best' is not an operating point of {CATALOGUE_FOLDER}. Use standard or enhanced."
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,13 +344,18 @@ def test_rejects_wrong_tensors(tmp_path: Path, old: str, new: str, cause: str) -
         (ENSEMBLE.replace('"standard"', '"enhanced"'), "operating_points: one has no enhanced"),
         (ENSEMBLE.replace('"one"', '"all"'), "steps: 'all' is itself an ensemble"),
         (ENSEMBLE.replace('"one"', '"two"'), "steps: there is no family 'two' in this catalogue"),
+        (ENSEMBLE.replace('"ensemble"', '"lm"'), "role: a family with steps has the role ensemble"),
+        (
+            ENSEMBLE.replace('language = "en"\n', ""),
+            "language: this field is missing, and the role ensemble needs it",
+        ),
     ],
 )
 def test_rejects_wrong_steps(tmp_path: Path, ensemble: str, cause: str) -> None:
     write(tmp_path, "one", FAMILY)
     path = write(tmp_path, "all", ensemble)
     with pytest.raises(CatalogueError) as error:
-        catalogue(tmp_path)
+        read_catalogue(tmp_path)
     assert str(error.value) == f"{path}: {cause}. {REMEDY}."
 
 
@@ -276,6 +374,132 @@ def test_max_wer_increase(tmp_path: Path) -> None:
     write(tmp_path, "one", FAMILY)
     write(tmp_path, "two", ENSEMBLE + "max_wer_increase = { fp32 = 0, fp16 = 1.5, int8 = 2.5 }\n")
     write(tmp_path, "three", ENSEMBLE)
-    found = catalogue(tmp_path)
+    found = read_catalogue(tmp_path).families
     assert found["two"].max_wer_increase == {"fp32": 0.0, "fp16": 1.5, "int8": 2.5}
     assert found["three"].max_wer_increase == {}
+
+
+HEAD = """\
+schema_version = 2
+role = "ctc"
+language = "{language}"
+network = "acoustic"
+operating_points = ["standard"]
+
+[[inputs]]
+name = "y"
+type = "FP32"
+shape = ["encoder_frames", "size"]
+synthetic = {{ normal = [0.0, 1.0] }}
+
+[[outputs]]
+name = "top_{language}"
+type = "FP32"
+shape = ["encoder_frames", 4]
+tolerance = {{ measure = "relative", fp32 = 1e-3, fp16 = 2e-2 }}
+
+[modes.batch]
+batch = {{ min = 1, opt = 8, max = 16 }}
+"""
+ENCODER = (
+    FAMILY.replace('"frames"', '"samples"')
+    .replace('["samples", 80]', '["samples"]')
+    .replace("axes.frames", "axes.samples")
+    .replace('["samples", "size"]', '["encoder_frames", "size"]')
+    .replace('network = "body"', 'network = "body"\nframes = [[100, 50], [3, 2, 1]]')
+)
+
+
+def two_languages(folder: Path) -> Catalogue:
+    """Write and read a catalogue of one encoder, two heads and their ensembles."""
+    write(folder, "one", ENCODER)
+    for language in ("en", "xx"):
+        write(folder, f"head_{language}", HEAD.format(language=language))
+        text = ENSEMBLE.replace('"en"', f'"{language}"').replace('["one"]', f'["one", "head_{language}"]')
+        write(folder, f"whole_{language}", text.replace('["y"]', f'["top_{language}"]'))
+    return read_catalogue(folder)
+
+
+def test_languages_side_by_side(tmp_path: Path) -> None:
+    found = two_languages(tmp_path)
+    assert found.languages() == ("en", "xx")
+    for language in found.languages():
+        recogniser = found.recogniser(language, "standard")
+        assert recogniser is found.families[f"whole_{language}"]
+        assert found.find("ctc", language, "standard") is found.families[f"head_{language}"]
+        head = found.families[f"head_{language}"]
+        assert found.upstream(head, "standard") == (found.families["one"],)
+    assert found.find("speaker", "en", "standard") is None
+    assert found.recogniser("en", "enhanced") is None
+    assert found.recogniser("yy", "standard") is None
+
+
+def test_axis_of_encoder_frames_is_derived(tmp_path: Path) -> None:
+    found = two_languages(tmp_path)
+    # 200, 800 and 2000 samples are 3, 15 and 39 windows of 100 every 50, and half of them after the second step.
+    derived = AxisRange(min=1, opt=7, max=19, buckets=(1, 7, 19))
+    for name in ("one", "head_en", "head_xx", "whole_en"):
+        assert found.families[name].modes["batch"].axes["encoder_frames"] == derived
+    assert found.families["one"].modes["batch"].axes["samples"].buckets == (200, 800, 2000)
+
+
+def test_mode_that_states_encoder_frames_keeps_them(tmp_path: Path) -> None:
+    write(tmp_path, "one", ENCODER)
+    stated = "\naxes.encoder_frames = { min = 2, opt = 3, max = 4 }\n"
+    write(tmp_path, "head", HEAD.format(language="en") + stated)
+    axes = read_catalogue(tmp_path).families["head"].modes["batch"].axes
+    assert axes == {"encoder_frames": AxisRange(min=2, opt=3, max=4)}
+
+
+def test_rejects_points_with_different_encoder_frames(tmp_path: Path) -> None:
+    write(tmp_path, "one", ENCODER)
+    other = ENCODER.replace('["standard"]', '["enhanced"]').replace("[3, 2, 1]", "[5, 2]")
+    write(tmp_path, "other", other)
+    path = write(tmp_path, "head", HEAD.format(language="en").replace('["standard"]', '["standard", "enhanced"]'))
+    with pytest.raises(CatalogueError) as error:
+        read_catalogue(tmp_path)
+    assert str(error.value) == (
+        f"{path}: the encoders of its operating points make different numbers of frames. "
+        "Describe each point as a family."
+    )
+
+
+def test_rejects_step_of_another_language(tmp_path: Path) -> None:
+    write(tmp_path, "one", FAMILY.replace('role = "encoder"', 'role = "encoder"\nlanguage = "xx"'))
+    path = write(tmp_path, "whole", ENSEMBLE)
+    with pytest.raises(CatalogueError) as error:
+        read_catalogue(tmp_path)
+    assert str(error.value) == f"{path}: steps: 'one' is of the language xx, and the ensemble of en. {REMEDY}."
+
+
+def test_recogniser_is_a_network_that_takes_audio(tmp_path: Path) -> None:
+    write(tmp_path, "alone", ENCODER.replace('role = "encoder"', 'role = "ctc"\nlanguage = "en"'))
+    found = read_catalogue(tmp_path)
+    assert found.recogniser("en", "standard") is found.families["alone"]
+    assert found.families["alone"].takes_audio
+
+
+def test_shipped_frames() -> None:
+    body, rescorer = shipped().families["body"], shipped().families["decoder"]
+    assert body.frames is not None
+    assert (body.frames.hop, body.frames.shortest, body.frames.first_centre) == (640, 1360, 680.0)
+    buckets = (48, 98, 148, 198, 298, 398, 498)
+    assert body.modes["batch"].axes["encoder_frames"].buckets == buckets
+    # A rescorer reads whole segments in real time too.
+    for mode in ("batch", "realtime"):
+        assert rescorer.modes[mode].axes["encoder_frames"].buckets == buckets
+    assert body.modes["realtime"].axes["encoder_frames"] == AxisRange(min=8, opt=8, max=8)
+
+
+@pytest.mark.parametrize(
+    ("samples", "starts"),
+    [
+        (0, [0]),
+        (5840, [0]),
+        (6479, [0]),
+        (6480, [0, 5120]),
+        (16000, [0, 5120, 10240]),
+    ],
+)
+def test_windows_of_a_stream(samples: int, starts: list[int]) -> None:
+    assert list(shipped().families["body"].modes["realtime"].window_starts(samples)) == starts

@@ -1,5 +1,7 @@
 """The option --verbose, and how a command ends."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +67,59 @@ def test_interrupt(body: str, line: str) -> None:
 def test_success() -> None:
     result = run("print('done')")
     assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+CATALOGUE_COMMAND = """\
+import click
+from contract import command_line
+
+@click.command()
+@command_line.catalogue_option()
+def command(catalogue):
+    print(catalogue.folder.name, *catalogue.operating_points)
+
+command_line.run(command)
+"""
+
+
+def run_with_catalogue(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CATALOGUE_COMMAND, *arguments]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+def test_catalogue_option(tmp_path: Path) -> None:
+    assert run_with_catalogue().stdout == "model_repository standard enhanced\n"
+    shutil.copytree(ROOT / "model_repository", tmp_path / "mine")
+    assert run_with_catalogue("--catalogue", str(tmp_path / "mine")).stdout == "mine standard enhanced\n"
+    assert run_with_catalogue(VOXWRIGHT_CATALOGUE=str(tmp_path / "mine")).stdout == "mine standard enhanced\n"
+
+
+BESIDE_COMMAND = CATALOGUE_COMMAND.replace("catalogue_option()", 'catalogue_option("onnx")').replace(
+    "@click.command()", "@click.command()\n@click.option('--onnx', default='graphs')"
+)
+
+
+def test_catalogue_option_finds_the_one_beside_the_graphs(tmp_path: Path) -> None:
+    def found(*arguments: str, **variables: str) -> str:
+        command = [sys.executable, "-c", BESIDE_COMMAND.replace("(catalogue)", "(catalogue, onnx)"), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+        ).stdout.split()[0]
+
+    shutil.copytree(ROOT / "model_repository", tmp_path / "mine")
+    assert found() == found("--onnx", "empty") == "model_repository"
+    for folder in ("graphs", "other"):
+        shutil.copytree(ROOT / "model_repository", tmp_path / folder / "catalogue")
+    assert found() == found("--onnx", "other") == "catalogue"
+    assert found("--catalogue", "mine", "--onnx", "other") == found(VOXWRIGHT_CATALOGUE="mine") == "mine"
+
+
+def test_catalogue_option_rejects_other_folder(tmp_path: Path) -> None:
+    result = run_with_catalogue("--catalogue", str(tmp_path))
+    assert (result.returncode, result.stdout) == (11, "")
+    assert result.stderr == (
+        f"error: {tmp_path}: it holds no catalogue.toml, so it is not a catalogue. "
+        "Name the folder of a catalogue, or reinstall the package.\n"
+    )

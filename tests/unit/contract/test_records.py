@@ -10,6 +10,7 @@ import pytest
 
 from contract import graph, manifest
 from contract.arch import Arch
+from contract.client import AudioSpec, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from contract.differences import Difference
 from contract.errors import BundleError, GraphError, ManifestError
 from contract.graph import GraphFile, GraphRecord
@@ -30,6 +31,12 @@ from contract.manifest import (
 
 REMEDY = "Build the bundle again with `python -m build.engines`"
 PARITY = Difference(output="y", measure="relative", value=0.25, limit=0.5)
+CLIENT = ClientSpec(
+    audio=AudioSpec(sample_rate_hz=8_000, shortest_samples=680, hop_s=0.04, first_centre_s=0.0425, padding="exact"),
+    tokens=TokenSpec(pieces=("▁the", "|", "ß"), blank=2, unspoken=(1,), boundary=1, style="delimiter"),
+    search=SearchSpec(ngram_weight=0.5, rescorers={"rescorer": 0.25}, rescorers_with_ngram={"lm": 0.125}, ngram="abc"),
+    speaker=SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=1.0),
+)
 ENGINE = EngineRecord(
     model="body_standard",
     family="body",
@@ -45,8 +52,8 @@ ENGINE = EngineRecord(
     max_batch=16,
     inputs=(BoundTensor(name="x", type="FP16", dims=(-1, -1, 80)),),
     outputs=(BoundTensor(name="y", type="FP32", dims=(-1,)),),
-    dims={"bands": 80},
-    parameters={"tokens": '["▁the"]'},
+    dims={"encoder_size": 8},
+    client=CLIENT,
     build_seconds=1.5,
     gate=Gate(
         outcome="passed",
@@ -88,7 +95,7 @@ RECORD = GraphRecord(
     weights="the reference weights",
     libraries={"torch": "2.13.0"},
     dims={"encoder_size": 256},
-    parameters={"tokens": "[]"},
+    client=CLIENT,
     graphs={"fp32": GraphFile(file="fp32.onnx", sha256="cd", size_bytes=1, parity=(PARITY,))},
 )
 
@@ -166,7 +173,7 @@ def test_rejects_other_schema_versions(version: int) -> None:
     with pytest.raises(ManifestError) as error:
         BundleManifest.from_json(changed(BUNDLE.to_json(), "schema_version", version), "m")
     assert str(error.value) == (
-        f"m: schema_version: it is {version}, and this release reads 3. {REMEDY}, or use the release that wrote it."
+        f"m: schema_version: it is {version}, and this release reads 4. {REMEDY}, or use the release that wrote it."
     )
 
 

@@ -1,6 +1,5 @@
 """Write exported models: the networks of a few nodes of the integration tests, with export records."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ from build.job import Job
 from build.planning import plan
 from contract import digest, files, synthetic_inputs
 from contract.arch import Arch
-from contract.catalogue import catalogue
+from contract.catalogue import CTC, ENCODER, SPEAKER, Family, read_catalogue
+from contract.client import AudioSpec, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, samples_file
 from tests.integration.networks import network
 
 DIMS = {
-    "bands": 80,
     "encoder_size": 8,
     "vocabulary": 32,
     "top": 4,
@@ -26,10 +25,27 @@ DIMS = {
 }
 # The acoustic head of the integration tests takes the largest of its eight inputs for the token.
 PIECES = ("<blank>", "<unk>", "</s>", "▁one", "▁two", "▁three", "s", "▁four")
-RESCORERS = {"decoder": 1.0, "lm": 1.0}
-SEARCH_WEIGHTS = {"ngram": 1.0, "bonus": 0.0, "rescorers": RESCORERS, "rescorers_with_ngram": RESCORERS}
+TOKENS = TokenSpec(pieces=PIECES, blank=0, unspoken=(1, 2), boundary=2)
+RESCORERS = {"rescorer": 1.0, "lm": 1.0}
+SEARCH = SearchSpec(ngram_weight=1.0, rescorers=RESCORERS, rescorers_with_ngram=RESCORERS)
 # The smallest sizes of every profile of the catalogue.
-SMALL = {"batch": 2, "frames": 200, "encoder_frames": 49, "hypothesis_count": 3, "hypothesis_tokens": 16}
+SMALL = {"batch": 2, "samples": 32000, "encoder_frames": 48, "hypothesis_count": 3, "hypothesis_tokens": 16}
+# The samples before the first frame of the body is complete, less those from one frame to the next.
+_BEFORE, _HOP = 720, 640
+
+
+def client(family: Family) -> ClientSpec:
+    """Return what export would record for clients of a family's networks."""
+    sections = {
+        ENCODER: ClientSpec(
+            audio=AudioSpec(sample_rate_hz=16_000, shortest_samples=1_360, hop_s=0.04, first_centre_s=0.0425)
+        ),
+        CTC: ClientSpec(tokens=TOKENS, search=SEARCH),
+        SPEAKER: ClientSpec(
+            speaker=SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=0.75)
+        ),
+    }
+    return sections.get(family.role, ClientSpec())
 
 
 def export(folder: Path, model: str, content: bytes | None = None, half: bytes | None = None) -> None:
@@ -38,7 +54,8 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
     graph = content or network(model)
     folder.joinpath(model).mkdir(parents=True, exist_ok=True)
     graphs = {"fp32": graph, "fp16": half or graph}
-    for variant, known in catalogue()[family].variants().items():
+    described = read_catalogue().families[family]
+    for variant, known in described.variants().items():
         if variant:
             graphs |= {f"{variant}-{precision}": network(model, variant) for precision in ("fp32", "fp16")}
         for mode in known.modes.values():
@@ -57,33 +74,33 @@ def export(folder: Path, model: str, content: bytes | None = None, half: bytes |
         weights="a test",
         libraries={},
         dims=DIMS,
-        parameters={"tokens": json.dumps(PIECES), "search_weights": json.dumps(SEARCH_WEIGHTS)},
+        client=client(described),
         graphs={name: _file(folder / model / f"{name}.onnx") for name in graphs},
     )
     files.write(folder / model / RECORD_FILE, record.to_json())
 
 
-def speak(folder: Path, model: str, *texts: str, spoken: tuple[str, ...] | None = None) -> None:
-    """Write what export would write for recordings: features that these networks recognise as the texts.
+def speak(folder: Path, head: str, *texts: str, spoken: tuple[str, ...] | None = None) -> None:
+    """Write what export would write for recordings: audio that these networks recognise as the texts.
 
     `spoken` is the correct transcript, where it differs from the texts.
     """
     arrays: dict[str, Any] = {}
     for number, (text, truth) in enumerate(zip(texts, spoken or texts, strict=True)):
         tokens = [each for word in text.split() for each in (PIECES.index(f"▁{word}"), 0)]
-        features = np.zeros((1, 200, 80), dtype=np.float16)
-        features[0, np.arange(4 * len(tokens)), np.repeat(tokens, 4)] = 1.0
+        audio = np.zeros((1, SMALL["samples"]), dtype=np.float32)
+        audio[0, _HOP * np.arange(len(tokens)) + tokens] = 0.5
         arrays |= {
-            f"features.{number}": features,
-            f"feature_lengths.{number}": np.array([4 * len(tokens)], dtype=np.int32),
+            f"audio.{number}": audio,
+            f"audio_lengths.{number}": np.array([_BEFORE + _HOP * len(tokens)], dtype=np.int32),
             f"texts.{number}": np.array([truth]),
         }
-    np.savez(folder / model / WORDS_FILE, **arrays)
+    np.savez(folder / head / WORDS_FILE, **arrays)
 
 
 def jobs(folder: Path, *names: str) -> list[Job]:
     """Plan the CPU engines of exported models in batch mode."""
-    return plan(folder, Arch.CPU, cpu(), names, mode="batch")
+    return plan(read_catalogue(), folder, Arch.CPU, cpu(), names, mode="batch")
 
 
 def cpu() -> Compiler:

@@ -8,7 +8,8 @@ from typing import Any
 
 from build.compilers import COMPILERS
 from contract.arch import Arch
-from contract.catalogue import Model, Tensor, catalogue, models
+from contract.catalogue import Model, Tensor, read_catalogue
+from contract.client import ClientSpec, TokenSpec
 from contract.differences import Difference, worst
 from contract.manifest import (
     PASSED,
@@ -25,13 +26,13 @@ from contract.manifest import (
 )
 from contract.platform import platform
 
-DIMS = {"bands": 80, "encoder_size": 512, "top": 16, "embedding_size": 192, "vocabulary": 1024}
+DIMS = {"encoder_size": 512, "top": 16, "embedding_size": 192, "vocabulary": 1024}
 ENGINE_FILES = dict(zip(COMPILERS, ("model.plan", "model.rtx", "model.onnx"), strict=True))
 
 
 def engine_models() -> dict[str, Model]:
     """Return the catalogue's models that have an engine."""
-    return {name: model for name, model in models(catalogue()).items() if not model.family.is_ensemble}
+    return {name: model for name, model in read_catalogue().models().items() if not model.family.is_ensemble}
 
 
 def manifest(arch: Arch = Arch.SM86, platform_name: str = "26.08", **changes: Any) -> BundleManifest:
@@ -70,7 +71,9 @@ def write(folder: Path, made: BundleManifest) -> Path:
 def _engine(model: Model, arch: Arch, compiler: str, index: int) -> EngineRecord:
     folder = f"{model.name}/batch"
     engine = _file(f"{folder}/{ENGINE_FILES[compiler]}")
-    cases = tuple(_case(model, size, step) for step, size in enumerate(("batch 1 frames 200", "batch 8 frames 800")))
+    cases = tuple(
+        _case(model, size, step) for step, size in enumerate(("batch 1 samples 32000", "batch 8 samples 128000"))
+    )
     cases += (_case(model, "real sample 0", 2),)
     return EngineRecord(
         model=model.name,
@@ -88,7 +91,7 @@ def _engine(model: Model, arch: Arch, compiler: str, index: int) -> EngineRecord
         inputs=tuple(map(_bound, model.family.inputs)),
         outputs=tuple(map(_bound, model.family.outputs)),
         dims=DIMS,
-        parameters={"tokens": '["▁the", "</script>"]'},
+        client=ClientSpec(tokens=TokenSpec(pieces=("▁the", "</script>"), blank=0)),
         build_seconds=41.25 + index,
         gate=Gate(
             outcome=PASSED,
@@ -119,7 +122,7 @@ def _key_parts(model: Model, arch: Arch, compiler: str) -> dict[str, Any]:
         "toolchain": {compiler: "1.2.3"},
         "options": {"tf32": False},
         "precision": precision,
-        "profile": [[1, 200], [8, 800], [16, 2000]],
+        "profile": [[1, 32000], [8, 128000], [16, 320000]],
     }
 
 
@@ -143,7 +146,7 @@ def _shapes(tensor: Tensor) -> ShapeRange:
     def at(batch: int, size: int) -> tuple[int, ...]:
         return (batch, *(axis if isinstance(axis, int) else DIMS.get(axis, size) for axis in tensor.shape))
 
-    return ShapeRange(min=at(1, 200), opt=at(8, 800), max=at(16, 2000))
+    return ShapeRange(min=at(1, 32000), opt=at(8, 128000), max=at(16, 320000))
 
 
 def _file(name: str) -> BundleFile:

@@ -19,6 +19,7 @@ from build import bundle, gate, store
 from build.bundle import Target, make
 from contract import digest, manifest, verification
 from contract.arch import Arch
+from contract.catalogue import read_catalogue
 from contract.errors import CompileError, GateError, GraphError
 from contract.platform import platform
 from tests.integration.networks import network
@@ -32,6 +33,7 @@ MODELS = ("am_en_standard", "body_standard", "diar_standard")
 def _target(folder: Path, *, force: bool = False) -> Target:
     return Target(
         folder=folder / "cpu",
+        catalogue=read_catalogue(),
         platform=platform("embedded"),
         arch=Arch.CPU,
         compiler=cpu(),
@@ -64,7 +66,7 @@ def test_manifest_describes_every_engine(graphs: Path, tmp_path: Path) -> None:
         "fp32",
         16,
     )
-    assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
+    assert body.inputs[0] == manifest.BoundTensor(name="audio", type="FP32", dims=(-1, -1))
     assert body.gate.outcome == manifest.PASSED
     assert body.gate.reason == "4 inputs"
     # ONNX Runtime's graphs accept any shape, and a CPU has no device memory.
@@ -160,7 +162,9 @@ def test_compiler_rejects_file_that_is_no_graph(graphs: Path, tmp_path: Path) ->
 def test_rejects_types_that_differ_from_catalogue(graphs: Path, tmp_path: Path) -> None:
     changed = onnx.load_from_string(network("diar_standard"))
     changed.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    changed.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
+    changed.graph.node[-1].output[0] = "direction_of_unit_length"
+    narrow = onnx.helper.make_node("Cast", ["direction_of_unit_length"], ["embedding"], to=onnx.TensorProto.FLOAT16)
+    changed.graph.node.append(narrow)
     export(graphs, "diar_standard", changed.SerializeToString())
     with pytest.raises(CompileError) as refusal:
         _make(graphs, _target(tmp_path))
@@ -172,15 +176,15 @@ def test_gate_rejects_engine_that_differs_from_graph(graphs: Path, tmp_path: Pat
     """The error names the output with the largest value/limit ratio."""
     job = next(job for job in jobs(graphs) if job.record.model == "body_standard")
     wrong = onnx.load_from_string(network("body_standard"))
-    four = next(value for value in wrong.graph.initializer if value.name == "four")
-    four.CopyFrom(numpy_helper.from_array(np.array([5], dtype=np.int32), "four"))
+    hop = next(value for value in wrong.graph.initializer if value.name == "hop")
+    hop.CopyFrom(numpy_helper.from_array(np.array([800], dtype=np.int32), "hop"))
     engine = tmp_path / "wrong.onnx"
     onnx.save(wrong, engine)
     with pytest.raises(GateError) as refusal:
         gate.check(job, cpu(), engine)
     assert str(refusal.value) == (
         "body_standard batch for cpu: the engine differs from its graph: encoder_lengths differs by 1.0e+00 "
-        "(differing, allowed 0e+00) (random batch 1 frames 200). "
+        "(differing, allowed 0e+00) (random batch 1 samples 32000). "
         "Correct the computation of that output, or set a wider tolerance in the catalogue."
     )
 

@@ -18,6 +18,7 @@ from tests.fakes import capture
 from tests.fakes.tensorrt import NAMES, install
 from tests.integration.networks import network
 from tests.unit.engines.exported import export, jobs
+from tests.unit.export.graphs import TracedGraphs
 
 LEGACY, TEN, ELEVEN = "8.6.1", "10.16.1.11", "11.2.1.2"
 
@@ -102,8 +103,21 @@ def test_finds_fp32_layers_of_a_parsed_network() -> None:
     found = [layer.type.name for layer in dialect.fp32_layers(library, made)]
     # TensorRT makes two layers of the log-softmax, and one that restores its shape before TopK.
     assert found == ["SOFTMAX", "UNARY", "SHUFFLE", "TOPK"]
-    library, made, _owners = _parsed_by_rtx(network("body_standard"))
-    assert list(dialect.fp32_layers(library, made)) == []
+
+
+def test_finds_the_filter_bank_of_a_parsed_network(traced_graphs: TracedGraphs) -> None:
+    """A library without strong typing would compute it in FP16, which cannot hold the power of a frame."""
+    library, made, _owners = _parsed_by_rtx(traced_graphs.path("body", "fp16").read_bytes())
+    convolutions = [
+        layer.name
+        for layer in map(made.get_layer, range(made.num_layers))
+        if layer.type == library.LayerType.CONVOLUTION and layer.get_output(0).dtype == library.DataType.FLOAT
+    ]
+    pinned = [(layer.type.name, layer.name) for layer in dialect.fp32_layers(library, made)]
+    assert [name for kind, name in pinned if kind == "CONVOLUTION"] == convolutions
+    # The transform, the power of its real and imaginary part, the mel filters, their floor and the logarithm.
+    computing = [kind for kind, _ in pinned if kind in ("CONVOLUTION", "ELEMENTWISE", "ACTIVATION", "UNARY")]
+    assert computing[:7] == ["CONVOLUTION", *["ELEMENTWISE"] * 3, "CONVOLUTION", "ACTIVATION", "UNARY"]
 
 
 @pytest.mark.parametrize(

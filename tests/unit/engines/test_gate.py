@@ -17,17 +17,23 @@ from build.compilers import onnxruntime, tensorrt_rtx
 from build.job import Job
 from contract.arch import Arch
 from contract.errors import GateError, GraphError
-from contract.manifest import NOT_RUN, PASSED, Gate
+from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Gate
+from export.speech import read_demo
 from tests.integration.networks import network
 from tests.unit.engines.exported import cpu, export, jobs
+from tests.unit.export.graphs import TracedGraphs
 
-# Squares twice, which exceeds FP16 from 16 on; a sigmoid turns infinity into one, so that no output shows it.
+# Squares a tenth of 300 times the audio twice, which exceeds FP16 from 16 on; a sigmoid turns infinity into one, so
+# that no output shows it.
 _DIAR = """
 <ir_version: 8, opset_import: ["" : 17]>
-diar (float16[b, f, 80] features, int32[b] feature_lengths) => (float[b, 6] embedding)
-<int64[1] from = {{0}}, int64[1] to = {{6}}, int64[1] axes = {{2}}, float[1] scale = {{60000.0}}>
+diar (float[b, s] audio, int32[b] audio_lengths) => (float[b, 6] embedding)
+<int64[3] shape = {{0, -1, 6}}, int64[1] from = {{0}}, int64[1] to = {{7998}}, int64[1] axes = {{1}},
+ float[1] loud = {{200.0}}, float[1] scale = {{60000.0}}>
 {{
-    bands = Slice (features, from, to, axes)
+    kept = Slice (audio, from, to, axes)
+    rows = Reshape (kept, shape)
+    bands = Mul (rows, loud)
     typed = Cast <to = {kind}> (bands)
     square = Mul (typed, typed)
     [fourth] fourth = Mul (square, square)
@@ -71,9 +77,9 @@ def test_measures_every_case(tmp_path: Path) -> None:
     found = _checked(job, job.reference)
     assert found.outcome == PASSED
     assert [case.name for case in found.cases] == [
-        "random batch 1 encoder_frames 49 hypothesis_count 1 hypothesis_tokens 16",
-        "random batch 4 encoder_frames 199 hypothesis_count 16 hypothesis_tokens 64",
-        "random batch 8 encoder_frames 499 hypothesis_count 16 hypothesis_tokens 256",
+        "random batch 1 encoder_frames 48 hypothesis_count 1 hypothesis_tokens 16",
+        "random batch 4 encoder_frames 198 hypothesis_count 16 hypothesis_tokens 64",
+        "random batch 8 encoder_frames 498 hypothesis_count 16 hypothesis_tokens 256",
         "real sample 0",
     ]
     for case in found.cases:
@@ -95,9 +101,11 @@ def test_rejects_weights_off_by_one_percent(tmp_path: Path) -> None:
 def test_rejects_engine_that_fails(tmp_path: Path) -> None:
     job = _exported(tmp_path, "body_standard")
     model = onnx.load_from_string(network("body_standard"))
-    # Adds a tensor with the bands of the features, which are more than those of the encoder.
-    model.graph.node[0].output[0] = "sliced"
-    model.graph.node.append(onnx.helper.make_node("Add", ["sliced", "features"], ["encoder_out"], name="planted"))
+    # Adds a tensor with one value for each sample, which are more than those of the encoder.
+    (made,) = (node for node in model.graph.node if node.output[0] == "encoder_out")
+    made.output[0] = "selected"
+    model.graph.node.append(onnx.helper.make_node("Cast", ["audio"], ["narrow"], to=onnx.TensorProto.FLOAT16))
+    model.graph.node.append(onnx.helper.make_node("Add", ["selected", "narrow"], ["encoder_out"], name="planted"))
     engine = tmp_path / "broken.onnx"
     onnx.save(model, engine)
     with pytest.raises(GateError, match=r"^body_standard batch for cpu: the engine fails on .*planted"):
@@ -157,13 +165,13 @@ def test_records_every_case_of_fp16_graph(tmp_path: Path) -> None:
     found = _checked(job, job.reference, tensorrt_rtx)
     assert (found.outcome, found.parity) == (NOT_RUN, ())
     assert [case.name for case in found.cases] == [
-        "FP16 graph, random batch 1 frames 200",
-        "FP16 graph, random batch 1 frames 2000",
+        "FP16 graph, random batch 1 samples 32000",
+        "FP16 graph, random batch 1 samples 320000",
         "FP16 graph, real sample 0",
     ]
-    # This body only selects, so that its outputs are its inputs.
+    # This body only selects, in FP32: its only FP16 tensors are its outputs.
     assert found.activation is not None
-    assert found.activation.operator == "Slice"
+    assert found.activation.operator == "Cast"
 
 
 def test_fp16_engine_that_runs_here_is_gated_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +267,30 @@ def _diar(kind: Any) -> bytes:
     model = onnx.parser.parse_model(_DIAR.format(kind=kind))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def test_filter_bank_is_no_fp16_activation(traced_graphs: TracedGraphs) -> None:
+    """The power of loud speech exceeds FP16; the filter bank computes it in FP32, so that it is no overflow."""
+    graph = activations.ObservedGraph(traced_graphs.path("diar", "fp16"))
+    loudest = read_demo().segments[0].samples
+    audio = (loudest / np.abs(loudest).max())[None]
+    graph.run({"audio": audio, "audio_lengths": np.array([audio.shape[1]], dtype=np.int32)})
+    in_fp16, in_fp32 = graph.largest(activations.FP16), graph.largest(activations.FP32)
+    assert in_fp16 is not None
+    assert in_fp16.value < FP16_MAX
+    assert in_fp32 is not None
+    assert FP16_MAX < in_fp32.value < np.inf
+
+
+def test_rejects_real_inputs_of_another_network(tmp_path: Path) -> None:
+    job = _exported(tmp_path, "diar_standard")
+    np.savez(job.samples, **{"features.0": np.zeros((1, 60, 80), np.float16)})
+    with pytest.raises(GraphError) as refusal:
+        gate.real_inputs(job)
+    assert str(refusal.value) == (
+        f"{job.samples}: it holds features, and the catalogue's inputs are audio, audio_lengths. "
+        "Run `python -m export --model diar_standard --force`."
+    )
 
 
 def test_rejects_export_without_real_inputs(tmp_path: Path) -> None:

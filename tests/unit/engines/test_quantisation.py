@@ -19,10 +19,11 @@ from build.planning import plan
 from build.reference import run_session, session
 from contract import manifest
 from contract.arch import Arch
-from contract.catalogue import INT8
+from contract.catalogue import INT8, read_catalogue
 from contract.errors import CompileError, CompilerUnavailableError, GateError, GraphError
 from contract.platform import platform
 from tests.unit.engines.exported import cpu, export
+from tests.unit.export.graphs import TracedGraphs
 
 # A decoder that computes its scores from the first frame with two products, one large and one small.
 _DECODER = """
@@ -56,14 +57,19 @@ def decoder() -> bytes:
 
 def _job(folder: Path, content: bytes | None = None) -> Job:
     export(folder, "decoder_standard", content or decoder())
-    (job,) = plan(folder, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
+    (job,) = plan(read_catalogue(), folder, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
     return job
 
 
 def _make(job: Job, folder: Path) -> str:
     outcomes: list[str] = []
     target = Target(
-        folder=folder, platform=platform("embedded"), arch=Arch.CPU, compiler=cpu(), store=folder.with_name("store")
+        folder=folder,
+        catalogue=read_catalogue(),
+        platform=platform("embedded"),
+        arch=Arch.CPU,
+        compiler=cpu(),
+        store=folder.with_name("store"),
     )
     make(target, [job], lambda _, __, outcome: outcomes.append(outcome))
     return outcomes[0]
@@ -85,6 +91,26 @@ def test_quantises_only_large_products(tmp_path: Path) -> None:
     scales = [each for name, each in weights.items() if name.startswith("large_weight") and name.endswith("_scale")]
     assert [tuple(each.dims) for each in scales] == [(64,)]
     assert not ready.graph.exists()
+
+
+def test_never_quantises_the_filter_bank(
+    tmp_path: Path, traced_graphs: TracedGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels are the largest constants of a small body; only matrix products are quantised."""
+    monkeypatch.setattr(quantisation, "MIN_WEIGHTS", 1)
+    export(tmp_path, "body_standard", traced_graphs.path("body").read_bytes())
+    (job,) = plan(read_catalogue(), tmp_path, Arch.CPU, cpu(), ("body_standard",), mode="batch", precision=INT8)
+    chosen = quantisation.large_products(job)
+    exact = {node.name: node for node in onnx.load(job.reference).graph.node}
+    assert chosen
+    assert {exact[name].op_type for name in chosen} <= {"MatMul", "Gemm"}
+    with quantisation.prepared(job, cpu().NAME) as ready:
+        graph = onnx.load(ready.graph).graph
+    kernels = {node.input[1] for node in exact.values() if node.op_type == "Conv"}
+    assert {node.input[1] for node in graph.node if node.op_type == "Conv"} == kernels
+    types = {value.name: value.data_type for value in graph.initializer}
+    assert {types[name] for name in kernels} == {onnx.TensorProto.FLOAT}
+    assert onnx.TensorProto.INT8 in types.values()
 
 
 def test_gpu_graphs_have_signed_bytes_around_zero(tmp_path: Path) -> None:
@@ -125,7 +151,7 @@ def test_rejects_int8_engine_beyond_tolerance(tmp_path: Path) -> None:
 
 def test_rejects_network_without_large_product(tmp_path: Path) -> None:
     export(tmp_path, "decoder_standard")
-    (job,) = plan(tmp_path, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
+    (job,) = plan(read_catalogue(), tmp_path, Arch.CPU, cpu(), ("decoder_standard",), mode="batch", precision=INT8)
     with pytest.raises(GraphError) as refusal, quantisation.prepared(job, cpu().NAME):
         pass
     assert str(refusal.value) == (
@@ -137,10 +163,10 @@ def test_rejects_network_without_large_product(tmp_path: Path) -> None:
 def test_model_without_int8_tolerance_keeps_its_precision(tmp_path: Path) -> None:
     for model in ("body_standard", "diar_standard"):
         export(tmp_path, model)
-    planned = plan(tmp_path, Arch.CPU, cpu(), precision=INT8)
+    planned = plan(read_catalogue(), tmp_path, Arch.CPU, cpu(), precision=INT8)
     assert {job.record.model: job.precision for job in planned} == {"body_standard": INT8, "diar_standard": "fp32"}
     with pytest.raises(CompilerUnavailableError) as refusal:
-        plan(tmp_path, Arch.CPU, cpu(), ("diar_standard",), precision=INT8)
+        plan(read_catalogue(), tmp_path, Arch.CPU, cpu(), ("diar_standard",), precision=INT8)
     assert str(refusal.value) == (
         "--precision int8: diar_standard cannot be quantised: the catalogue states no int8 tolerance for it. "
         "Omit diar_standard, or build it without --precision."

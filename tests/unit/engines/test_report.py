@@ -98,7 +98,7 @@ def test_page_contains_everything_in_the_manifest() -> None:
     for each in made.every_file():
         assert each.file in text
         assert each.sha256 in text
-    assert "1 * 200 * 80 8 * 800 * 80 16 * 2000 * 80".replace("*", TIMES) in text
+    assert "1 * 32000 8 * 128000 16 * 320000".replace("*", TIMES) in text
     assert "72.0 MiB of device memory" in text
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from build.bundle import Target, make
 from contract.arch import Arch
-from contract.manifest import MANIFEST_FILE, load
+from contract.catalogue import read_catalogue
+from contract.manifest import MANIFEST_FILE, SCHEMA_VERSION, load
 from contract.platform import platform
 from tests.unit.engines import commands
 from tests.unit.engines.exported import cpu, export, jobs
@@ -18,6 +19,7 @@ from tests.unit.engines.test_quantisation import decoder
 def built(folder: Path) -> Path:
     target = Target(
         folder=folder / "cpu",
+        catalogue=read_catalogue(),
         platform=platform("embedded"),
         arch=Arch.CPU,
         compiler=cpu(),
@@ -143,7 +145,7 @@ def test_reports_signature_dropped_by_new_graph(signed: Path, tmp_path: Path) ->
 def test_reports_dropped_signature_of_older_schema(signed: Path, tmp_path: Path) -> None:
     """Such a manifest cannot be read, so that every engine is built again or taken from the store."""
     key, path = _key(signed), signed / MANIFEST_FILE
-    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 2'))
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 3', 1))
     assert _dropped(signed, key) in _engines(tmp_path).stderr.splitlines()
     assert load(signed).signature is None
 

@@ -82,10 +82,10 @@ def test_record_describes_the_engine(built: Host) -> None:
     assert (body.compiler, body.precision, body.gate.outcome) == ("tensorrt", "fp16", manifest.PASSED)
     # Three corners of the profile, and the real input.
     assert body.gate.reason == "4 inputs"
-    assert body.inputs[0] == manifest.BoundTensor(name="features", type="FP16", dims=(-1, -1, 80))
+    assert body.inputs[0] == manifest.BoundTensor(name="audio", type="FP32", dims=(-1, -1))
     assert body.profile == {
-        "features": ShapeRange(min=(1, 200, 80), opt=(8, 800, 80), max=(16, 2000, 80)),
-        "feature_lengths": ShapeRange(min=(1,), opt=(8,), max=(16,)),
+        "audio": ShapeRange(min=(1, 32_000), opt=(8, 128_000), max=(16, 320_000)),
+        "audio_lengths": ShapeRange(min=(1,), opt=(8,), max=(16,)),
     }
     assert body.device_memory_bytes == 1 << 20
     assert body.built_on == {"gpu": "NVIDIA A10", "driver": "580.65.06"}
@@ -305,8 +305,8 @@ def test_rejects_axis_that_the_graph_fixes(tmp_path: Path) -> None:
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 800
     export(tmp_path / "onnx", "body_standard", graph.SerializeToString())
     assert host.error("--model", "body_standard", code=32) == (
-        "body_standard batch for sm86: input 'features' is [-1, 800, 80] in the graph, and the profile requires "
-        "[1, 200, 80] to [16, 2000, 80]. "
+        "body_standard batch for sm86: input 'audio' is [-1, 800] in the graph, and the profile requires "
+        "[1, 32000] to [16, 320000]. "
         "Correct the network or model.toml, then run `python -m export --model body_standard --force`."
     )
 
@@ -329,12 +329,13 @@ def test_rejects_type_lost_in_conversion(tmp_path: Path) -> None:
     host = Host(tmp_path, *CURRENT)
     graph = onnx.load_from_string(network("diar_standard"))
     graph.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    graph.graph.node[1].attribute[0].i = onnx.TensorProto.FLOAT16
+    graph.graph.node[-1].output[0] = "exact"
+    graph.graph.node.append(onnx.helper.make_node("Cast", ["exact"], ["embedding"], to=onnx.TensorProto.FLOAT16))
     export(tmp_path / "onnx", "diar_standard", graph.SerializeToString())
     assert host.error("--model", "diar_standard", code=32) == (
         "diar_standard batch: the engine's tensors are "
-        "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP16'}, and the catalogue's are "
-        "{'features': 'FP16', 'feature_lengths': 'INT32', 'embedding': 'FP32'}. "
+        "{'audio': 'FP32', 'audio_lengths': 'INT32', 'embedding': 'FP16'}, and the catalogue's are "
+        "{'audio': 'FP32', 'audio_lengths': 'INT32', 'embedding': 'FP32'}. "
         "Correct the network or model.toml, so that names and types are equal."
     )
 
@@ -362,12 +363,12 @@ def test_names_inputs_outside_the_profile(tmp_path: Path) -> None:
     source, target = (tmp_path / "onnx" / model / "batch-samples.npz" for model in ("body_standard", "am_en_standard"))
     script = (
         "import numpy, sys\n"
-        "numpy.savez(sys.argv[1], **{'features.0': numpy.zeros((1, 60, 80), 'float16'),"
-        " 'feature_lengths.0': numpy.ones(1, 'int32')})"
+        "numpy.savez(sys.argv[1], **{'audio.0': numpy.zeros((1, 9600), 'float32'),"
+        " 'audio_lengths.0': numpy.ones(1, 'int32')})"
     )
     assert python(None, "-c", script, str(source)).returncode == 0
     assert target.exists()
     assert host.error("--model", "body_standard", code=32) == (
-        "body_standard batch: features [1, 60, 80], feature_lengths [1] is outside the engine's profile. "
+        "body_standard batch: audio [1, 9600], audio_lengths [1] is outside the engine's profile. "
         "Run `python -m export --model body_standard --force`, which writes inputs that fit the catalogue."
     )

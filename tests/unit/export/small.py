@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from contract.catalogue import Model, catalogue, models
+from contract.catalogue import LM, RESCORER, Model, read_catalogue
+from contract.client import ClientSpec, SearchSpec
+from export.checkpoints import roles
 from export.checkpoints.checkpoint import Checkpoint
 from export.job import Job
 from export.networks.conformer_encoder import ConformerEncoder, ConformerEncoderConfig
@@ -22,7 +24,7 @@ ENCODER = ConformerEncoderConfig(
 
 
 def network(family: str) -> Any:
-    """Build a network of a family with random weights, the same at every call."""
+    """Build a network of a family with random weights, the same at every call; without the front end for audio."""
     torch.manual_seed(3)
     builders: dict[str, Callable[[], Any]] = {
         "body": lambda: ConformerEncoder(ENCODER),
@@ -36,15 +38,31 @@ def network(family: str) -> Any:
 
 def model(family: str) -> Model:
     """Return a family's model at the last operating point that it has."""
-    families = catalogue()
-    point = families[family].operating_points[-1]
-    return models(families)[f"{family}_{point}"]
+    catalogue = read_catalogue()
+    point = catalogue.families[family].operating_points[-1]
+    return catalogue.models()[f"{family}_{point}"]
+
+
+def whole(family: str) -> Any:
+    """Build a network as it is exported: one for audio begins with the filter bank."""
+    return roles.with_front_end(network(family), model(family).family.role)
+
+
+def client(family: str) -> ClientSpec:
+    """Return what clients must know about a small network."""
+    weights = {RESCORER: 1.0, LM: 1.0}
+    return roles.client_spec(
+        model(family),
+        pieces=("<blank>", "<unk>", "</s>", *(f"▁{index}" for index in range(3, 32))),
+        search=SearchSpec(rescorers=weights, rescorers_with_ngram=weights),
+        same_speaker_similarity=0.5,
+    )
 
 
 def checkpoint(family: str) -> Checkpoint:
     """Return a small network as a source of weights would."""
-    built = network(family)
-    return Checkpoint(network=built, dims=built.dims, parameters={"a": "b"}, origin="a test", digest="1")
+    built = whole(family)
+    return Checkpoint(network=built, dims=built.dims, client=client(family), origin="a test", digest="1")
 
 
 def job(family: str, precision: str = "fp32", variant: str = "") -> Job:

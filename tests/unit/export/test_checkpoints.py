@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from contract.catalogue import OPERATING_POINTS, catalogue, models
+from contract.catalogue import read_catalogue
 from contract.errors import CheckpointError
 from export import __main__ as export_command
 from export.checkpoints import SOURCES, production, reference
@@ -37,13 +37,13 @@ def test_command_line_accepts_every_source(weights: str, monkeypatch: pytest.Mon
     assert [(plan.weights, plan.models[0].name) for plan in plans] == [(weights, "body_standard")]
 
 
-@pytest.mark.parametrize("point", OPERATING_POINTS)
+@pytest.mark.parametrize("point", read_catalogue().operating_points)
 def test_production_body_has_about_120_million_parameters(point: str) -> None:
     body: Any = _without_memory("body", point).network
     assert 115e6 < sum(weight.numel() for weight in body.parameters()) < 125e6
 
 
-@pytest.mark.parametrize("point", OPERATING_POINTS)
+@pytest.mark.parametrize("point", read_catalogue().operating_points)
 def test_production_networks_have_the_same_encoder_size(point: str) -> None:
     sizes = {family: _without_memory(family, point).dims["encoder_size"] for family in ("body", "am_en", "decoder")}
     assert sizes == dict.fromkeys(sizes, 512)
@@ -52,14 +52,14 @@ def test_production_networks_have_the_same_encoder_size(point: str) -> None:
 def test_production_checkpoint_states_its_origin() -> None:
     checkpoint = _without_memory("am_en", "standard")
     assert checkpoint.origin == "random weights of production size, seed 20260801"
-    assert "tokens" in checkpoint.parameters
-    assert checkpoint.digest != SOURCES["random"](models(catalogue())["am_en_standard"]).digest
+    assert len(checkpoint.client.tokens.pieces) == checkpoint.dims["vocabulary"]
+    assert checkpoint.digest != SOURCES["random"](read_catalogue().models()["am_en_standard"]).digest
 
 
 def _without_memory(family: str, point: str) -> Any:
     # On torch's meta device a weight has a shape but no storage.
     with torch.device("meta"):
-        return production.open_checkpoint(models(catalogue())[f"{family}_{point}"])
+        return production.open_checkpoint(read_catalogue().models()[f"{family}_{point}"])
 
 
 def _old_key(key: str) -> str:
@@ -86,7 +86,7 @@ def test_maps_keys_with_a_prefix() -> None:
     assert list(with_current_keys(tensors)) == [f"body.{key}" for key in small.network("body").state_dict()]
 
 
-@pytest.mark.parametrize("point", OPERATING_POINTS)
+@pytest.mark.parametrize("point", read_catalogue().operating_points)
 def test_shipped_weights_load(point: str) -> None:
     """The files have the old keys and are unchanged; every value arrives in the network."""
     path = reference.checkpoint_path("body", point)
@@ -174,7 +174,7 @@ def test_rejects_weights_of_another_network(tmp_path: Path, monkeypatch: pytest.
     path = reference.checkpoint_path("body", "standard")
     reference.save(path, "diarization", small.network("diar"), {})
     with pytest.raises(CheckpointError) as error:
-        reference.open_checkpoint(models(catalogue())["body_standard"])
+        reference.open_checkpoint(read_catalogue().models()["body_standard"])
     assert str(error.value) == (
         f"{path}: it holds the weights of a SpeakerEncoder, but body_standard is a ConformerEncoder in the catalogue. "
         "Replace the file with weights of a ConformerEncoder."

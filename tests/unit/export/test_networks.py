@@ -5,29 +5,40 @@ import pytest
 import torch
 
 from contract import synthetic_inputs
-from contract.catalogue import catalogue
+from contract.catalogue import SAMPLES, Family, read_catalogue
 from export.networks.conformer_encoder import subsampled
 from export.networks.layers import Attention, chunk_mask
 from tests.unit.export import small
 from tests.unit.export.small import FAMILIES
 
 PADDING_LEAK = 1e-5
+# How much an axis is padded, where 12 would be too little to see a difference.
+_PADDING = {SAMPLES: 2_000}
 
 
 def _sizes(family: str, batch: int) -> dict[str, int]:
-    axes = dict.fromkeys(catalogue()[family].dynamic_axes(), 40) | {"hypothesis_count": 3, "hypothesis_tokens": 7}
-    return {"batch": batch, **axes, **small.network(family).dims}
+    axes = dict.fromkeys(_family(family).dynamic_axes(), 40)
+    several = {SAMPLES: 6_500, "hypothesis_count": 3, "hypothesis_tokens": 7}
+    return {"batch": batch, **axes, **several, **small.network(family).dims}
+
+
+def _family(name: str) -> Family:
+    return read_catalogue().families[name]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("filler", [0.0, 30.0])
 def test_padding_changes_nothing(family: str, filler: float) -> None:
     """An item padded in a batch has the same outputs as alone, whatever values the padding has."""
-    network, spec = small.network(family), catalogue()[family]
+    network, spec = small.whole(family), _family(family)
     sample = synthetic_inputs.make_inputs(spec, _sizes(family, 1), np.random.default_rng(5))
     alone = network(*map(torch.from_numpy, sample.values()))
     padded = {
-        tensor.name: _pad(sample[tensor.name], [axis in spec.dynamic_axes() for axis in tensor.shape], filler)
+        tensor.name: _pad(
+            sample[tensor.name],
+            [_PADDING.get(str(axis), 12) * (axis in spec.dynamic_axes()) for axis in tensor.shape],
+            filler,
+        )
         for tensor in spec.inputs
     }
     together = network(*map(torch.from_numpy, padded.values()))
@@ -40,8 +51,8 @@ def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tens
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _pad(array: np.ndarray, dynamic: list[bool], filler: float) -> np.ndarray:  # type: ignore[type-arg]
-    return np.pad(array, [(0, 1), *((0, 12 if axis else 0) for axis in dynamic)], constant_values=filler)
+def _pad(array: np.ndarray, added: list[int], filler: float) -> np.ndarray:  # type: ignore[type-arg]
+    return np.pad(array, [(0, 1), *((0, size) for size in added)], constant_values=filler)
 
 
 @pytest.mark.parametrize(("frames", "encoder_frames"), [(35, 8), (200, 49), (400, 99), (2000, 499), (7, 1)])
@@ -51,11 +62,14 @@ def test_subsamples_by_four(frames: int, encoder_frames: int) -> None:
     assert subsampled(frames) == encoded.shape[1] == encoder_lengths.item() == encoder_frames
 
 
-def test_buckets_of_the_body_match_those_of_its_readers() -> None:
-    """The body turns each of its buckets into a bucket of every model that reads its output."""
-    subsampled_buckets = [subsampled(size) for size in catalogue()["body"].modes["batch"].axes["frames"].buckets]
-    for family in ("am_en", "decoder"):
-        assert list(catalogue()[family].modes["batch"].axes["encoder_frames"].buckets) == subsampled_buckets
+@pytest.mark.parametrize("samples", [1_360, 1_999, 2_000, 5_840, 32_000])
+def test_frames_of_the_body_follow_the_rule_of_the_catalogue(samples: int) -> None:
+    """The buckets of every network that reads the body's output come from this rule."""
+    rule = _family("body").frames
+    assert rule is not None
+    encoded, lengths = small.whole("body")(torch.zeros(1, samples), torch.tensor([samples]))
+    assert rule.count(samples) == encoded.shape[1] == lengths.item()
+    assert (rule.hop, rule.shortest) == (640, 1_360)
 
 
 def test_chunk_attends_to_itself_and_the_past() -> None:

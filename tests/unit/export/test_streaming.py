@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from contract.catalogue import catalogue
+from contract.catalogue import read_catalogue
+from export.checkpoints import roles
 from export.networks.conformer_encoder import ConformerEncoder, ConformerEncoderConfig
-from export.networks.streaming import zero_states
-from export.samples import speech, streaming_samples
+from export.samples import streaming_samples
+from export.speech import read_demo
 
 BANDS, WINDOW, STRIDE, CHUNK, PAST = 80, 35, 32, 8, 16
+FAMILY = read_catalogue().families["body"].in_mode("realtime")
 
 
 @pytest.fixture(params=[(), (1, 2)], ids=["plain", "conditioned"])
@@ -27,9 +29,17 @@ def body(request: pytest.FixtureRequest) -> ConformerEncoder:
     return encoder
 
 
+def zero_states(body: ConformerEncoder, batch: int) -> list[Tensor]:
+    """Return the states of streams that begin, with an attention to PAST frames."""
+    dims = body.dims
+    attention = torch.zeros(batch, dims["layers"], 2, PAST, dims["encoder_size"])
+    convolution = torch.zeros(batch, dims["layers"], dims["convolution_past"], dims["encoder_size"])
+    return [attention, convolution, torch.zeros(batch, 1, dtype=torch.int32)]
+
+
 def streamed(body: ConformerEncoder, features: Tensor, lengths: list[int]) -> list[Tensor]:
     """Encode recordings [batch, frames, bands] window by window in one batch; return the valid frames of each."""
-    network, states = body.streaming(), zero_states(body, len(lengths), PAST)
+    network, states = body.streaming(), zero_states(body, len(lengths))
     found: list[list[Tensor]] = [[] for _ in lengths]
     for first in range(0, max(lengths) - WINDOW + STRIDE, STRIDE):
         window = torch.zeros(len(lengths), WINDOW, BANDS)
@@ -63,22 +73,21 @@ def test_ended_stream_does_not_change_another(body: ConformerEncoder) -> None:
     assert len(short) == 24
 
 
-@pytest.mark.parametrize("length", range(64, 96))
+@pytest.mark.parametrize("length", range(10_640, 16_000, 160))
 def test_samples_exist_for_segments_of_any_length(body: ConformerEncoder, length: int) -> None:
-    """Up to three frames at the end of a segment give no encoder frame and no window."""
-    segments = [torch.randn(length, BANDS).numpy().astype("float16")]
-    family = catalogue()["body"].in_mode("realtime")
-    last = list(streaming_samples(body, family, segments))[-1]
-    assert 7 <= int(last["feature_lengths"][0]) <= WINDOW
+    """Up to three hops at the end of a segment give no encoder frame and no window."""
+    segments = [torch.randn(length).numpy() * 0.1]
+    last = list(streaming_samples(roles.with_front_end(body, "encoder"), FAMILY, segments))[-1]
+    assert 1_360 <= int(last["audio_lengths"][0]) <= FAMILY.modes["realtime"].axes["samples"].max
 
 
 def test_samples_contain_a_past(body: ConformerEncoder) -> None:
     """The first step has no past; later steps have at most as much as the attention sees."""
-    family = catalogue()["body"].in_mode("realtime")
-    found = list(streaming_samples(body, family, speech()[-1:]))
+    longest = read_demo().segments[-1].samples
+    found = list(streaming_samples(roles.with_front_end(body, "encoder"), FAMILY, [longest]))
     assert [int(sample["state_frames"].max()) for sample in found][:3] == [0, 32, 128]
-    assert [list(sample) for sample in found] == [[tensor.name for tensor in family.inputs]] * len(found)
+    assert [list(sample) for sample in found] == [[tensor.name for tensor in FAMILY.inputs]] * len(found)
     assert not found[0]["state_attention"].any()
     assert found[1]["state_attention"][:, :, :, -32:].any()
     assert not found[1]["state_attention"][:, :, :, :-32].any()
-    assert found[-1]["feature_lengths"].tolist() != [WINDOW]
+    assert found[-1]["audio_lengths"].tolist() != [FAMILY.modes["realtime"].axes["samples"].max]

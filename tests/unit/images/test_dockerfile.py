@@ -83,7 +83,7 @@ def test_images_contain_their_packages_only() -> None:
         "transcriber": SLIM_PACKAGES | {"transcriber"},
         "runtime-cpu": SLIM_PACKAGES | {"runtime", "dist/engines/embedded/cpu"},
         "runtime": SLIM_PACKAGES | {"runtime", "dist/engines/${PLATFORM}/${ARCH}"},
-        "builder": SLIM_PACKAGES | environment | {"export", "build", "demo/features.safetensors"},
+        "builder": SLIM_PACKAGES | environment | {"export", "build", "demo/dialogue.flac", "demo/dialogue.json"},
     }
 
 

@@ -9,7 +9,7 @@ IGNORED = (ROOT / ".dockerignore").read_text()
 PACKAGES = ("build", "contract", "export", "model_repository", "runtime", "transcriber")
 SINGLE_FILES = (
     *("images/gather.py", "images/requirements.py", "pyproject.toml", "requirements.lock"),
-    "demo/features.safetensors",
+    *("demo/dialogue.flac", "demo/dialogue.json"),
 )
 
 

@@ -102,6 +102,12 @@ def int8_plans() -> BundleManifest:
     return dataclasses.replace(made, engines=tuple(engines))
 
 
+def recogniser_plans() -> BundleManifest:
+    """Return a synthetic bundle for sm86 with neither language model nor speaker network."""
+    made = plans(Arch.SM86, "26.08", "enhanced", gpu="NVIDIA A10")
+    return dataclasses.replace(made, engines=tuple(it for it in made.engines if it.family not in ("lm", "diar")))
+
+
 def everywhere() -> tuple[BundleManifest, ...]:
     """Return a synthetic bundle for each architecture."""
     gpus = (plans(arch, "26.08", "standard") for arch in Arch if arch is not Arch.CPU)
@@ -123,6 +129,13 @@ SCENES = (
         card=driver.A10,
         bundles=lambda: (int8_plans(),),
         arguments=("--operating-point", "standard"),
+    ),
+    Scene(
+        title="An A10 and a bundle without language model and speaker network",
+        remark="Models of these roles are optional. What clients do without is stated.",
+        card=driver.A10,
+        bundles=lambda: (recogniser_plans(),),
+        arguments=("--operating-point", "enhanced"),
     ),
     Scene(
         title="A T4, and bundles for every architecture",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from contract import files
 from contract.arch import Arch
-from contract.catalogue import catalogue, models
 from contract.platform import platform
 from runtime import pbtxt, repository
 from runtime.bundles import Bundle
@@ -18,14 +17,14 @@ from runtime.selection import Target, select
 from tests.unit.runtime import synthetic
 
 GOLDEN = Path(__file__).with_name("golden")
-MODES = sorted({mode for family in catalogue().values() for mode in family.modes})
+MODES = sorted({mode for family in synthetic.CATALOGUE.families.values() for mode in family.modes})
 ARCHES = {Arch.CPU: "embedded", Arch.SM86: "26.08"}
 THREADS = 2
 
 
 def expected(mode: str) -> list[str]:
     """Return the names of the models that have a mode."""
-    return sorted(name for name, model in models(catalogue()).items() if mode in model.family.modes)
+    return sorted(name for name, model in synthetic.CATALOGUE.models().items() if mode in model.family.modes)
 
 
 def rendered(mode: str, arch: Arch) -> dict[str, str]:
@@ -43,7 +42,7 @@ def rendered(mode: str, arch: Arch) -> dict[str, str]:
     ]
     made = synthetic.manifest(*records, arch=arch, platform_name=served.name)
     target = Target(arch=arch, platform=served, mode=mode, operating_point=None)
-    chosen = select([Bundle(folder=Path("bundle"), manifest=made)], catalogue(), target)
+    chosen = select([Bundle(folder=Path("bundle"), manifest=made)], synthetic.CATALOGUE, target)
     return {name: pbtxt.render(config) for name, config in repository.configurations(chosen, THREADS).items()}
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from contract.arch import Arch
-from contract.catalogue import Model, Tensor, catalogue, models
+from contract.catalogue import Catalogue, Family, Model, Tensor, read_catalogue
+from contract.client import AudioSpec, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from contract.manifest import BoundTensor, BundleManifest, EngineRecord, Gate
 from contract.platform import platform
 
 DIMS = {
-    "bands": 80,
     "encoder_size": 8,
     "top": 4,
     "embedding_size": 6,
@@ -22,13 +22,84 @@ DIMS = {
 }
 TOOLCHAIN = {"onnxruntime": "1.32.0", "tensorrt": "11.2.1.2"}
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "tensorrt_rtx": "model.rtx"}
-# A word list with characters that need escapes in text formats.
-PARAMETERS = {"tokens": '["▁the", "\\"",\n "\\\\", "ß\\n"]'}
+CATALOGUE = read_catalogue()
+FAMILIES = CATALOGUE.families
+SECOND_LANGUAGE = "tlh"
+# Pieces with characters that need escapes in text formats.
+PIECES = ("▁the", '"', "\n", "\\", "ß\n")
+CLIENTS: dict[str, ClientSpec] = {
+    "encoder": ClientSpec(
+        audio=AudioSpec(sample_rate_hz=16_000, shortest_samples=1360, hop_s=0.04, first_centre_s=0.0425)
+    ),
+    "ctc": ClientSpec(tokens=TokenSpec(pieces=PIECES, blank=4), search=SearchSpec(token_bonus=0.5)),
+    "speaker": ClientSpec(
+        speaker=SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=1.0)
+    ),
+}
 
 
-def engine_models() -> dict[str, Model]:
-    """Return the catalogue's models that have an engine."""
-    return {name: model for name, model in models(catalogue()).items() if not model.family.is_ensemble}
+# Another blank, another style, no separator between words, no search weights.
+SECOND_CLIENT = ClientSpec(
+    tokens=TokenSpec(pieces=("a", "b", "ß", "<blank>"), blank=3, style="characters", word_separator="")
+)
+
+
+def catalogue_of(*families: Family) -> Catalogue:
+    """Return a catalogue of these families, with the operating points of the reference networks."""
+    return dataclasses.replace(CATALOGUE, families={family.name: family for family in families})
+
+
+def body_and_head() -> Catalogue:
+    """Return the smallest catalogue: an encoder, a CTC head and their ensemble."""
+    return catalogue_of(*(FAMILIES[name] for name in ("body", "am_en", "ensemble_en")))
+
+
+def head_alone() -> Catalogue:
+    """Return a catalogue of one CTC network that takes audio by itself, without encoder output."""
+    outputs = tuple(tensor for tensor in FAMILIES["ensemble_en"].outputs if tensor.name != "encoder_out")
+    modes = {"batch": FAMILIES["body"].modes["batch"]}
+    return catalogue_of(
+        dataclasses.replace(FAMILIES["body"], name="ctc", role="ctc", language="en", outputs=outputs, modes=modes)
+    )
+
+
+def two_languages() -> Catalogue:
+    """Return the reference catalogue with a made-up language, which has a head, a rescorer and an ensemble."""
+    second = [
+        dataclasses.replace(
+            FAMILIES[source],
+            name=name,
+            language=SECOND_LANGUAGE,
+            steps=("body", "am_tlh") if FAMILIES[source].steps else (),
+        )
+        for source, name in (("am_en", "am_tlh"), ("decoder", "decoder_tlh"), ("ensemble_en", "ensemble_tlh"))
+    ]
+    return catalogue_of(*FAMILIES.values(), *second)
+
+
+def write_catalogue(folder: Path, *points: str) -> Path:
+    """Write a catalogue of body and head alone, with operating points of other names; return its folder."""
+    named = ", ".join(f'"{point}"' for point in points)
+    for path in (CATALOGUE.folder / "catalogue.toml", *(CATALOGUE.folder / name for name in body_and_head().families)):
+        source = path if path.is_file() else path / "model.toml"
+        written = folder / source.relative_to(CATALOGUE.folder)
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(
+            source.read_text(encoding="utf-8").replace('"standard", "enhanced"', named), encoding="utf-8"
+        )
+    return folder
+
+
+def client(family: Family) -> ClientSpec:
+    """Return what clients must know about a synthetic model."""
+    if family.role == "ctc" and family.language == SECOND_LANGUAGE:
+        return SECOND_CLIENT
+    return CLIENTS.get(family.role, ClientSpec())
+
+
+def engine_models(catalogue: Catalogue = CATALOGUE) -> dict[str, Model]:
+    """Return a catalogue's models that have an engine."""
+    return {name: model for name, model in catalogue.models().items() if not model.family.is_ensemble}
 
 
 def bound(tensor: Tensor) -> BoundTensor:
@@ -58,7 +129,7 @@ def record(
         inputs=tuple(bound(tensor) for tensor in family.inputs),
         outputs=tuple(bound(tensor) for tensor in family.outputs),
         dims=DIMS,
-        parameters=PARAMETERS if model.family.name == "am_en" else {},
+        client=client(model.family),
         build_seconds=0.5,
         gate=Gate(outcome="passed", reason="", parity=()),
     )
@@ -71,10 +142,12 @@ def manifest(*records: EngineRecord, arch: Arch = Arch.CPU, platform_name: str =
     return BundleManifest(platform=platform_name, arch=arch, toolchain=toolchain, engines=records)
 
 
-def full_manifest(arch: Arch = Arch.CPU, platform_name: str = "embedded", *points: str) -> BundleManifest:
+def full_manifest(
+    arch: Arch = Arch.CPU, platform_name: str = "embedded", *points: str, catalogue: Catalogue = CATALOGUE
+) -> BundleManifest:
     """Return a manifest with every model, or with those of some operating points."""
     compiler = platform(platform_name).backend or "tensorrt_rtx"
-    wanted = [model for model in engine_models().values() if not points or model.operating_point in points]
+    wanted = [model for model in engine_models(catalogue).values() if not points or model.operating_point in points]
     return manifest(*(record(model, compiler=compiler) for model in wanted), arch=arch, platform_name=platform_name)
 
 

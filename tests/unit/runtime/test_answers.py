@@ -3,22 +3,23 @@
 import dataclasses
 import json
 import math
+import statistics
 import struct
 from typing import Any
 
 import pytest
 
-from contract.catalogue import catalogue
 from runtime import answers
 from runtime.answers import Array, Arrays
+from tests.unit.runtime import synthetic
 
-FAMILIES = catalogue()
+FAMILIES = synthetic.FAMILIES
 ENCODER_SIZE, FRAMES, TOP = 3, 4, 2
 
 
 def metadata(family: str) -> dict[str, Any]:
     """Return a server's metadata of a model's inputs; only the encoder's size is fixed."""
-    known = {"bands": 80, "encoder_size": ENCODER_SIZE}
+    known = {"encoder_size": ENCODER_SIZE}
     return {
         "inputs": [
             {"name": tensor.name, "shape": [-1, *([known.get(str(axis), -1) for axis in tensor.shape] or [1])]}
@@ -34,23 +35,30 @@ def test_makes_a_request_for_every_model_of_the_catalogue(family: str) -> None:
     for array in request.values():
         assert len(array.values) == math.prod(array.shape)
         assert array.shape[0] == 2
-        assert len(set(array.values)) == 1
+        first, second = array.items()
+        assert first == second
 
 
 def test_request_for_the_ensemble() -> None:
     request = answers.make_request(FAMILIES["ensemble_en"], metadata("ensemble_en"))
-    assert {name: (array.type, array.shape, array.values[0]) for name, array in request.items()} == {
-        "features": ("FP16", (2, 200, 80), 10.0),
-        "feature_lengths": ("INT32", (2, 1), 200),
+    assert {name: (array.type, array.shape) for name, array in request.items()} == {
+        "audio": ("FP32", (2, 32000)),
+        "audio_lengths": ("INT32", (2, 1)),
     }
+    assert list(request["audio_lengths"].values) == [32000, 32000]
+    # Noise as loud as the catalogue states, and the same each time.
+    audio = request["audio"].values
+    assert statistics.fmean(audio) == pytest.approx(0.0, abs=0.0002)
+    assert statistics.pstdev(audio) == pytest.approx(0.003, abs=0.0002)
+    assert answers.make_request(FAMILIES["ensemble_en"], metadata("ensemble_en")) == request
 
 
 def test_request_for_the_decoder() -> None:
     request = answers.make_request(FAMILIES["decoder"], metadata("decoder"))
     assert {name: (array.type, array.shape, array.values[0]) for name, array in request.items()} == {
-        "encoder_out": ("FP16", (2, 49, ENCODER_SIZE), 0.0),
-        "encoder_lengths": ("INT32", (2, 1), 49),
-        "hypotheses": ("INT32", (2, 16, 16), 3),
+        "encoder_out": ("FP16", (2, 48, ENCODER_SIZE), request["encoder_out"].values[0]),
+        "encoder_lengths": ("INT32", (2, 1), 48),
+        "hypotheses": ("INT32", (2, 16, 16), 0),
         "hypothesis_lengths": ("INT32", (2, 16), 16),
     }
 
@@ -160,7 +168,7 @@ PADDED = (*(math.log(0.7), math.log(0.3)) * (FRAMES - 1), 5.0, 6.0)
         (
             "ensemble_en",
             {"encoder_lengths": integers((2, 1), FRAMES + 1)},
-            f"encoder_lengths is {FRAMES + 1}, but encoder_out has {FRAMES} frames",
+            f"encoder_lengths is {FRAMES + 1}, but top_log_probs has {FRAMES} frames",
         ),
     ],
 )
@@ -181,3 +189,38 @@ def test_ignores_padding() -> None:
     }
     assert problem("ensemble_en", encoder_lengths=short, **wild) is None
     assert problem("ensemble_en", **wild) is not None
+
+
+def test_validates_network_that_takes_audio_by_itself() -> None:
+    """It has no encoder output, and its blank is the last token."""
+    family = synthetic.head_alone().families["ctc"]
+    sizes = {"inputs": [{"name": "audio", "shape": [-1, -1]}, {"name": "audio_lengths", "shape": [-1, 1]}]}
+    request = answers.make_request(family, sizes)
+    right = {name: array for name, array in RIGHT["ensemble_en"].items() if name != "encoder_out"}
+    right["top_tokens"] = integers((2, FRAMES, TOP), 1024, 0)
+    assert answers.validate_response(family, request, right) is None
+    assert answers.validate_response(family, request, {**right, "encoder_lengths": integers((2, 1), 9)}) == (
+        "encoder_lengths is 9, but top_log_probs has 4 frames"
+    )
+
+
+def test_validates_all_frames_without_lengths() -> None:
+    ctc = synthetic.head_alone().families["ctc"]
+    family = dataclasses.replace(ctc, outputs=ctc.outputs[:2])
+    request = {"audio": floats((2, 8), 0.5)}
+    right = {name: RIGHT["ensemble_en"][name] for name in ("top_log_probs", "top_tokens")}
+    assert answers.validate_response(family, request, right) is None
+    wild = {**right, "top_log_probs": floats((2, FRAMES, TOP), *PADDED)}
+    assert answers.validate_response(family, request, wild) == "top_log_probs is not in descending order along a frame"
+
+
+def test_request_of_a_stream_has_one_item() -> None:
+    body = FAMILIES["body"].in_mode("realtime")
+    shapes = {
+        tensor.name: [-1, *(axis if isinstance(axis, int) else -1 for axis in tensor.shape)] for tensor in body.inputs
+    }
+    shapes |= {"audio": [-1, 5840], "audio_lengths": [-1, 1]}
+    request = answers.make_request(
+        FAMILIES["body"], {"inputs": [{"name": name, "shape": shape} for name, shape in shapes.items()]}
+    )
+    assert {name: array.shape for name, array in request.items()} == {"audio": (1, 5840), "audio_lengths": (1, 1)}

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue
 from contract.manifest import BoundTensor
 from contract.platform import platform
 from runtime.budget import estimate
@@ -23,12 +22,12 @@ MEBIBYTE = 1 << 20
 
 def selection(context: int | None = 70, **triton: Any) -> Selection:
     """Serve the standard point, each engine of 1000 bytes, the body with some Triton fields of its own."""
-    families = dict(catalogue())
+    families = dict(synthetic.FAMILIES)
     families["body"] = dataclasses.replace(families["body"], triton=triton)
     made = synthetic.full_manifest(Arch.SM86, "26.08", "standard")
     engines = tuple(dataclasses.replace(it, size_bytes=1000, device_memory_bytes=context) for it in made.engines)
     bundle = Bundle(folder=Path("b"), manifest=dataclasses.replace(made, engines=engines))
-    return select([bundle], families, A10)
+    return select([bundle], synthetic.catalogue_of(*families.values()), A10)
 
 
 def test_one_instance_per_model() -> None:
@@ -55,7 +54,7 @@ def test_operator_sets_the_pools() -> None:
 def test_cpu_platform_has_no_pools() -> None:
     bundle = Bundle(folder=Path("b"), manifest=synthetic.full_manifest(Arch.CPU, "embedded", "standard"))
     target = dataclasses.replace(A10, arch=Arch.CPU, platform=platform("embedded"))
-    found = estimate(select([bundle], catalogue(), target), PoolSizes(cuda_bytes=5, pinned_bytes=7))
+    found = estimate(select([bundle], synthetic.CATALOGUE, target), PoolSizes(cuda_bytes=5, pinned_bytes=7))
     assert (found.cuda_pool_bytes, found.pinned_pool_bytes, found.needed_cuda_pool_bytes) == (0, 0, 0)
 
 
@@ -75,7 +74,7 @@ def test_real_time_server_with_64_streams_at_both_points() -> None:
             records.append(synthetic.record(model, compiler="tensorrt", mode="realtime"))
     bundle = Bundle(folder=Path("b"), manifest=synthetic.manifest(*records, arch=Arch.SM86, platform_name="26.08"))
     target = dataclasses.replace(A10, mode="realtime", operating_point=None)
-    found = estimate(select([bundle], catalogue(), target))
+    found = estimate(select([bundle], synthetic.CATALOGUE, target))
     # Two copies for 64 streams of attention, convolution (both FP16) and the number of frames (one buffer).
     state = {layers: layers * (2 * 128 + 14) * 128 * 2 + 512 for layers in (5, 12)}
     assert found.state_bytes == 2 * 64 * (state[5] + state[12])
@@ -137,3 +136,11 @@ def test_states(dims: dict[str, tuple[int, ...]], batching: dict[str, Any], inst
 def test_states_of_unknown_size(dims: dict[str, tuple[int, ...]], batching: dict[str, Any]) -> None:
     found = estimate(stream(dims, **batching))
     assert (found.state_bytes, found.unknown) == (0, ("body_standard",))
+
+
+def test_catalogue_without_an_ensemble() -> None:
+    catalogue = synthetic.head_alone()
+    made = synthetic.full_manifest(Arch.SM86, "26.08", "standard", catalogue=catalogue)
+    found = estimate(select([Bundle(folder=Path("b"), manifest=made)], catalogue, A10))
+    assert (found.ensemble_bytes, found.engine_bytes) == (0, len(b"engine"))
+    assert found.unknown == ("ctc_standard",)

@@ -1,12 +1,13 @@
 """Test the search for bundles: what is found, and the error where a folder holds none."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from contract.arch import Arch
-from contract.errors import NoEngineError
+from contract.errors import ManifestError, NoEngineError
 from contract.manifest import MANIFEST_FILE
 from runtime import bundles
 from runtime.decision import observe
@@ -35,6 +36,20 @@ def error(folder: Path) -> str:
         observe(chosen, {}).selection_or_raise()
     assert refusal.value.exit_code == 41
     return str(refusal.value)
+
+
+def test_rejects_bundle_whose_networks_take_features(tmp_path: Path) -> None:
+    """Schema 3 is that of releases whose clients sent features and not audio."""
+    folder = tmp_path / "embedded" / "cpu"
+    folder.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("manifest-3.json"), folder / MANIFEST_FILE)
+    chosen = read(parse(command("test", ""), ["--engines", str(tmp_path), "--platform", "embedded"]))
+    with pytest.raises(ManifestError) as refusal:
+        observe(chosen, {}).selection_or_raise()
+    assert str(refusal.value) == (
+        f"{folder}/{MANIFEST_FILE}: schema_version: it is 3, and this release reads 4. "
+        "Build the bundle again with `python -m build.engines`, or use the release that wrote it."
+    )
 
 
 def test_finds_bundles_below_a_folder_and_a_single_bundle(engines: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue
 from contract.errors import (
     BundleError,
     GpuError,
@@ -25,8 +24,8 @@ from contract.errors import (
 from contract.platform import platform
 from contract.signature import Verdict
 from runtime import doctor, log
+from runtime.__main__ import log_selection, run
 from runtime.__main__ import parse as parse_start
-from runtime.__main__ import run
 from runtime.bundles import Bundle
 from runtime.decision import Decision, decide, observe
 from runtime.gpu import Driver, Gpu, GpuDetection
@@ -56,7 +55,7 @@ def bundle(arch: Arch = Arch.SM86, name: str = "26.08", **changes: Any) -> Bundl
 
 
 def decided(detection: GpuDetection, *found: Bundle, arguments: tuple[str, ...] = ()) -> Decision:
-    return decide(settings(*arguments), detection, HOST, found, catalogue())
+    return decide(settings(*arguments), detection, HOST, found)
 
 
 def test_on_a_gpu() -> None:
@@ -158,7 +157,7 @@ def test_rejects_unreadable_bundle(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as refusal:
         decision.selection_or_raise()
     assert str(refusal.value) == (
-        f"{folder}/manifest.json: schema_version: it is 99, and this release reads 3. "
+        f"{folder}/manifest.json: schema_version: it is 99, and this release reads 4. "
         "Build the bundle again with `python -m build.engines`, or use the release that wrote it."
     )
 
@@ -332,7 +331,7 @@ def wrong_arch(folder: Path) -> None:
 
 def newer_schema(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 5'))
 
 
 def flipped_byte(folder: Path) -> None:
@@ -370,7 +369,7 @@ LICENCE = Licence(
 
 def test_serves_only_licensed_points() -> None:
     chosen, cpu = settings("--platform", "embedded"), bundle(Arch.CPU, "embedded")
-    selection = decide(chosen, NONE, HOST, [cpu], catalogue(), None, Licensing(licence=LICENCE)).selection_or_raise()
+    selection = decide(chosen, NONE, HOST, [cpu], None, Licensing(licence=LICENCE)).selection_or_raise()
     assert selection.operating_points == ("standard",)
     assert "ensemble_en_standard" in selection.models()
     # Nothing is missing: the other point is not even looked for.
@@ -379,24 +378,44 @@ def test_serves_only_licensed_points() -> None:
     assert {it.reason for it in selection.rejected} == {"operating point enhanced is not licensed"}
 
 
-def test_unlicensed_language_does_not_count_as_missing() -> None:
-    families = {**catalogue(), "am_de": dataclasses.replace(catalogue()["am_en"], name="am_de")}
-    chosen, cpu = settings("--platform", "embedded"), bundle(Arch.CPU, "embedded")
-    # The bundle has no German, without which no operating point is complete.
-    with pytest.raises(NoEngineError, match="standard lacks am_de_standard"):
-        decide(chosen, NONE, HOST, [cpu], families).selection_or_raise()
-    decision = decide(chosen, NONE, HOST, [cpu], families, None, Licensing(licence=LICENCE))
-    assert decision.selection_or_raise().operating_points == ("standard",)
+def test_serves_only_licensed_languages() -> None:
+    catalogue = synthetic.two_languages()
+    chosen = dataclasses.replace(settings("--platform", "embedded"), catalogue=catalogue)
+    # The bundle has only the rescorer of the other language: with a licence for it no point would be complete.
+    made = synthetic.full_manifest(Arch.CPU, "embedded", catalogue=catalogue)
+    engines = tuple(engine for engine in made.engines if engine.family != "am_tlh")
+    found = [Bundle(folder=Path("b"), manifest=dataclasses.replace(made, engines=engines))]
+    with pytest.raises(NoEngineError, match="standard lacks am_tlh_standard; enhanced lacks am_tlh_enhanced"):
+        decide(chosen, NONE, HOST, found).selection_or_raise()
+    selection = decide(chosen, NONE, HOST, found, None, Licensing(licence=LICENCE)).selection_or_raise()
+    assert (selection.operating_points, selection.languages) == (("standard",), {"standard": ("en",)})
+    assert selection.absent == ()
+    assert {it.record.model: it.reason for it in selection.rejected if it.record.operating_point == "standard"} == {
+        "decoder_tlh_standard": "language tlh is not licensed"
+    }
 
 
 def test_reports_the_licence_first() -> None:
     refusal = LicenceError("/license.json", "it expired", "Renew it")
-    decision = decide(settings(), SEEN, HOST, [], catalogue(), None, Licensing(refusal=refusal))
+    decision = decide(settings(), SEEN, HOST, [], None, Licensing(refusal=refusal))
     assert decision.refusals[0] is refusal
     assert len(decision.refusals) == 2
 
 
 def test_warns_before_the_licence_ends() -> None:
     finding = Finding(subject="/license.json", found="it ends", wanted="more", remedy="Renew it")
-    decision = decide(settings(), NONE, HOST, [], catalogue(), None, Licensing(warnings=(finding,)))
+    decision = decide(settings(), NONE, HOST, [], None, Licensing(warnings=(finding,)))
     assert decision.warnings == (finding,)
+
+
+def test_log_names_what_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    made = bundle()
+    engines = tuple(it for it in made.manifest.engines if it.model not in ("lm_enhanced", "diar_standard"))
+    found = dataclasses.replace(made, manifest=dataclasses.replace(made.manifest, engines=engines))
+    log.configure("text")
+    log_selection(decided(SEEN, found).selection_or_raise())
+    lines = [line for line in capsys.readouterr().err.splitlines() if "without" in line]
+    assert lines == [
+        "voxwright: operating point standard is served without diar_standard: speakers are not distinguished",
+        "voxwright: operating point enhanced is served without lm_enhanced: no language model for en",
+    ]

@@ -12,7 +12,7 @@ from contract.arch import Arch
 from runtime.doctor import size
 from tests.fakes import driver
 from tests.fakes.driver import needs_bindings, python
-from tests.unit.runtime import doctor_page
+from tests.unit.runtime import doctor_page, synthetic
 from tests.unit.runtime.doctor_page import PAGE, SCENES, Scene, plans
 
 needs_no_gpu = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a GPU")
@@ -66,7 +66,7 @@ def broken_manifest(folder: Path) -> None:
 
 def newer_schema(folder: Path) -> None:
     path = folder / "dist/engines/26.08/sm86/manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 4'))
+    path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 5'))
 
 
 def flipped_byte(folder: Path) -> None:
@@ -84,7 +84,7 @@ def other_folder(folder: Path) -> None:
 
 def other_tensor(folder: Path) -> None:
     path = folder / "dist/engines/26.08/sm86/manifest.json"
-    path.write_text(path.read_text().replace('"features"', '"audio"'))
+    path.write_text(path.read_text().replace('"name": "audio"', '"name": "features"'))
 
 
 def other_tensorrt(folder: Path) -> None:
@@ -187,6 +187,7 @@ def test_json(tmp_path: Path) -> None:
         "arch": "sm86",
         "mode": "batch",
         "operating_point": None,
+        "catalogue": str(synthetic.CATALOGUE.folder),
         "trusted_keys": [],
     }
     assert len(table["bundles"]) == 2
@@ -217,6 +218,22 @@ def test_json(tmp_path: Path) -> None:
     }
     assert table["remarks"] == []
     assert table["checks"] == {"ports": None, "server": None, "repository": None, "files": None}
+
+
+@needs_bindings
+def test_json_lists_languages_and_absent_models(tmp_path: Path) -> None:
+    scene = next(scene for scene in SCENES if "without language model" in scene.title)
+    code, table = examined(scene, tmp_path, "--operating-point", "enhanced")
+    assert code == 0
+    assert table["served"]["languages"] == {"enhanced": ["en"]}
+    assert table["served"]["absent"] == [
+        {
+            "operating_point": "enhanced",
+            "models": ["diar_enhanced"],
+            "consequence": "speakers are not distinguished",
+        },
+        {"operating_point": "enhanced", "models": ["lm_enhanced"], "consequence": "no language model for en"},
+    ]
 
 
 @needs_bindings

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from contract.catalogue import catalogue, models
 from contract.manifest import load
 from tests.unit.runtime import synthetic
 
@@ -35,7 +34,7 @@ def start(engines: Path, repository: Path) -> subprocess.Popen[bytes]:
 
 def check_complete(repository: Path, engines: Path) -> None:
     """Check that every model has its configuration and every engine all of its bytes."""
-    assert sorted(path.name for path in repository.iterdir()) == sorted(models(catalogue()))
+    assert sorted(path.name for path in repository.iterdir()) == sorted(synthetic.CATALOGUE.models())
     assert all((path / "config.pbtxt").stat().st_size for path in repository.iterdir())
     served = sorted(repository.glob("*/1/model.onnx"))
     assert len(served) == len(load(engines / "embedded" / "cpu").engines)

@@ -20,6 +20,7 @@ from runtime import embedded, flags, launch, shared_memory
 from runtime.server import Server
 from runtime.settings import Ports, Settings
 from tests.ports import free_ports
+from tests.unit.runtime import synthetic
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SERVER = Server(executable=Path("/opt/tritonserver"), flags=("--backend-directory=b",), environment={})
@@ -47,6 +48,7 @@ def test_arguments() -> None:
 def chosen(**changes: Any) -> Settings:
     ports = Ports(http=1, grpc=2, metrics=3)
     made = Settings(
+        catalogue=synthetic.CATALOGUE,
         engines=Path("engines"),
         repository=Path("a/repository"),
         platform=None,

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from contract import signature
-from contract.catalogue import catalogue
 from contract.errors import KeyFileError, LicenceError, SettingError
 from contract.manifest import Signature
 from runtime import licence
 from runtime.licence_file import Licence
+from tests.unit.runtime import synthetic
 
 VENDOR, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2))
 START, END = datetime(2026, 11, 25, tzinfo=UTC), datetime(2027, 11, 25, tzinfo=UTC)
@@ -232,7 +232,7 @@ def test_rejects_licence_that_is_not_valid_yet(path: Path, keys: Path) -> None:
     ],
 )
 def test_warns_before_the_licence_ends(path: Path, keys: Path, left: timedelta, in_days: str | None) -> None:
-    settled = licence.evaluate(path, keys, None, catalogue(), lambda: END - left)
+    settled = licence.evaluate(path, keys, None, synthetic.CATALOGUE, lambda: END - left)
     expected = [
         f"{path}: it expires on 2027-11-25 00:00 UTC, {in_days}, but a licence that ends later is required. {RENEW}."
     ]
@@ -240,21 +240,23 @@ def test_warns_before_the_licence_ends(path: Path, keys: Path, left: timedelta, 
 
 
 def test_evaluate(path: Path, keys: Path) -> None:
-    settled = licence.evaluate(path, keys, "standard", catalogue(), lambda: MIDDLE)
+    settled = licence.evaluate(path, keys, "standard", synthetic.CATALOGUE, lambda: MIDDLE)
     assert (settled.refusal, settled.warnings) == (None, ())
-    assert settled.describe(catalogue()).startswith("licensed to Größe & Söhne until ")
-    refused = licence.evaluate(path, keys, "enhanced", catalogue(), lambda: MIDDLE)
+    assert settled.describe(synthetic.CATALOGUE).startswith("licensed to Größe & Söhne until ")
+    refused = licence.evaluate(path, keys, "enhanced", synthetic.CATALOGUE, lambda: MIDDLE)
     assert refused.licence is None
     assert isinstance(refused.refusal, LicenceError)
-    assert refused.describe(catalogue()) == "rejected"
-    assert isinstance(licence.evaluate(path, path, None, catalogue()).refusal, KeyFileError)
+    assert refused.describe(synthetic.CATALOGUE) == "rejected"
+    assert isinstance(licence.evaluate(path, path, None, synthetic.CATALOGUE).refusal, KeyFileError)
 
 
 def test_evaluate_without_a_vendor_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(licence, "VENDOR_KEY", Path("/nowhere/vendor.pem"))
-    settled = licence.evaluate(tmp_path / "license.json", Path("/nowhere/vendor.pem"), "enhanced", catalogue())
+    settled = licence.evaluate(tmp_path / "license.json", Path("/nowhere/vendor.pem"), "enhanced", synthetic.CATALOGUE)
     assert settled == licence.Licensing()
-    assert settled.describe(catalogue()) == "no licence is needed: there is no vendor key at /nowhere/vendor.pem"
+    assert (
+        settled.describe(synthetic.CATALOGUE) == "no licence is needed: there is no vendor key at /nowhere/vendor.pem"
+    )
 
 
 POINT_REMEDY = "Set SM_OPERATING_POINT to a licensed one, or request a licence for this one from the vendor"
@@ -275,12 +277,12 @@ LANGUAGE_REMEDY = "Serve a catalogue with a licensed one, or request a licence f
 )
 def test_rejects_unlicensed_use(terms: Licence, point: str | None, cause: str) -> None:
     with pytest.raises(LicenceError, match=f"^/license.json: {re.escape(cause)}\\.$"):
-        licence.check_use(terms, Path("/license.json"), point, catalogue())
+        licence.check_use(terms, Path("/license.json"), point, synthetic.CATALOGUE)
 
 
 @pytest.mark.parametrize("point", [None, "standard"])
 def test_accepts_licensed_use(point: str | None) -> None:
-    licence.check_use(TERMS, Path("/license.json"), point, catalogue())
+    licence.check_use(TERMS, Path("/license.json"), point, synthetic.CATALOGUE)
 
 
 def test_objection_to_a_model() -> None:
@@ -291,19 +293,17 @@ def test_objection_to_a_model() -> None:
 
 
 def test_limit_keeps_licensed_languages() -> None:
-    german = {name: replace(catalogue()[f"{name[:-3]}_en"], name=name) for name in ("am_de", "ensemble_de")}
-    assert set(TERMS.limit({**catalogue(), **german})) == set(catalogue())
-    assert "body" in replace(TERMS, languages=("de",)).limit(catalogue())
+    assert set(TERMS.limit(synthetic.two_languages().families)) == set(synthetic.FAMILIES)
+    assert "body" in replace(TERMS, languages=("de",)).limit(synthetic.FAMILIES)
 
 
 def test_describe() -> None:
-    german = {"am_de": replace(catalogue()["am_en"], name="am_de")}
     start = "licensed to Größe & Söhne until 2027-11-25 00:00 UTC: "
-    assert licence.describe(replace(TERMS, operating_points=("standard", "enhanced")), catalogue()) == (
+    assert licence.describe(replace(TERMS, operating_points=("standard", "enhanced")), synthetic.CATALOGUE) == (
         f"{start}standard, enhanced in en"
     )
-    assert licence.describe(TERMS, {**catalogue(), **german}) == (
-        f"{start}standard in en; not licensed, so not served: operating point enhanced, language de"
+    assert licence.describe(TERMS, synthetic.two_languages()) == (
+        f"{start}standard in en; not licensed, so not served: operating point enhanced, language tlh"
     )
 
 
@@ -387,3 +387,27 @@ def test_issue_requires_a_private_key(keys: Path, tmp_path: Path) -> None:
 def test_signature_does_not_cover_itself() -> None:
     assert replace(TERMS, signature=Signature(key="k", value="v")).signed_bytes() == TERMS.signed_bytes()
     assert b'"schema_version":1' in TERMS.signed_bytes()
+
+
+def test_does_not_issue_licence_for_unknown_point(keys: Path, tmp_path: Path) -> None:
+    made = issued(tmp_path, "--expires", "2099-01-01", "--operating-point", "best")
+    assert str(made.exception) == (
+        f"--operating-point: 'best' is not an operating point of {synthetic.CATALOGUE.folder}. "
+        "Use standard or enhanced."
+    )
+    assert not (tmp_path / "made").exists()
+
+
+def test_issues_licence_for_another_catalogue(keys: Path, tmp_path: Path) -> None:
+    other = synthetic.write_catalogue(tmp_path / "catalogue", "quick", "slow")
+    made = issued(tmp_path, "--expires", "2099-01-01", "--catalogue", other)
+    assert made.exit_code == 0, made.output
+    found = licence.read(tmp_path / "made" / "license.json")
+    assert (found.operating_points, found.languages) == (("quick", "slow"), ("en",))
+    verify = ("verify", tmp_path / "made" / "license.json", "--vendor-key", keys)
+    assert call(*verify, "--catalogue", other, "--operating-point", "quick").exit_code == 0
+    refused = call(*verify, "--operating-point", "quick").exception
+    assert str(refused) == (
+        f"--operating-point: 'quick' is not an operating point of {synthetic.CATALOGUE.folder}. "
+        "Use standard or enhanced."
+    )

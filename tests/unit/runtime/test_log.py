@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.catalogue import CATALOGUE_FOLDER
 from runtime import log
 
 ROOT = Path(__file__).parents[3]
@@ -65,5 +66,7 @@ def test_unusable_setting_as_json(tmp_path: Path) -> None:
     result = start("--log-format", "json", "--operating-point", "best", "--verbose")
     assert result.returncode == 10
     (line,) = map(json.loads, result.stderr.splitlines())
-    assert line["message"] == "SM_OPERATING_POINT: 'best' is not an operating point. Use standard or enhanced."
+    assert line["message"] == (
+        f"SM_OPERATING_POINT: 'best' is not an operating point of {CATALOGUE_FOLDER}. Use standard or enhanced."
+    )
     assert line["traceback"].startswith("Traceback")

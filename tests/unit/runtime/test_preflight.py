@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue
 from contract.platform import platform
 from runtime import preflight
 from runtime.budget import Budget
@@ -254,16 +253,20 @@ def test_pools_smaller_than_needed() -> None:
     assert preflight.pool_warnings(dataclasses.replace(small, cuda_pool_bytes=151 * MEBIBYTE)) == []
 
 
+POINTS = ("standard", "enhanced")
+
+
 def test_engines_that_do_not_fit() -> None:
     free = A10.memory_bytes - GIBIBYTE
-    assert preflight.examine_budget(budget(free), A10) == []
-    (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE), A10)
+    assert preflight.examine_budget(budget(free), A10, POINTS) == []
+    (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE), A10, POINTS)
     assert str(finding) == (
         "GPU NVIDIA A10: the selected engines and Triton's memory pool need 30.0 GiB of its memory, "
         "but 21.1 GiB or less is required. "
         "Serve one operating point with SM_OPERATING_POINT=standard, or use a GPU with more memory."
     )
-    assert len(preflight.examine_budget(budget(free + 1), A10)) == 1
+    (finding,) = preflight.examine_budget(budget(free + 1), A10, POINTS[:1])
+    assert finding.remedy == "Use a GPU with more memory"
 
 
 def chosen(arch: Arch, level: str, built_on: str) -> Selection:
@@ -271,7 +274,9 @@ def chosen(arch: Arch, level: str, built_on: str) -> Selection:
     parts = {"options": {"compatibility": level}}
     engines = (dataclasses.replace(it, key_parts=parts, built_on={"gpu": built_on}) for it in made.engines)
     bundle = Bundle(folder=Path("b"), manifest=dataclasses.replace(made, engines=tuple(engines)))
-    return select([bundle], catalogue(), Target(arch=Arch.SM86, platform=NEW, mode="batch", operating_point=None))
+    return select(
+        [bundle], synthetic.CATALOGUE, Target(arch=Arch.SM86, platform=NEW, mode="batch", operating_point=None)
+    )
 
 
 def test_plan_built_on_another_model_of_gpu() -> None:

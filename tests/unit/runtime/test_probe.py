@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from contract.errors import ProbeError
 from runtime import probe
 from tests.ports import free_ports
+from tests.unit.runtime import synthetic
 
 ROOT = Path(__file__).parents[3]
 STATISTICS = {"model_stats": [{"name": "odd"}, {"name": "body_standard"}, {"name": "body_standard"}]}
@@ -108,7 +109,7 @@ def test_default_address_uses_the_port_variable(monkeypatch: pytest.MonkeyPatch)
 
 
 METADATA = {
-    "inputs": [{"name": "features", "shape": [-1, -1, 80]}, {"name": "feature_lengths", "shape": [-1, 1]}],
+    "inputs": [{"name": "audio", "shape": [-1, -1]}, {"name": "audio_lengths", "shape": [-1, 1]}],
     "outputs": [],
 }
 BODY = {**READY, "/v2/models/body_standard": (200, json.dumps(METADATA).encode())}
@@ -128,10 +129,20 @@ def test_rejects_model_without_a_valid_answer(status: int, body: bytes, cause: s
         assert run(url, "--inference") == f"model body_standard: {cause}. {RESTART}."
 
 
+def test_rejects_model_that_takes_features() -> None:
+    """As older releases do."""
+    metadata = {"inputs": [{"name": "features", "shape": [-1, -1, 80]}, {"name": "feature_lengths", "shape": [-1, 1]}]}
+    with answering({**READY, "/v2/models/body_standard": (200, json.dumps(metadata).encode())}) as url:
+        assert run(url, "--inference") == (
+            "model body_standard: it has no input audio, only features, feature_lengths: it is not of this release or "
+            "catalogue. Use the probe of the server's release, or name the catalogue of the server with --catalogue."
+        )
+
+
 def test_rejects_model_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ProbeError) as refusal:
         # The kernel accepts the connection, and no process answers.
-        probe.infer(f"http://127.0.0.1:{listener.getsockname()[1]}", "body_standard", 0.2)
+        probe.infer(f"http://127.0.0.1:{listener.getsockname()[1]}", "body_standard", synthetic.FAMILIES["body"], 0.2)
     assert str(refusal.value) == f"model body_standard: it does not answer within 0.2 s (timed out). {RESTART}."
     assert refusal.value.exit_code == 47
 

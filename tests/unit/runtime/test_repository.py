@@ -12,7 +12,8 @@ import pytest
 import contract.digest
 import contract.files
 from contract.arch import Arch
-from contract.catalogue import catalogue
+from contract.catalogue import Catalogue
+from contract.client import ClientSpec
 from contract.errors import BundleError, CatalogueError, OutputError, SettingError
 from contract.manifest import BoundTensor, BundleManifest
 from contract.platform import platform
@@ -31,7 +32,7 @@ def bundle(folder: Path, target: Target = CPU) -> Bundle:
 
 
 def selection(found: Bundle, target: Target = CPU) -> Selection:
-    return select([found], catalogue(), target)
+    return select([found], synthetic.CATALOGUE, target)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -196,6 +197,10 @@ def test_check_rejects_read_only_folder(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+def parameter(spec: ClientSpec) -> dict[str, Any]:
+    return {"key": "client", "value": {"string_value": spec.to_json()}}
+
+
 def test_embedded_configuration(tmp_path: Path) -> None:
     configs = repository.configurations(selection(bundle(tmp_path)), threads=3)
     assert configs["body_standard"] == {
@@ -204,8 +209,8 @@ def test_embedded_configuration(tmp_path: Path) -> None:
         "max_batch_size": 16,
         "version_policy": {"specific": {"versions": [1]}},
         "input": [
-            {"name": "features", "data_type": "TYPE_FP16", "dims": [-1, 80]},
-            {"name": "feature_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
+            {"name": "audio", "data_type": "TYPE_FP32", "dims": [-1]},
+            {"name": "audio_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
         ],
         "output": [
             {"name": "encoder_out", "data_type": "TYPE_FP16", "dims": [-1, 8]},
@@ -214,6 +219,7 @@ def test_embedded_configuration(tmp_path: Path) -> None:
         "dynamic_batching": {"max_queue_delay_microseconds": 2000},
         "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
         "parameters": [
+            parameter(synthetic.CLIENTS["encoder"]),
             {"key": "inter_op_thread_count", "value": {"string_value": "1"}},
             {"key": "intra_op_thread_count", "value": {"string_value": "3"}},
             {"key": "session.intra_op.allow_spinning", "value": {"string_value": "0"}},
@@ -227,7 +233,7 @@ def test_gpu_configuration_fails_closed(tmp_path: Path) -> None:
     assert config["cc_model_filenames"] == [{"key": "8.6", "value": "model.sm86.plan"}]
     assert "default_model_filename" not in config
     assert config["instance_group"] == [{"count": 1, "kind": "KIND_GPU"}]
-    assert config["parameters"] == []
+    assert config["parameters"] == [parameter(synthetic.CLIENTS["encoder"])]
 
 
 def same(*names: str) -> list[dict[str, str]]:
@@ -239,8 +245,8 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
     assert config["platform"] == "ensemble"
     assert config["max_batch_size"] == 16
     assert config["input"] == [
-        {"name": "features", "data_type": "TYPE_FP16", "dims": [-1, 80]},
-        {"name": "feature_lengths", "data_type": "TYPE_INT32", "dims": [1]},
+        {"name": "audio", "data_type": "TYPE_FP32", "dims": [-1]},
+        {"name": "audio_lengths", "data_type": "TYPE_INT32", "dims": [1]},
     ]
     assert [tensor["name"] for tensor in config["output"]] == [
         *("top_log_probs", "top_tokens", "encoder_out", "encoder_lengths"),
@@ -249,7 +255,7 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
         {
             "model_name": "body_standard",
             "model_version": 1,
-            "input_map": same("features", "feature_lengths"),
+            "input_map": same("audio", "audio_lengths"),
             "output_map": same("encoder_out", "encoder_lengths"),
         },
         {
@@ -259,7 +265,10 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
             "output_map": same("top_log_probs", "top_tokens"),
         },
     ]
-    assert config["parameters"] == [{"key": "tokens", "value": {"string_value": synthetic.PARAMETERS["tokens"]}}]
+    # What clients must know of both steps.
+    encoder, ctc = synthetic.CLIENTS["encoder"], synthetic.CLIENTS["ctc"]
+    merged = ClientSpec(audio=encoder.audio, tokens=ctc.tokens, search=ctc.search)
+    assert config["parameters"] == [parameter(merged)]
 
 
 def test_ensemble_uses_the_smallest_batch(tmp_path: Path) -> None:
@@ -298,13 +307,13 @@ def test_rejects_catalogue_field_that_is_derived(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as refusal:
         repository.configurations(chosen, threads=1)
     assert str(refusal.value) == (
-        "model_repository/body/model.toml: triton.max_batch_size: "
+        f"{synthetic.CATALOGUE.folder}/body/model.toml: triton.max_batch_size: "
         "this field follows from the rest of the file and from the engine. Remove it."
     )
 
 
-def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
-    """Change the first input of the body."""
+def other_tensor(made: BundleManifest, model: str, **changes: Any) -> BundleManifest:
+    """Change the first input of a model."""
 
     def changed(tensor: BoundTensor, index: int) -> BoundTensor:
         return dataclasses.replace(tensor, **changes) if index == 0 else tensor
@@ -313,7 +322,7 @@ def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
         made,
         engines=tuple(
             dataclasses.replace(engine, inputs=tuple(changed(tensor, i) for i, tensor in enumerate(engine.inputs)))
-            if engine.model == "body_standard"
+            if engine.model == model
             else engine
             for engine in made.engines
         ),
@@ -321,21 +330,25 @@ def other_tensor(made: BundleManifest, **changes: Any) -> BundleManifest:
 
 
 @pytest.mark.parametrize(
-    ("changes", "cause"),
+    ("model", "changes", "cause"),
     [
-        ({"type": "FP32"}, "features is FP32, but FP16 in the catalogue"),
-        ({"name": "audio"}, "tensor 'audio' is not in both the catalogue and the engine"),
-        ({"dims": (-1, 80)}, "features has dims [-1, 80], but [frames, bands] in the catalogue"),
-        ({"dims": (-1, -1, 40)}, "features has dims [-1, -1, 40], but [frames, bands] in the catalogue"),
+        ("body_standard", {"type": "FP16"}, "audio is FP16, but FP32 in the catalogue"),
+        ("body_standard", {"name": "features"}, "tensor 'audio' is not in both the catalogue and the engine"),
+        ("body_standard", {"dims": (-1, -1, 80)}, "audio has dims [-1, -1, 80], but [samples] in the catalogue"),
+        (
+            "am_en_standard",
+            {"dims": (-1, -1, 9)},
+            "encoder_out has dims [-1, -1, 9], but [encoder_frames, encoder_size] in the catalogue",
+        ),
     ],
 )
-def test_rejects_engine_with_other_tensors(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
+def test_rejects_engine_with_other_tensors(tmp_path: Path, model: str, changes: dict[str, Any], cause: str) -> None:
     found = bundle(tmp_path)
-    other = dataclasses.replace(found, manifest=other_tensor(found.manifest, **changes))
+    other = dataclasses.replace(found, manifest=other_tensor(found.manifest, model, **changes))
     with pytest.raises(BundleError) as refusal:
         repository.configurations(selection(other), threads=1)
     assert refusal.value.subject == str(found.folder / "manifest.json")
-    assert refusal.value.cause == f"body_standard: {cause}"
+    assert refusal.value.cause == f"{model}: {cause}"
 
 
 def test_does_not_replace_folder_with_other_content(tmp_path: Path) -> None:
@@ -350,3 +363,43 @@ def test_does_not_replace_folder_with_other_content(tmp_path: Path) -> None:
             repository.assemble(selection(found), target, threads=1)
     assert holiday.read_bytes() == b"picture"
     assert (tmp_path / "b" / "manifest.json").is_file()
+
+
+def configured(catalogue: Catalogue, target: Target = CPU) -> dict[str, Any]:
+    made = synthetic.full_manifest(target.arch, target.platform.name, catalogue=catalogue)
+    return repository.configurations(select([Bundle(folder=Path("b"), manifest=made)], catalogue, target), threads=1)
+
+
+def client_of(config: dict[str, Any]) -> ClientSpec:
+    (text,) = (each["value"]["string_value"] for each in config["parameters"] if each["key"] == "client")
+    return ClientSpec.from_json(text, config["name"], BundleError, "Build it again")
+
+
+def test_two_languages_have_their_own_heads_and_client_specs() -> None:
+    configs = configured(synthetic.two_languages())
+    second = configs["ensemble_tlh_standard"]
+    assert [step["model_name"] for step in second["ensemble_scheduling"]["step"]] == [
+        "body_standard",
+        "am_tlh_standard",
+    ]
+    encoder = synthetic.CLIENTS["encoder"]
+    assert client_of(second) == ClientSpec(audio=encoder.audio, tokens=synthetic.SECOND_CLIENT.tokens)
+    assert client_of(configs["am_tlh_standard"]) == synthetic.SECOND_CLIENT
+    ctc = synthetic.CLIENTS["ctc"]
+    assert client_of(configs["ensemble_en_standard"]) == ClientSpec(
+        audio=encoder.audio, tokens=ctc.tokens, search=ctc.search
+    )
+    assert client_of(configs["decoder_tlh_standard"]) == ClientSpec()
+    assert client_of(configs["diar_standard"]) == synthetic.CLIENTS["speaker"]
+
+
+def test_body_and_head_alone() -> None:
+    assert sorted(configured(synthetic.body_and_head())) == ["am_en_standard", "body_standard", "ensemble_en_standard"]
+
+
+def test_network_that_takes_audio_by_itself() -> None:
+    (config,) = configured(synthetic.head_alone(), A10).values()
+    assert config["name"] == "ctc_standard"
+    assert [tensor["name"] for tensor in config["input"]] == ["audio", "audio_lengths"]
+    assert [tensor["name"] for tensor in config["output"]] == ["top_log_probs", "top_tokens", "encoder_lengths"]
+    assert client_of(config) == synthetic.CLIENTS["ctc"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue, models
+from contract.catalogue import Catalogue
 from contract.errors import ManifestError, NoEngineError
 from contract.manifest import EngineRecord, Gate
 from contract.platform import platform
@@ -25,7 +25,7 @@ HERE = Path("engines")
 
 
 def choose(target: Target, *found: Bundle) -> Selection:
-    return select(found, catalogue(), target)
+    return select(found, synthetic.CATALOGUE, target)
 
 
 def full(target: Target, *points: str, **changes: Any) -> Bundle:
@@ -37,6 +37,23 @@ def full(target: Target, *points: str, **changes: Any) -> Bundle:
 
 def with_manifest(bundle: Bundle, **changes: Any) -> Bundle:
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **changes))
+
+
+def without(*models: str, catalogue: Catalogue = synthetic.CATALOGUE) -> Bundle:
+    """Return a synthetic bundle for the CPU that does not list some models."""
+    made = synthetic.full_manifest(catalogue=catalogue)
+    engines = tuple(engine for engine in made.engines if engine.model not in models)
+    return Bundle(folder=HERE, manifest=dataclasses.replace(made, engines=engines))
+
+
+def unusable(bundle: Bundle, model: str) -> Bundle:
+    """Return a bundle in which the accuracy of one model was not checked."""
+    unchecked = Gate(outcome="not run", reason="no GPU on this host", parity=())
+    engines = (
+        dataclasses.replace(engine, gate=unchecked) if engine.model == model else engine
+        for engine in bundle.manifest.engines
+    )
+    return with_manifest(bundle, engines=tuple(engines))
 
 
 def names(selection: Selection) -> tuple[str, ...]:
@@ -62,17 +79,101 @@ def test_serves_the_complete_point_and_lists_the_incomplete_one() -> None:
     assert selection.operating_points == ("standard",)
     assert names(selection) == STANDARD
     assert [model.name for model in selection.ensembles] == ["ensemble_en_standard"]
-    assert selection.left_out == {
-        "enhanced": ("am_en_enhanced", "body_enhanced", "decoder_enhanced", "diar_enhanced", "lm_enhanced")
-    }
+    assert selection.left_out == {"enhanced": ("am_en_enhanced", "body_enhanced")}
 
 
 def test_never_serves_part_of_an_operating_point() -> None:
-    engines = tuple(engine for engine in full(CPU).manifest.engines if engine.model != "lm_enhanced")
-    selection = choose(CPU, with_manifest(full(CPU), engines=engines))
+    selection = choose(CPU, without("body_enhanced"))
     assert names(selection) == STANDARD
-    assert selection.left_out == {"enhanced": ("lm_enhanced",)}
-    assert {rejection.reason for rejection in selection.rejected} == {"operating point enhanced lacks lm_enhanced"}
+    assert selection.left_out == {"enhanced": ("body_enhanced",)}
+    assert {rejection.reason for rejection in selection.rejected} == {"operating point enhanced lacks body_enhanced"}
+
+
+def served_without(selection: Selection) -> list[str]:
+    return [str(absence) for absence in selection.absent]
+
+
+def test_serves_without_unlisted_optional_models() -> None:
+    selection = choose(CPU, without("decoder_standard", "diar_standard", "lm_enhanced"))
+    assert selection.operating_points == ("standard", "enhanced")
+    assert selection.rejected == ()
+    assert "ensemble_en_standard" in selection.models()
+    assert not {"decoder_standard", "diar_standard", "lm_enhanced"} & set(selection.models())
+    assert served_without(selection) == [
+        "operating point standard is served without decoder_standard: no rescoring by attention for en",
+        "operating point standard is served without diar_standard: speakers are not distinguished",
+        "operating point enhanced is served without lm_enhanced: no language model for en",
+    ]
+
+
+@pytest.mark.parametrize("model", ["decoder_enhanced", "diar_enhanced", "lm_enhanced", "am_en_enhanced"])
+def test_rejects_listed_engine_that_is_unusable(model: str) -> None:
+    selection = choose(CPU, unusable(full(CPU), model))
+    assert names(selection) == STANDARD
+    assert selection.left_out == {"enhanced": (model,)}
+    assert selection.absent == ()
+    reasons = {it.reason for it in selection.rejected if it.runs_here}
+    assert reasons == {f"operating point enhanced lacks {model}"}
+
+
+def test_serves_two_languages_side_by_side() -> None:
+    catalogue = synthetic.two_languages()
+    selection = select([without(catalogue=catalogue)], catalogue, CPU)
+    assert selection.languages == {"standard": ("en", "tlh"), "enhanced": ("en", "tlh")}
+    assert {"am_tlh_standard", "decoder_tlh_standard", "ensemble_tlh_standard", "ensemble_en_standard"} <= set(
+        selection.models()
+    )
+    assert (selection.absent, selection.rejected, selection.left_out) == ((), (), {})
+
+
+def test_serves_without_unlisted_language() -> None:
+    catalogue = synthetic.two_languages()
+    selection = select([full(CPU)], catalogue, CPU)
+    assert selection.languages == {"standard": ("en",), "enhanced": ("en",)}
+    assert selection.models() == tuple(synthetic.CATALOGUE.models())
+    assert served_without(selection) == [
+        "operating point standard is served without am_tlh_standard: language tlh is not served",
+        "operating point enhanced is served without am_tlh_enhanced: language tlh is not served",
+    ]
+
+
+def test_never_serves_part_of_a_language() -> None:
+    """A rescorer without its head is a mistake of the build, not a choice."""
+    catalogue = synthetic.two_languages()
+    with pytest.raises(NoEngineError, match=r"standard lacks am_tlh_standard; enhanced lacks am_tlh_enhanced"):
+        select([without("am_tlh_standard", "am_tlh_enhanced", catalogue=catalogue)], catalogue, CPU)
+
+
+def test_serves_body_and_head_alone() -> None:
+    catalogue = synthetic.body_and_head()
+    selection = select([without(catalogue=catalogue)], catalogue, CPU)
+    assert selection.models() == (
+        *("am_en_enhanced", "am_en_standard", "body_enhanced", "body_standard"),
+        *("ensemble_en_enhanced", "ensemble_en_standard"),
+    )
+    assert selection.absent == ()
+
+
+def test_serves_network_that_takes_audio_by_itself() -> None:
+    catalogue = synthetic.head_alone()
+    selection = select([without(catalogue=catalogue)], catalogue, CPU)
+    assert (selection.models(), selection.ensembles) == (("ctc_enhanced", "ctc_standard"), ())
+    assert selection.languages == {"standard": ("en",), "enhanced": ("en",)}
+
+
+def test_rejects_catalogue_without_recogniser() -> None:
+    catalogue = synthetic.catalogue_of(synthetic.FAMILIES["diar"])
+    with pytest.raises(NoEngineError) as refusal:
+        select([without(catalogue=catalogue)], catalogue, dataclasses.replace(CPU, operating_point="standard"))
+    assert refusal.value.cause == ("standard lacks a CTC network that clients can call: the catalogue has none")
+
+
+def test_prefers_the_bundle_with_more_models() -> None:
+    small = dataclasses.replace(without("diar_standard"), folder=Path("small"))
+    selection = choose(dataclasses.replace(CPU, operating_point="standard"), small, full(CPU))
+    assert {choice.bundle.folder for choice in selection.chosen} == {HERE}
+    reasons = {it.reason for it in selection.rejected if it.record.operating_point == "standard"}
+    assert reasons == {"operating point standard is served from engines, which has more models"}
 
 
 def test_serves_the_requested_operating_point() -> None:
@@ -86,8 +187,7 @@ def test_rejects_incomplete_requested_operating_point() -> None:
     with pytest.raises(NoEngineError) as refusal:
         choose(dataclasses.replace(CPU, operating_point="enhanced"), full(CPU, "standard"))
     assert str(refusal.value) == (
-        "batch engines for arch cpu on platform embedded: enhanced lacks am_en_enhanced, body_enhanced, "
-        "decoder_enhanced, diar_enhanced, lm_enhanced. "
+        "batch engines for arch cpu on platform embedded: enhanced lacks am_en_enhanced, body_enhanced. "
         "Build them with `python -m build.engines --arch cpu --platform embedded`."
     )
 
@@ -108,18 +208,14 @@ def test_takes_the_first_of_two_equal_bundles() -> None:
 
 def test_an_operating_point_comes_from_one_bundle() -> None:
     """Two bundles may come from two trainings: a mismatched encoder and head give wrong text without an error."""
-    made = full(CPU, "standard").manifest
-    parts = [
-        Bundle(folder=Path(name), manifest=dataclasses.replace(made, engines=engines))
-        for name, engines in (("bodies", made.engines[:2]), ("heads", made.engines[2:]))
-    ]
+    bodies, heads = without("am_en_standard", "decoder_standard"), without("body_standard", "diar_standard")
+    parts = (dataclasses.replace(it, folder=Path(name)) for it, name in ((bodies, "bodies"), (heads, "heads")))
     with pytest.raises(NoEngineError) as refusal:
         choose(dataclasses.replace(CPU, operating_point="standard"), *parts)
     assert refusal.value.cause == (
-        "standard lacks decoder_standard, diar_standard. Not used: bodies (am_en_standard/batch, body_standard/batch): "
-        "operating point standard lacks decoder_standard, diar_standard; "
-        "heads (decoder_standard/batch, diar_standard/batch): "
-        "operating point standard lacks am_en_standard, body_standard"
+        "standard lacks am_en_standard. Not used: bodies (body_standard/batch, diar_standard/batch): "
+        "operating point standard lacks am_en_standard; "
+        "heads (am_en_standard/batch, decoder_standard/batch): operating point standard lacks body_standard"
     )
 
 
@@ -226,18 +322,18 @@ def test_rejects_another_mode() -> None:
 
 def test_rejects_mode_that_the_catalogue_does_not_have() -> None:
     # Building would not help: the catalogue has no such mode.
-    batch = {"batch": catalogue()["body"].modes["batch"]}
-    families = {name: dataclasses.replace(family, modes=batch) for name, family in catalogue().items()}
+    batch = {"batch": synthetic.FAMILIES["body"].modes["batch"]}
+    families = [dataclasses.replace(family, modes=batch) for family in synthetic.FAMILIES.values()]
     target = dataclasses.replace(CPU, mode="realtime")
     with pytest.raises(NoEngineError, match="has a realtime mode: serve the batch mode, with SM_BATCH_MODE=true"):
-        select([full(CPU)], families, target)
+        select([full(CPU)], synthetic.catalogue_of(*families), target)
 
 
 def test_serves_every_model_in_real_time() -> None:
     engines = tuple(synthetic.record(model, mode="realtime") for model in synthetic.engine_models().values())
     bundle = Bundle(folder=HERE, manifest=synthetic.manifest(*engines))
     target = dataclasses.replace(CPU, mode="realtime", operating_point=None)
-    assert choose(target, bundle).models() == tuple(models(catalogue()))
+    assert choose(target, bundle).models() == tuple(synthetic.CATALOGUE.models())
 
 
 def test_rejects_unchecked_engine() -> None:
@@ -292,5 +388,5 @@ def test_find_ignores_unfinished_bundle(tmp_path: Path) -> None:
 def test_find_rejects_unreadable_manifest(tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "26.08" / "sm86", synthetic.manifest(record()))
     (folder / "manifest.json").write_text('{"schema_version": 99}')
-    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 3"):
+    with pytest.raises(ManifestError, match="schema_version: it is 99, and this release reads 4"):
         bundles.find(tmp_path)

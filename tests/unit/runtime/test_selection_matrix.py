@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from contract.arch import Arch
-from contract.catalogue import catalogue
 from contract.manifest import EngineRecord, Gate
 from contract.platform import platform
 from contract.signature import Verdict
@@ -41,8 +40,10 @@ GATES = {
     "passed": Gate(outcome="passed", reason="", parity=()),
     "not run": Gate(outcome="not run", reason="", parity=()),
 }
-# One family of two points: the combinations multiply, and other models would only repeat them.
-FAMILIES = {"diar": catalogue()["diar"]}
+# One family of two points, as if the speaker network were a CTC network that takes audio. Other families would only
+# repeat its combinations.
+FAMILY = dataclasses.replace(synthetic.FAMILIES["diar"], role="ctc", language="en")
+CATALOGUE = synthetic.catalogue_of(FAMILY)
 POINTS = ("standard", "enhanced")
 
 
@@ -107,7 +108,7 @@ def test_serves_an_engine_exactly_if_it_breaks_no_rule(target: Target) -> None:
         records = tuple(record(point, mode, level, compiler, gate) for point in POINTS)
         manifest = synthetic.manifest(*records, arch=Arch(built), platform_name=built_for)
         manifest = dataclasses.replace(manifest, toolchain={"tensorrt": tensorrt} if tensorrt else {})
-        found = evaluate([Bundle(folder=Path("b"), manifest=manifest, verdict=verdict)], FAMILIES, target)
+        found = evaluate([Bundle(folder=Path("b"), manifest=manifest, verdict=verdict)], CATALOGUE, target)
         served = {choice.record.operating_point for choice in found.chosen}
         reasons = {it.record.operating_point: it.reason for it in found.rejected}
         assert served | set(reasons) == set(POINTS)
@@ -130,7 +131,7 @@ def test_turing_is_never_admitted_by_a_level() -> None:
     for built, level in product(AMPERE, RUNS_ON):
         records = tuple(record(point, "batch", level, "tensorrt", "passed") for point in POINTS)
         manifest = synthetic.manifest(*records, arch=Arch(built), platform_name="26.08")
-        found = evaluate([Bundle(folder=Path("b"), manifest=manifest)], FAMILIES, turing)
+        found = evaluate([Bundle(folder=Path("b"), manifest=manifest)], CATALOGUE, turing)
         assert found.chosen == ()
         assert {it.reason for it in found.rejected} == {
             f"it is built for {built}, not for sm75"

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from contract.errors import SettingError
+from contract.catalogue import CATALOGUE_FOLDER, read_catalogue
+from contract.errors import CatalogueError, SettingError
 from contract.platform import platform
 from runtime.__main__ import command, parse
 from runtime.settings import Ports, Settings
+from tests.unit.runtime import synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +25,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5})
     assert parse([]) == Settings(
+        catalogue=read_catalogue(),
         engines=Path("dist/engines"),
         repository=Path("dist/repository"),
         platform=None,
@@ -120,7 +123,7 @@ def test_passes_flags_to_tritonserver() -> None:
     [
         (
             ["--operating-point", "best"],
-            "SM_OPERATING_POINT: 'best' is not an operating point. Use standard or enhanced.",
+            f"SM_OPERATING_POINT: 'best' is not an operating point of {CATALOGUE_FOLDER}. Use standard or enhanced.",
         ),
         (
             ["--batch-mode", "perhaps"],
@@ -169,4 +172,25 @@ def test_rejects_repository_path_that_a_shell_would_interpret(path: str) -> None
     assert str(refusal.value) == (
         f"--repository {path!r}: Triton's python backend cannot use that path. "
         "Use a folder of letters, digits and any of . _ - + = @ : / in its path."
+    )
+
+
+def test_catalogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = synthetic.write_catalogue(tmp_path, "quick", "slow")
+    assert parse(["--catalogue", str(folder), "--operating-point", "quick"]).operating_point == "quick"
+    monkeypatch.setenv("VOXWRIGHT_CATALOGUE", str(folder))
+    assert sorted(parse([]).catalogue.families) == ["am_en", "body", "ensemble_en"]
+    with pytest.raises(SettingError) as refusal:
+        parse(["--operating-point", "standard"])
+    assert str(refusal.value) == (
+        f"SM_OPERATING_POINT: 'standard' is not an operating point of {folder}. Use quick or slow."
+    )
+
+
+def test_rejects_folder_that_is_not_a_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError) as refusal:
+        parse(["--catalogue", str(tmp_path)])
+    assert str(refusal.value) == (
+        f"{tmp_path}: it holds no catalogue.toml, so it is not a catalogue. "
+        "Name the folder of a catalogue, or reinstall the package."
     )

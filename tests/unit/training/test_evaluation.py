@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from contract.client import TokenSpec
+from export.checkpoints.roles import token_spec
 from tests.unit.training import tiny
 from training import evaluation
 from training.model import JointModel
@@ -31,6 +33,9 @@ def test_chunks_limit_the_context() -> None:
     class Letters:
         def decode(self, tokens: list[int]) -> str:
             return " ".join(map(str, tokens))
+
+        def spec(self) -> TokenSpec:
+            return token_spec(tuple(map(str, range(tiny.VOCABULARY))))
 
     letters: Any = Letters()
     whole = evaluation.greedy_texts(FakeEncoder(), network.acoustic, letters, features)

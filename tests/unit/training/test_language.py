@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contract.tokens import BOUNDARY
+from export.networks.reserved_tokens import BOUNDARY
 from training import corpus, language
 from training.batch import IGNORED, next_tokens
 

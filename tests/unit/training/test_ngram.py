@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.tokens import BOUNDARY
+from export.networks.reserved_tokens import BOUNDARY
 from tests.unit.training import tiny
 from training import corpus, language, ngram, reporting, tokenizer
 from training.ngram import Model
@@ -113,7 +113,7 @@ def test_pruning_loss_is_the_divergence_of_the_pruned_model() -> None:
 
 def test_search_reads_estimated_probabilities() -> None:
     made = model(3)
-    found = searched.Ngram(ngram.levels(made), VOCABULARY)
+    found = searched.Ngram(ngram.levels(made), VOCABULARY, BOUNDARY)
     for text in drawn(2, 40):
         whole = (BOUNDARY, *text, BOUNDARY)
         total = 0.0
@@ -125,8 +125,8 @@ def test_search_reads_estimated_probabilities() -> None:
 
 def test_quantisation_changes_perplexity_little() -> None:
     made = model(3)
-    exact = searched.Ngram(ngram.levels(made), VOCABULARY)
-    rounded = searched.decode(searched.encode(ngram.levels(made), VOCABULARY))
+    exact = searched.Ngram(ngram.levels(made), VOCABULARY, BOUNDARY)
+    rounded = searched.decode(searched.encode(ngram.levels(made), VOCABULARY), BOUNDARY)
     texts = drawn(3)
     assert ngram.perplexity(rounded, texts) == pytest.approx(ngram.perplexity(exact, texts), rel=0.03)
 
@@ -137,7 +137,7 @@ def test_larger_files_have_lower_perplexity() -> None:
     for largest in (150, 400, 2_000):
         data = ngram.prune_to_size(made, largest)
         assert len(data) <= largest
-        perplexities.append(ngram.perplexity(searched.decode(data), texts))
+        perplexities.append(ngram.perplexity(searched.decode(data, BOUNDARY), texts))
     assert perplexities == sorted(perplexities, reverse=True)
     assert perplexities[0] > 1.1 * perplexities[-1]
 
@@ -149,7 +149,7 @@ def test_perplexity_of_uniform_model_is_its_vocabulary() -> None:
         backoffs=np.zeros(len(TOKENS)),
         children=np.zeros(len(TOKENS), dtype=np.int64),
     )
-    assert ngram.perplexity(searched.Ngram([level], VOCABULARY), drawn(4)) == pytest.approx(len(TOKENS))
+    assert ngram.perplexity(searched.Ngram([level], VOCABULARY, BOUNDARY), drawn(4)) == pytest.approx(len(TOKENS))
 
 
 def test_counts_no_held_out_text(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_stage_needs_only_a_tokenizer(tmp_path: Path) -> None:
     ngram.build(recipe)
     for point in recipe.points:
         path = recipe.ngram(point)
-        found = searched.decode(path.read_bytes())
+        found = searched.decode(path.read_bytes(), BOUNDARY)
         figures = reporting.read_figures(recipe)[f"ngram_{point.name}"]
         assert found.vocabulary == len(Tokenizer(recipe.tokenizer).pieces())
         assert path.stat().st_size == figures["bytes"] <= point.ngram_bytes

@@ -8,25 +8,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors import safe_open
 
-from contract.catalogue import OPERATING_POINTS, catalogue, models
-from contract.tokens import BOUNDARY, WORD_START
+from contract.catalogue import read_catalogue
+from contract.client import ClientSpec
+from contract.tokens import WORD_START
 from export.checkpoints import reference
 from export.networks.ctc_head import CtcHeadConfig
+from export.networks.reserved_tokens import BOUNDARY
 from training import card, corpus, dialogue, evaluation, model, reporting, synthesis, voices
 from training.dataset import TRAINING_PARTS
 from training.errors import TrainingError
+from training.features import log_mel
 from training.language import pad_tokens
 from training.recipe import Recipe
 from training.synthesis import Utterance
 from training.tokenizer import BLANK_PIECE, BOUNDARY_PIECE, Tokenizer
 from transcriber import ngram
-from transcriber.features import log_mel
 
 RECIPE = Recipe(out=Path("work/training"))
 LARGEST_BYTES = 12_000_000
@@ -40,7 +41,7 @@ MODELS = [(family, point) for point, families in FAMILIES.items() for family in 
 BLOCKS = {"standard": 5, "enhanced": 12}
 LARGEST_WORD_ERROR_RATES = {"standard": 0.15, "enhanced": 0.10}
 
-every_point = pytest.mark.parametrize("point", OPERATING_POINTS)
+every_point = pytest.mark.parametrize("point", read_catalogue().operating_points)
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +75,23 @@ def test_acoustic_head_has_the_pieces_of_the_tokenizer(tokenizer: Tokenizer, poi
 
 @every_point
 def test_acoustic_head_has_the_ngram_model_of_its_tokens(tokenizer: Tokenizer, point: str) -> None:
-    parameters = reference.open_checkpoint(models(catalogue())[f"am_en_{point}"]).parameters
-    found = ngram.from_text(parameters["ngram"])
-    assert found.vocabulary == len(json.loads(parameters["tokens"])) == RECIPE.vocabulary
-    assert len(parameters["ngram"]) <= LARGEST_PARAMETER
+    client = _client("am_en", point)
+    assert client.tokens is not None
+    assert client.search is not None
+    assert client.search.ngram is not None
+    found = ngram.from_text(client.search.ngram, BOUNDARY)
+    found.check_tokens(client.tokens)
+    assert found.vocabulary == len(client.tokens.pieces) == RECIPE.vocabulary
+    assert len(client.search.ngram) <= LARGEST_PARAMETER
     assert len(found) == reporting.read_figures(RECIPE)[f"ngram_{point}"]["ngrams"]
     right, misspelt = "we will see whether they merge the pictures", "we will see weether they mer ge the picictures"
     assert found.log_prob(tokenizer.encode(right)) > found.log_prob(tokenizer.encode(misspelt)) + 10.0
     others = [family for family in FAMILIES[point] if family != "am_en"]
-    assert not [family for family in others if "ngram" in _parameters(family, point)]
+    assert not [family for family in others if _client(family, point).search is not None]
 
 
-def _parameters(family: str, point: str) -> dict[str, str]:
-    return reference.open_checkpoint(models(catalogue())[f"{family}_{point}"]).parameters
+def _client(family: str, point: str) -> ClientSpec:
+    return reference.open_checkpoint(read_catalogue().models()[f"{family}_{point}"]).client
 
 
 @pytest.mark.parametrize(("family", "point"), MODELS)
@@ -256,23 +261,6 @@ def test_figures_of_the_dialogue(point: str) -> None:
     figures = reporting.read_figures(RECIPE)[f"dialogue_{point}"]
     assert figures["wer_dialogue"] <= LARGEST_WORD_ERROR_RATES[point]
     assert figures["clusters"] == 2
-
-
-def test_feature_samples_are_cut_from_the_dialogue() -> None:
-    with safe_open(RECIPE.demo / "features.safetensors", framework="np") as file:
-        segments = [file.get_tensor(f"segment_{index}") for index in range(4)]
-        texts = json.loads(file.metadata()["texts"])
-        transcripts = json.loads(file.metadata()["turns"])
-        lengths = [len(file.get_tensor(f"turn_{index:02}")) for index in range(len(transcripts))]
-    _, turns = dialogue.read(RECIPE.demo)
-    assert transcripts == [turn.text for turn in turns]
-    edges = 2 * dialogue.SAMPLE_EDGE_SECONDS
-    assert [length / 100 for length in lengths] == pytest.approx(
-        [turn.end - turn.start + edges for turn in turns], abs=0.05
-    )
-    assert [round(len(segment) / 100) for segment in segments] == pytest.approx([2, 4, 7, 11], abs=2)
-    assert all(segment.dtype == np.float16 and segment.shape[1] == 80 for segment in segments)
-    assert all(text in " ".join(turn.text for turn in turns) for text in texts)
 
 
 def test_small_body_refers_to_the_large_one() -> None:

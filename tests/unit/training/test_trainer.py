@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from torch.multiprocessing.spawn import spawn
 
-from contract.tokens import BOUNDARY
 from export.checkpoints import reference
+from export.networks.reserved_tokens import BOUNDARY
 from tests.unit.training import tiny
 from training import batch, corpus, curves, dataset, evaluation, language, reporting, speakers, tokenizer, trainer
 from training.batch import Batch, make_batch

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.catalogue import read_catalogue
 from tests.unit.transcriber.server import Script, serving
 from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber.connection import Connection
@@ -28,7 +29,7 @@ def connection(script: Script) -> Iterator[Connection]:
 @pytest.fixture
 def recogniser(connection: Connection) -> TritonRecogniser:
     """A recogniser on the server."""
-    return connect(connection, "en", None)
+    return connect(connection, read_catalogue(), "en", None)
 
 
 @pytest.fixture

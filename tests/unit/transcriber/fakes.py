@@ -5,21 +5,30 @@ from collections.abc import Callable
 
 import numpy as np
 
+from contract.client import AudioSpec, SearchSpec, SpeakerSpec, TokenSpec
+from transcriber.audio import Samples
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.ngram import Ngram
-from transcriber.recogniser import EncoderOutput, Features
-from transcriber.search_weights import SearchWeights
+from transcriber.recogniser import EncoderOutput
 
 PIECES = ("<blank>", "<unk>", "</s>", "\u2581loud", "\u2581so", "ft", "\u2581yes")
 LOUD, SO, FT, YES = 3, 4, 5, 6
-# Log-mel energy between the loud voice of the tests and the soft one.
-_BORDER = 23.5
-
-
+# The largest sample between the loud voice of the tests and the soft one.
+_BORDER = 0.3
+AUDIO = AudioSpec(sample_rate_hz=16_000, shortest_samples=1360, hop_s=0.04, first_centre_s=0.0425)
+TOKENS = TokenSpec(pieces=PIECES, blank=0, unspoken=(1, 2), boundary=2)
 # As of the reference weights for the enhanced point in November 2026.
-WEIGHTS = SearchWeights(
-    ngram=0.8, bonus=2.5, rescorers={"decoder": 1.0, "lm": 0.5}, rescorers_with_ngram={"decoder": 2.0, "lm": 0.6}
+SEARCH = SearchSpec(
+    ngram_weight=0.8,
+    token_bonus=2.5,
+    rescorers={"rescorer": 1.0, "lm": 0.5},
+    rescorers_with_ngram={"rescorer": 2.0, "lm": 0.6},
 )
+
+
+def speaker_spec(similarity: float) -> SpeakerSpec:
+    """Build a speaker network's spec: windows of 2 s every 0.75 s."""
+    return SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=similarity, window_s=2.0, hop_s=0.75)
 
 
 class FakeRecogniser:
@@ -34,32 +43,33 @@ class FakeRecogniser:
         fail: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.language, self.operating_point = "en", "standard"
-        self.pieces: tuple[str, ...] = PIECES
-        self.ngram, self.search_weights = ngram, WEIGHTS
-        self.rescorers, self.same_speaker_similarity = rescorers, similarity
+        self.audio, self.tokens, self.search = AUDIO, TOKENS, SEARCH
+        self.ngram, self.rescorers = ngram, rescorers
+        self.longest_samples, self.most_hypotheses, self.longest_hypothesis = 320_000, 16, 256
+        self.speaker: SpeakerSpec | None = None if similarity is None else speaker_spec(similarity)
         self.calls: list[str] = []
         self._fail, self._lock = fail, threading.Lock()
 
-    def recognise(self, features: Features) -> EncoderOutput:
+    def recognise(self, samples: Samples) -> EncoderOutput:
         with self._lock:
             self.calls.append("recognise")
             number = self.calls.count("recognise")
         self._fail(number)
-        frames = ((len(features) - 1) // 2 - 1) // 2
+        frames = self.audio.frames(len(samples))
         path = [0] * frames
-        loud = float(features.max()) > _BORDER
+        loud = float(samples.max()) > _BORDER
         path[frames // 2 : frames // 2 + 2] = [LOUD, LOUD] if loud else [SO, FT]
         return EncoderOutput(
             emissions=confident(path), encoder_out=np.zeros((frames, 4), np.float16), encoder_length=frames
         )
 
-    def score(self, family: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
+    def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         with self._lock:
-            self.calls.append(family)
+            self.calls.append(role)
         # Prefers the longest hypothesis.
         return np.asarray(lengths * 100.0, dtype=np.float32)
 
-    def embed(self, windows: list[Features]) -> Floats:
+    def embed(self, windows: list[Samples]) -> Floats:
         with self._lock:
             self.calls.append("embed")
         loud = [float(window.max()) > _BORDER for window in windows]

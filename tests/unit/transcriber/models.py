@@ -1,13 +1,22 @@
 """A small n-gram model for tests: three orders over six tokens, numbers in whole steps."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from contract.tokens import BOUNDARY
+from contract.client import TokenSpec
 from transcriber.ngram import Level, Ngram
 
+BLANK, UNKNOWN, BOUNDARY = 0, 1, 2
 VOCABULARY = 6
+
+
+def token_spec(size: int = VOCABULARY, **fields: Any) -> TokenSpec:
+    """Build the tokens of a model like the reference networks': three that are not text, then single letters."""
+    pieces = tuple("\u2581" + chr(ord("a") + place) for place in range(size))
+    reserved = {"blank": BLANK, "unspoken": (UNKNOWN, BOUNDARY), "boundary": BOUNDARY}
+    return TokenSpec(**{"pieces": pieces, **reserved, **fields})
 
 
 def level(
@@ -29,7 +38,7 @@ def level(
 def single_tokens(vocabulary: int, *, unlikely: int) -> Ngram:
     """Build a model of single tokens, of which one is unlikely."""
     tokens = range(BOUNDARY, vocabulary)
-    return Ngram([level(tokens, [-20.0 if token == unlikely else -4.0 for token in tokens])], vocabulary)
+    return Ngram([level(tokens, [-20.0 if token == unlikely else -4.0 for token in tokens])], vocabulary, BOUNDARY)
 
 
 # After the start 4 is likely; after 4 comes 5, and after 3 4 the end. No longer n-gram begins with `4 5`.

@@ -1,21 +1,21 @@
 """A server in this process with Triton's gRPC interface: tests set its models, its failures and its outages."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from contract.catalogue import Tensor, catalogue, models
-from tests.unit.transcriber.fakes import PIECES, WEIGHTS
+from contract.catalogue import Tensor, read_catalogue
+from contract.client import ClientSpec
+from tests.unit.transcriber.fakes import AUDIO, SEARCH, TOKENS, speaker_spec
 
 ENCODER_SIZE, TOP, EMBEDDING = 8, 4, 16
-_SIZES = {"bands": 80, "encoder_size": ENCODER_SIZE, "top": TOP, "embedding_size": EMBEDDING}
+_SIZES = {"encoder_size": ENCODER_SIZE, "top": TOP, "embedding_size": EMBEDDING}
 _TYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32}
 
 
@@ -23,15 +23,15 @@ _TYPES = {"FP16": np.float16, "FP32": np.float32, "INT32": np.int32}
 class Script:
     """What the server serves and how it fails; tests change it while the server runs."""
 
-    ready: set[str] = field(default_factory=lambda: set(models(catalogue(), "standard")))
+    ready: set[str] = field(default_factory=lambda: set(read_catalogue().models("standard")))
     loading: bool = False
     parameters: dict[str, dict[str, str]] = field(
         default_factory=lambda: {
-            f"{family}_{point}": values
+            f"{family}_{point}": {"client": spec.to_json()}
             for point in ("standard", "enhanced")
-            for family, values in (
-                ("am_en", {"tokens": json.dumps(PIECES), "search_weights": json.dumps(asdict(WEIGHTS))}),
-                ("diar", {"same_speaker_similarity": "0.55"}),
+            for family, spec in (
+                ("ensemble_en", ClientSpec(audio=AUDIO, tokens=TOKENS, search=SEARCH)),
+                ("diar", ClientSpec(speaker=speaker_spec(0.55))),
             )
         }
     )
@@ -60,7 +60,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'voxwright-admin'")
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        family = models(catalogue())[request.name].family
+        family = read_catalogue().models()[request.name].family
         answer = service_pb2.ModelMetadataResponse(name=request.name)
         for tensors, there in ((family.inputs, answer.inputs), (family.outputs, answer.outputs)):
             for tensor in tensors:
@@ -83,7 +83,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.script.requests.append(request)
         if self.script.failures:
             _fail(context, self.script.failures.pop(0), self.script.failure_text)
-        family = models(catalogue())[request.model_name].family
+        family = read_catalogue().models()[request.model_name].family
         sizes = _sizes(request)
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
         for tensor in family.outputs:
@@ -118,8 +118,8 @@ def _dims(tensor: Tensor) -> list[int]:
 def _sizes(request: Any) -> dict[str, int]:
     shapes = {tensor.name: list(tensor.shape) for tensor in request.inputs}
     sizes = {**_SIZES, "batch": next(iter(shapes.values()))[0]}
-    if "features" in shapes:
-        sizes["encoder_frames"] = ((shapes["features"][1] - 1) // 2 - 1) // 2
+    if "audio" in shapes:
+        sizes["encoder_frames"] = AUDIO.frames(shapes["audio"][1])
     if "hypotheses" in shapes:
         sizes["hypothesis_count"] = shapes["hypotheses"][1]
     return sizes
@@ -129,9 +129,9 @@ def _values(tensor: Tensor, sizes: dict[str, int], request: Any) -> Any:
     shape = [sizes["batch"], *(sizes[str(axis)] for axis in tensor.shape)] if tensor.shape else [sizes["batch"], 1]
     values = np.zeros(shape, dtype=_TYPES[tensor.type])
     if tensor.name == "encoder_lengths":
-        place = [there.name for there in request.inputs].index("feature_lengths")
+        place = [there.name for there in request.inputs].index("audio_lengths")
         lengths = np.frombuffer(request.raw_input_contents[place], dtype=np.int32)
-        values[:, 0] = ((lengths - 1) // 2 - 1) // 2
+        values[:, 0] = [AUDIO.frames(int(length)) for length in lengths]
     if tensor.name == "embedding":
         values[:, 0] = 1.0
     if tensor.name == "scores":

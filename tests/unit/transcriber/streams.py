@@ -5,25 +5,26 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.unit.transcriber.fakes import FT, LOUD, SO, FakeRecogniser, confident
-from transcriber.recogniser import EncoderOutput, Features, RequestError
+from transcriber.audio import Samples
+from transcriber.recogniser import EncoderOutput, RequestError
 
-WINDOW, OVERLAP, CHUNK = 35, 3, 8
+WINDOW, OVERLAP, CHUNK = 5840, 720, 8
 
 
 class FakeStreams(FakeRecogniser):
     """Recognise a word in the second window of every stream: `loud` or `soft`, by its level."""
 
-    window_frames, overlap_frames = WINDOW, OVERLAP
+    window_samples, overlap_samples = WINDOW, OVERLAP
 
     def __init__(self, *, fail: Callable[[int], None] = lambda _: None, similarity: float | None = 0.5) -> None:
         super().__init__(similarity=similarity)
-        self.streams: dict[int, list[Features]] = {}
+        self.streams: dict[int, list[Samples]] = {}
         self.ended: set[int] = set()
         self.cancelled: set[int] = set()
         self.requests = 0
         self._fail = fail
 
-    def step(self, stream: int, window: Features, *, start: bool, end: bool) -> EncoderOutput:
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
         self.requests += 1
         self._fail(self.requests)
         if start:
@@ -33,10 +34,10 @@ class FakeStreams(FakeRecogniser):
         self.streams[stream].append(window)
         if end:
             self.ended.add(stream)
-        frames = max(1, ((len(window) - 1) // 2 - 1) // 2)
+        frames = max(1, self.audio.frames(len(window)))
         path = [0] * frames
         if len(self.streams[stream]) == 2 and len(window) == WINDOW:
-            path[2:4] = [LOUD, LOUD] if float(window.max()) > 23.5 else [SO, FT]
+            path[2:4] = [LOUD, LOUD] if float(window.max()) > 0.3 else [SO, FT]
         padded = np.zeros((CHUNK, 4), np.float16)
         return EncoderOutput(emissions=confident(path), encoder_out=padded, encoder_length=frames)
 

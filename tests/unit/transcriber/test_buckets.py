@@ -5,26 +5,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import BATCH_MODE, REALTIME_MODE, catalogue
-from transcriber.buckets import bucket, full_windows, pad_features, pad_to, pad_tokens
+from contract.catalogue import BATCH_MODE, REALTIME_MODE, SAMPLES, read_catalogue
+from contract.client import EXACT, MASKED
+from transcriber.buckets import audio_size, bucket, full_windows, pad_audio, pad_to, pad_tokens
 from transcriber.recogniser import RequestError
+
+BODY = read_catalogue().families["body"]
 
 
 def test_returns_the_smallest_bucket() -> None:
-    body = catalogue()["body"]
-    assert bucket(body, BATCH_MODE, "frames", 345) == 400
-    assert bucket(body, BATCH_MODE, "frames", 400) == 400
-    largest = body.modes[BATCH_MODE].axes["frames"].max
-    assert bucket(body, BATCH_MODE, "frames", largest) == largest
-    with pytest.raises(RequestError, match=f"body takes at most {largest} frames, not {largest + 1}"):
-        bucket(body, BATCH_MODE, "frames", largest + 1)
+    assert bucket(BODY, BATCH_MODE, SAMPLES, 55_440) == 64_000
+    assert bucket(BODY, BATCH_MODE, SAMPLES, 64_000) == 64_000
+    largest = BODY.modes[BATCH_MODE].axes[SAMPLES].max
+    assert bucket(BODY, BATCH_MODE, SAMPLES, largest) == largest
+    with pytest.raises(RequestError, match=f"body takes at most {largest} samples, not {largest + 1}"):
+        bucket(BODY, BATCH_MODE, SAMPLES, largest + 1)
 
 
-def test_pads_features_with_zeros() -> None:
-    batch = pad_features([np.ones((2, 80), np.float16), np.ones((0, 80), np.float16)], 3)
-    assert batch.shape == (2, 3, 80)
-    assert batch.dtype == np.float16
-    assert batch[:, :, 0].tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+def test_exact_padding_uses_no_bucket() -> None:
+    assert audio_size(BODY, BATCH_MODE, 55_440, MASKED) == 64_000
+    assert audio_size(BODY, BATCH_MODE, 55_440, EXACT) == 55_440
+    assert audio_size(BODY, BATCH_MODE, 1_000, EXACT) == BODY.modes[BATCH_MODE].axes[SAMPLES].min
+    with pytest.raises(RequestError, match="body takes at most 320000 samples, not 320001"):
+        audio_size(BODY, BATCH_MODE, 320_001, EXACT)
+
+
+def test_pads_audio_with_zeros() -> None:
+    batch = pad_audio([np.ones(2, np.float32), np.ones(0, np.float32)], 3)
+    assert batch.dtype == np.float32
+    assert batch.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_pads_arrays_on_every_axis() -> None:
@@ -40,20 +49,20 @@ def test_pads_tokens_and_returns_lengths() -> None:
     assert tokens.dtype == lengths.dtype == np.int32
 
 
-@given(pieces=st.lists(st.integers(0, 90), max_size=12))
+@given(pieces=st.lists(st.integers(0, 14_000), max_size=12))
 def test_windows_are_those_of_the_catalogue(pieces: list[int]) -> None:
-    """However the frames arrive, the full windows begin where the catalogue's mode begins them."""
-    mode = catalogue()["body"].modes[REALTIME_MODE]
-    size = mode.axes["frames"].max
-    frames = np.arange(sum(pieces), dtype=np.float16)[:, None].repeat(80, axis=1)
-    found, waiting, start = [], frames[:0], 0
+    """However the samples arrive, the full windows begin where the catalogue's mode begins them."""
+    mode = BODY.modes[REALTIME_MODE]
+    size = mode.axes[SAMPLES].max
+    samples = np.arange(sum(pieces), dtype=np.float32)
+    found, waiting, start = [], samples[:0], 0
     for piece in pieces:
-        windows, waiting = full_windows(np.concatenate((waiting, frames[start : start + piece])), size, mode.overlap)
+        windows, waiting = full_windows(np.concatenate((waiting, samples[start : start + piece])), size, mode.overlap)
         found += windows
         start += piece
-    begins = [begin for begin in mode.window_starts(len(frames)) if begin + size <= len(frames)]
-    assert [int(window[0, 0]) for window in found] == begins
+    begins = [begin for begin in mode.window_starts(len(samples)) if begin + size <= len(samples)]
+    assert [int(window[0]) for window in found] == begins
     assert all(
-        np.array_equal(window, frames[begin : begin + size]) for window, begin in zip(found, begins, strict=True)
+        np.array_equal(window, samples[begin : begin + size]) for window, begin in zip(found, begins, strict=True)
     )
-    assert len(waiting) == len(frames) - len(begins) * (size - mode.overlap)
+    assert len(waiting) == len(samples) - len(begins) * (size - mode.overlap)

@@ -3,18 +3,22 @@
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from contract.errors import AudioError, OutputError, ServerUnreachableError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import FakeRecogniser
 from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import FakeStreams
-from transcriber import realtime, results
+from transcriber import pipeline, realtime, results
 from transcriber.__main__ import follow, parse, transcribe_all
 from transcriber.output_writer import TextWriter
 from transcriber.pipeline import Plan
@@ -293,3 +297,268 @@ def test_reports_closed_standard_streams(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(OutputError) as caught:
         results.write_stdout("text")
     assert str(caught.value).startswith("the standard output: it is closed.")
+
+
+def test_trailing_slash_names_a_folder(talk: Path, tmp_path: Path) -> None:
+    """The folder is absent: a second recording must not replace the result of the first."""
+    options = parse([str(talk), "--output", f"{tmp_path}/out.srt/"])
+    assert (options.format, options.targets) == ("txt", (tmp_path / "out.srt" / "talk.txt",))
+    assert transcribe_all(options, FakeRecogniser()) == []
+    assert [path.name for path in (tmp_path / "out.srt").iterdir()] == ["talk.txt"]
+    assert message(talk, "--output", f"{talk}/") == (
+        f"--output: {talk} is a file, and {talk}/ is the name of a folder. Name a folder."
+    )
+
+
+def test_writes_long_names(talk: Path, tmp_path: Path) -> None:
+    recording = talk.rename(tmp_path / f"{'n' * 251}.wav")
+    assert transcribe_all(parse([str(recording), "--output", f"{tmp_path}/out/"]), FakeRecogniser()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{'n' * 251}.txt"]
+    target = tmp_path / "out" / f"{'n' * 251}.json"
+    assert message(recording, "--format", "json-v2", "--output", f"{tmp_path}/out/") == (
+        f"{target}: its name has more than 255 bytes. Rename the recording, or name a file with --output."
+    )
+
+
+def test_follows_a_link(talk: Path, tmp_path: Path) -> None:
+    """A link to a file, and one to a file that is yet to be made."""
+    for name in ("old.txt", "new.txt"):
+        target, link = tmp_path / "kept" / name, tmp_path / f"link-{name}"
+        target.parent.mkdir(exist_ok=True)
+        if name == "old.txt":
+            target.write_text("old")
+        link.symlink_to(target)
+        assert transcribe_all(parse([str(talk), "--output", str(link)]), FakeRecogniser()) == []
+        assert link.is_symlink()
+        assert target.read_text().endswith("S1: loud\n")
+
+
+def test_rejects_link_that_leads_to_itself(talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to("a.txt")
+    assert message(talk, "--output", tmp_path / "a.txt") == (
+        f"{tmp_path / 'a.txt'}: it is a link that leads to itself. Remove it, or use another --output."
+    )
+
+
+def test_rejects_two_links_to_one_file(talk: Path, tmp_path: Path) -> None:
+    other, out = wav(tmp_path / "other.wav", burst(1)), tmp_path / "out"
+    out.mkdir()
+    (out / "other.txt").symlink_to("talk.txt")
+    assert message(talk, other, "--output", out) == (
+        f"--output: several of the recordings would be written to {out / 'talk.txt'}. "
+        "Transcribe them one by one, or rename them."
+    )
+
+
+def test_writes_into_a_fifo(talk: Path, tmp_path: Path) -> None:
+    fifo, received = tmp_path / "fifo", list[str]()
+    os.mkfifo(fifo)
+    options = parse([str(talk), "--output", str(fifo)])
+    reader = threading.Thread(target=lambda: received.append(fifo.read_text()), daemon=True)
+    reader.start()
+    assert transcribe_all(options, FakeRecogniser()) == []
+    reader.join(10)
+    assert fifo.is_fifo()
+    assert received[0].endswith("S1: loud\n")
+
+
+def test_writes_into_a_device(talk: Path, tmp_path: Path) -> None:
+    """A pseudo terminal stands for every device: root must not replace it."""
+    ours, device = os.openpty()
+    link = tmp_path / "null.txt"
+    link.symlink_to(os.ttyname(device))
+    assert transcribe_all(parse([str(talk), "--output", str(link)]), FakeRecogniser()) == []
+    assert stat.S_ISCHR(link.stat().st_mode)
+    assert os.read(ours, 1_000).endswith(b"S1: loud\r\n")
+    os.close(device)
+    os.close(ours)
+
+
+def test_appends_to_an_open_file(talk: Path, tmp_path: Path) -> None:
+    """As with `--output /dev/stdout >> log`."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as opened:
+        number = log.stat().st_ino
+        target = f"/dev/fd/{opened.fileno()}"
+        assert transcribe_all(parse([str(talk), "--output", target]), FakeRecogniser()) == []
+    assert log.stat().st_ino == number
+    assert log.read_text().startswith("before\n[0:0")
+
+
+def test_rejects_socket_as_output(talk: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert message(talk, "--output", path) == (
+            f"{path}: it is neither a file nor a character device nor a FIFO. Use another --output."
+        )
+    assert path.is_socket()
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/1/task", "/sys/kernel"])
+def test_rejects_virtual_file_system_before_the_work(talk: Path, folder: str) -> None:
+    assert message(talk, "--output", f"{folder}/new/a.txt") == (
+        f"{folder}/new/a.txt: nothing can be written to {folder}. Choose a folder that you may write to."
+    )
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_keeps_the_umask(talk: Path, tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        transcribe_all(parse([str(talk), "--output", str(tmp_path / "a.txt")]), FakeRecogniser())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_keeps_the_rights_of_a_file(talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch(0o600)
+    transcribe_all(parse([str(talk), "--output", str(tmp_path / "a.txt")]), FakeRecogniser())
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code", "expected"),
+    [
+        (RuntimeError("mel energy is nan"), 1,
+         "it could not be transcribed, by a defect of the program (RuntimeError: mel energy is nan). "
+         "Report the traceback above."),
+        (OSError(5, "Input/output error"), 50,
+         "it cannot be read (Input/output error). Check the disk or the network that it is on."),
+    ],
+)  # fmt: skip
+def test_failure_of_one_recording_does_not_stop_the_others(
+    talk: Path, tmp_path: Path, failure: Exception, exit_code: int, expected: str
+) -> None:
+    other = wav(tmp_path / "other.wav", burst(1))
+
+    def fail(request: int) -> None:
+        if request == 1:
+            raise failure
+
+    options = parse([str(talk), str(other), "--output", str(tmp_path / "out")])
+    (error,) = transcribe_all(options, FakeRecogniser(fail=fail))
+    assert (str(error), error.exit_code) == (f"{talk}: {expected}", exit_code)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["other.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_stops_a_stream_and_writes_everything(talk: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """A closed terminal sends HUP twice, and its output is gone."""
+
+    def interrupt(request: int) -> None:
+        if request == 4:
+            os.kill(os.getpid(), number)
+            if number != signal.SIGINT:
+                os.kill(os.getpid(), number)
+
+    def write_stdout(_: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    before = signal.getsignal(number)
+    target = tmp_path / "talk.srt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "write_stdout", write_stdout)
+        assert _followed(talk, FakeStreams(fail=interrupt), "--output", str(target)) == []
+    assert signal.getsignal(number) is before
+    assert target.read_text().endswith("S1: loud\n")
+
+
+def test_ignored_hang_up_stays_ignored(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As under nohup."""
+
+    def hang_up(request: int) -> None:
+        if request == 4:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _followed(talk, FakeStreams(fail=hang_up)) == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "0:04.0 of audio" in capsys.readouterr().err
+
+
+def test_reads_raw_samples_in_both_modes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "call"
+    sound = np.concatenate([silence(1), burst(2), silence(1)])
+    path.write_bytes((sound * 32_767).astype("<i2").tobytes())
+    assert transcribe_all(parse([str(path), "--raw", "s16le:16000"]), FakeRecogniser()) == []
+    assert capsys.readouterr().out.endswith("] S1: loud\n")
+    assert _followed(path, FakeStreams(), "--raw", "s16le:16000") == []
+    assert capsys.readouterr().out == "[0:01.2 - 0:01.3] S1: loud\n"
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Path:
+    """A loud speaker in the first channel, and a soft one in the second, who interrupts."""
+    first = np.concatenate([silence(1), burst(3, level=0.9), silence(2), burst(2, level=0.9), silence(1)])
+    second = np.concatenate([silence(3), burst(3, level=0.04), silence(3)])
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.stack((first, second), axis=1), 16_000)
+    return path
+
+
+def test_transcribes_each_channel_by_itself(call: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recogniser = FakeRecogniser()
+    assert transcribe_all(parse([str(call), "--channels"]), recogniser) == []
+    out, err = capsys.readouterr()
+    assert [line.split("] ")[1] for line in out.splitlines()] == ["C1: loud", "C2: soft", "C1: loud"]
+    assert err.endswith("3 words, 2 speakers, en standard\n")
+    assert "embed" not in recogniser.calls
+
+
+def test_refused_segment_names_its_channel(call: Path, tmp_path: Path) -> None:
+    def fail(request: int) -> None:
+        if request >= 3:
+            raise RequestError("out of luck")
+
+    options = parse([str(call), "--channels", "--in-flight", "1", "--output", str(tmp_path / "call.json")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_PAUSE_S", 0.0)
+        (error,) = transcribe_all(options, FakeRecogniser(fail=fail))
+    assert str(error).startswith(f"{call}: channel 2: the server refused 1 segment, so 0:02.8 to ")
+    (loss,) = json.loads((tmp_path / "call.json").read_text())["metadata"]["losses"]
+    assert loss["reason"] == "channel 2: out of luck"
+
+
+def test_channels_after_an_outage_are_missing(call: Path, tmp_path: Path) -> None:
+    """The second channel would be recognised, but the client does not wait for the server again."""
+
+    def fail(request: int) -> None:
+        if request == 1:
+            raise ServerUnreachableError("localhost:8001", "gone", "Start one")
+
+    options = parse([str(call), "--channels", "--in-flight", "1", "--output", str(tmp_path / "call.json")])
+    errors = transcribe_all(options, FakeRecogniser(fail=fail))
+    assert {type(error) for error in errors} == {ServerUnreachableError}
+    document = json.loads((tmp_path / "call.json").read_text())
+    assert document["results"] == []
+    assert document["metadata"]["losses"]
+    assert {loss["start_time"] for loss in document["metadata"]["losses"]} == {0.0}
+
+
+def test_channel_notes_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.stack((burst(2, 8_000), silence(2, 8_000)), axis=1), 8_000)
+    assert transcribe_all(parse([str(path), "--channels"]), FakeRecogniser()) == []
+    assert capsys.readouterr().err.splitlines()[:-1] == [
+        f"{path}: it is sampled at 8 kHz (telephone), so expect more wrong words than at 16 kHz",
+        f"{path}: channel 2: no speech was found in it",
+    ]
+
+
+def test_rejects_options_beside_channels(talk: Path, tmp_path: Path) -> None:
+    assert message(talk, "--channels", "--no-speakers") == (
+        "--channels: the channels are the speakers. Leave out --no-speakers."
+    )
+    assert message(talk, "--channels", "--realtime") == (
+        "--channels: a stream is transcribed as one. Leave out --channels or --realtime."
+    )
+    os.mkfifo(tmp_path / "pipe")
+    assert message(tmp_path / "pipe", "--channels") == (
+        f"--channels: {tmp_path / 'pipe'} is a pipe, and a file is read once for each channel. "
+        "Write the recording to a file first."
+    )

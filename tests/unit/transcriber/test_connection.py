@@ -7,21 +7,23 @@ import grpc
 import numpy as np
 import pytest
 
+from contract.catalogue import read_catalogue
 from contract.errors import ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.server import Script, serving
+from transcriber.audio import Samples
 from transcriber.connection import Connection, _Outage
-from transcriber.recogniser import Features, RequestError
+from transcriber.recogniser import RequestError
 from transcriber.triton_recogniser import TritonRecogniser, connect
 
 
-def features(frames: int) -> Features:
-    return np.full((frames, 80), 10.0, dtype=np.float16)
+def audio(frames: int) -> Samples:
+    return np.full(160 * frames + 240, 0.1, dtype=np.float32)
 
 
 def test_server_that_never_finishes_loading(connection: Connection, script: Script) -> None:
     script.loading, script.ready = True, set()
     with pytest.raises(ServerUnreachableError) as caught:
-        connect(connection, "en", None)
+        connect(connection, read_catalogue(), "en", None)
     cause = "no server is ready there after 2 s (it is up, but not all of its models are ready)"
     assert str(caught.value).startswith(f"{connection.endpoint}: {cause}. Start one")
 
@@ -32,7 +34,7 @@ def test_waits_for_a_server_that_comes_up() -> None:
     reported: list[str] = []
     connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=20.0, notify=reported.append)
     found: list[TritonRecogniser] = []
-    thread = threading.Thread(target=lambda: found.append(connect(connection, "en", None)))
+    thread = threading.Thread(target=lambda: found.append(connect(connection, read_catalogue(), "en", None)))
     thread.start()
     time.sleep(0.4)
     with serving(Script(), port):
@@ -43,7 +45,7 @@ def test_waits_for_a_server_that_comes_up() -> None:
 
 def test_repeats_requests_while_the_server_is_busy(recogniser: TritonRecogniser, script: Script) -> None:
     script.failures = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
-    assert recogniser.recognise(features(345)).encoder_length == 85
+    assert recogniser.recognise(audio(345)).encoder_length == 85
     assert len(script.requests) == 3
 
 
@@ -51,7 +53,7 @@ def test_repeats_requests_while_the_server_stops(recogniser: TritonRecogniser, s
     """The text and the status of Triton 2.51 between SIGTERM and its end."""
     script.failures = [grpc.StatusCode.NOT_FOUND] * 2
     script.failure_text = "Request for unknown model: 'ensemble_en_standard' has no available versions"
-    assert recogniser.recognise(features(345)).encoder_length == 85
+    assert recogniser.recognise(audio(345)).encoder_length == 85
     assert len(script.requests) == 3
 
 
@@ -59,7 +61,7 @@ def test_unknown_model_is_not_repeated(recogniser: TritonRecogniser, script: Scr
     script.failures = [grpc.StatusCode.NOT_FOUND]
     script.failure_text = "Request for unknown model: 'ensemble_en_standard' is not found"
     with pytest.raises(RequestError, match="is not found"):
-        recogniser.recognise(features(345))
+        recogniser.recognise(audio(345))
     assert len(script.requests) == 1
 
 
@@ -67,9 +69,9 @@ def test_reports_an_outage_once(script: Script) -> None:
     reported: list[str] = []
     with serving(script) as port:
         connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=20.0, notify=reported.append)
-        recogniser = connect(connection, "en", None)
+        recogniser = connect(connection, read_catalogue(), "en", None)
         script.failures = [grpc.StatusCode.UNAVAILABLE] * 6
-        threads = [threading.Thread(target=recogniser.recognise, args=(features(345),)) for _ in range(3)]
+        threads = [threading.Thread(target=recogniser.recognise, args=(audio(345),)) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -80,25 +82,25 @@ def test_reports_an_outage_once(script: Script) -> None:
 def test_ends_after_the_retry_timeout(recogniser: TritonRecogniser, script: Script) -> None:
     script.failures = [grpc.StatusCode.UNAVAILABLE] * 100
     with pytest.raises(ServerUnreachableError, match=r"after 2 s \(scripted UNAVAILABLE\)"):
-        recogniser.recognise(features(345))
+        recogniser.recognise(audio(345))
 
 
 def test_does_not_repeat_rejected_request(recogniser: TritonRecogniser, script: Script) -> None:
     script.failures = [grpc.StatusCode.INVALID_ARGUMENT]
     with pytest.raises(RequestError, match="scripted INVALID_ARGUMENT"):
-        recogniser.recognise(features(345))
+        recogniser.recognise(audio(345))
     assert len(script.requests) == 1
 
 
 def test_close_ends_waiting(script: Script) -> None:
     with serving(script) as port:
         connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=3600.0)
-        recogniser = connect(connection, "en", None)
+        recogniser = connect(connection, read_catalogue(), "en", None)
         script.failures = [grpc.StatusCode.UNAVAILABLE] * 100
         threading.Timer(0.2, connection.close).start()
         # Without the close, this would last an hour.
         with pytest.raises(ServerUnreachableError):
-            recogniser.recognise(features(345))
+            recogniser.recognise(audio(345))
 
 
 def test_exit_codes() -> None:
@@ -109,7 +111,7 @@ def test_exit_codes() -> None:
 def test_serves_several_threads(recogniser: TritonRecogniser) -> None:
     lengths: list[int] = []
     threads = [
-        threading.Thread(target=lambda: lengths.append(recogniser.recognise(features(345)).encoder_length))
+        threading.Thread(target=lambda: lengths.append(recogniser.recognise(audio(345)).encoder_length))
         for _ in range(8)
     ]
     for thread in threads:
@@ -152,8 +154,8 @@ def test_reports_an_outage_once_to_many_threads(script: Script) -> None:
     reported: list[str] = []
     with serving(script) as port:
         connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=20.0, notify=reported.append)
-        recogniser = connect(connection, "en", None)
-    threads = [threading.Thread(target=recogniser.recognise, args=(features(345),)) for _ in range(8)]
+        recogniser = connect(connection, read_catalogue(), "en", None)
+    threads = [threading.Thread(target=recogniser.recognise, args=(audio(345),)) for _ in range(8)]
     for thread in threads:
         thread.start()
         time.sleep(0.05)

@@ -48,7 +48,7 @@ def test_embeds_nothing_without_speakers(talk: Path) -> None:
 
 def test_notes_missing_speaker_network(talk: Path) -> None:
     found = result_of(talk, FakeRecogniser(similarity=None))
-    assert found.notes == ("the server has no diar_standard, so speakers are not distinguished",)
+    assert found.notes == ("the server has no speaker network for standard, so speakers are not distinguished",)
 
 
 def test_reports_progress_in_seconds(talk: Path) -> None:
@@ -73,8 +73,8 @@ def test_accepts_very_short_recording(tmp_path: Path) -> None:
     ("rescorers", "requested", "expected"),
     [
         ((), None, "beam"),
-        (("decoder",), None, "rescore"),
-        (("decoder",), "greedy", "greedy"),
+        (("rescorer",), None, "rescore"),
+        (("rescorer",), "greedy", "greedy"),
         ((), "greedy", "greedy"),
     ],
 )
@@ -86,16 +86,16 @@ def test_rescoring_needs_a_rescorer(talk: Path) -> None:
     with pytest.raises(ServerContractError) as caught:
         result_of(talk, FakeRecogniser(), Plan(search="rescore"))
     assert str(caught.value) == (
-        "--search rescore: the server has neither a decoder nor an lm for standard. "
-        "Use --search beam, or serve the decoder."
+        "--search rescore: the server has no model that scores hypotheses for standard. "
+        "Use --search beam, or serve a rescorer or a language model."
     )
 
 
 def test_rescoring_reorders_hypotheses(talk: Path) -> None:
     """The fake decoder prefers long hypotheses, with scores far above those of the search."""
-    recogniser = FakeRecogniser(rescorers=("decoder",))
+    recogniser = FakeRecogniser(rescorers=("rescorer",))
     assert spoken_turns(result_of(talk, recogniser))[0][1] != "loud"
-    assert recogniser.calls.count("decoder") == 3
+    assert recogniser.calls.count("rescorer") == 3
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(True, "so"), (False, "soft")])

@@ -17,10 +17,9 @@ from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import OVERLAP, WINDOW, FakeStreams
 from transcriber import pipeline, realtime, segments
 from transcriber.audio import Recording, Samples
-from transcriber.features import log_mel
 from transcriber.pipeline import Plan, TranscriptionResult
 from transcriber.realtime import Final, Partial, Source
-from transcriber.recogniser import EncoderOutput, Features, RequestError
+from transcriber.recogniser import EncoderOutput, RequestError
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +60,15 @@ def test_every_segment_is_a_stream_that_ends(talk: Path) -> None:
     assert recogniser.ended == set(recogniser.streams)
 
 
-def test_windows_cover_the_features(talk: Path) -> None:
-    """Windows overlap as in the catalogue, and together they are the features of the segment."""
+def test_windows_cover_the_segment(talk: Path) -> None:
+    """Windows overlap as in the catalogue, and together they are the samples of the segment."""
     recogniser = FakeStreams()
     follow(talk, recogniser)
     segment = next(speech.segment for speech in segments.follow(Recording(talk).blocks()) if speech.ended)
     windows = next(iter(recogniser.streams.values()))
     assert {len(window) for window in windows[:-1]} == {WINDOW}
     joined = np.concatenate([windows[0], *(window[OVERLAP:] for window in windows[1:])])
-    expected = log_mel(segment.samples)
+    expected = segment.samples
     assert np.array_equal(joined[: len(expected)], expected)
     # A little more is sent: the end of a segment is detected 0.4 s after its last voiced frame.
     assert len(expected) <= len(joined) < len(expected) + WINDOW
@@ -203,7 +202,7 @@ def test_without_speakers(talk: Path, search: str) -> None:
 
 def test_notes_missing_speaker_network(talk: Path) -> None:
     found, _ = follow(talk, FakeStreams(similarity=None))
-    assert found.notes == ("the server has no diar_standard, so speakers are not distinguished",)
+    assert found.notes == ("the server has no speaker network for standard, so speakers are not distinguished",)
 
 
 def test_silence_has_an_empty_transcript(tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ def test_cut_near_the_last_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = wav(tmp_path / "long.wav", np.concatenate(parts))
 
     class ManyWords(FakeStreams):
-        def step(self, stream: int, window: Features, *, start: bool, end: bool) -> EncoderOutput:
+        def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
             encoded = super().step(stream, window, start=start, end=end)
             path = [LOUD if frame % 4 == 1 else 0 for frame in range(encoded.encoder_length)]
             return dataclasses.replace(encoded, emissions=confident(path))
@@ -293,3 +292,44 @@ def test_cancels_lost_streams_on_the_server(talk: Path) -> None:
     # The streams of the first segment; the others ended normally.
     assert len(recogniser.cancelled) == 3
     assert not recogniser.cancelled & recogniser.ended
+
+
+def test_paused_stream_gets_its_final(tmp_path: Path) -> None:
+    """A pipe that stays open without bringing samples: the final comes after a second, not when the sound resumes."""
+    path, resumed, finals = tmp_path / "pipe", threading.Event(), list[bool]()
+    os.mkfifo(path)
+    content = wav(tmp_path / "talk.wav", np.concatenate([silence(0.5), burst(2.5), burst(2), silence(1)])).read_bytes()
+    paused = threading.Event()
+
+    def speak() -> None:
+        with path.open("wb") as pipe:
+            pipe.write(content[: 44 + 2 * 3 * 16_000])
+            pipe.flush()
+            paused.wait(20)
+            resumed.set()
+            pipe.write(content[44 + 2 * 3 * 16_000 :])
+
+    threading.Thread(target=speak, daemon=True).start()
+
+    def on_event(each: Partial | Final) -> None:
+        if isinstance(each, Final):
+            finals.append(resumed.is_set())
+            paused.set()
+
+    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), on_event)
+    assert finals == [False, True]
+    assert spoken_turns(found) == [("S1", "loud"), ("S1", "loud")]
+    assert found.transcript.duration_s == pytest.approx(6.0, abs=0.01)
+
+
+def test_file_does_not_pause(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(realtime, "_PAUSE_S", 0.0)
+    read = Recording.blocks
+
+    def blocks(recording: Recording) -> Iterator[Samples]:
+        for block in read(recording):
+            time.sleep(0.15)
+            yield block
+
+    monkeypatch.setattr(Recording, "blocks", blocks)
+    assert all(block.size for block in Source(talk).blocks())

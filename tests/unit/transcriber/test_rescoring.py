@@ -5,10 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contract.catalogue import Family, catalogue
-from tests.unit.transcriber.fakes import WEIGHTS, FakeRecogniser, confident
-from tests.unit.transcriber.models import LEVELS, VOCABULARY
-from transcriber import rescoring
+from tests.unit.transcriber.fakes import SEARCH, FakeRecogniser, confident
+from tests.unit.transcriber.models import LEVELS, VOCABULARY, token_spec
 from transcriber.ctc import Emissions, Floats, Hypothesis, Integers
 from transcriber.ngram import Ngram
 from transcriber.recogniser import EncoderOutput
@@ -26,9 +24,9 @@ class ScriptedRecogniser(FakeRecogniser):
         self.scores = scores
         self.requests: list[tuple[Integers, Integers]] = []
 
-    def score(self, family: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
+    def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         self.requests.append((hypotheses, lengths))
-        return np.array(self.scores[family], dtype=np.float32)
+        return np.array(self.scores[role], dtype=np.float32)
 
 
 def hypotheses(*pairs: tuple[tuple[int, ...], float]) -> list[Hypothesis]:
@@ -36,37 +34,33 @@ def hypotheses(*pairs: tuple[tuple[int, ...], float]) -> list[Hypothesis]:
 
 
 def test_combines_decoder_and_language_model() -> None:
-    recogniser = ScriptedRecogniser({"decoder": [-10.0, -2.0], "lm": [-1.0, -3.0]})
+    recogniser = ScriptedRecogniser({"rescorer": [-10.0, -2.0], "lm": [-1.0, -3.0]})
     best, second = rescore(recogniser, ENCODED, hypotheses(((3,), -1.0), ((4, 5), -2.0)))
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
-    assert best.score == pytest.approx(-2.0 - 2.0 * WEIGHTS.rescorers["decoder"] - 3.0 * WEIGHTS.rescorers["lm"])
+    assert best.score == pytest.approx(-2.0 - 2.0 * SEARCH.rescorers["rescorer"] - 3.0 * SEARCH.rescorers["lm"])
     assert (best.log_prob, second.log_prob) == (-2.0, -1.0)
 
 
 def test_uses_other_weights_after_a_search_with_an_ngram_model() -> None:
-    recogniser = ScriptedRecogniser({"decoder": [-1.0, -2.0]})
+    recogniser = ScriptedRecogniser({"rescorer": [-1.0, -2.0]})
     given = [
         Hypothesis(tokens=(3,), log_prob=-1.0, lm_log_prob=-4.0, lm_score=-3.0),
         Hypothesis(tokens=(4, 5), log_prob=-2.0, lm_log_prob=-9.0, lm_score=1.0),
     ]
     best, second = rescore(recogniser, ENCODED, given)
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
-    assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * WEIGHTS.rescorers_with_ngram["decoder"])
+    assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * SEARCH.rescorers_with_ngram["rescorer"])
     assert (best.log_prob, best.lm_log_prob) == (-2.0, -9.0)
 
 
 @pytest.mark.parametrize(
-    ("removed", "left", "best"),
-    [(("lm",), ("decoder",), (4, 5)), (("decoder",), ("lm",), (3,)), (("decoder", "lm"), (), (3,))],
+    ("left", "best"),
+    [(("rescorer",), (4, 5)), (("lm",), (3,)), ((), (3,))],
 )
-def test_rescorers_are_optional_in_the_catalogue(
-    removed: tuple[str, ...], left: tuple[str, ...], best: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rescorers_are_optional(left: tuple[str, ...], best: tuple[int, ...]) -> None:
     """Without rescorers the order of the search stays."""
-    families: dict[str, Family] = {name: family for name, family in catalogue().items() if name not in removed}
-    monkeypatch.setattr(rescoring, "catalogue", lambda: families)
-    scores = {"decoder": [-10.0, -2.0], "lm": [-1.0, -3.0]}
-    recogniser = ScriptedRecogniser({family: scores[family] for family in left})
+    scores = {"rescorer": [-10.0, -2.0], "lm": [-1.0, -3.0]}
+    recogniser = ScriptedRecogniser({role: scores[role] for role in left})
     found = rescore(recogniser, ENCODED, hypotheses(((3,), -1.0), ((4, 5), -2.0)))
     assert found[0].tokens == best
     assert len(recogniser.requests) == len(left)
@@ -78,20 +72,21 @@ def test_search_uses_the_ngram_model() -> None:
         log_probs=np.log(np.array([[0.9, 0.1], [0.5, 0.45], [0.9, 0.1]], dtype=np.float32)),
         tokens=np.array([[4, 0], [3, 5], [0, 3]], dtype=np.int32),
     )
-    model = Ngram(LEVELS, VOCABULARY)
+    model = Ngram(LEVELS, VOCABULARY, 2)
     assert search(FakeRecogniser(), sounds)[0].tokens == (4, 3)
     recogniser = FakeRecogniser(ngram=model)
+    recogniser.tokens = token_spec()
     assert search(recogniser, sounds, ngram=False)[0].tokens == (4, 3)
     for bonus in (2.0, 2.5):
-        recogniser.search_weights = replace(WEIGHTS, bonus=bonus)
+        recogniser.search = replace(SEARCH, token_bonus=bonus)
         best = search(recogniser, sounds)[0]
         assert best.tokens == (4, 5)
         assert best.lm_log_prob == pytest.approx(model.log_prob((4, 5)))
-        assert best.lm_score == pytest.approx(WEIGHTS.ngram * model.log_prob((4, 5)) + 2 * bonus)
+        assert best.lm_score == pytest.approx(SEARCH.ngram_weight * model.log_prob((4, 5)) + 2 * bonus)
 
 
 def test_pads_with_zeros_and_sends_lengths() -> None:
-    recogniser = ScriptedRecogniser({"decoder": [0.0, 0.0, 0.0]})
+    recogniser = ScriptedRecogniser({"rescorer": [0.0, 0.0, 0.0]})
     rescore(recogniser, ENCODED, hypotheses(((3, 4), -1.0), ((), -2.0), ((5,), -3.0)))
     ((tokens, lengths),) = recogniser.requests
     assert tokens.tolist() == [[3, 4], [0, 0], [5, 0]]
@@ -100,7 +95,7 @@ def test_pads_with_zeros_and_sends_lengths() -> None:
 
 
 def test_equal_scores_keep_the_order_of_the_search() -> None:
-    recogniser = ScriptedRecogniser({"decoder": [0.0, 0.0]})
+    recogniser = ScriptedRecogniser({"rescorer": [0.0, 0.0]})
     assert rescore(recogniser, ENCODED, hypotheses(((3,), -1.0), ((4,), -1.0)))[0].tokens == (3,)
 
 
@@ -108,6 +103,6 @@ def test_equal_scores_keep_the_order_of_the_search() -> None:
     "given", [hypotheses(((3,), -1.0)), hypotheses(((3,) * 257, -1.0), ((4,), -2.0)), hypotheses()]
 )
 def test_skips_single_and_too_long_hypotheses(given: list[Hypothesis]) -> None:
-    recogniser = ScriptedRecogniser({"decoder": [0.0, 100.0]})
+    recogniser = ScriptedRecogniser({"rescorer": [0.0, 100.0]})
     assert rescore(recogniser, ENCODED, given) == tuple(given)
     assert recogniser.requests == []

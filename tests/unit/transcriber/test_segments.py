@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.transcriber.sounds import burst, silence
-from transcriber.segments import LONGEST_SAMPLES, PADDING_SAMPLES, Segment, follow, split
+from transcriber.segments import Segment, Timing, follow, split
 
+LONGEST_SAMPLES, PADDING_SAMPLES = 16 * 16_000, 16_000 // 5
 PLAN = ((1.0, 2.5), (2.0, 0.8), (1.5, 4.0), (3.0, 1.2))  # silence, then speech, in seconds
 
 
@@ -184,3 +185,47 @@ def test_segments_of_a_stream_without_pauses_touch() -> None:
     assert len(found) >= 3
     assert all(before.end == after.start for before, after in pairwise(found))
     assert all(segment.samples.size <= LONGEST_SAMPLES for segment in found)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 32_000, 48_000])
+def test_splits_at_every_rate_of_the_detector(rate_hz: int) -> None:
+    """The same speech at another rate: the same segments, in seconds, for recordings and streams."""
+    parts = [part for pause_s, speech_s in PLAN for part in (silence(pause_s, rate_hz), burst(speech_s, rate_hz))]
+    samples = np.concatenate([*parts, silence(1.0, rate_hz)])
+    expected = list(split([talk()[0]]))
+    for found in (
+        list(split([samples], sample_rate_hz=rate_hz)),
+        [each.segment for each in follow([samples], sample_rate_hz=rate_hz) if each.ended],
+    ):
+        assert [part.start_s for part in found] == pytest.approx([part.start_s for part in expected], abs=0.1)
+        assert [part.end_s for part in found] == pytest.approx([part.end_s for part in expected], abs=0.2)
+        assert all(part.samples.size == round((part.end_s - part.start_s) * rate_hz) for part in found)
+
+
+@pytest.mark.parametrize("longest_s", [5.0, 30.0])
+def test_longest_segment_is_a_parameter(longest_s: float) -> None:
+    samples = burst(70.0)
+    for found in (
+        list(split([samples], longest_s=longest_s)),
+        [each.segment for each in follow([samples], longest_s=longest_s) if each.ended],
+    ):
+        assert all(before.end == after.start for before, after in pairwise(found))
+        assert sum(part.samples.size for part in found) == samples.size
+        assert max(part.samples.size for part in found) <= longest_s * 16_000
+        assert all(part.samples.size >= longest_s * 8_000 for part in found[:-1])
+
+
+def test_timing_at_16_khz() -> None:
+    timing = Timing()
+    assert (timing.frame, timing.padding, timing.longest, timing.earliest_cut) == (320, 3_200, 256_000, 128_000)
+
+
+def test_pause_of_a_stream_ends_its_segment() -> None:
+    """An empty block: the segment ends with all whole frames, and the next one keeps the times of the samples."""
+    samples, nothing = burst(4.0), np.empty(0, dtype=np.float32)
+    updates = list(follow([nothing, samples[:32_500], nothing, nothing, samples[32_500:], silence(1)]))
+    first, second = (each.segment for each in updates if each.ended)
+    assert (first.start, first.end, first.is_cut) == (0, 32_320, False)
+    assert 32_320 <= second.start < 34_000
+    assert second.end >= samples.size
+    assert np.array_equal(second.samples[:10_000], samples[second.start : second.start + 10_000])

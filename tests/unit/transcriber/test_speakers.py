@@ -1,5 +1,6 @@
 """Distinguish speakers by synthetic embeddings."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.unit.transcriber.fakes import speaker_spec
 from transcriber import speakers
-from transcriber.speakers import StreamSpeakers, Window, cluster, label, turns, window_bounds
+from transcriber.speakers import StreamSpeakers, Window, cluster, label, turns, window_bounds, windows_of
 from transcriber.transcript import Word
 
 SIZE = 64
@@ -36,14 +38,24 @@ def word(content: str, start_s: float, end_s: float) -> Word:
     return Word(content=content, start_s=start_s, end_s=end_s, confidence=1.0)
 
 
-@pytest.mark.parametrize("frames", [1, 49, 200, 201, 275, 276, 800, 1598])
-def test_windows_cover_a_segment(frames: int) -> None:
-    bounds = window_bounds(frames)
+@pytest.mark.parametrize("samples", [1, 8_000, 32_000, 32_001, 44_000, 44_001, 128_000, 256_000])
+def test_windows_cover_a_segment(samples: int) -> None:
+    bounds = window_bounds(samples, speaker_spec(0.5))
     assert bounds[0][0] == 0
-    assert bounds[-1][1] == frames
-    assert all(last - first == min(frames, speakers.WINDOW_FRAMES) for first, last in bounds)
+    assert bounds[-1][1] == samples
+    assert all(last - first == min(samples, 32_000) for first, last in bounds)
     assert all(second[0] <= first[1] for first, second in pairwise(bounds))
     assert len(set(bounds)) == len(bounds)
+
+
+def test_window_times_follow_the_rate() -> None:
+    spec = replace(speaker_spec(0.5), sample_rate_hz=8_000)
+    found = windows_of(3, 10.0, window_bounds(24_000, spec), spec)
+    assert [(each.segment, each.start_s, each.end_s) for each in found] == [
+        (3, 10.0, 12.0),
+        (3, 10.75, 12.75),
+        (3, 11.0, 13.0),
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.unit.transcriber.sounds import burst
-from transcriber.features import FeatureStream, feature_frames, log_mel
+from training.features import FeatureStream, feature_frames, log_mel
 
 
 @pytest.mark.parametrize("size", [1, 159, 1600, 5000])

@@ -1,4 +1,4 @@
-"""Compute log-mel features: the one definition that training, export and transcription share."""
+"""Compute the log-mel features of the training, with kaldi-native-fbank; exported graphs compute the same ones."""
 
 from functools import cache
 

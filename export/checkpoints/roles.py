@@ -1,0 +1,48 @@
+"""Complete a network of this project's own kinds: give it its front end, and describe it to clients by its role."""
+
+from torch import nn
+
+from contract.catalogue import CTC, ENCODER, SPEAKER, Model
+from contract.client import ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
+from export.checkpoints.checkpoint import audio_spec
+from export.networks.front_end import FilterBank, FilterBankConfig, FromAudio
+from export.networks.reserved_tokens import BLANK, BOUNDARY, UNKNOWN
+
+FRONT_END = FilterBankConfig()
+"""The filter bank that all reference networks were trained with."""
+SPEAKER_WINDOW_S, SPEAKER_HOP_S = 2.0, 0.75
+
+
+def with_front_end(network: nn.Module, role: str) -> nn.Module:
+    """Return a network that takes audio, if its role is one that does; other networks unchanged."""
+    return FromAudio(FilterBank(FRONT_END), network).eval() if role in (ENCODER, SPEAKER) else network
+
+
+def token_spec(pieces: tuple[str, ...]) -> TokenSpec:
+    """Return the tokens of a reference network with these pieces."""
+    return TokenSpec(pieces=pieces, blank=BLANK, unspoken=(UNKNOWN, BOUNDARY), boundary=BOUNDARY)
+
+
+def client_spec(
+    model: Model,
+    *,
+    pieces: tuple[str, ...] = (),
+    search: SearchSpec | None = None,
+    same_speaker_similarity: float | None = None,
+) -> ClientSpec:
+    """Return what clients must know about a model; each role uses the values that it needs."""
+    role, frames = model.family.role, model.family.frames
+    if role == ENCODER and frames is not None:
+        return ClientSpec(audio=audio_spec(FRONT_END.sample_rate_hz, frames))
+    if role == CTC:
+        return ClientSpec(tokens=token_spec(pieces), search=search)
+    if role == SPEAKER and same_speaker_similarity is not None:
+        return ClientSpec(
+            speaker=SpeakerSpec(
+                sample_rate_hz=FRONT_END.sample_rate_hz,
+                same_speaker_similarity=same_speaker_similarity,
+                window_s=SPEAKER_WINDOW_S,
+                hop_s=SPEAKER_HOP_S,
+            )
+        )
+    return ClientSpec()

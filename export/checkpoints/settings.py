@@ -1,0 +1,59 @@
+"""Read settings of a checkpoint's configuration, with defaults; refuse values that no network here computes."""
+
+from collections.abc import Collection
+from typing import Any
+
+from contract.errors import CheckpointError
+from contract.fields import Fields
+
+MOST = 1 << 20
+"""The largest size that a configuration may state: more would build a network of any size from a small file."""
+MOST_LAYERS, MOST_BANDS = 256, 512
+UNSUPPORTED = "Use a checkpoint of a supported kind; docs/architecture lists them"
+
+
+def fields(value: Any, source: object) -> Fields:
+    """Return the fields of a parsed configuration; their errors are CheckpointErrors."""
+    return Fields(value, source=source, error=CheckpointError, remedy=UNSUPPORTED)
+
+
+def size(table: Fields, key: str, default: int | None = None, most: int = MOST) -> int:
+    """Return a size from 1 to `most`; without a default the key must be present."""
+    found = default if default is not None and not table.has(key) else table.integer(key)
+    if not 1 <= found <= most:
+        raise table.error(key, f"{found} is not a size from 1 to {most}")
+    return found
+
+
+def number(table: Fields, key: str, default: float) -> float:
+    """Return a number. YAML reads 1e-5 as text, so text of a number is one."""
+    if not table.has(key):
+        return default
+    found = table.raw(key)
+    if isinstance(found, str):
+        try:
+            return float(found)
+        except ValueError as error:
+            raise table.error(key, f"{found!r} is not a number") from error
+    return table.number(key)
+
+
+def flag(table: Fields, key: str, *, default: bool) -> bool:
+    """Return a boolean."""
+    return table.boolean(key) if table.has(key) else default
+
+
+def word(table: Fields, key: str, default: str) -> str:
+    """Return a string."""
+    return table.text(key) if table.has(key) else default
+
+
+def require(table: Fields, key: str, supported: Collection[Any], why: str) -> None:
+    """Raise the table's error for a value that is not supported. An absent key or null is always supported."""
+    if table.has(key) and table.raw(key) not in supported:
+        raise table.error(key, f"{_shown(table.raw(key))} is not supported: {why}")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."  # noqa: PLR2004 - a line of an error

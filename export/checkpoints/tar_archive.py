@@ -1,0 +1,108 @@
+"""Read a tar archive that others made, within limits; nothing is written to a path that the archive names."""
+
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from contract.errors import CheckpointError
+from export.checkpoints.weights import DAMAGED
+
+MOST_MEMBERS = 1_000
+LARGEST_TEXT_BYTES = 64 << 20
+"""The largest member that is read into memory."""
+# Weights hardly compress: what expands further than this is a bomb.
+MOST_EXPANSION = 100
+_FOREIGN = "Use an archive that NeMo's save_to wrote"
+_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError)
+
+
+class Archive:
+    """An open archive whose members have been checked."""
+
+    def __init__(self, path: Path, archive: tarfile.TarFile) -> None:
+        self.path, self._archive = path, archive
+        self._members = _checked(path, archive)
+
+    def names(self) -> list[str]:
+        """Return the names of the files."""
+        return list(self._members)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file; raise CheckpointError when it is missing or large."""
+        member = self._member(name)
+        if member.size > LARGEST_TEXT_BYTES:
+            cause = f"its file {name} has {member.size} bytes, more than {LARGEST_TEXT_BYTES}"
+            raise CheckpointError(self.path, cause, _FOREIGN)
+        with _damage(self.path):
+            source = self._archive.extractfile(member)
+            return b"" if source is None else source.read()
+
+    def extract(self, name: str, target: Path) -> None:
+        """Write a file to a path of the caller's."""
+        with _damage(self.path):
+            source = self._archive.extractfile(self._member(name))
+            if source is not None:
+                with target.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+
+    def _member(self, name: str) -> tarfile.TarInfo:
+        if name not in self._members:
+            raise CheckpointError(self.path, f"it holds no file {name}", _FOREIGN)
+        return self._members[name]
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open a plain or compressed tar; raise CheckpointError for one that is damaged, hostile or too large."""
+    with ExitStack() as stack:
+        with _damage(path):
+            archive = stack.enter_context(tarfile.open(path))
+        yield Archive(path, archive)
+
+
+def first_names(path: Path, count: int) -> list[str]:
+    """Return the names of the first members of a tar; none for any other file."""
+    try:
+        with tarfile.open(path) as archive:
+            return [_name(member) for member in islice(archive, count)]
+    except _ERRORS:
+        return []
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _ERRORS as error:
+        raise CheckpointError(path, f"it is a damaged archive ({error})", DAMAGED) from error
+
+
+def _checked(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    most_bytes, total = path.stat().st_size * MOST_EXPANSION, 0
+    found: dict[str, tarfile.TarInfo] = {}
+    with _damage(path):
+        # One by one: a bomb is refused at its header, before it is unpacked to find the next one.
+        for count, member in enumerate(archive, 1):
+            name, total = _name(member), total + member.size
+            if count > MOST_MEMBERS:
+                raise CheckpointError(path, f"it has more than {MOST_MEMBERS} members", _FOREIGN)
+            if total > most_bytes:
+                raise CheckpointError(path, f"it expands to more than {MOST_EXPANSION} times its size", _FOREIGN)
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise CheckpointError(path, f"its member {name!r} leads out of the archive", _FOREIGN)
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                raise CheckpointError(path, f"its member {name!r} is not a plain file", _FOREIGN)
+            if name in found:
+                raise CheckpointError(path, f"it has two members {name!r}", _FOREIGN)
+            found[name] = member
+    return found
+
+
+def _name(member: tarfile.TarInfo) -> str:
+    return member.name.removeprefix("./")

@@ -1,0 +1,128 @@
+"""Read the token list of a folder of transformers: a character vocabulary, or a tokenizer.json of pieces."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
+from contract.errors import CheckpointError
+from contract.fields import Fields
+from export.checkpoints.settings import MOST, flag, word
+from export.checkpoints.transformers_folder import Folder
+from export.checkpoints.weights import DAMAGED
+
+_VOCABULARY, _TOKENIZER, _ADDED = "vocab.json", "tokenizer.json", "added_tokens.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
+    """Return the tokens of a Wav2Vec2CTCTokenizer for a head of `size` rows, with the pad token as blank."""
+    config = folder.optional_fields(_TOKENIZER_CONFIG)
+    numbers = _numbers(folder, _VOCABULARY) | (_numbers(folder, _ADDED) if folder.has(_ADDED) else {})
+    added, special = _added(config)
+    numbers |= added
+    delimiter = _content(config, "word_delimiter_token", "|")
+    names = {_content(config, key, default) for key, default in _SPECIAL.items()} | special
+    pad = _content(config, "pad_token", _SPECIAL["pad_token"])
+    if numbers.get(pad, blank) != blank:
+        cause = f"its token {pad!r} is {numbers[pad]}, and pad_token_id in config.json is {blank}: which is blank?"
+        raise CheckpointError(folder.path / _VOCABULARY, cause, "Set pad_token_id to the token that is blank")
+    lower = flag(config, "do_lower_case", default=False)
+    pieces = _by_number(folder, _VOCABULARY, numbers, size)
+    unspoken = _unspoken(pieces, names - {delimiter, " "}, blank)
+    shown = tuple(
+        _shown(piece, number in (blank, *unspoken), number, lower=lower) for number, piece in enumerate(pieces)
+    )
+    separators = [each for each in (delimiter, " ") if each in numbers]
+    if not separators:
+        return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=CHARACTERS, word_separator="")
+    separator = separators[0].lower() if lower else separators[0]
+    return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=DELIMITER, delimiter=separator)
+
+
+def piece_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
+    """Return the tokens of a tokenizer.json that was made of a SentencePiece model, for a head of `size` rows."""
+    table = folder.fields(_TOKENIZER)
+    numbers = _model_numbers(table.table("model"))
+    special = set()
+    for each in table.tables("added_tokens") if table.has("added_tokens") else ():
+        numbers[each.text("content")] = each.integer("id")
+        if flag(each, "special", default=False):
+            special.add(each.text("content"))
+    special.add(word(table.table("model"), "unk_token", "<unk>"))
+    pieces = _by_number(folder, _TOKENIZER, numbers, size)
+    unspoken = _unspoken(pieces, special, blank)
+    shown = tuple(_shown(piece, number in (blank, *unspoken), number) for number, piece in enumerate(pieces))
+    return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=SENTENCEPIECE)
+
+
+def _model_numbers(model: Fields) -> dict[str, int]:
+    if isinstance(model.raw("vocab"), dict):
+        table = model.table("vocab")
+        return {piece: table.integer(piece) for piece in table.names()}
+    # Unigram models have a list of pairs, piece and score.
+    pairs = model.items("vocab", list)
+    for index, pair in enumerate(pairs):
+        if not pair or not isinstance(pair[0], str):
+            raise model.error(f"vocab[{index}]", "expected a piece and its score")
+    return {str(pair[0]): number for number, pair in enumerate(pairs)}
+
+
+def _numbers(folder: Folder, name: str) -> dict[str, int]:
+    table = folder.fields(name)
+    if any(isinstance(table.raw(key), dict) for key in table.names()):
+        cause = "its tokens are listed by language, as for the adapters of MMS, which are not supported"
+        raise CheckpointError(folder.path / name, cause, "Merge one language's adapter and list into a checkpoint")
+    return {key: table.integer(key) for key in table.names()}
+
+
+def _added(config: Fields) -> tuple[dict[str, int], set[str]]:
+    """Return the numbers of tokens that tokenizer_config.json adds, and which of them are not text."""
+    numbers: dict[str, int] = {}
+    special: set[str] = set()
+    if not config.has("added_tokens_decoder"):
+        return numbers, special
+    table = config.table("added_tokens_decoder")
+    for key in table.names():
+        entry = table.table(key)
+        if not key.isdecimal() or len(key) > len(str(MOST)):
+            raise config.error(f"added_tokens_decoder.{key}", "it is not the number of a token")
+        numbers[entry.text("content")] = int(key)
+        if flag(entry, "special", default=False):
+            special.add(entry.text("content"))
+    return numbers, special
+
+
+def _content(config: Fields, key: str, default: str) -> str:
+    """Return a token that is written as text or as a table with its text in `content`."""
+    if not config.has(key):
+        return default
+    value: Any = config.raw(key)
+    return config.table(key).text("content") if isinstance(value, dict) else config.text(key)
+
+
+def _by_number(folder: Folder, name: str, numbers: Mapping[str, int], size: int) -> list[str | None]:
+    """Return the piece of each row of the head; None for a row that no token names: a head may be wider."""
+    pieces: list[str | None] = [None] * size
+    for piece, number in numbers.items():
+        if not 0 <= number < size:
+            cause = f"its token {piece!r} is {number}, and the head has {size} tokens"
+            raise CheckpointError(folder.path / name, cause, DAMAGED)
+        if pieces[number] is not None:
+            cause = f"its tokens {pieces[number]!r} and {piece!r} have the same number {number}"
+            raise CheckpointError(folder.path / name, cause, DAMAGED)
+        pieces[number] = piece
+    return pieces
+
+
+def _unspoken(pieces: Iterable[str | None], special: set[str], blank: int) -> tuple[int, ...]:
+    return tuple(
+        number
+        for number, piece in enumerate(pieces)
+        if number != blank and (piece is None or not piece or piece in special)
+    )
+
+
+def _shown(piece: str | None, is_special: bool, number: int, *, lower: bool = False) -> str:  # noqa: FBT001 - see callers
+    text = f"<{number}>" if piece is None else piece
+    return text.lower() if lower and not is_special else text

@@ -1,0 +1,122 @@
+"""NeMo's mel features as layers of a network: log-mel energies, normalised over each recording.
+
+Framing, window and DFT are one convolution over the samples, as in export/networks/front_end.py. Definition: NeMo's
+FilterbankFeatures, which transformers' ParakeetFeatureExtractor repeats. A frame is centred on its sample: the window
+lies in the middle of the transform, and zeros stand before and after the audio. The last frame of the tensor is not
+valid: a recording has samples // hop frames.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from contract.frames import Stride
+from export.networks.layers import valid_positions
+
+# What NeMo adds to an energy before the logarithm, and to a deviation before the division.
+SMALLEST_ENERGY = 2.0**-24
+SMALLEST_DEVIATION = 1.0e-5
+# Slaney's scale: linear up to 1 kHz, then 27 mel for every factor of 6.4.
+_BREAK_HZ, _BREAK_MEL, _HZ_PER_MEL = 1000.0, 15.0, 200.0 / 3.0
+_LOG_STEP = np.log(6.4) / 27.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NemoFrontEndConfig:
+    """The definition of the features; the defaults are those of FastConformer and Parakeet at 16 kHz."""
+
+    sample_rate_hz: int = 16_000
+    bands: int = 80
+    window_samples: int = 400
+    hop_samples: int = 160
+    transform_size: int = 512
+    preemphasis: float = 0.97
+    low_hz: float = 0.0
+    high_hz: float = 8_000.0
+
+    @property
+    def stride(self) -> Stride:
+        """Return the step from samples to valid frames, samples // hop."""
+        return Stride(kernel=self.hop_samples, stride=self.hop_samples)
+
+
+class NemoFrontEnd(nn.Module):
+    """Normalised log-mel features of audio, in FP32 whatever the type of the other layers.
+
+    Its kernels are constants, not weights: no conversion to FP16 rounds them.
+    """
+
+    def __init__(self, config: NemoFrontEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        transform, mel = kernels(config)
+        # In a list, so that torch takes them for neither parameters nor buffers and leaves them in FP32.
+        self._kernels = [torch.from_numpy(transform)[:, None, :], torch.from_numpy(mel)[:, :, None]]
+
+    def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features FP32 [batch, samples // hop + 1, bands], zero where padded, and INT [batch] valid frames."""
+        features = self._log_mel(self._emphasised(audio.float(), audio_lengths))
+        lengths = audio_lengths // self.config.hop_samples
+        valid = valid_positions(lengths, features.shape[1])[..., None].to(features.dtype)
+        count = lengths[:, None, None].to(features.dtype)
+        mean = (features * valid).sum(dim=1, keepdim=True) / count.clamp(min=1.0)
+        centred = (features - mean) * valid
+        # A recording of one frame has no deviation: NeMo divides by zero there, and this network returns zeros.
+        variance = (centred * centred).sum(dim=1, keepdim=True) / (count - 1.0).clamp(min=1.0)
+        return centred / (variance.sqrt() + SMALLEST_DEVIATION), lengths
+
+    def _emphasised(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        before = functional.pad(audio, (1, 0))[:, :-1]
+        valid = valid_positions(lengths, audio.shape[1]).to(audio.dtype)
+        # Without the mask, the sample after the last one would hold a part of the last one.
+        return (audio - self.config.preemphasis * before) * valid
+
+    def _log_mel(self, audio: Tensor) -> Tensor:
+        transform, mel = (kernel.to(audio.device) for kernel in self._kernels)
+        padding = self.config.window_samples // 2
+        spectrum = functional.conv1d(audio[:, None], transform, stride=self.config.hop_samples, padding=padding)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        # As a bias of the convolution: TensorRT-RTX 1.7 fails for sm75 to fuse an addition behind it.
+        guard = torch.full((self.config.bands,), SMALLEST_ENERGY, device=audio.device)
+        return functional.conv1d(real * real + imaginary * imaginary, mel, guard).log().transpose(1, 2)
+
+
+@cache
+def kernels(config: NemoFrontEndConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the transform [2 * frequencies, window] and the mel filters [bands, frequencies], computed in FP64.
+
+    Frequencies that no filter uses are left out.
+    """
+    filters = mel_filters(config)
+    used = np.flatnonzero(filters.any(axis=0))
+    frequencies = slice(used[0], used[-1] + 1)
+    size = config.window_samples
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))
+    spectrum = np.fft.rfft(np.diag(window), config.transform_size, axis=0)[frequencies]
+    transform = np.concatenate((spectrum.real, spectrum.imag))
+    return transform.astype(np.float32), np.ascontiguousarray(filters[:, frequencies]).astype(np.float32)
+
+
+def mel_filters(config: NemoFrontEndConfig) -> NDArray[np.float64]:
+    """Return triangles that are equally wide on Slaney's scale, each of equal area: FP64 [bands, frequencies]."""
+    edges = _hertz(np.linspace(_mel(config.low_hz), _mel(config.high_hz), config.bands + 2))
+    centres = np.arange(config.transform_size // 2 + 1) * config.sample_rate_hz / config.transform_size
+    left, middle, right = (edges[first : first + config.bands, None] for first in range(3))
+    rising, falling = (centres - left) / (middle - left), (right - centres) / (right - middle)
+    return np.asarray(np.minimum(rising, falling).clip(min=0.0) * 2.0 / (right - left))
+
+
+def _mel(hertz: float) -> float:
+    if hertz < _BREAK_HZ:
+        return hertz / _HZ_PER_MEL
+    return float(_BREAK_MEL + np.log(hertz / _BREAK_HZ) / _LOG_STEP)
+
+
+def _hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    curved = _BREAK_HZ * np.exp((mel - _BREAK_MEL) * _LOG_STEP)
+    return np.asarray(np.where(mel < _BREAK_MEL, mel * _HZ_PER_MEL, curved))

@@ -1,0 +1,184 @@
+"""The import of a user's own networks: which families it makes of them, what it measures and what it rejects."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contract.catalogue import read_catalogue
+from contract.client import EXACT, MASKED, SearchSpec
+from contract.errors import CheckpointError
+from export import networks_file
+from export.checkpoints import network_measuring, transformers
+from export.own_networks import OwnCheckpoints, import_all
+from tests.unit.export import foreign, onnx_networks, wenet
+
+ROOT = Path(__file__).parents[3]
+ARPA = """\
+\\data\\
+ngram 1=5
+
+\\1-grams:
+-1.0 <s>
+-1.0 </s>
+-1.0 <unk>
+-0.5 a
+-0.7 b
+
+\\end\\
+"""
+Write = Callable[[str], OwnCheckpoints]
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Write:
+    """Return a function that imports the networks of a text beside the folder of a wenet."""
+    wenet.write(tmp_path / "wenet", wenet.U2PP)
+
+    def read(text: str) -> OwnCheckpoints:
+        (tmp_path / "networks.toml").write_text(text)
+        return import_all(networks_file.read(tmp_path / "networks.toml"), tmp_path / "catalogue")
+
+    return read
+
+
+def test_wenet_becomes_encoder_head_rescorer_and_ensemble(imported: Write, tmp_path: Path) -> None:
+    found = imported('[qa.standard]\nrecogniser = "wenet"\n')
+    catalogue = read_catalogue(tmp_path / "catalogue")
+    assert {name: family.role for name, family in catalogue.families.items()} == {
+        "am_qa": "ctc", "body_qa": "encoder", "decoder_qa": "rescorer", "ensemble_qa": "ensemble",
+    }  # fmt: skip
+    assert {family.language for family in catalogue.families.values()} == {"qa"}
+    assert sorted(found.checkpoints) == ["am_qa_standard", "body_qa_standard", "decoder_qa_standard"]
+    assert all("realtime" in family.modes for family in catalogue.families.values())
+    head = found.open(catalogue.models()["am_qa_standard"])
+    assert head.client.search == SearchSpec(rescorers={"rescorer": 2.0}, rescorers_with_ngram={"rescorer": 2.0})
+
+
+def test_points_of_one_kind_share_families(imported: Write, tmp_path: Path) -> None:
+    imported('[qa.standard]\nrecogniser = "wenet"\n[qa.enhanced]\nrecogniser = "wenet"\n')
+    families = read_catalogue(tmp_path / "catalogue").families
+    assert list(families) == ["am_qa", "body_qa", "decoder_qa", "ensemble_qa"]
+    assert {family.operating_points for family in families.values()} == {("standard", "enhanced")}
+
+
+def test_points_of_two_kinds_have_families_each(imported: Write, tmp_path: Path) -> None:
+    foreign.wave(tmp_path / "wave")
+    imported('[qa.standard]\nrecogniser = "wenet"\n[qa.enhanced]\nrecogniser = "wave"\n')
+    families = read_catalogue(tmp_path / "catalogue").families
+    assert {name: family.operating_points for name, family in families.items() if family.role == "ctc"} == {
+        "am_qa": ("standard",), "am_qa_enhanced": ("enhanced",),
+    }  # fmt: skip
+
+
+def test_graph_is_one_model(imported: Write, tmp_path: Path) -> None:
+    onnx_networks.write_described(tmp_path / "graph", onnx_networks.Network())
+    found = imported('[qb.standard]\nrecogniser = "graph"\n')
+    (model,) = read_catalogue(tmp_path / "catalogue").models().values()
+    assert (model.name, model.family.role) == ("am_qb_standard", "ctc")
+    assert found.open(model).precisions == ("fp32",)
+
+
+def test_remarks_name_the_point_and_the_figures(imported: Write, tmp_path: Path) -> None:
+    foreign.wave(tmp_path / "wave")
+    remarks = imported('[qc.standard]\nrecogniser = "wave"\n').remarks
+    assert remarks[0] == ("qc.standard: It takes whole recordings only, not streams: every frame attends to all others")
+    assert any(each.startswith("qc.standard: Measured on speech: padding changes") for each in remarks)
+    assert any(each.startswith("qc.standard: The largest value that a layer returned is ") for each in remarks)
+
+
+def test_ngram_of_tokens_joins_the_search(imported: Write, tmp_path: Path) -> None:
+    (tmp_path / "tokens.arpa").write_text(ARPA)
+    found = imported('[qa.standard]\nrecogniser = "wenet"\nngram = "tokens.arpa"\n')
+    search = found.checkpoints["am_qa_standard"].client.search
+    assert search is not None
+    assert (search.ngram_weight, search.token_bonus) == (0.5, 1.0)
+    assert search.ngram is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "what"), [("recogniser", "a recogniser in a known format (nemo, transformers, wenet, onnx)"),
+                        ("speaker", "a speaker network in a known format (speaker_onnx, resemblyzer)")],
+)  # fmt: skip
+def test_rejects_unknown_format(imported: Write, tmp_path: Path, field: str, what: str) -> None:
+    (tmp_path / "other").mkdir()
+    fields = {"recogniser": "wenet", field: "other"}
+    lines = "".join(f'{key} = "{value}"\n' for key, value in fields.items())
+    with pytest.raises(CheckpointError) as caught:
+        imported(f"[qa.standard]\n{lines}")
+    assert (caught.value.subject, caught.value.cause) == (str(tmp_path / "other"), f"it is not {what}")
+    assert caught.value.remedy == "See docs/own-networks.md for the formats and the files that each one needs"
+
+
+def test_rejects_ngram_that_is_none(imported: Write, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("no model")
+    with pytest.raises(CheckpointError) as caught:
+        imported('[qa.standard]\nrecogniser = "wenet"\nngram = "words.txt"\n')
+    assert caught.value.cause == "it is not an ARPA file"
+
+
+class _Averaging(torch.nn.Module):
+    """An encoder whose frames know of the padding behind them."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded, frames = self.encoder(audio, lengths)
+        return encoded * (1.0 + audio.shape[1] / 100_000), frames
+
+
+def test_network_that_padding_changes_is_marked(tmp_path: Path) -> None:
+    foreign.wave(tmp_path / "wave")
+    sound = transformers.read(tmp_path / "wave")
+    assert network_measuring.measured(sound, tmp_path).audio.padding == MASKED
+    changed = network_measuring.measured(replace(sound, encoder=_Averaging(sound.encoder)), tmp_path)
+    assert changed.audio.padding == EXACT
+    assert any(each.startswith("Padding changes the results of this network") for each in changed.remarks)
+
+
+def test_network_near_the_end_of_fp16_is_marked(tmp_path: Path) -> None:
+    foreign.wave(tmp_path / "wave")
+    sound = transformers.read(tmp_path / "wave")
+    encoder: Any = sound.encoder
+    with torch.no_grad():
+        encoder.projection.bias.fill_(20_000.0)
+    remarks = network_measuring.measured(sound, tmp_path).remarks
+    assert remarks[-1] == (
+        "This is close to the end of FP16, so louder speech may exceed it. Compare transcripts of FP16 and FP32 before "
+        "you serve it on GPUs."
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "made", "cause"),
+    [
+        (True, "am_en_standard/record.json", "it holds graphs that were exported without --networks"),
+        (False, "catalogue/catalogue.toml", "it holds networks of your own, which were exported with --networks"),
+    ],
+)
+def test_rejects_folder_of_other_networks(imported: Write, tmp_path: Path, own: bool, made: str, cause: str) -> None:
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    file = tmp_path / "out" / made
+    file.parent.mkdir(parents=True)
+    file.touch()
+    chosen = ["--networks", str(tmp_path / "networks.toml")] if own else []
+    command = [sys.executable, "-m", "export", "--out", str(tmp_path / "out"), *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    expected = f"error: --out {tmp_path / 'out'}: {cause}. Name another folder, or remove this one."
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (10, expected)
+
+
+def test_rejects_unknown_operating_point(imported: Write, tmp_path: Path) -> None:
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    options = ("--networks", str(tmp_path / "networks.toml"), "--operating-point", "enhanced")
+    command = [sys.executable, "-m", "export", "--out", str(tmp_path / "out"), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 10
+    assert done.stderr.splitlines()[-1].startswith("error: --operating-point: ")

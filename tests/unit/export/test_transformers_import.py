@@ -1,0 +1,377 @@
+"""Folders of transformers: parity, vocabularies, weights in every form, and what is refused."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from contract.errors import CheckpointError
+from export.checkpoints import transformers
+from tests.unit.export import foreign
+from tests.unit.export.test_nemo_import import _Code
+
+LOGIT_DIFFERENCE = 1e-4
+CONFIG, VOCABULARY, WEIGHTS, PICKLE = "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"
+POSITION = "wav2vec2.encoder.pos_conv_embed.conv."
+
+
+def _assert_equals_reference(folder: Path, model: Any, extractor: Any) -> None:
+    """Compare with the unpadded results of transformers: recordings alone, and padded in one batch."""
+    imported = transformers.read(folder)
+    out = imported.head.get_submodule("out")
+    audio = foreign.recordings()
+    expected = foreign.reference_logits(model, extractor, audio)
+    encoded, lengths = imported.encoder(*foreign.padded(audio, 60_000))
+    assert lengths.dtype == torch.int32
+    for row, length, values, theirs in zip(encoded, lengths.tolist(), audio, expected, strict=True):
+        alone, (own,) = imported.encoder(*foreign.padded([values], len(values)))
+        assert own == length == imported.frames.count(len(values)) == imported.audio.frames(len(values))
+        assert torch.allclose(out(row[:length]), theirs[:length], atol=LOGIT_DIFFERENCE)
+        assert torch.allclose(out(alone[0, :length]), theirs[:length], atol=LOGIT_DIFFERENCE)
+        assert not row[length:].any()
+
+
+@pytest.mark.parametrize("kind", foreign.KINDS)
+@pytest.mark.parametrize(("norm", "stable"), [("group", False), ("layer", True), ("layer", False)])
+def test_waveform_network_equals_transformers(kind: str, norm: str, stable: bool, tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path, kind, norm, do_stable_layer_norm=stable)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+@pytest.mark.parametrize("settings", [{"conv_bias": True}, {"hidden_act": "gelu_new", "num_conv_pos_embeddings": 15}])
+def test_settings_of_wav2vec2_equal_transformers(settings: dict[str, Any], tmp_path: Path) -> None:
+    _assert_equals_reference(tmp_path, *foreign.wave(tmp_path, norm="layer", **settings))
+
+
+def test_hubert_without_projection_norm_equals_transformers(tmp_path: Path) -> None:
+    _assert_equals_reference(tmp_path, *foreign.wave(tmp_path, "hubert", feat_proj_layer_norm=False))
+
+
+def test_wavlm_with_few_buckets_equals_transformers(tmp_path: Path) -> None:
+    """Recordings of more frames than max_bucket_distance have distances in the last bucket."""
+    _assert_equals_reference(tmp_path, *foreign.wave(tmp_path, "wavlm", num_buckets=16, max_bucket_distance=20))
+
+
+def test_samples_that_are_not_normalised_equal_transformers(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path)
+    extractor.do_normalize = False
+    extractor.save_pretrained(tmp_path)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+@pytest.mark.parametrize("bands", [80, 128])
+@pytest.mark.parametrize("plain", [False, True])
+def test_parakeet_equals_transformers(bands: int, plain: bool, tmp_path: Path) -> None:
+    settings = {"scale_input": False, "attention_bias": False, "convolution_bias": False} if plain else {}
+    _assert_equals_reference(tmp_path, *foreign.parakeet(tmp_path, bands, **settings))
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_parakeet_of_a_frame_is_finite(frames: int, tmp_path: Path) -> None:
+    """The deviation of a single frame is not defined."""
+    foreign.parakeet(tmp_path)
+    encoded, lengths = transformers.read(tmp_path).encoder(torch.zeros(1, 320), torch.tensor([160 * frames]))
+    assert lengths.tolist() == [1]
+    assert bool(encoded.isfinite().all())
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_silence_is_finite(norm: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path, norm=norm)
+    encoder = transformers.read(tmp_path).encoder
+    for length in (0, 399, 400, 16_000):
+        encoded, lengths = encoder(torch.zeros(1, 16_000), torch.tensor([length]))
+        assert lengths.tolist() == [max(1, (length - 400) // 320 + 1)]
+        assert bool(encoded.isfinite().all())
+
+
+def test_describes_wav2vec2_to_clients(tmp_path: Path) -> None:
+    folder = tmp_path / "dutch"
+    foreign.wave(folder)
+    imported = transformers.read(folder)
+    assert transformers.recognises(folder)
+    assert (imported.audio.sample_rate_hz, imported.audio.hop_s, imported.audio.shortest_samples) == (16_000, 0.02, 400)
+    assert imported.audio.first_centre_s == pytest.approx(0.0125)
+    assert imported.tokens.pieces == tuple(foreign.LETTERS)
+    assert (imported.tokens.style, imported.tokens.delimiter, imported.tokens.word_separator) == ("delimiter", "|", " ")
+    assert (imported.tokens.blank, imported.tokens.unspoken) == (0, (1, 2, 3))
+    assert imported.origin == "wav2vec2 CTC in transformers' format, dutch"
+    assert imported.remarks == ("It takes whole recordings only, not streams: every frame attends to all others",)
+
+
+def test_describes_parakeet_to_clients(tmp_path: Path) -> None:
+    foreign.parakeet(tmp_path)
+    imported = transformers.read(tmp_path)
+    assert (imported.audio.hop_s, imported.audio.first_centre_s, imported.audio.shortest_samples) == (0.08, 0.0, 160)
+    assert imported.tokens.pieces[:2] == ("<unk>", "▁w1")
+    assert (imported.tokens.style, imported.tokens.blank, imported.tokens.unspoken) == ("sentencepiece", 40, (0,))
+
+
+def _change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def _with_old_keys(tensors: dict[str, torch.Tensor]) -> None:
+    for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
+        tensors[POSITION + old] = tensors.pop(f"{POSITION}parametrizations.weight.{new}")
+
+
+def test_reads_old_keys_of_weight_normalisation(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path)
+    _change_weights(tmp_path, _with_old_keys)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+def test_reads_a_pickle_of_tensors(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path)
+    torch.save(model.state_dict(), tmp_path / PICKLE)
+    (tmp_path / WEIGHTS).unlink()
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+def test_prefers_safetensors_to_a_pickle(tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    (tmp_path / PICKLE).write_text("text")
+    transformers.read(tmp_path)
+
+
+def test_reads_weights_in_parts(tmp_path: Path) -> None:
+    model, extractor = foreign.parakeet(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    parts = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 1
+    _assert_equals_reference(tmp_path, model, extractor)
+    parts[1].unlink()
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (str(parts[1]), "the file is missing")
+
+
+def test_reads_half_precision_as_fp32(tmp_path: Path) -> None:
+    model, _ = foreign.wave(tmp_path)
+    model.half().save_pretrained(tmp_path)
+    assert {value.dtype for value in transformers.read(tmp_path).encoder.state_dict().values()} == {torch.float32}
+
+
+def test_reads_the_feature_extractor_of_a_processor(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").unlink()
+    foreign.write_json(tmp_path / "processor_config.json", {"feature_extractor": {**settings, "do_normalize": True}})
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+def test_digest_changes_with_the_files_that_were_read(tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    digests = [transformers.read(tmp_path).digest]
+    (tmp_path / "README.md").write_text("text")
+    digests.append(transformers.read(tmp_path).digest)
+    _change_weights(tmp_path, lambda tensors: tensors["lm_head.bias"].add_(1.0))
+    digests.append(transformers.read(tmp_path).digest)
+    foreign.write_json(tmp_path / VOCABULARY, {**foreign.LETTERS, "Z": 4, "|": 30})
+    digests.append(transformers.read(tmp_path).digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_head_may_be_wider_than_the_vocabulary(tmp_path: Path) -> None:
+    foreign.wave(tmp_path, vocab_size=34)
+    foreign.write_json(tmp_path / "added_tokens.json", {"<extra>": 31})
+    tokens = transformers.read(tmp_path).tokens
+    assert tokens.pieces[30:] == ("Z", "<extra>", "<32>", "<33>")
+    assert tokens.unspoken == (1, 2, 3, 32, 33)
+
+
+def test_reads_names_of_tokens_from_the_tokenizer(tmp_path: Path) -> None:
+    """Names of other recipes: tokens in brackets, words parted by a blank, special tokens behind the vocabulary."""
+    vocabulary = {" ": 0, "a": 1, "b": 2, "[UNK]": 3, "[PAD]": 4}
+    foreign.wave(tmp_path, vocab_size=7, pad_token_id=4)
+    foreign.write_json(tmp_path / VOCABULARY, vocabulary)
+    added = {"5": {"content": "<s>", "special": True}, "6": {"content": "</s>", "special": True}}
+    names = {"pad_token": "[PAD]", "unk_token": {"content": "[UNK]"}, "word_delimiter_token": " "}
+    foreign.write_json(tmp_path / "tokenizer_config.json", {**names, "added_tokens_decoder": added})
+    tokens = transformers.read(tmp_path).tokens
+    assert tokens.pieces == (" ", "a", "b", "[UNK]", "[PAD]", "<s>", "</s>")
+    assert (tokens.blank, tokens.unspoken, tokens.style, tokens.delimiter) == (4, (3, 5, 6), "delimiter", " ")
+
+
+def test_reads_a_language_without_spaces(tmp_path: Path) -> None:
+    foreign.wave(tmp_path, vocab_size=3)
+    foreign.write_json(tmp_path / VOCABULARY, {"<pad>": 0, "今": 1, "天": 2})
+    tokens = transformers.read(tmp_path).tokens
+    assert (tokens.style, tokens.word_separator, tokens.unspoken) == ("characters", "", ())
+
+
+def test_lower_cases_where_the_tokenizer_does(tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.write_json(tmp_path / "tokenizer_config.json", {"do_lower_case": True})
+    assert transformers.read(tmp_path).tokens.pieces[4:7] == ("|", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "cause"),
+    [
+        (
+            {"model_type": "whisper"},
+            CONFIG,
+            "model_type: whisper is not supported: the supported ones are parakeet_ctc, wav2vec2, hubert, wavlm",
+        ),
+        ({"architectures": ["Wav2Vec2Model"]}, CONFIG, "architectures: Wav2Vec2Model has no CTC head"),
+        (
+            {"adapter_attn_dim": 16},
+            CONFIG,
+            "adapter_attn_dim: 16 is not supported: language adapters, as those of MMS, are not supported",
+        ),
+        (
+            {"add_adapter": True},
+            CONFIG,
+            "add_adapter: True is not supported: no adapter of further convolutions follows the encoder",
+        ),
+        ({"hidden_act": "tanh"}, CONFIG, "hidden_act: tanh is not supported: this activation is not known"),
+        ({"num_hidden_layers": 10**12}, CONFIG, "num_hidden_layers: 1000000000000 is not a size from 1 to 256"),
+        (
+            {"num_attention_heads": 5},
+            CONFIG,
+            "hidden_size: 32 is not divided by the heads and by the groups of positions",
+        ),
+        ({"conv_dim": [16] * 6}, CONFIG, "conv_dim: it must be as long as conv_kernel and conv_stride"),
+        ({"conv_stride": [0] * 7}, CONFIG, "conv_dim: a size of a convolution is not from 1 to 4096"),
+        ({"hidden_size": "32"}, CONFIG, "hidden_size: expected an integer, found a string"),
+        ({"pad_token_id": 31}, CONFIG, "pad_token_id: the blank 31 is not one of 31 tokens"),
+        (
+            {"pad_token_id": 4},
+            VOCABULARY,
+            "its token '<pad>' is 0, and pad_token_id in config.json is 4: which is blank?",
+        ),
+        (
+            {"intermediate_size": 63},
+            "",
+            "its weight blocks.0.first.weight is [64, 32], and its configuration requires [63, 32]",
+        ),
+    ],
+)
+def test_rejects_settings(change: dict[str, Any], subject: str, cause: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.change_json(tmp_path / CONFIG, **change)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (str(tmp_path / subject), cause)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "cause"),
+    [
+        ({**foreign.LETTERS, "É": 31}, "its token 'É' is 31, and the head has 31 tokens"),
+        ({**foreign.LETTERS, "É": 30}, "its tokens 'Z' and 'É' have the same number 30"),
+        ({"A": 1.5}, "A: expected an integer, found a number"),
+        (
+            {"eng": foreign.LETTERS},
+            "its tokens are listed by language, as for the adapters of MMS, which are not supported",
+        ),
+        (["A"], "expected a table, found a list"),
+    ],
+)
+def test_rejects_vocabulary(vocabulary: Any, cause: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.write_json(tmp_path / VOCABULARY, vocabulary)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (str(tmp_path / VOCABULARY), cause)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (
+            lambda tensors: tensors.pop(f"{POSITION}parametrizations.weight.original0"),
+            "it lacks weights that its configuration requires: position.convolution.bias, position.convolution.weight",
+        ),
+        (
+            lambda tensors: tensors.update({"wav2vec2.adapter.layers.0.conv.weight": torch.ones(1)}),
+            "it holds weights that its configuration does not explain: adapter.layers.0.conv.weight",
+        ),
+        (
+            lambda tensors: tensors.update({"lm_head.bias": torch.ones(31, dtype=torch.int32)}),
+            "its weight out.bias is torch.int32, not a float",
+        ),
+        (lambda tensors: tensors.pop("lm_head.weight"), "it has no CTC head (lm_head)"),
+    ],
+)
+def test_rejects_weights(change: Callable[[dict[str, torch.Tensor]], object], cause: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    _change_weights(tmp_path, change)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (str(tmp_path), cause)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, VOCABULARY, "preprocessor_config.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_rejects_truncated_file(name: str, share: float, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / name))):
+        transformers.read(tmp_path)
+
+
+def test_rejects_parts_outside_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    foreign.wave(folder)
+    (folder / WEIGHTS).rename(tmp_path / "outside.safetensors")
+    foreign.write_json(folder / f"{WEIGHTS}.index.json", {"weight_map": {"lm_head.bias": "../outside.safetensors"}})
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(folder)
+    assert error.value.cause == "weight_map: '../outside.safetensors' leads out of the folder"
+
+
+def test_does_not_run_code_of_a_pickle(tmp_path: Path) -> None:
+    folder, created = tmp_path / "a", tmp_path / "created"
+    foreign.wave(folder)
+    (folder / WEIGHTS).unlink()
+    torch.save({"lm_head.weight": _Code(created)}, folder / PICKLE)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(folder)
+    assert str(error.value) == (
+        f"{folder / PICKLE}: it holds objects other than tensors, and none of a checkpoint's code is run."
+        " Save the state dict alone, or convert it to safetensors."
+    )
+    assert not created.exists()
+
+
+def test_rejects_a_pickle_of_old_torch(tmp_path: Path) -> None:
+    model, _ = foreign.wave(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    torch.save(model.state_dict(), tmp_path / PICKLE, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"it is damaged, or torch before 1\.6 saved it"):
+        transformers.read(tmp_path)
+
+
+def test_rejects_a_folder_without_weights(tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert error.value.cause == f"it holds neither {WEIGHTS} nor {PICKLE}, nor an index of one"
+
+
+def test_rejects_parakeet_whose_blank_is_not_last(tmp_path: Path) -> None:
+    foreign.parakeet(tmp_path)
+    foreign.change_json(tmp_path / CONFIG, pad_token_id=0)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert error.value.cause == "pad_token_id: it is 0, and the blank of Parakeet is the last token"
+
+
+def test_recognises_no_other_folder(tmp_path: Path) -> None:
+    assert not transformers.recognises(tmp_path)
+    foreign.write_json(tmp_path / CONFIG, {"features_size": 80})
+    assert not transformers.recognises(tmp_path)

@@ -1,0 +1,138 @@
+"""Phrases that the search prefers: names and terms that the weights do not know or rarely find.
+
+A phrase is text. Every spelling of it with the model's tokens counts: the search follows the characters of the tokens
+through an automaton of all phrases. Each token of a phrase has a bonus, and what it loses by the n-gram model is added
+again. The search takes both back where the phrase does not go on, or where the word does not end with the phrase. A
+token that belongs to several phrases has them once. Characters are compared without case.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.client import CHARACTERS, DELIMITER, TokenSpec
+from contract.errors import SettingError
+from contract.tokens import WORD_START
+from transcriber import native
+from transcriber.native import pointer
+
+DEFAULT_BONUS = 3.0
+"""Found with made-up names: more names, and no other words in the place of right ones (docs/architecture)."""
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_NO_LABEL = -1
+
+
+class Vocabulary:
+    """Phrases for the searches of one model."""
+
+    def __init__(
+        self,
+        phrases: Iterable[str],
+        spec: TokenSpec,
+        bonus: float = DEFAULT_BONUS,
+        source: object = "vocabulary",
+    ) -> None:
+        """Spell the phrases; `bonus` is added for each of their tokens, in the unit of a log-probability.
+
+        Raises SettingError with `source` as its subject for a bonus that is not above 0, and for a phrase that the
+        model's tokens cannot spell.
+        """
+        if not (0.0 < bonus < math.inf):
+            raise SettingError(source, f"the bonus of its phrases is {bonus:g}", "Choose a finite number above 0")
+        self.spec = spec
+        pieces = [_characters(token, spec) for token in range(len(spec.pieces))]
+        spelled = {_spelled(phrase, spec, pieces, source) for phrase in phrases}
+        labels = {each: label for label, each in enumerate(sorted(set().union(*spelled)))}
+        characters = [each for piece in pieces for each in piece]
+        self._arrays = {
+            **_automaton(spelled, labels, leading=int(_has_words(spec))),
+            "piece_first": _int32s(np.cumsum([0, *map(len, pieces)])),
+            "characters": _int32s([labels.get(each, _NO_LABEL) for each in characters]),
+        }
+        self._ends = np.array([not _has_words(spec) or _ends_word(each) for each in characters], dtype=np.uint8)
+        pointers = {name: pointer(array) for name, array in self._arrays.items()}
+        self.native = native.Phrases(
+            tree=native.Tree(first=pointers.pop("first"), labels=pointers.pop("labels")),
+            **pointers,
+            ends_word=pointer(self._ends),
+            # A text begins like a word after another one. All phrases begin with WORD_START then, which is node 1.
+            start=int(bool(spelled) and _has_words(spec)),
+            bonus=bonus,
+        )
+        """The phrases for the compiled search; they are valid as long as this object."""
+
+
+def _has_words(spec: TokenSpec) -> bool:
+    """Return whether words are separated, so that a phrase begins and ends with a word."""
+    return spec.style != CHARACTERS and bool(spec.word_separator)
+
+
+def _characters(token: int, spec: TokenSpec) -> tuple[str, ...]:
+    """Return the characters of a token, in lower case; WORD_START is the begin of a word in every style."""
+    piece = spec.pieces[token]
+    if token in spec.dropped:
+        return ()
+    if spec.style == DELIMITER and piece == spec.delimiter:
+        return (WORD_START,)
+    # The byte of a character is none itself.
+    return (piece,) if _BYTE.fullmatch(piece) else tuple(piece.lower())
+
+
+def _ends_word(character: str) -> bool:
+    # Punctuation and symbols are in Unicode's categories P and S.
+    return character == WORD_START or (len(character) == 1 and unicodedata.category(character)[0] in "PS")
+
+
+def _spelled(phrase: str, spec: TokenSpec, pieces: Sequence[tuple[str, ...]], source: object) -> str:
+    """Return the characters of a phrase as the automaton reads them; raise SettingError when no tokens spell them."""
+    words = phrase.lower().split()
+    text = "".join(WORD_START + word for word in words) if _has_words(spec) else "".join(words)
+    if not text:
+        raise SettingError(source, "it has an empty phrase", "Remove it")
+    known = {"".join(piece) for piece in pieces if piece}
+    if not _is_spelled(text, known):
+        alphabet = {each for piece in pieces for each in piece}
+        foreign = next((each for each in text if each not in alphabet), None)
+        cause = f"no tokens of the model spell the phrase {phrase!r}" + (f": none has {foreign!r}" if foreign else "")
+        raise SettingError(source, cause, "Write the phrase as the model writes words, for example numbers in letters")
+    return text
+
+
+def _is_spelled(text: str, known: set[str]) -> bool:
+    longest = max(map(len, known))
+    reached = [True] + [False] * len(text)
+    for end in range(1, len(text) + 1):
+        begins = range(max(0, end - longest), end)
+        reached[end] = any(reached[begin] and text[begin:end] in known for begin in begins)
+    return reached[-1]
+
+
+def _automaton(phrases: Collection[str], labels: Mapping[str, int], leading: int) -> dict[str, NDArray[np.int32]]:
+    """Return the arrays of an automaton whose nodes are the beginnings of phrases; `leading` characters are no letters.
+
+    Source: Aho and Corasick, "Efficient string matching" (CACM 1975).
+    """
+    texts = {text[:size] for text in phrases for size in range(len(text) + 1)} | {""}
+    nodes = sorted(texts, key=lambda text: (len(text), text))
+    number = {text: place for place, text in enumerate(nodes)}
+    children = np.bincount([number[text[:-1]] for text in nodes[1:]], minlength=len(nodes))
+    shorter, ended = [0], [0]
+    for text in nodes[1:]:
+        ends = (text[begin:] for begin in range(1, len(text) + 1))
+        shorter.append(next(number[end] for end in ends if end in number))
+        ended.append(len(text) - leading if text in phrases else ended[shorter[-1]])
+    return {
+        "first": _int32s([1, *(1 + np.cumsum(children))]),
+        "labels": _int32s([_NO_LABEL, *(labels[text[-1]] for text in nodes[1:])]),
+        "shorter": _int32s(shorter),
+        "letters": _int32s([max(0, len(text) - leading) for text in nodes]),
+        "ended": _int32s(ended),
+    }
+
+
+def _int32s(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.array(numbers, dtype=np.int32)
