@@ -22,16 +22,22 @@ help:
 
 env: $(VENV)/installed
 
+# `venv --clear` follows a link and empties the environment of another checkout.
+refuse-link = @test ! -L $(1) || { \
+  echo "error: $(1) is a link, and its packages are older than requirements.lock. Remove the link, or update its target." >&2; exit 1; }
+
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
 	  echo "error: $$($(PYTHON) --version): the pinned environment needs Python 3.11 or 3.12 (nvidia-pytriton wants NumPy 1.26, which" \
 	  "has no wheel for later ones). Name one: make PYTHON=python3.11 $(MAKECMDGOALS)." >&2; exit 1; }
+	$(call refuse-link,$(VENV))
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@
 
 # What the image of a server has, and pytest: contract and runtime must need no more.
 $(SLIM)/installed: requirements.lock
+	$(call refuse-link,$(SLIM))
 	$(PYTHON) -m venv --clear $(SLIM)
 	$(SLIM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock click cuda-bindings cryptography nvidia-ml-py pytest pytest-xdist
 	touch $@

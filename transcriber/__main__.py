@@ -31,6 +31,7 @@ from transcriber.formats import FORMATS
 from transcriber.raw import parse as parse_raw
 
 if TYPE_CHECKING:
+    from transcriber.phrases import Phrase
     from transcriber.pipeline import Plan, TranscriptionResult
     from transcriber.raw import RawFormat
     from transcriber.recogniser import Recogniser, StreamRecogniser
@@ -57,6 +58,7 @@ class Options:
     raw: "RawFormat | None" = None
     track: int | None = None
     channels: bool = False
+    vocabulary: tuple["Phrase", ...] = ()
 
 
 STDIN = Path("/dev/stdin")
@@ -80,6 +82,8 @@ STDIN = Path("/dev/stdin")
     help="Default: rescore if the server has a rescorer, else beam.",
 )
 @click.option("--no-ngram", is_flag=True, help="Search without the n-gram model of the weights.")
+@click.option("--vocabulary", type=click.Path(path_type=Path), metavar="FILE",
+              help="Names and terms to prefer, one a line: Voxwright = vox right.")  # fmt: skip
 @click.option("--no-speakers", is_flag=True, help="Do not distinguish speakers.")
 @click.option(
     "--realtime", is_flag=True, help="Transcribe a stream while it is spoken; needs a server in real-time mode."
@@ -108,6 +112,7 @@ def _command(
     in_flight: int,
     raw: str | None,
     track: int | None,
+    vocabulary: Path | None,
     *,
     no_ngram: bool,
     no_speakers: bool,
@@ -150,7 +155,18 @@ def _command(
         raw=None if raw is None else parse_raw(raw),
         track=track,
         channels=channels,
+        vocabulary=_vocabulary(vocabulary, search),
     )
+
+
+def _vocabulary(path: Path | None, search: str | None) -> "tuple[Phrase, ...]":
+    if path is None:
+        return ()
+    if search == "greedy":
+        raise SettingError("--vocabulary", "the greedy search takes no phrases", "Leave out --search greedy")
+    from transcriber import phrases  # noqa: PLC0415 - it needs NumPy
+
+    return phrases.read(path)
 
 
 def _check_channels(recordings: tuple[Path, ...], *, no_speakers: bool, realtime: bool) -> None:
@@ -372,6 +388,7 @@ def _plan(options: Options) -> "Plan":
         ngram=options.ngram,
         speakers=options.speakers and not options.channels,
         in_flight=options.in_flight,
+        vocabulary=options.vocabulary,
     )
 
 

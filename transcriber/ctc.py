@@ -54,6 +54,8 @@ class Hypothesis:
     log_prob: float
     lm_log_prob: float | None = None
     lm_score: float = 0.0
+    phrase_score: float = 0.0
+    """The part of `lm_score` that the phrases of the vocabulary add."""
 
     @property
     def score(self) -> float:
@@ -81,6 +83,11 @@ class AlignedToken:
     first: int
     last: int
     confidence: float
+
+
+def beam_width(vocabulary: Vocabulary | None) -> int:
+    """Return the width of the beam with or without a vocabulary."""
+    return BEAM_WIDTH if vocabulary is None else VOCABULARY_BEAM_WIDTH
 
 
 def greedy(emissions: Emissions, spec: TokenSpec) -> Hypothesis:
@@ -132,7 +139,7 @@ class Search:
             fusion.model.check_tokens(spec)
         if vocabulary is not None and vocabulary.spec != spec:
             raise ValueError("the vocabulary is spelled with the tokens of another model")
-        self._spec, self._width, self._fusion = spec, width, fusion
+        self._spec, self._width, self._fusion, self._has_phrases = spec, width, fusion, vocabulary is not None
         # What the compiled search points to must live as long as the search.
         self._kept = (fusion, vocabulary, _followed(spec))
         self._library = native.library()
@@ -170,11 +177,19 @@ class Search:
                 log_prob=log_prob,
                 lm_log_prob=None if self._fusion is None else lm_log_prob,
                 lm_score=lm_score,
+                phrase_score=self._phrase_score(lm_log_prob, lm_score, length),
             )
             for place, ((log_prob, lm_log_prob, lm_score), length) in enumerate(rows)
         ]
         ranked = sorted(found, key=lambda one: (one.score, one.tokens), reverse=True)
         return tuple(one for one in ranked if one.score > -math.inf)
+
+    def _phrase_score(self, lm_log_prob: float, lm_score: float, length: int) -> float:
+        if not self._has_phrases:
+            return 0.0
+        if self._fusion is None:
+            return lm_score
+        return lm_score - self._fusion.weight * lm_log_prob - self._fusion.bonus * length
 
     def best_partial(self) -> tuple[int, ...]:
         """Return the most probable tokens so far, while more frames are to come."""

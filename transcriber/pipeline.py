@@ -13,9 +13,10 @@ import numpy as np
 
 from contract.client import AudioSpec, SpeakerSpec
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError, VoxwrightError
-from transcriber import ctc, rescoring, speakers, words
+from transcriber import ctc, phrases, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.ctc import Floats
+from transcriber.phrases import Phrase
 from transcriber.recogniser import EncoderOutput, Recogniser, RequestError
 from transcriber.resampling import resample
 from transcriber.segments import LONGEST_S, Segment, split
@@ -35,13 +36,15 @@ Result = TypeVar("Result")
 class Plan:
     """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows.
 
-    Without `ngram`, the search does not use the n-gram model of the weights.
+    Without `ngram`, the search does not use the n-gram model of the weights. The search prefers the phrases of
+    `vocabulary`, and the transcript has them as they are written there.
     """
 
     search: str | None = None
     ngram: bool = True
     speakers: bool = True
     in_flight: int = 8
+    vocabulary: tuple[Phrase, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,10 +71,12 @@ def transcribe(
 ) -> TranscriptionResult:
     """Transcribe a recording; `on_progress` is called with the number of seconds that are done.
 
-    In memory only its words and embeddings grow with the recording. Raises AudioError when there is no sound at all and
-    ServerContractError for a search that the server does not allow. Other losses, such as a long outage, are
-    errors in the result, together with the rest of the transcript.
+    In memory only its words and embeddings grow with the recording. Raises AudioError when there is no sound at all,
+    ServerContractError for a search that the server does not allow, and SettingError for a phrase that the tokens of
+    the model do not spell. Other losses, such as a long outage, are errors in the result, together with the rest of
+    the transcript.
     """
+    phrases.spelled(plan.vocabulary, recogniser.tokens)
     chosen = replace(plan, search=choose_search(recogniser, plan.search))
     results: list[SegmentResult] = []
     gone: ServerUnreachableError | None = None
@@ -163,6 +168,9 @@ def decode_segment(
     best = _best_hypothesis(recogniser, plan, encoded, hypotheses)
     aligned = ctc.align(encoded.emissions, best.tokens, recogniser.tokens)
     found = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+    spelled = phrases.spelled(plan.vocabulary, recogniser.tokens)
+    if spelled is not None:
+        found = spelled.write(found)
     if not found or not plan.speakers or recogniser.speaker is None:
         return SegmentResult(words=found)
     return _with_embeddings(recogniser, recogniser.speaker, number, segment, found)
@@ -179,7 +187,9 @@ def _best_hypothesis(
     if plan.search == "greedy":
         return ctc.greedy(encoded.emissions, recogniser.tokens)
     if hypotheses is None:
-        hypotheses = rescoring.search(recogniser, encoded.emissions, ngram=plan.ngram)
+        spelled = phrases.spelled(plan.vocabulary, recogniser.tokens)
+        vocabulary = None if spelled is None else spelled.vocabulary
+        hypotheses = rescoring.search(recogniser, encoded.emissions, ngram=plan.ngram, vocabulary=vocabulary)
     return (rescoring.rescore(recogniser, encoded, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 

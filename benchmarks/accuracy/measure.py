@@ -57,7 +57,7 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
     voices, streamed = by_name.get(VOICES_SET), by_name.get(STREAMED_SET)
     lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
     with served(REPOSITORY) as endpoint:
-        points = dict(_points(Connection(endpoint), TritonRecogniser))
+        points = dict(operating_points(Connection(endpoint), TritonRecogniser))
         errors = {point: {one.name: count_word_errors(each, one) for one in chosen} for point, each in points.items()}
         equal_errors = {point: speaker_eer(each, voices.recordings) for point, each in points.items() if voices}
         diarization = {point: score_diarization(each, dialogues) for point, each in points.items()}
@@ -68,7 +68,7 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
                 errors[point][STREAMED_SET],
                 lengths[STREAMED_SET],
             )
-            for point, each in _points(Connection(endpoint, one_server=True), TritonStreams)
+            for point, each in operating_points(Connection(endpoint, one_server=True), TritonStreams)
             if streamed
         }
     return Results(
@@ -208,9 +208,10 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
     return equal_error_rate(similarity[same], similarity[~same])
 
 
-def _points(
+def operating_points(
     connection: Connection, recogniser: Callable[[Connection, Catalogue, str, str], Triton]
 ) -> Iterator[tuple[str, Triton]]:
+    """Yield the operating points that a server has, with their recognisers."""
     catalogue = read_catalogue()
     for point in catalogue.operating_points:
         try:

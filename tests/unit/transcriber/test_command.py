@@ -79,6 +79,16 @@ def test_usage_error_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None
     assert "'lucky' is not one of 'greedy', 'beam', 'rescore'" in capsys.readouterr().err
 
 
+def test_reads_vocabulary_before_the_work(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("Voxwright = vox right\n", encoding="utf-8")
+    assert [each.content for each in parse(["a.wav", "--vocabulary", str(names)]).vocabulary] == ["Voxwright"]
+    assert message("a.wav", "--vocabulary", names, "--search", "greedy") == (
+        "--vocabulary: the greedy search takes no phrases. Leave out --search greedy."
+    )
+    assert "it cannot be read (No such file or directory)" in message("a.wav", "--vocabulary", tmp_path / "absent")
+
+
 def test_rejects_several_results_for_one_place(tmp_path: Path) -> None:
     assert message("a.wav", "b.wav", "--format", "srt") == (
         "--format: several results in srt cannot share the standard output. Name a folder with --output."

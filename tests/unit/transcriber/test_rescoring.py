@@ -10,7 +10,7 @@ from tests.unit.transcriber.models import LEVELS, VOCABULARY, token_spec
 from transcriber.ctc import Emissions, Floats, Hypothesis, Integers
 from transcriber.ngram import Ngram
 from transcriber.recogniser import EncoderOutput
-from transcriber.rescoring import rescore, search
+from transcriber.rescoring import PHRASE_SHARE, rescore, search
 
 ENCODED = EncoderOutput(emissions=confident([0]), encoder_out=np.zeros((1, 4), np.float16), encoder_length=1)
 
@@ -51,6 +51,21 @@ def test_uses_other_weights_after_a_search_with_an_ngram_model() -> None:
     assert (best.tokens, second.tokens) == ((4, 5), (3,))
     assert best.score == pytest.approx(-2.0 + 1.0 - 2.0 * SEARCH.rescorers_with_ngram["rescorer"])
     assert (best.log_prob, best.lm_log_prob) == (-2.0, -9.0)
+
+
+def test_each_rescorer_leaves_phrases_their_score() -> None:
+    """A name that the search found is improbable for both rescorers."""
+    given = [
+        Hypothesis(tokens=(4, 5), log_prob=-2.0, lm_score=6.0, phrase_score=6.0),
+        Hypothesis(tokens=(3,), log_prob=-1.0),
+    ]
+    losses = {"rescorer": [-8.0, 0.0], "lm": [-3.0, 0.0]}
+    best, second = rescore(ScriptedRecogniser(losses), ENCODED, given)
+    assert (best.tokens, second.tokens) == ((4, 5), (3,))
+    lost = sum(SEARCH.rescorers[role] * values[0] for role, values in losses.items())
+    assert best.score == pytest.approx(-2.0 + 6.0 + 2 * PHRASE_SHARE * 6.0 + lost)
+    without = [replace(given[0], phrase_score=0.0), given[1]]
+    assert rescore(ScriptedRecogniser({"rescorer": [-20.0, 0.0]}), ENCODED, without)[0].tokens == (3,)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_adds_the_bonus_for_each_token_of_whole_phrases(
     assert {one.tokens for one in found} == plain.keys()
     for one in found:
         assert one.lm_score == pytest.approx(BONUS * len(covered(one.tokens, spec, phrases))), one.tokens
+        assert one.phrase_score == one.lm_score
         assert one.log_prob == pytest.approx(plain[one.tokens].log_prob, abs=1e-5)
         assert one.lm_log_prob is None
 
@@ -241,6 +242,8 @@ def test_tokens_of_phrases_lose_nothing_by_the_ngram_model(seed: int, bonus: flo
         assert one.score == pytest.approx(expected[one.tokens], abs=1e-4)
         assert one.lm_score == pytest.approx(added(one.tokens, is_open=False), abs=1e-6)
         assert one.lm_log_prob == pytest.approx(model.log_prob(one.tokens))
+        plain = 0.7 * model.log_prob(one.tokens) + bonus * len(one.tokens)
+        assert one.phrase_score == pytest.approx(one.lm_score - plain, abs=1e-6)
 
 
 def test_without_phrases_it_changes_nothing() -> None:

@@ -1,0 +1,116 @@
+"""Phrases of a user: how they are read, which are rejected, and how the transcript has them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from contract.client import TokenSpec
+from contract.errors import SettingError
+from transcriber import phrases
+from transcriber.phrases import MOST_PHRASES, Phrase
+from transcriber.transcript import Word
+
+PIECES = ("<blank>", "▁", *"abcdefghijklmnopqrstuvwxyz", "'")
+LETTERS = TokenSpec(pieces=PIECES, blank=0)
+VOXWRIGHT = Phrase(content="Voxwright", sounds_like=("vox right", "voks rite"))
+
+
+def word(content: str, start_s: float = 0.0, end_s: float = 1.0, confidence: float = 0.5) -> Word:
+    return Word(content=content, start_s=start_s, end_s=end_s, confidence=confidence)
+
+
+def written(found: list[Word], *listed: Phrase) -> list[str]:
+    spelled = phrases.spelled(listed, LETTERS)
+    assert spelled is not None
+    return [each.content for each in spelled.write(found)]
+
+
+def test_reads_a_phrase_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("# people\n\nVoxwright = vox right, voks  rite\n  New   York \n", encoding="utf-8")
+    assert phrases.read(path) == (VOXWRIGHT, Phrase(content="New York"))
+
+
+def test_reads_additional_vocab(tmp_path: Path) -> None:
+    path = tmp_path / "names.json"
+    value = ["New York", {"content": "Voxwright", "sounds_like": ["vox right", "voks rite"]}, {"content": "GPU"}]
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert phrases.read(path) == (Phrase(content="New York"), VOXWRIGHT, Phrase(content="GPU"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{}", "it is not a list. Write a list of phrases"),
+        ("[1]", "[0]: it is not a phrase. Write a string, or an object such as"),
+        ('[{"content": "a", "weight": 2}]', "[0]: it is not a phrase"),
+        ('[{"content": "a", "sounds_like": "b"}]', "[0].sounds_like: it is not a list of strings"),
+        ('["  "]', "it has an empty phrase. Write phrases of 1 to 100 characters"),
+        (json.dumps(["a" * 101]), "it has a phrase of 101 characters"),
+        (json.dumps(["a"] * (MOST_PHRASES + 1)), "it has more than 1000 phrases. Keep those that matter most"),
+        ("[", "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
+    ],
+)
+def test_rejects_malformed_list(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "names.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingError) as raised:
+        phrases.read(path)
+    assert sentence in str(raised.value)
+    assert str(raised.value).startswith(f"--vocabulary {path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file or directory"), (b"\xff\xfe\x00", "it is not UTF-8")]
+)
+def test_rejects_unreadable_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "names.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingError, match=rf"it cannot be read \({reason}\)"):
+        phrases.read(path)
+
+
+def test_writes_phrases_as_given() -> None:
+    found = [word("we"), word("love"), word("voxwright")]
+    assert written(found, VOXWRIGHT) == ["we", "love", "Voxwright"]
+
+
+def test_keeps_punctuation_around_a_phrase() -> None:
+    assert written([word("(vox"), word("right),")], VOXWRIGHT) == ["(Voxwright),"]
+
+
+def test_takes_the_longest_spelling() -> None:
+    found = [word("new"), word("york"), word("city"), word("new"), word("york")]
+    listed = (Phrase(content="New York"), Phrase(content="NYC", sounds_like=("new york city",)))
+    assert written(found, *listed) == ["NYC", "New", "York"]
+
+
+def test_shares_the_time_of_a_phrase_by_letters() -> None:
+    spelled = phrases.spelled((Phrase(content="See IO", sounds_like=("seeayo",)),), LETTERS)
+    assert spelled is not None
+    first, second = spelled.write([word("seeayo", 1.0, 6.0, 0.25)])
+    assert (first.content, first.start_s, first.end_s) == ("See", 1.0, 4.0)
+    assert (second.content, second.start_s, second.end_s) == ("IO", 4.0, 6.0)
+    assert first.confidence == second.confidence == pytest.approx(0.25)
+
+
+def test_joins_words_into_one() -> None:
+    spelled = phrases.spelled((VOXWRIGHT,), LETTERS)
+    assert spelled is not None
+    (one,) = spelled.write([word("voks", 1.0, 1.4, 0.25), word("rite", 1.5, 2.0, 1.0)])
+    assert (one.content, one.start_s, one.end_s) == ("Voxwright", 1.0, 2.0)
+    assert one.confidence == pytest.approx(0.5)
+
+
+def test_content_needs_no_tokens_when_something_sounds_like_it() -> None:
+    covid = Phrase(content="COVID-19", sounds_like=("covid nineteen",))
+    assert written([word("covid"), word("nineteen")], covid) == ["COVID-19"]
+    with pytest.raises(SettingError, match="no tokens of the model spell the phrase 'COVID-19': none has '-'"):
+        phrases.spelled((Phrase(content="COVID-19"),), LETTERS)
+
+
+def test_no_phrases_change_nothing() -> None:
+    assert phrases.spelled((), LETTERS) is None
