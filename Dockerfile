@@ -1,6 +1,7 @@
 # The images of Voxwright, one target each. docs/architecture/90-containers.md explains the design.
 #   docker build --target runtime-cpu --tag voxwright-runtime-cpu .
 #   docker build --target transcriber --tag voxwright-transcriber .
+#   docker build --target service     --tag voxwright-service .
 #   docker build --target builder     --tag voxwright-builder:26.08 .
 #   docker build --target runtime     --tag voxwright-runtime:26.08-sm86 --build-arg ARCH=sm86 .
 # Behind a proxy: --secret id=pip.conf,src=FILE and --secret id=ca.pem,src=FILE configure pip and are stored in no image.
@@ -79,6 +80,44 @@ USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK NONE
 ENTRYPOINT ["python3", "-m", "transcriber"]
+
+
+# ---- the service for applications: a client, any CPU
+FROM environment AS service-environment
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=ca.pem,target=/etc/ca.pem \
+    python3 images/requirements.py transcribe service > packages.txt \
+ && /opt/pip/bin/pip --python /opt/venv install --no-cache-dir --constraint requirements.lock --requirement packages.txt \
+ && find /opt/venv -depth -type d -name tests -exec rm -r {} +
+
+FROM python AS service
+COPY --from=service-environment /opt/venv /opt/venv
+COPY contract /opt/voxwright/contract
+COPY model_repository /opt/voxwright/model_repository
+COPY transcriber /opt/voxwright/transcriber
+COPY service /opt/voxwright/service
+COPY --from=compiled-search /opt/voxwright/transcriber/*.so /opt/voxwright/transcriber/
+# Jobs live in /data: Docker gives a new volume the owner of this folder.
+RUN install --directory --owner=10001 --group=10001 /data
+# Other machines reach the container, so it demands keys.
+# hadolint ignore=DL3064
+ENV VOXWRIGHT_SERVICE_HOST=0.0.0.0 \
+    VOXWRIGHT_SERVICE_API_KEYS=/run/secrets/api-keys \
+    VOXWRIGHT_SERVICE_DATABASE=sqlite:////data/jobs.sqlite \
+    VOXWRIGHT_SERVICE_STORAGE=/data/files \
+    VOXWRIGHT_SERVICE_LOG_FORMAT=json
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="voxwright-service" \
+      org.opencontainers.image.description="Serves applications with a Voxwright server" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /data
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["python3", "-m", "service.probe"]
+ENTRYPOINT ["python3", "-m", "service"]
 CMD ["--help"]
 
 
@@ -99,6 +138,12 @@ ENV ORT_DISABLE_TELEMETRY=1 \
     VOXWRIGHT_PLATFORM=embedded \
     VOXWRIGHT_ENGINES=/opt/voxwright/engines \
     VOXWRIGHT_REPOSITORY=/tmp/voxwright/repository
+# The vendor's public key as text: the server then requires a licence that this key signed (docs/licence.md).
+ARG VENDOR_KEY=""
+RUN if [ -n "${VENDOR_KEY}" ]; then \
+      mkdir -p /etc/voxwright && printf '%s\n' "${VENDOR_KEY}" > /etc/voxwright/vendor.pem \
+      && python3 -m runtime.licence check-key /etc/voxwright/vendor.pem; \
+    fi
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="voxwright-runtime-cpu" \
@@ -233,6 +278,12 @@ ENV PATH=/opt/venv/bin:/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr
     VOXWRIGHT_PLATFORM=${PLATFORM} \
     VOXWRIGHT_ENGINES=/opt/voxwright/engines \
     VOXWRIGHT_REPOSITORY=/tmp/voxwright/repository
+# The vendor's public key as text: the server then requires a licence that this key signed (docs/licence.md).
+ARG VENDOR_KEY=""
+RUN if [ -n "${VENDOR_KEY}" ]; then \
+      mkdir -p /etc/voxwright && printf '%s\n' "${VENDOR_KEY}" > /etc/voxwright/vendor.pem \
+      && python3 -m runtime.licence check-key /etc/voxwright/vendor.pem; \
+    fi
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="voxwright-runtime" \

@@ -1,4 +1,5 @@
 # make demo   environment, export, build, serve, transcribe a dialogue, score it
+# make serve  servers for recordings and streams, and the service for applications, on this machine
 # make test   environment, then every test but the slow ones: units, the slim environment, the real server and compilers
 # make test-all  the same with the slow tests: the training in small, all four compile targets, longer kill loops
 # make lint   ruff, mypy --strict, import-linter, the list of words
@@ -14,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 # ONNX Runtime would otherwise store usage events in the home folder and send them to its maker.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-all lint images bench lock env clean
+.PHONY: demo serve test test-all lint images bench lock env clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,13 +46,16 @@ $(SLIM)/installed: requirements.lock
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
+serve: $(VENV)/installed
+	$(BIN)/python -m demo.serve $(OPTIONS)
+
 # contract and runtime first in the slim environment; the full one then runs what the slim one skipped, and all the rest.
 # One worker a core, each takes a whole file (tests/conftest.py).
 PYTEST := -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PASSED := dist/tests/passed-slim.txt
 
 test: $(VENV)/installed $(SLIM)/installed
-	@echo "make test: about 7 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests. make test-all: about 15 minutes."
+	@echo "make test: about 10 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests. make test-all: about 15 minutes."
 	$(run-tests)
 
 test-all: $(VENV)/installed $(SLIM)/installed

@@ -18,12 +18,13 @@ import numpy as np
 
 from benchmarks.server import served, update_bundle
 from contract import command_line, files
+from contract.access import from_environment
 from contract.catalogue import read_catalogue
 from transcriber import realtime
 from transcriber.audio import SAMPLE_RATE_HZ, Recording, Samples
 from transcriber.connection import Connection
 from transcriber.pipeline import Plan
-from transcriber.realtime import Final, Partial
+from transcriber.session import Final, Partial
 from transcriber.triton_recogniser import connect_streams
 
 RECORDING = Path("demo/dialogue.flac")
@@ -128,7 +129,8 @@ def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
 
 
 def _transcribe_stream(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
-    recogniser = connect_streams(Connection(endpoint, one_server=True), read_catalogue(), "en", point)
+    connection = Connection(endpoint, access=from_environment(), one_server=True)
+    recogniser = connect_streams(connection, read_catalogue(), "en", point)
     source: Any = PacedRecording(RECORDING, seconds)
     partials, finals = list[float](), list[float]()
 

@@ -11,6 +11,8 @@ from tritonclient import grpc as triton
 from benchmarks.measuring import Comparison, alternate, seconds
 from benchmarks.server import BUNDLE, ensure_bundle, served
 from contract import manifest
+from contract.access import from_environment
+from transcriber.channel import Channels
 
 REQUESTS, ROUNDS, CONCURRENCY = 16, 7, 4
 SECONDS, RATE_HZ = 10, 16_000
@@ -25,7 +27,7 @@ def measure() -> list[Comparison]:
     audio_seconds = REQUESTS * SECONDS
     with (
         served() as endpoint,
-        triton.InferenceServerClient(endpoint) as client,
+        Channels(endpoint, from_environment(), one_server=True).open() as client,
         ThreadPoolExecutor(CONCURRENCY) as pool,
     ):
         pairs = alternate(

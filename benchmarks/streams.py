@@ -1,7 +1,7 @@
 """A recogniser of streams that takes recordings, to compare real time with batch."""
 
 from contract.catalogue import ENCODER, REALTIME_MODE, read_catalogue
-from transcriber import realtime
+from transcriber import open_segment
 from transcriber.audio import Samples
 from transcriber.ctc import Floats, Integers
 from transcriber.recogniser import EncoderOutput, StreamRecogniser
@@ -22,13 +22,13 @@ class WindowedRecogniser:
 
     def recognise(self, samples: Samples) -> EncoderOutput:
         """Return the encoder output of a segment, as a stream of its own."""
-        stream, size = realtime.new_stream_id(), self._streams.window_samples
+        stream, size = open_segment.new_stream_id(), self._streams.window_samples
         begins = MODE.window_starts(len(samples))
         parts = [
             self._streams.step(stream, samples[begin : begin + size], start=begin == 0, end=begin == begins[-1])
             for begin in begins
         ]
-        return realtime.concatenate(parts)
+        return open_segment.concatenate(parts)
 
     def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Return the summed log-probabilities FP32 [N] of hypotheses INT32 [N, L] with lengths [N]."""

@@ -23,6 +23,7 @@ from benchmarks.accuracy.results import Rate
 from benchmarks.recordings import LabelledRecording, RecordingSet
 from benchmarks.server import ensure_bundle, served
 from contract import command_line, files
+from contract.access import from_environment
 from demo.scores import word_errors
 from training import augment, corpus, synthesis, voices
 from training.features import SAMPLE_RATE_HZ
@@ -102,7 +103,7 @@ def measure(chosen: Sequence[RecordingSet], names: Sequence[str]) -> dict[str, d
                 }
                 for one in chosen
             }
-            for point, recogniser in operating_points(Connection(endpoint), TritonRecogniser)
+            for point, recogniser in operating_points(Connection(endpoint, access=from_environment()), TritonRecogniser)
         }
 
 

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from build.reference import AS_WRITTEN, run_session, session
+from contract.graph import weights_beside
 from contract.manifest import Activation
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -28,10 +29,12 @@ class ObservedGraph:
     """
 
     def __init__(self, path: Path) -> None:
-        model = onnx.load(path)
+        # The weights of a large graph stay in their file: with them it could not become bytes.
+        data = weights_beside(path)
+        model = onnx.load(path, load_external_data=data is None)
         self._outputs = {value.name for value in model.graph.output}
         self._observed = {name: each for name, each in observable(model).items() if each.operator != _SELECTS}
-        self._session = session(exposed(model, self._observed).SerializeToString(), AS_WRITTEN)
+        self._session = session(exposed(model, self._observed).SerializeToString(), AS_WRITTEN, data=data)
         self._largest: dict[str, float] = {}
 
     def run(self, inputs: Arrays) -> Arrays:

@@ -211,13 +211,10 @@ def _write(
 def check_graph(job: Job) -> None:
     """Raise GraphError unless the job's graphs exist and have the digests of their record."""
     for precision in dict.fromkeys(("fp32", job.exported)):
-        graph = job.graph_file(precision)
-        path = job.folder / graph.file
-        remedy = f"Run `python -m export --model {job.record.model} --force`"
-        if not path.is_file():
-            raise GraphError(path, "the file is missing", remedy)
-        if digest.of_file(path) != graph.sha256:
-            raise GraphError(path, "it is damaged: its digest is not the one in the export record", remedy)
+        defect = job.graph_file(precision).defect(job.folder)
+        if defect is not None:
+            path, cause = defect
+            raise GraphError(path, cause, f"Run `python -m export --model {job.record.model} --force`")
 
 
 def _old_bundle(folder: Path) -> BundleManifest | None:
@@ -326,6 +323,7 @@ def _build(task: BuildTask, staging: Path) -> EngineRecord:
         profile=compiled.profile,
         device_memory_bytes=compiled.device_memory_bytes,
         built_on=chosen.host(),
+        data=() if compiled.data is None else (_bundle_file(staging, compiled.data),),
         files=tuple(_bundle_file(staging, each) for each in compiled.files),
     )
 
@@ -352,7 +350,7 @@ def gate_summary(result: Gate) -> str:
 def _is_intact_engine(folder: Path, record: EngineRecord) -> bool:
     return all(
         (folder / each.file).is_file() and digest.of_file(folder / each.file) == each.sha256
-        for each in store.engine_files(record)
+        for each in record.every_file()
     )
 
 

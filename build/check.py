@@ -132,7 +132,7 @@ def compile_one(target: Target, job: Job) -> Outcome:
         compiles=not cause,
         unchanged=any(outcome == UNCHANGED for _, outcome in made),
         seconds=round(time.monotonic() - started, 3),
-        size_bytes=made[0][0].size_bytes if made else 0,
+        size_bytes=made[0][0].total_bytes if made else 0,
         cause=cause,
         remedy=remedy,
     )

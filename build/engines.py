@@ -243,7 +243,7 @@ def summary(manifest: BundleManifest) -> str:
     """Return number, precisions and size of a bundle's engines: `18 engines (10 int8, 8 fp32), 9.2 MiB`."""
     counts = Counter(record.precision for record in manifest.engines).most_common()
     precisions = ", ".join(f"{count} {precision}" for precision, count in counts) or "none"
-    size_bytes = sum(record.size_bytes for record in manifest.engines)
+    size_bytes = sum(record.total_bytes for record in manifest.engines)
     return f"{len(manifest.engines)} engines ({precisions}), {mebibytes(size_bytes)}"
 
 
@@ -273,7 +273,7 @@ def _result(record: EngineRecord, outcome: str) -> EngineResult:
     if outcome != bundle.UNCHANGED:
         details += [f"replaces {json.loads(each.before)}" for each in record.changes if each.part == "precision"]
     if outcome == bundle.BUILT:
-        details.append(f"{mebibytes(record.size_bytes)} in {record.build_seconds:.1f} s")
+        details.append(f"{mebibytes(record.total_bytes)} in {record.build_seconds:.1f} s")
         details.append(bundle.gate_summary(record.gate))
     return EngineResult(
         model=record.model,
@@ -283,7 +283,7 @@ def _result(record: EngineRecord, outcome: str) -> EngineResult:
         detail="; ".join(details),
         key=record.key,
         changes=record.changes,
-        size_bytes=record.size_bytes,
+        size_bytes=record.total_bytes,
         build_seconds=record.build_seconds,
     )
 

@@ -18,7 +18,7 @@ from build.job import Job
 from build.observations import Observed
 from contract import synthetic_inputs
 from contract.catalogue import BATCH
-from contract.differences import Difference, compare, distance, worst
+from contract.differences import Difference, compare_all, distance, worst
 from contract.errors import BuildError, GateError, GraphError
 from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Gate, GateCase, Measurement
 
@@ -59,9 +59,7 @@ def measured(job: Job, name: str, precision: str, actual: Arrays, expected: Arra
     """Measure every output for one input: against the catalogue's tolerance at a precision, and its other figures."""
     return GateCase(
         name=name,
-        parity=tuple(
-            compare(tensor, actual[tensor.name], expected[tensor.name], precision) for tensor in job.family.outputs
-        ),
+        parity=compare_all(job.family.outputs, actual, expected, precision),
         figures=tuple(
             Measurement(
                 output=tensor.name,
@@ -102,7 +100,7 @@ def observe(job: Job, store: Path | None = None, *, fresh: bool = False) -> Obse
     """
     if job.known_graph(FP16) is None:
         return None
-    graphs = [job.graph_file(precision).sha256 for precision in ("fp32", FP16)]
+    graphs = [job.graph_file(precision).digest for precision in ("fp32", FP16)]
     return _observe(_Observation(key=(str(job.folder), *graphs, job.mode.name), job=job, store=store, fresh=fresh))
 
 

@@ -48,7 +48,7 @@ def check(job: Job) -> None:
 
 def findings(path: Path, arch: Arch) -> Iterator[Finding]:
     """List what an architecture does not support in a graph: inputs and outputs first, then node by node."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     yield from _boundary(model.graph)
     kinds = {
         value.name: value.type.tensor_type.elem_type

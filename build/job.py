@@ -8,7 +8,7 @@ from contract import digest
 from contract.arch import Arch
 from contract.catalogue import BATCH, INT8, AxisRange, Family, Mode, Tensor
 from contract.errors import GraphError
-from contract.graph import GraphFile, GraphRecord, graph_name, samples_file
+from contract.graph import GraphFile, GraphRecord, graph_name, samples_file, weights_beside
 from contract.manifest import Profile, ShapeRange
 
 
@@ -36,6 +36,16 @@ class Job:
     def graph(self) -> Path:
         """Return the ONNX file to compile."""
         return self.instead or self.folder / self.graph_file(self.exported).file
+
+    @property
+    def data(self) -> Path | None:
+        """Return the file with the weights of the ONNX file to compile; None where that holds them itself."""
+        return weights_beside(self.graph)
+
+    @property
+    def graph_bytes(self) -> int:
+        """Return the size of the graph to compile, with its weights."""
+        return sum(path.stat().st_size for path in (self.graph, self.data) if path)
 
     @property
     def exported(self) -> str:
@@ -78,8 +88,8 @@ class Job:
         return {
             # Two models may have equal graphs: an entry of the store is stored under its model's name.
             "model": self.record.model,
-            "graph": self.graph_file(self.exported).sha256,
-            "reference": self.graph_file("fp32").sha256,
+            "graph": self.graph_file(self.exported).digest,
+            "reference": self.graph_file("fp32").digest,
             "arch": self.arch.value,
             "mode": self.mode.name,
             "compiler": compiler,

@@ -41,7 +41,7 @@ def key(job: Job, inputs: Mapping[str, Mapping[str, Any]]) -> str:
         {
             "version": _VERSION,
             "libraries": {"onnxruntime": reference.library().__version__, "onnx": version("onnx")},
-            "graphs": [job.graph_file(precision).sha256 for precision in ("fp32", "fp16")],
+            "graphs": [job.graph_file(precision).digest for precision in ("fp32", "fp16")],
             "inputs": {case: _arrays(feed) for case, feed in inputs.items()},
             "tolerances": {tensor.name: repr(tensor.tolerance) for tensor in outputs},
             "figures": {tensor.name: list(tensor.figures) for tensor in outputs},

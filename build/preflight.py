@@ -143,7 +143,7 @@ def processor() -> str:
 
 def _graph_bytes(job: Job) -> int:
     graph = job.known_graph(job.exported)
-    return graph.size_bytes if graph else 0
+    return graph.total_bytes if graph else 0
 
 
 def _driver() -> CudaDriver | None:

@@ -86,7 +86,7 @@ def large_products(job: Job) -> list[str]:
     # ONNX is slow to import, and --help does not need it.
     import onnx  # noqa: PLC0415
 
-    graph = onnx.load(job.graph).graph
+    graph = onnx.load(job.graph, load_external_data=False).graph
     sizes = {weight.name: prod(weight.dims) for weight in graph.initializer}
     found = [
         node.name

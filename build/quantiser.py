@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from build import reference
+from contract.graph import weights_beside
 
 QUANTISED = ("MatMul", "Gemm")
 """The operators that can be quantised."""
@@ -21,7 +22,8 @@ def quantise(
     """Write a graph in FP32 with some of its products in INT8 between quantise and dequantise nodes.
 
     Weights are quantised per channel, to seven bits of eight if `seven_bits`. Activations are quantised by their range
-    on `inputs`: `symmetric` around zero in signed bytes, otherwise in unsigned bytes with a zero point.
+    on `inputs`: `symmetric` around zero in signed bytes, otherwise in unsigned bytes with a zero point. The
+    weights are in a file of their own where those of `graph` are.
     """
     reference.library()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # noqa: PLC0415
@@ -40,6 +42,7 @@ def quantise(
             reduce_range=seven_bits,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            use_external_data_format=weights_beside(graph) is not None,
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "MatMulConstBOnly": True},
         )
     finally:

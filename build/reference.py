@@ -1,12 +1,17 @@
 """Run ONNX graphs with ONNX Runtime on the CPU: as written (the gate's reference), or optimised."""
 
+import contextlib
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from contract.graph import SMALLEST_DATA_BYTES, data_file
+
 AS_WRITTEN = "ORT_DISABLE_ALL"
 _ERRORS_ONLY = 3
+_EXTERNAL = "session.optimized_model_external_initializers"
 
 
 def run_as_written(graph: Path, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -26,16 +31,40 @@ def run_session(opened: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return dict(zip(names, opened.run(names, inputs), strict=True))
 
 
-def session(model: Path | bytes, level: str = "ORT_ENABLE_ALL", optimised: Path | None = None) -> Any:
-    """Open a graph on the CPU at an optimisation level of ONNX Runtime; `optimised` receives the optimised graph."""
-    onnxruntime = library()
+def session(
+    model: Path | bytes,
+    level: str = "ORT_ENABLE_ALL",
+    optimised: Path | None = None,
+    *,
+    data: Path | None = None,
+    separate: bool = False,
+) -> Any:
+    """Open a graph on the CPU at an optimisation level of ONNX Runtime.
 
+    `data` is the file with the weights of a graph that is given as bytes. `optimised` receives the optimised graph, and
+    if `separate`, a file beside it receives the weights.
+    """
+    onnxruntime = library()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.log_severity_level = _ERRORS_ONLY
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if optimised is not None and separate:
+        options.add_session_config_entry(f"{_EXTERNAL}_file_name", data_file(optimised.name))
+        options.add_session_config_entry(f"{_EXTERNAL}_min_size_in_bytes", str(SMALLEST_DATA_BYTES))
+    with contextlib.ExitStack() as stack:
+        if data is not None:
+            # A graph as bytes has no folder in which ONNX Runtime could find the file.
+            content = stack.enter_context(_mapped(data))
+            options.add_external_initializers_from_files_in_memory([data.name], [content], [len(content)])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield content
 
 
 def library() -> Any:

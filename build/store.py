@@ -18,7 +18,7 @@ import click
 from build.units import mebibytes
 from contract import command_line, files, verification
 from contract.errors import BundleError, ManifestError
-from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, EngineRecord, load
+from contract.manifest import MANIFEST_FILE, BundleManifest, EngineRecord, load
 
 NAME = "store"
 
@@ -60,7 +60,7 @@ def holding(store: Path, record: EngineRecord) -> Path | None:
         (known,) = load(folder).engines
     except (BundleError, ManifestError):
         return None
-    return folder if known.sha256 == record.sha256 else None
+    return folder if list(known.served_files()) == list(record.served_files()) else None
 
 
 def adopt(store: Path, bundle: Path, single: BundleManifest) -> None:
@@ -71,14 +71,9 @@ def adopt(store: Path, bundle: Path, single: BundleManifest) -> None:
         add(staging, single)
 
 
-def engine_files(record: EngineRecord) -> tuple[BundleFile, ...]:
-    """List the engine's file and the other files of its build."""
-    return (BundleFile(file=record.file, sha256=record.sha256, size_bytes=record.size_bytes), *record.files)
-
-
 def link(folder: Path, record: EngineRecord, into: Path) -> None:
     """Link or copy an engine and its files from one folder into another."""
-    for each in engine_files(record):
+    for each in record.every_file():
         files.link_or_copy(folder / each.file, into / each.file)
 
 
@@ -127,7 +122,7 @@ def command(store: Path, *, prune: bool) -> None:
         if prune:
             with locked(store, entry.record.key):
                 files.remove(entry.folder)
-        count, size = count + 1, size + entry.record.size_bytes
+        count, size = count + 1, size + entry.record.total_bytes
         used = "removed" if prune else "in a bundle" if entry.is_used else "in no bundle"
         arch = entry.record.key_parts.get("arch", "?")
         print(f"{entry.record.key[:12]}  {entry.record.model:<18} {entry.record.mode:<9} {arch:<5} {used}")

@@ -267,7 +267,7 @@ def _reference(step: Step, onnx: Path) -> Path:
     model = step.engine.model
     found = graph.load(onnx / model).graph(step.variant, "fp32")
     path = onnx / model / (found.file if found else "")
-    if not path.is_file() or digest.of_file(path) != step.engine.key_parts.get("reference"):
+    if not found or found.digest != step.engine.key_parts.get("reference") or found.defect(onnx / model):
         cause = f"the graph that the engine of {model} was built from is no longer there"
         raise GraphError(path, cause, "Build that engine again")
     return path

@@ -33,7 +33,8 @@ PRECISIONS = ("fp32", "fp16")
 INT8 = "int8"
 # Prefixes of the state inputs and state outputs of a step. Triton pairs the two lists by sorted name.
 STATE_PREFIX, NEXT_STATE_PREFIX = "state_", "next_state_"
-MEASURES = ("absolute", "relative", "cosine", "differing", "first_differing", "best_differing")
+FIRST_DIFFERING = "first_differing"
+MEASURES = ("absolute", "relative", "cosine", "differing", FIRST_DIFFERING, "best_differing")
 SCHEMA_VERSION = 2
 _FAMILY_FIELDS = (
     *("schema_version", "role", "language", "network", "operating_points"),
@@ -61,6 +62,9 @@ class Tolerance:
     fp16: float
     int8: float | None = None
     """None where the network is not quantised."""
+    ties: str = ""
+    """For first_differing: the output with the scores of the sorted elements. A row whose other first element is behind
+    the best one by no more than the tolerance of the scores does not count. Empty: every row counts."""
 
     def limit(self, precision: str) -> float:
         """Return the limit at a precision; raise ValueError for a precision without one."""
@@ -472,6 +476,8 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
     role = _role(fields)
     if role == ENSEMBLE:
         raise fields.error("steps", f"this field is missing, and the role {ENSEMBLE} needs it")
+    outputs = tuple(_tensor(table, synthetic=False, compared=True) for table in fields.tables("outputs"))
+    _check_ties(fields, outputs)
     return Family(
         name=path.parent.name,
         role=role,
@@ -480,7 +486,7 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
         network=fields.text("network"),
         frames=_frame_rule(fields) if fields.has("frames") else None,
         inputs=tuple(_tensor(table, synthetic=True, compared=False) for table in fields.tables("inputs")),
-        outputs=tuple(_tensor(table, synthetic=False, compared=True) for table in fields.tables("outputs")),
+        outputs=outputs,
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=dict(fields.raw("triton")) if fields.has("triton") else {},
         max_wer_increase=_own_max_wer_increase(role, fields),
@@ -573,11 +579,25 @@ def _generator(fields: Fields) -> InputGenerator:
 
 
 def _tolerance(fields: Fields) -> Tolerance:
-    fields.reject_unknown("measure", *PRECISIONS, INT8)
+    fields.reject_unknown("measure", *PRECISIONS, INT8, "ties")
     measure = fields.text("measure")
     _check_measure(fields, "measure", measure)
     int8 = fields.number(INT8) if fields.has(INT8) else None
-    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"), int8=int8)
+    ties = fields.text("ties") if fields.has("ties") else ""
+    if ties and measure != FIRST_DIFFERING:
+        raise fields.error("ties", f"only the measure {FIRST_DIFFERING} has ties")
+    return Tolerance(measure=measure, fp32=fields.number("fp32"), fp16=fields.number("fp16"), int8=int8, ties=ties)
+
+
+def _check_ties(fields: Fields, outputs: tuple[Tensor, ...]) -> None:
+    known = {tensor.name: tensor for tensor in outputs}
+    for index, tensor in enumerate(outputs):
+        named = tensor.tolerance.ties if tensor.tolerance else ""
+        scores = known.get(named)
+        measure = scores.tolerance.measure if scores and scores.tolerance else ""
+        if named and (scores is None or scores.shape != tensor.shape or measure != "absolute"):
+            cause = f"{named!r} is not an output of the same shape with the measure absolute"
+            raise fields.error(f"outputs[{index}].tolerance.ties", cause)
 
 
 def _mode(name: str, fields: Fields) -> Mode:

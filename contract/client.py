@@ -79,6 +79,8 @@ class SearchSpec:
     rescorers_with_ngram: dict[str, float] = field(default_factory=dict)
     ngram: str | None = None
     """The n-gram model in base 85 (transcriber/ngram.py); None where there is none."""
+    words: str | None = None
+    """The words of an n-gram model of words, separated by blanks; None for a model of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +186,7 @@ def _search(table: Fields) -> SearchSpec:
         rescorers=_numbers(table.table("rescorers")),
         rescorers_with_ngram=_numbers(table.table("rescorers_with_ngram")),
         ngram=table.text("ngram") if table.has("ngram") else None,
+        words=table.text("words") if table.has("words") else None,
     )
 
 

@@ -48,12 +48,24 @@ def catalogue_option(beside: str = "") -> Callable[[_Described], _Described]:
             folder = near if (near / CATALOGUE_FILE).is_file() else None
         return read_catalogue(folder or CATALOGUE_FOLDER)
 
+    return _catalogue_option(own, chosen)
+
+
+def catalogue_folder_option() -> Callable[[_Described], _Described]:
+    """Return a decorator as catalogue_option, for a command that may not need a catalogue.
+
+    Its parameter `catalogue` is a folder, which is not read, or None.
+    """
+    return _catalogue_option("", None)
+
+
+def _catalogue_option(own: str, callback: Callable[..., Catalogue] | None) -> Callable[[_Described], _Described]:
     return click.option(
         "--catalogue",
         envvar=CATALOGUE_VARIABLE,
         type=click.Path(path_type=Path),
         show_envvar=True,
-        callback=chosen,
+        callback=callback,
         help=f"Folder of the catalogue of models.  [default: {own}the reference networks]",
     )
 

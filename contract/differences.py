@@ -5,8 +5,8 @@ Every measure is zero for equal arrays. The catalogue states the largest accepta
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contract.catalogue import Tensor
@@ -66,6 +66,38 @@ def compare(tensor: Tensor, actual: Any, expected: Any, precision: str) -> Diffe
     measure = tensor.tolerance.measure
     value = distance(measure, actual, expected)
     return Difference(output=tensor.name, measure=measure, value=value, limit=tensor.tolerance.limit(precision))
+
+
+def compare_all(
+    outputs: Iterable[Tensor], actual: Mapping[str, Any], expected: Mapping[str, Any], precision: str
+) -> tuple[Difference, ...]:
+    """Return the difference of each output, as `compare` does, without rows that its tolerance calls ties."""
+    known = {tensor.name: tensor for tensor in outputs}
+    return tuple(_compared(known, tensor, actual, expected, precision) for tensor in known.values())
+
+
+def _compared(
+    known: Mapping[str, Tensor], tensor: Tensor, actual: Mapping[str, Any], expected: Mapping[str, Any], precision: str
+) -> Difference:
+    found = compare(tensor, actual[tensor.name], expected[tensor.name], precision)
+    scores = known.get(tensor.tolerance.ties) if tensor.tolerance else None
+    if scores is None or scores.tolerance is None or not math.isfinite(found.value):
+        return found
+    tied = scores.tolerance.limit(precision)
+    value = _first_differing_but_ties(actual[tensor.name], expected[tensor.name], expected[scores.name], tied)
+    return replace(found, value=value)
+
+
+def _first_differing_but_ties(actual: Any, expected: Any, scores: Any, tied: float) -> float:
+    """Return the share of rows whose first element differs and is behind the reference's best by more than `tied`."""
+    rows = actual[..., 0] != expected[..., 0]
+    differing = zip(actual[..., 0][rows].tolist(), expected[rows].tolist(), scores[rows].tolist(), strict=True)
+    # An element that the list of the reference does not hold is behind all of its elements.
+    ties = sum(
+        first in listed and of_listed[0] - of_listed[listed.index(first)] <= tied
+        for first, listed, of_listed in differing
+    )
+    return float(rows.sum() - ties) / rows.size if rows.size else 0.0
 
 
 def distance(measure: str, actual: Any, expected: Any) -> float:

@@ -39,6 +39,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import ClassVar, NoReturn
 
 INTERRUPTED_EXIT_CODE = 130
@@ -263,6 +264,10 @@ def guard(command: Callable[[], object]) -> NoReturn:
         if not _is_explained_by_its_path(error):
             raise
         _exit_with(_as_access_error(error))
+    except ModuleNotFoundError as error:
+        if _is_own(error.name):
+            raise
+        _exit_with(_as_missing_package(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED_EXIT_CODE)
@@ -274,6 +279,20 @@ def as_output_error(error: OSError, target: object = None) -> OutputError:
     subject = target or error.filename2 or error.filename or "output"
     remedy = _WRITE_REMEDIES.get(error.errno, "Choose a folder that you may write to")
     return OutputError(subject, f"cannot be written ({error.strerror or error})", remedy)
+
+
+def _is_own(module: str | None) -> bool:
+    # Next to this package lie the other packages of the project, in a checkout as in an environment.
+    return module is None or (Path(__file__).parents[1] / module.partition(".")[0] / "__init__.py").is_file()
+
+
+def _as_missing_package(error: ModuleNotFoundError) -> SettingError:
+    cause = f"this Python lacks the package that contains {error.name}"
+    remedy = (
+        "Run the command with `.venv/bin/python` in place of `python`, after `make env`; or install the extra of "
+        "voxwright that contains this command"
+    )
+    return SettingError(sys.executable, cause, remedy)
 
 
 def _is_explained_by_its_path(error: OSError) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 from contract.errors import VoxwrightError
 
+_LARGEST_BITS = 63
+
 
 class Fields:
     """A table at a path inside a source; every read checks the type and raises the given error for another one."""
@@ -39,12 +41,16 @@ class Fields:
         return str(self._typed(key, str))
 
     def integer(self, key: str) -> int:
-        """Return an integer."""
-        return int(self._typed(key, int))
+        """Return an integer of 64 bits."""
+        found = int(self._typed(key, int))
+        if found.bit_length() > _LARGEST_BITS:
+            raise self.error(key, f"a number of {found.bit_length()} bits is too large")
+        return found
 
     def number(self, key: str) -> float:
         """Return an integer or a float, as a float."""
-        return float(self._typed(key, (int, float)))
+        found = self._typed(key, (int, float))
+        return float(found) if isinstance(found, float) else float(self.integer(key))
 
     def boolean(self, key: str) -> bool:
         """Return a boolean."""

@@ -34,6 +34,7 @@ def write(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         descriptor, partial = tempfile.mkstemp(prefix=_prefix(path), suffix=_PARTIAL, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -97,6 +98,16 @@ def remove(folder: Path) -> None:
         aside = Path(tempfile.mkdtemp(prefix=_prefix(folder), suffix=_PARTIAL, dir=folder.parent))
     folder.rename(aside / folder.name)
     shutil.rmtree(aside)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that processes which were killed while they wrote left in a folder, if there are any."""
+    for left in folder.glob(f".*{_PARTIAL}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            # A living process holds the lock of its file. The grace covers the step between making and locking it.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - left.stat().st_mtime > _GRACE_SECONDS:
+                left.unlink()
 
 
 def _prefix(target: Path) -> str:

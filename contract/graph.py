@@ -2,6 +2,7 @@
 
 dist/onnx/<model>/record.json   this record
                   fp32.onnx fp16.onnx
+                  fp32.onnx.data              the weights of a graph that is too large for one file
                   realtime-fp32.onnx realtime-fp16.onnx     for a mode of streams
                   batch-samples.npz realtime-samples.npz    real inputs in a mode, `<input>.<number>`, for the gate
                   words.npz     recordings of one item with their transcripts, `texts.<number>`, for the word error
@@ -9,10 +10,12 @@ dist/onnx/<model>/record.json   this record
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from contract import digest
 from contract.client import ClientSpec
 from contract.differences import Difference
 from contract.errors import GraphError, ManifestError
@@ -23,18 +26,65 @@ RECORD_FILE = "record.json"
 WORDS_FILE = "words.npz"
 # The name of the transcripts in WORDS_FILE.
 TRANSCRIPTS = "texts"
+# An ONNX file is a protobuf message, which has less than 2 GiB. The nodes of a large network have a few MiB. Export
+# writes the weights of a larger graph into a second file; every other part follows what is there.
+LARGEST_FILE_BYTES = (2 << 30) - (64 << 20)
+# A tensor in a data file has more bytes than this: sizes and axes, which a reader of the nodes needs, are smaller.
+SMALLEST_DATA_BYTES = 1_024
 _REMEDY = "Run `python -m export` again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """A file with weights, beside the ONNX file that names it."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFile:
-    """One ONNX file of a model."""
+    """One graph of a model: its ONNX file and, where that would be too large, a file with its weights."""
 
     file: str
     sha256: str
     size_bytes: int
     parity: tuple[Difference, ...]
     """The largest difference of every output from that of the torch network."""
+    data: tuple[DataFile, ...] = ()
+    """The files with the weights of a large graph; empty for a graph of one file."""
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of the whole graph: that of its file where there is no other."""
+        return digest.of_value([each.sha256 for each in self.every_file()]) if self.data else self.sha256
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of all its files."""
+        return sum(each.size_bytes for each in self.every_file())
+
+    def every_file(self) -> Iterator[DataFile]:
+        """Yield the ONNX file, then the files with its weights."""
+        yield DataFile(file=self.file, sha256=self.sha256, size_bytes=self.size_bytes)
+        yield from self.data
+
+    def defect(self, folder: Path) -> tuple[Path, str] | None:
+        """Return the first missing, damaged or unlisted file of the graph in a folder, with the cause.
+
+        Returns None for an intact graph.
+        """
+        for each in self.every_file():
+            path = folder / each.file
+            if not path.is_file():
+                return path, "the file is missing"
+            if digest.of_file(path) != each.sha256:
+                return path, "it is damaged: its digest is not the one in the export record"
+        beside = weights_beside(folder / self.file)
+        if beside is not None and beside.name not in {each.file for each in self.data}:
+            return beside, "the export record does not list it"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +138,17 @@ class GraphRecord:
 def graph_name(variant: str, precision: str) -> str:
     """Return the name of a graph in its record: `fp16`, or `realtime-fp16` for the variant of streams."""
     return f"{variant}-{precision}" if variant else precision
+
+
+def data_file(graph: str) -> str:
+    """Return the name of the file with the weights of a large graph: `fp32.onnx.data`."""
+    return f"{graph}.data"
+
+
+def weights_beside(graph: Path) -> Path | None:
+    """Return the file with the weights of an ONNX file; None where that holds them itself."""
+    path = graph.with_name(data_file(graph.name))
+    return path if path.is_file() else None
 
 
 def samples_file(mode: str) -> str:
@@ -150,8 +211,21 @@ def read_differences(fields: Fields) -> tuple[Difference, ...]:
 
 def _graph(fields: Fields) -> GraphFile:
     return GraphFile(
-        file=fields.text("file"),
+        file=_plain_name(fields),
         sha256=fields.text("sha256"),
         size_bytes=fields.integer("size_bytes"),
         parity=read_differences(fields),
+        data=tuple(map(_data, fields.tables("data"))) if fields.has("data") else (),
     )
+
+
+def _data(fields: Fields) -> DataFile:
+    return DataFile(file=_plain_name(fields), sha256=fields.text("sha256"), size_bytes=fields.integer("size_bytes"))
+
+
+def _plain_name(fields: Fields) -> str:
+    # A record may come from anywhere: its names must not lead out of its folder.
+    name = fields.text("file")
+    if Path(name).name != name or name == "..":
+        raise fields.error("file", f"{name!r} is not the name of a file in the folder of the record")
+    return name

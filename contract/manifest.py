@@ -2,6 +2,7 @@
 
 dist/engines/<platform>/<arch>/manifest.json     names every other file of the bundle, with its SHA-256
                                <model>/<mode>/model.onnx|model.plan|model.rtx
+                               <model>/<mode>/model.onnx.data    the weights of a graph that is too large for one file
                                report.html, timing.cache and the other entries of `files`
 """
 
@@ -143,10 +144,27 @@ class EngineRecord:
     """What an execution context of the engine takes on the device in addition to its weights; None where unknown."""
     built_on: dict[str, str] = field(default_factory=dict)
     """The machine that built the engine: `gpu` and `driver`, or `processor`."""
+    data: tuple[BundleFile, ...] = ()
+    """The files with the weights of a large ONNX graph, which a server needs beside the engine's file."""
     files: tuple[BundleFile, ...] = ()
     """Further files of the build, such as the output of the engine inspector."""
     changes: tuple[Change, ...] = ()
     """How `key_parts` differ from those of the engine that this one replaced; empty for a first engine."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of the engine with its weights, without the further files."""
+        return sum(each.size_bytes for each in self.served_files())
+
+    def served_files(self) -> Iterator[BundleFile]:
+        """Yield the files that a server loads: the engine's, then those with its weights."""
+        yield BundleFile(file=self.file, sha256=self.sha256, size_bytes=self.size_bytes)
+        yield from self.data
+
+    def every_file(self) -> Iterator[BundleFile]:
+        """Yield the files that a server loads, then the further files of the build."""
+        yield from self.served_files()
+        yield from self.files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,8 +227,7 @@ class BundleManifest:
     def every_file(self) -> Iterator[BundleFile]:
         """Yield every file of the bundle except the manifest."""
         for engine in self.engines:
-            yield BundleFile(file=engine.file, sha256=engine.sha256, size_bytes=engine.size_bytes)
-            yield from engine.files
+            yield from engine.every_file()
         yield from self.files
 
     def _table(self) -> dict[str, Any]:
@@ -268,6 +285,7 @@ def _engine(fields: Fields) -> EngineRecord:
         profile=_profile(fields.table("profile")) if fields.has("profile") else None,
         device_memory_bytes=fields.integer("device_memory_bytes") if fields.has("device_memory_bytes") else None,
         built_on=string_table(fields.table("built_on")),
+        data=_files(fields, "data") if fields.has("data") else (),
         files=_files(fields),
         changes=tuple(_change(table) for table in fields.tables("changes")),
     )
@@ -312,10 +330,10 @@ def _shapes(fields: Fields) -> ShapeRange:
     return ShapeRange(min=fields.items("min", int), opt=fields.items("opt", int), max=fields.items("max", int))
 
 
-def _files(fields: Fields) -> tuple[BundleFile, ...]:
+def _files(fields: Fields, key: str = "files") -> tuple[BundleFile, ...]:
     return tuple(
         BundleFile(file=_inner_path(table), sha256=table.text("sha256"), size_bytes=table.integer("size_bytes"))
-        for table in fields.tables("files")
+        for table in fields.tables(key)
     )
 
 

@@ -75,6 +75,7 @@ def run() -> None:
         show()
         heading("Stop", "Sends SIGTERM to the server and waits for it to end. Seconds.")
     print(f"The server stopped cleanly. Total time: {time.monotonic() - started:.0f} s")
+    print("To transcribe your own recordings, run `make serve` and open http://localhost:8080 in a browser.")
 
 
 def step(title: str, explanation: str, module: str, *arguments: str) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from contract import command_line
-from contract.catalogue import CATALOGUE_SUBFOLDER, CATALOGUE_VARIABLE, PRECISIONS, Catalogue, read_catalogue
+from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, CATALOGUE_VARIABLE, PRECISIONS, read_catalogue
 from contract.errors import SettingError
 from contract.graph import RECORD_FILE
 from export import networks_file
@@ -17,6 +18,11 @@ from export.plan import WEIGHTS, Plan, plan
 
 OWN_FOLDER, FOLDER = Path("dist/own/onnx"), Path("dist/onnx")
 OWN_WEIGHTS = "own"
+# Options that describe other networks than those of --networks, and why.
+_OTHER_NETWORKS = {
+    "weights": "the weights are those that the file of --networks names",
+    "catalogue": "the catalogue is made of the networks that the file of --networks names",
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,7 +49,7 @@ OWN_WEIGHTS = "own"
     help="File that names the checkpoints of your own networks (docs/own-networks.md), instead of --weights.",
 )
 @click.option("--force", is_flag=True, help="Export unchanged models again.")
-@command_line.catalogue_option()
+@command_line.catalogue_folder_option()
 @command_line.verbose_option()
 def command(
     out: Path | None,
@@ -52,22 +58,31 @@ def command(
     precisions: tuple[str, ...],
     weights: str,
     networks: Path | None,
-    catalogue: Catalogue,
+    catalogue: Path | None,
     *,
     force: bool,
 ) -> None:
     """Export networks to ONNX, in FP32 for CPUs and in FP16 for GPUs."""
     if networks is not None:
+        _reject_other_networks(click.get_current_context())
         own = networks_file.read(networks)
         run_own(own, out or OWN_FOLDER, names, operating_point, precisions or PRECISIONS, force=force)
         return
+    known = read_catalogue(catalogue or CATALOGUE_FOLDER)
     if operating_point is not None:
-        catalogue.check_operating_point(operating_point, "--operating-point")
+        known.check_operating_point(operating_point, "--operating-point")
     folder = out or FOLDER
     if (folder / CATALOGUE_SUBFOLDER).exists():
         cause = "it holds networks of your own, which were exported with --networks"
         raise SettingError(f"--out {folder}", cause, "Name another folder, or remove this one")
-    run(plan(catalogue, names, operating_point, precisions or PRECISIONS, weights, folder, force=force))
+    run(plan(known, names, operating_point, precisions or PRECISIONS, weights, folder, force=force))
+
+
+def _reject_other_networks(context: click.Context) -> None:
+    """Raise SettingError for an option that --networks leaves without effect. A variable may stay set for clients."""
+    for name, cause in _OTHER_NETWORKS.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise SettingError(f"--{name}", cause, f"Leave out --{name} or --networks")
 
 
 def run(wanted: Plan) -> None:
@@ -90,6 +105,9 @@ def run_own(
     force: bool,
 ) -> None:
     """Import a user's own networks, write their catalogue next to the graphs, and export every model."""
+    if operating_point is not None and operating_point not in networks.operating_points:
+        cause = f"{operating_point!r} is not an operating point of {networks.path}"
+        raise SettingError("--operating-point", cause, f"Use {' or '.join(networks.operating_points)}")
     folder = out / CATALOGUE_SUBFOLDER
     if not folder.exists() and any(out.glob(f"*/{RECORD_FILE}")):
         cause = "it holds graphs that were exported without --networks"
@@ -102,8 +120,6 @@ def run_own(
     for remark in imported.remarks:
         print(f"note: {remark}", file=sys.stderr)
     catalogue = read_catalogue(folder)
-    if operating_point is not None:
-        catalogue.check_operating_point(operating_point, "--operating-point")
     wanted = plan(catalogue, names, operating_point, precisions, OWN_WEIGHTS, out, force=force)
     export_all(replace(wanted, recordings=networks.recordings(), fp16_is_optional=True), imported.open)
     print(f"The catalogue of these networks is {folder}. build.engines and runtime find it there.", file=sys.stderr)

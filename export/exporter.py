@@ -13,11 +13,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from contract import digest, files
+from contract import digest, files, graph
 from contract.catalogue import BATCH_MODE, CTC, HYPOTHESIS_ROLES, SAMPLES, Model, model_name
 from contract.differences import closest
 from contract.errors import CatalogueError, CheckpointError, GraphError, ManifestError, ParityError
-from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, load, samples_file
+from contract.graph import RECORD_FILE, WORDS_FILE, DataFile, GraphFile, GraphRecord, load, samples_file, weights_beside
 from export import parity, speech
 from export.checkpoints import SOURCES
 from export.checkpoints.checkpoint import Checkpoint
@@ -88,7 +88,8 @@ class Exporter:
         except ParityError as error:
             if job.precision != FP16 or not self.plan.fp16_is_optional:
                 raise
-            (folder / f"{job.name}.onnx").unlink(missing_ok=True)
+            for written in _files_of(folder / f"{job.name}.onnx"):
+                written.unlink(missing_ok=True)
             outcome = f"left out, so that GPUs compute it in FP32: {error.cause}"
             progress.report(f"{job.model.name} {job.name}", outcome)
             progress.advance(1)
@@ -165,6 +166,7 @@ class Exporter:
                 "catalogue": [repr(each.family) for each in (*upstream, model)],
                 "code": _code_digest(),
                 "precisions": self.plan.precisions,
+                "largest_file_bytes": graph.LARGEST_FILE_BYTES,
                 "libraries": _libraries(),
             }
         )
@@ -217,10 +219,8 @@ def unchanged(folder: Path, key: str, modes: Iterable[str]) -> bool:
         record = load(folder)
     except (GraphError, ManifestError):
         return False
-    graphs = record.graphs.values()
-    needed = [*(graph.file for graph in graphs), *map(samples_file, modes)]
-    present = all((folder / file).is_file() for file in needed)
-    return record.key == key and present and all(digest.of_file(folder / each.file) == each.sha256 for each in graphs)
+    present = all((folder / samples_file(mode)).is_file() for mode in modes)
+    return record.key == key and present and not any(each.defect(folder) for each in record.graphs.values())
 
 
 def _export_graph(job: Job, expected: list[parity.Reference], folder: Path, progress: Steps) -> GraphFile:
@@ -229,13 +229,25 @@ def _export_graph(job: Job, expected: list[parity.Reference], folder: Path, prog
     progress.show(f"{job.model.name} {job.name}")
     trace(job, path)
     found = parity.check(job, path, expected)
-    size = path.stat().st_size
+    first, *others = [
+        DataFile(file=each.name, sha256=digest.of_file(each), size_bytes=each.stat().st_size)
+        for each in _files_of(path)
+    ]
+    written = GraphFile(
+        file=first.file, sha256=first.sha256, size_bytes=first.size_bytes, parity=found, data=tuple(others)
+    )
+    parts = " in 2 files" if others else ""
     progress.report(
         f"{job.model.name} {job.name}",
-        f"{size / _MEBIBYTE:.1f} MiB in {time.monotonic() - started:.1f} s; {closest(found)}",
+        f"{written.total_bytes / _MEBIBYTE:.1f} MiB{parts} in {time.monotonic() - started:.1f} s; {closest(found)}",
     )
     progress.advance(1)
-    return GraphFile(file=path.name, sha256=digest.of_file(path), size_bytes=size, parity=found)
+    return written
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the ONNX file of a graph, and the file with the weights of a large one."""
+    return [path, *filter(None, [weights_beside(path)])]
 
 
 def _save_samples(path: Path, inputs: list[Sample]) -> None:
@@ -255,6 +267,7 @@ def _code_digest() -> str:
     sources = [
         *sorted((package / "networks").glob("*.py")),
         package / "tracing.py",
+        package / "graph_files.py",
         package / "samples.py",
         package / "speech.py",
     ]

@@ -78,6 +78,8 @@ def _points(fields: Fields, language: str, folder: Path) -> list[OwnPoint]:
 def _point(table: Fields, language: str, name: str, folder: Path) -> OwnPoint:
     if not _POINT.fullmatch(name):
         raise table.error(name, "an operating point is a word of small letters and digits, such as enhanced")
+    if not isinstance(table.raw(name), dict):
+        raise table.error(name, f"it is outside an operating point; begin one with [{language}.standard]")
     fields = table.table(name)
     fields.reject_unknown("recogniser", "ngram", "speaker", "recordings")
     return OwnPoint(

@@ -22,8 +22,8 @@ from export.networks_file import OwnNetworks, OwnPoint
 # The first format that recognises a path reads it.
 RECOGNISERS: tuple[ModuleType, ...] = (nemo, transformers, wenet, onnx)
 SPEAKERS: tuple[ModuleType, ...] = (speaker_onnx, resemblyzer)
-# How much an imported n-gram model of tokens counts, and what each token adds: usual values of shallow fusion.
-NGRAM_WEIGHT, TOKEN_BONUS = 0.5, 1.0
+# How much an imported n-gram model counts, and what each token or word adds: usual values of shallow fusion.
+NGRAM_WEIGHT, TOKEN_BONUS, WORD_BONUS = 0.5, 1.0, 1.5
 
 Network: TypeAlias = Imported | ImportedGraph
 Speaker: TypeAlias = ImportedSpeaker | ImportedSpeakerGraph
@@ -116,7 +116,11 @@ def _with_ngram(recogniser: Network, search: SearchSpec, path: Path) -> tuple[Ne
         raise CheckpointError(path, cause, "Name an n-gram model as ARPA text, plain or with gzip")
     model = arpa.read(path, recogniser.tokens)
     remarks = (*recogniser.remarks, *model.remarks)
-    weighted = replace(search, ngram=model.text, ngram_weight=NGRAM_WEIGHT, token_bonus=TOKEN_BONUS)
+    # The search adds a bonus a token: the tokens of a usual word share that of the word.
+    bonus = TOKEN_BONUS if model.words is None else WORD_BONUS / model.tokens_per_word
+    weighted = replace(
+        search, ngram=model.text, words=model.words, ngram_weight=NGRAM_WEIGHT, token_bonus=round(bonus, 3)
+    )
     return replace(recogniser, tokens=model.tokens, remarks=remarks), weighted
 
 
@@ -188,12 +192,14 @@ def _checkpoint(each: _Read, family: OwnFamily) -> Checkpoint:
         assert speaker is not None  # noqa: S101 - there is no such family without it
         client = ClientSpec(speaker=speaker.speaker)
         network = (
-            GraphNetwork(speaker.graph, speaker.dims) if isinstance(speaker, ImportedSpeakerGraph) else speaker.network
+            GraphNetwork(speaker.graph, speaker.dims, speaker.folder)
+            if isinstance(speaker, ImportedSpeakerGraph)
+            else speaker.network
         )
         return _made(network, client, speaker)
     recogniser = ClientSpec(tokens=found.tokens, search=each.search)
     if isinstance(found, ImportedGraph):
-        return _made(GraphNetwork(found.graph, found.dims), replace(recogniser, audio=found.audio), found)
+        return _made(GraphNetwork(found.graph, found.dims, found.folder), replace(recogniser, audio=found.audio), found)
     if family.role == ENCODER:
         return _made(found.encoder, ClientSpec(audio=found.audio), found)
     if family.role == CTC:

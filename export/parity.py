@@ -11,7 +11,7 @@ import torch
 
 from contract import synthetic_inputs
 from contract.catalogue import Family
-from contract.differences import Difference, compare, worst
+from contract.differences import Difference, compare_all, worst
 from contract.errors import ParityError
 from export.job import Job
 from export.samples import Sample
@@ -114,8 +114,9 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
 
 
 def _differences(job: Job, actual: list[Any], expected: list[Any]) -> Iterator[Difference]:
-    for tensor, ours, theirs in zip(job.family.outputs, actual, expected, strict=True):
-        yield compare(tensor, ours, theirs, job.precision)
+    names = [tensor.name for tensor in job.family.outputs]
+    ours, theirs = (dict(zip(names, values, strict=True)) for values in (actual, expected))
+    yield from compare_all(job.family.outputs, ours, theirs, job.precision)
 
 
 def _cut(family: Family, dims: dict[str, int], sample: Sample) -> Sample:

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
 from contract import catalogue, synthetic_inputs
-from contract.errors import CheckpointError
+from contract.graph import weights_beside
+from export import graph_files
 from export.checkpoints.graph_network import GraphNetwork
 from export.job import Job
 
 OPSET = 18
-_GIBIBYTE, _MEBIBYTE = 1 << 30, 1 << 20
-# A protobuf message, which an ONNX file is, has less than 2 GiB. The nodes of a large network have a few MiB.
-LARGEST_BYTES = 2 * _GIBIBYTE - 64 * _MEBIBYTE
+_COLLECTED_BYTES = 256 << 20
 TORCH_TYPES = {"FP16": torch.float16, "FP32": torch.float32, "INT32": torch.int32}
 _COMPUTE_TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # torch.export treats a dimension of size one as a constant, so the example has none. All its axes differ in size.
@@ -33,7 +33,7 @@ class Boundary(nn.Module):
 
     def __init__(self, network: nn.Module, family: catalogue.Family, precision: str) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).to(_COMPUTE_TYPES[precision]).eval()
+        self.network = _in_type(network, _COMPUTE_TYPES[precision])
         self.types = tuple(TORCH_TYPES[tensor.type] for tensor in family.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -43,35 +43,38 @@ class Boundary(nn.Module):
         return tuple(output.to(kind) for output, kind in zip(as_tuple, self.types, strict=True))
 
 
+def _in_type(network: nn.Module, kind: torch.dtype) -> nn.Module:
+    """Return a copy of a network in a type; it shares the weights that have this type already.
+
+    The weights are converted one by one: a second copy of a large network in its own type may not fit in memory.
+    """
+    converted: dict[int, Any] = {}
+    for weight in (*network.parameters(), *network.buffers()):
+        value = weight.to(kind) if weight.is_floating_point() else weight
+        is_parameter = isinstance(weight, nn.Parameter) and value is not weight
+        converted[id(weight)] = nn.Parameter(value, requires_grad=weight.requires_grad) if is_parameter else value
+    return copy.deepcopy(network, converted).to(kind).eval()
+
+
 def trace(job: Job, path: Path) -> None:
     """Write the ONNX graph of a network; axes with a name in the catalogue stay dynamic and keep this name.
 
-    Raises CheckpointError for weights that do not fit into one file of ONNX.
+    Where the weights are too large for the file, they are in a second one beside it, graph.data_file.
     """
-    _check_size(job)
     if isinstance(job.network, GraphNetwork):
         # It is a graph already.
-        model = copy.deepcopy(job.network.graph)
+        model = graph_files.copied(job.network.graph, job.network.folder, path)
     else:
         with _garbage_collection_paused():
-            model = _exported(job)
+            model = graph_files.message(_exported(job), path)
+        if weights_beside(path) or model.ByteSize() >= _COLLECTED_BYTES:
+            # The traced network and its graph refer to each other. A large one must not wait for the next collection.
+            gc.collect()
     _tidy(model, job.family, job.dims)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    graph_files.save(model, path)
 
 
-def _check_size(job: Job) -> None:
-    size = sum(weight.numel() for weight in job.network.parameters()) * _COMPUTE_TYPES[job.precision].itemsize
-    if size >= LARGEST_BYTES:
-        cause = (
-            f"its weights have {size / _GIBIBYTE:.1f} GiB in {job.precision.upper()}, and a graph holds less than 2 GiB"
-        )
-        # The gate of every build compares with the FP32 graph, so FP16 alone does not help.
-        remedy = "Use a network of less than 500 million weights"
-        raise CheckpointError(f"{job.model.name} in {job.name}", cause, remedy)
-
-
-def _exported(job: Job) -> onnx.ModelProto:
+def _exported(job: Job) -> onnx_ir.Model:
     family, dims = job.family, job.dims
     boundary = Boundary(job.network, family, job.precision)
     example = tuple(_example(tensor, family, dims) for tensor in family.inputs)
@@ -91,8 +94,7 @@ def _exported(job: Job) -> onnx.ModelProto:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    model: onnx.ModelProto = program.model_proto
-    return model
+    return program.model
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import click
 
 from contract.catalogue import Catalogue
 from contract.platform import Platform
-from runtime import checks, embedded, flags, launch, log, options, repository, shared_memory
+from runtime import checks, embedded, flags, launch, listening, log, options, repository, shared_memory
 from runtime.decision import DETECTION_SKIPPED, Decision, observe
 from runtime.selection import Selection, explain
 from runtime.server import Server
@@ -19,9 +19,7 @@ from runtime.settings import Settings
 
 def parse(arguments: Sequence[str]) -> Settings:
     """Return the settings of a command line and the environment; raise SettingError, or SystemExit for --help."""
-    values = options.parse(command(), arguments)
-    log.configure(values["log_format"])
-    return options.read(values)
+    return options.read(options.parse(command(), arguments))
 
 
 def command() -> click.Command:
@@ -41,6 +39,7 @@ def run(chosen: Settings) -> None:
         check.run()
     repository.assemble(selection, chosen.repository, chosen.threads)
     if not chosen.assemble_only:
+        log_addresses(chosen)
         server = find_server(selection.target.platform, chosen.repository)
         launch.start(server, launch.arguments(server, chosen, pool_flags(decision)))
 
@@ -90,6 +89,13 @@ def log_selection(selection: Selection) -> None:
     log.info(f"serving {' and '.join(selection.operating_points)}: {', '.join(selection.models())}")
     for precision, names in selection.precisions().items():
         log.info(f"precision {precision.upper()}: {', '.join(names)}")
+
+
+def log_addresses(chosen: Settings) -> None:
+    """Log where the server listens on one family of addresses only."""
+    remark = listening.remark(chosen.addresses, listening.families())
+    if remark is not None:
+        log.info(remark)
 
 
 def main() -> NoReturn:

@@ -81,7 +81,7 @@ def estimate(selection: Selection, operator: PoolSizes | None = None) -> Budget:
     cuda = _pool(DEFAULT_CUDA_POOL_BYTES, state_bytes + ensemble_bytes) if on_gpu else 0
     pinned = _pool(DEFAULT_PINNED_POOL_BYTES, state_bytes // _STATE_COPIES + staging_bytes) if on_gpu else 0
     return Budget(
-        engine_bytes=sum(choice.record.size_bytes * count for choice, count in counted),
+        engine_bytes=sum(choice.record.total_bytes * count for choice, count in counted),
         context_bytes=sum((choice.record.device_memory_bytes or 0) * count for choice, count in counted),
         state_bytes=state_bytes,
         ensemble_bytes=ensemble_bytes,

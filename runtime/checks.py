@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from contract import verification
 from contract.platform import Platform
-from runtime import embedded, launch, repository
+from runtime import embedded, launch, listening, repository
 from runtime.selection import Selection
 from runtime.settings import Settings
 
@@ -22,7 +22,7 @@ class Check:
 def before_assembly(chosen: Settings, selection: Selection) -> list[Check]:
     """Return the checks that run before the repository is changed, in this order."""
     starting = [
-        Check(name="ports", run=lambda: launch.check_ports(chosen.ports)),
+        Check(name="ports", run=lambda: listening.check_ports(chosen.ports, chosen.addresses)),
         Check(name="server", run=lambda: locate_server(selection.target.platform)),
     ]
     config = Check(name="repository", run=lambda: repository.check(selection, chosen.repository, chosen.threads))

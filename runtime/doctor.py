@@ -1,5 +1,6 @@
 """Command line `python -m runtime.doctor`: report what a start would decide and whether it would succeed."""
 
+import itertools
 import json
 import os
 import sys
@@ -102,6 +103,8 @@ def as_table(diagnosis: Diagnosis) -> dict[str, Any]:
             "mode": chosen.mode,
             "operating_point": chosen.operating_point,
             "catalogue": str(chosen.catalogue.folder),
+            "addresses": asdict(chosen.addresses),
+            "grpc_tls": chosen.grpc_tls is not None,
             "trusted_keys": [str(key) for key in chosen.trusted_keys],
         },
         "bundles": [_bundle_table(bundle) for bundle in decision.bundles],
@@ -188,7 +191,14 @@ def _machine(diagnosis: Diagnosis) -> Iterator[Row]:
     point = chosen.operating_point or "every complete operating point"
     yield "target", f"{chosen.mode} engines for {arch}, {point}"
     keys = ", ".join(str(key) for key in chosen.trusted_keys)
+    yield "listens", _addresses(chosen)
     yield "keys", f"bundles must be signed by one of {keys}" if keys else "none: signatures are not checked"
+
+
+def _addresses(chosen: Settings) -> str:
+    where = chosen.addresses
+    encryption = "without TLS" if chosen.grpc_tls is None else "with TLS"
+    return f"HTTP at {where.http}, gRPC at {where.grpc} {encryption}, metrics at {where.metrics}"
 
 
 def _bundles(decision: Decision) -> Iterator[Row]:
@@ -214,7 +224,7 @@ def _candidate(candidate: Candidate) -> Row:
     record, reason = candidate.record, candidate.reason
     state = "served" if not reason else reason if reason == _UNDECIDED else f"not served: {reason}"
     precision = record.precision.upper()
-    return record.model, record.mode, precision, str(candidate.bundle.folder), size(record.size_bytes), state
+    return record.model, record.mode, precision, str(candidate.bundle.folder), size(record.total_bytes), state
 
 
 def _served(selection: Selection | None) -> Iterator[Row]:
@@ -308,9 +318,11 @@ def command() -> click.Command:
 
 def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Print a diagnosis; return the exit code."""
-    values = options.parse(command(), arguments)
-    as_json = values.pop("json")
+    # Known before the options are parsed, because the catalogue is already read then.
+    as_json = "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
     try:
+        values = options.parse(command(), arguments)
+        del values["json"]
         diagnosis = examine(options.read(values), environment)
     except VoxwrightError as error:
         print(json.dumps(conclusion([error]), indent=2) if as_json else verdict([error]))

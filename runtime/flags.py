@@ -26,8 +26,19 @@ FIXED = (
     "--exit-on-error=true",
     f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
 )
+# By default gRPC allows a ping in 5 minutes during a request and in 2 hours without one, and Triton closes the
+# connection of a client that sends three more. With these limits a client may detect within seconds that the network
+# forgot its connection. The server sends pings as well, and closes the connections of clients that vanished.
+PINGS = (
+    "--grpc-http2-min-recv-ping-interval-without-data=1000",
+    "--grpc-keepalive-permit-without-calls=true",
+    "--grpc-keepalive-time=60000",
+    "--grpc-keepalive-timeout=20000",
+)
+"""Flags that an operator may set to other values."""
 CUDA_POOL = "--cuda-memory-pool-byte-size"
 PINNED_POOL = "--pinned-memory-pool-byte-size"
+_TLS = "Use --grpc-certificate, --grpc-key and --grpc-client-ca, before the --"
 _ALWAYS_SET = "Remove it; `python -m runtime` always sets this flag itself"
 # Reserved flags, older spellings included, and the remedy for each.
 _RESERVED = {
@@ -36,6 +47,14 @@ _RESERVED = {
     "--http-port": "Put it before the --",
     "--grpc-port": "Put it before the --",
     "--metrics-port": "Put it before the --",
+    "--http-address": "Put it before the --",
+    "--grpc-address": "Put it before the --",
+    "--metrics-address": "Put it before the --",
+    "--grpc-use-ssl": _TLS,
+    "--grpc-use-ssl-mutual": _TLS,
+    "--grpc-server-cert": _TLS,
+    "--grpc-server-key": _TLS,
+    "--grpc-root-cert": _TLS,
     "--allow-metrics": _ALWAYS_SET,
     "--model-control-mode": _ALWAYS_SET,
     "--load-model": _ALWAYS_SET,

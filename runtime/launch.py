@@ -3,17 +3,16 @@
 import os
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from contract.errors import PortInUseError, ServerUnavailableError, SettingError
+from contract.errors import ServerUnavailableError
 from contract.platform import Platform
 from runtime import flags
 from runtime.server import Server
-from runtime.settings import Ports, Settings
+from runtime.settings import Settings
 
 _SECRET_BYTES = 32
 
@@ -30,21 +29,6 @@ def installed(platform: Platform, environment: Mapping[str, str]) -> Server:
     return Server(executable=Path(found), flags=(), environment=dict(environment))
 
 
-def check_ports(ports: Ports) -> None:
-    """Bind each port once; raise PortInUseError for a port in use, SettingError for one that needs more rights."""
-    for flag, port in ports.flags().items():
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # tritonserver sets SO_REUSEADDR too: a port in TIME_WAIT is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except PermissionError as error:
-                raise SettingError(flag, f"this user may not open port {port}", "Choose one above 1023") from error
-            except OSError as error:
-                remedy = f"Stop that process, or choose another port with {flag}"
-                raise PortInUseError(f"port {port}", "another process listens on it", remedy) from error
-
-
 def arguments(server: Server, chosen: Settings, pools: Sequence[str] = ()) -> list[str]:
     """Return the command line of tritonserver, one item per argument; `pools` are the flags of its memory pools."""
     # Without an admin key of the operator a random key is used and not printed: no request can open these APIs.
@@ -54,7 +38,10 @@ def arguments(server: Server, chosen: Settings, pools: Sequence[str] = ()) -> li
         f"--model-repository={chosen.repository}",
         *flags.FIXED,
         *flags.restricted(admin_key),
+        *chosen.addresses.flags(),
         *(f"{flag}={port}" for flag, port in chosen.ports.flags().items()),
+        *flags.PINGS,
+        *(chosen.grpc_tls.flags() if chosen.grpc_tls is not None else ()),
         # tritonserver has no JSON log format. ISO8601 at least gives its lines the full date.
         *(["--log-format=ISO8601"] if chosen.log_format == "json" else []),
         *pools,

@@ -56,7 +56,7 @@ def evaluate(
     try:
         licence = load_verified(path, vendor_key, at)
         if licence is None:
-            return Licensing()
+            return Licensing(warnings=tuple(_unprotected(path, vendor_key)))
         check_use(licence, path, operating_point, catalogue)
     except VoxwrightError as error:
         return Licensing(refusal=error)
@@ -170,6 +170,14 @@ def _expiry_warnings(licence: Licence, path: Path, at: datetime) -> Iterator[Fin
         yield Finding(subject=str(path), found=found, wanted="a licence that ends later", remedy=_RENEW)
 
 
+def _unprotected(path: Path, vendor_key: Path) -> Iterator[Finding]:
+    """Yield a warning where a licence was given to an installation that verifies none."""
+    if path != LICENCE_FILE or path.exists():
+        found = f"it protects nothing, because there is no vendor key at {vendor_key}"
+        remedy = "Build the image with --build-arg VENDOR_KEY (docs/licence.md), or name the key with --vendor-key"
+        yield Finding(subject=str(path), found=found, wanted="the vendor's public key", remedy=remedy)
+
+
 def _unlicensed(kind: str, wanted: Iterable[str], granted: Iterable[str]) -> str:
     return f"{kind} {_listed(wanted)} is not licensed, only {_listed(granted)}"
 
@@ -273,6 +281,14 @@ def verify_command(path: Path, vendor_key: Path, operating_point: str | None, ca
     check_validity(licence, path, now())
     check_use(licence, path, operating_point, catalogue)
     print(f"{path} is valid: {describe(licence, catalogue)}", file=sys.stderr)
+
+
+@command.command("check-key")
+@click.argument("key", type=_path)
+@command_line.verbose_option()
+def check_key_command(key: Path) -> None:
+    """Check that a file is an Ed25519 public key, as the build of an image does; a private key is rejected."""
+    print(f"{key} is the public key {signature.fingerprint(signature.load_public_key(key))}", file=sys.stderr)
 
 
 def main() -> None:

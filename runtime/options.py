@@ -73,6 +73,25 @@ def _settings() -> list[click.Parameter]:
         _option("--http-port", type=_PORT, default=8000),
         _option("--grpc-port", type=_PORT, default=8001),
         _option("--metrics-port", type=_PORT, default=8002),
+        _option(
+            "--http-address",
+            metavar="ADDRESS",
+            help="Address of HTTP, of one family: 0.0.0.0, :: or one of this machine.  "
+            "[default: 0.0.0.0, or :: without IPv4]",
+        ),
+        _option(
+            "--grpc-address", metavar="ADDRESS", help="Address of gRPC.  [default: 0.0.0.0, which is every address]"
+        ),
+        _option("--metrics-address", metavar="ADDRESS", help="Address of the metrics.  [default: that of HTTP]"),
+        _option(
+            "--grpc-certificate", type=click.Path(), help="Certificate for gRPC, PEM.  [default: gRPC without TLS]"
+        ),
+        _option("--grpc-key", type=click.Path(), help="Private key of the certificate for gRPC, PEM."),
+        _option(
+            "--grpc-client-ca",
+            type=click.Path(),
+            help="Authorities of clients, PEM: gRPC requests need a certificate of one.  [default: none needed]",
+        ),
         _option("--threads", type=click.IntRange(min=1), help="CPU threads a model may use.  [default: every core]"),
         _option(
             "--trusted-key",
@@ -95,12 +114,23 @@ def _settings() -> list[click.Parameter]:
             type=click.Path(),
             help="File with the secret that opens Triton's administration APIs.  [default: they stay closed]",
         ),
+        # Eager: the errors of other options are already logged in this format.
         _option(
-            "--log-format", type=click.Choice(log.FORMATS), default="text", help="Format of the log lines of a start."
+            "--log-format",
+            type=click.Choice(log.FORMATS),
+            default="text",
+            help="Format of the log lines of a start.",
+            is_eager=True,
+            callback=_configure_log,
         ),
         click.Option(["--assemble-only"], is_flag=True, help="Stop before the server starts."),
         click.Argument(["triton_flags"], nargs=-1, type=click.UNPROCESSED, metavar="[-- TRITON FLAGS]"),
     ]
+
+
+def _configure_log(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    log.configure(value)
+    return value
 
 
 def _option(flag: str, *, envvar: str | None = None, **details: Any) -> click.Option:

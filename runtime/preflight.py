@@ -13,7 +13,8 @@ from runtime.host import Host
 from runtime.selection import Choice, Selection
 
 _MEBIBYTE, _GIBIBYTE = 1 << 20, 1 << 30
-_CPU = "serve on the CPU with `--platform embedded`"
+# The image for GPUs has no embedded server.
+_CPU = "serve on the CPU with `--platform embedded`, in containers with the image voxwright-runtime-cpu"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

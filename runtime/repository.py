@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from contract import digest, files, verification
@@ -62,16 +62,26 @@ def render(configs: Mapping[str, Config], folder: Path) -> None:
 
 def placer(selection: Selection, folder: Path) -> verification.Reader:
     """Return a reader for bundles that puts chosen engines into the models' folders and hashes them there."""
-    name = engine_file(selection.target)
-    chosen = {choice.bundle.folder / choice.record.file: choice for choice in selection.chosen}
+    places = {source: place for choice in selection.chosen for source, place in _places(choice, selection, folder)}
 
     def read(source: Path) -> str:
-        choice = chosen.get(source)
-        if choice is None:
+        if source not in places:
             return digest.of_file(source)
-        return _place(source, folder / choice.model.name / str(_VERSION) / name, choice.record.sha256)
+        target, wanted = places[source]
+        return _place(source, target, wanted)
 
     return read
+
+
+def _places(choice: Choice, selection: Selection, folder: Path) -> Iterator[tuple[Path, tuple[Path, str]]]:
+    """Yield each file of an engine with its place in the repository and its SHA-256.
+
+    A file with weights keeps its name, by which the engine's file finds it.
+    """
+    version, record = folder / choice.model.name / str(_VERSION), choice.record
+    yield choice.bundle.folder / record.file, (version / engine_file(selection.target), record.sha256)
+    for each in record.data:
+        yield choice.bundle.folder / each.file, (version / PurePosixPath(each.file).name, each.sha256)
 
 
 def check(selection: Selection, repository: Path, threads: int) -> None:

@@ -8,26 +8,15 @@ from contract import platform as known
 from contract.catalogue import Catalogue
 from contract.errors import SettingError
 from contract.platform import Platform
-from runtime import flags, host
+from runtime import flags, host, listening, tls
 from runtime.licence import LICENCE_FILE, VENDOR_KEY
+from runtime.listening import Addresses, Ports
+from runtime.tls import GrpcTls
 
 _PLAIN_PATH = re.compile(r"[\w./+=@:-]+", re.ASCII)
 _SECRET_LENGTH = 16
 _SECRET = re.compile(rf"[\w.~-]{{{_SECRET_LENGTH},}}", re.ASCII)
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ports:
-    """Ports on which the server listens."""
-
-    http: int
-    grpc: int
-    metrics: int
-
-    def flags(self) -> dict[str, int]:
-        """Return each port by the option that sets it."""
-        return {"--http-port": self.http, "--grpc-port": self.grpc, "--metrics-port": self.metrics}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +34,9 @@ class Settings:
     ports: Ports
     threads: int
     """CPU threads that one model instance may use."""
+    addresses: Addresses = field(default_factory=Addresses)
+    grpc_tls: GrpcTls | None = None
+    """None serves gRPC without TLS. HTTP and metrics never have TLS: Triton has none for them."""
     trusted_keys: tuple[Path, ...] = ()
     """Public keys, one of which must have signed each bundle. Without keys signatures are not checked."""
     licence: Path = LICENCE_FILE
@@ -67,6 +59,12 @@ def read(
     http_port: int,
     grpc_port: int,
     metrics_port: int,
+    http_address: str | None,
+    grpc_address: str | None,
+    metrics_address: str | None,
+    grpc_certificate: str | None,
+    grpc_key: str | None,
+    grpc_client_ca: str | None,
     threads: int | None,
     trusted_key: tuple[str, ...],
     licence: str,
@@ -86,6 +84,8 @@ def read(
         operating_point=catalogue.check_operating_point(point, "SM_OPERATING_POINT") if point else None,
         mode="batch" if boolean(batch_mode, "SM_BATCH_MODE") else "realtime",
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
+        addresses=listening.choose(http_address, grpc_address, metrics_address, listening.families()),
+        grpc_tls=tls.read(grpc_certificate, grpc_key, grpc_client_ca),
         threads=threads or host.available_cores(),
         trusted_keys=tuple(Path(key) for key in trusted_key),
         licence=Path(licence),

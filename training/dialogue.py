@@ -17,12 +17,12 @@ from training import corpus, dataset, espeak, reporting, speakers, synthesis
 from training.augment import Samples, scale
 from training.errors import MissingDataError, TrainingError
 from training.evaluation import greedy_texts, word_error_rate
-from training.features import HOP_SAMPLES, SAMPLE_RATE_HZ, log_mel
+from training.features import SAMPLE_RATE_HZ, log_mel
 from training.recipe import Recipe
 from training.recordings import Turn, trim_silence
 from training.tokenizer import Tokenizer
 from training.voices import ACCENTS, DIALOGUE_VARIANTS
-from transcriber.speakers import cluster
+from transcriber.clustering import NO_LIMITS, find_voices
 
 WORDS_PER_MINUTE = 180
 EDGE_SECONDS = 0.4
@@ -121,7 +121,6 @@ def measure(recipe: Recipe) -> None:
     """Record the word error rate and the speaker clusters of the dialogue at every point, by its reference turns."""
     samples, turns = read(recipe.demo)
     cuts = [log_mel(_cut(samples, [turn])) for turn in turns]
-    windows, owners = _windows(cuts, turns)
     logger = reporting.open_log(recipe)
     for point in recipe.points:
         folder = recipe.weights / point.name
@@ -131,9 +130,10 @@ def measure(recipe: Recipe) -> None:
         texts = greedy_texts(body, acoustic, Tokenizer(recipe.tokenizer), cuts)
         figures: dict[str, float] = {"seconds": round(len(samples) / SAMPLE_RATE_HZ, 1)}
         figures["wer_dialogue"] = word_error_rate([turn.text for turn in turns], texts)
-        clusters = cluster(speakers.embed(diarization, windows), float(parameters["same_speaker_similarity"]))
+        embedded = speakers.embed_dialogue(diarization, samples, turns)
+        clusters = find_voices(embedded.speech, float(parameters["same_speaker_similarity"]), NO_LIMITS)
         figures["clusters"] = len(set(clusters.tolist()))
-        figures["windows_right"] = speakers.clustering_accuracy(owners, clusters)
+        figures["windows_right"] = speakers.clustering_accuracy(embedded.speakers, clusters)
         logger.info("dialogue, %s: %s", point.name, figures)
         for turn, text in zip(turns, texts, strict=True):
             if text != turn.text:
@@ -150,13 +150,3 @@ def _cut(samples: Samples, turns: Sequence[Turn]) -> Samples:
     first = int((turns[0].start - SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
     last = int((turns[-1].end + SAMPLE_EDGE_SECONDS) * SAMPLE_RATE_HZ)
     return samples[max(first, 0) : last]
-
-
-def _windows(cuts: Sequence[NDArray[np.float16]], turns: Sequence[Turn]) -> tuple[list[NDArray[np.float16]], list[str]]:
-    size = int(speakers.WINDOW_SECONDS[0] * SAMPLE_RATE_HZ) // HOP_SAMPLES
-    windows, owners = [], []
-    for cut, turn in zip(cuts, turns, strict=True):
-        for first in range(0, max(len(cut) - size // 2, 1), size):
-            windows.append(cut[first : first + size])
-            owners.append(turn.speaker)
-    return windows, owners

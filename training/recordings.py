@@ -155,7 +155,7 @@ def _write_dialogues(recipe: Recipe) -> None:
     source = random.Random(f"{recipe.seed} evaluation dialogues")
     truth = []
     for number in track(range(min(DIALOGUES, recipe.recordings)), description=f"{'dialogues':<12}"):
-        samples, turns = _dialogue(source)
+        samples, turns = dialogue(source)
         file = f"{number:03d}.flac"
         _save(recipe.evaluation / "dialogues" / file, samples)
         truth.append({"file": file, "turns": [asdict(turn) for turn in turns]})
@@ -163,7 +163,8 @@ def _write_dialogues(recipe: Recipe) -> None:
     _write_truth(recipe.evaluation / "dialogues", description, truth)
 
 
-def _dialogue(source: random.Random) -> tuple[Samples, list[Turn]]:
+def dialogue(source: random.Random) -> tuple[Samples, list[Turn]]:
+    """Draw a dialogue of two to four unseen voices in unseen sentences; return its samples at 16 kHz and its turns."""
     # One variant at two pitches does not sound like two persons: each speaker of a dialogue has its own variant.
     by_variant: dict[str, list[Voice]] = {}
     for voice in voices.held_out_voices():

@@ -14,13 +14,20 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
+from contract.client import SpeakerSpec
 from demo.scores import equal_error_rate
 from export.checkpoints import reference
+from export.checkpoints.roles import SPEAKER_HOP_S, SPEAKER_WINDOW_S
 from export.networks.speaker_encoder import SpeakerEncoder
-from training import curves, dataset, reporting, schedule
+from training import curves, dataset, recordings, reporting, schedule
+from training.augment import Samples
 from training.dataset import Example
+from training.features import SAMPLE_RATE_HZ, log_mel
 from training.recipe import Point, Recipe
-from transcriber.speakers import cluster
+from training.recordings import Turn
+from transcriber.clustering import NO_LIMITS, Speech, find_voices
+from transcriber.segments import split
+from transcriber.speakers import Window, speech_of, window_bounds, windows_of
 
 FRAMES_PER_SECOND = 100
 CROP_SECONDS = (1.0, 4.0)
@@ -33,8 +40,9 @@ AVERAGE_DECAY = 0.995
 # Random level change of a whole crop, at most this much, in nepers of power.
 LEVEL_SHIFT = 2.0
 EQUAL_ERROR_SECONDS = (1.5, 3.0)
-WINDOW_SECONDS = (1.5, 2.0)
-DIALOGUES, TURNS = 200, 10
+DIALOGUES = 40
+# Thresholds that are tried, and the accuracy of clusters below the best one that counts as equal.
+THRESHOLDS, EQUAL_ACCURACY = np.arange(0.05, 0.99, 0.05), 0.01
 Speakers = Mapping[str, Sequence[Example]]
 
 
@@ -53,12 +61,12 @@ class Margin(nn.Module):
         return functional.cross_entropy(SCALE * torch.where(is_speaker, target, cosine), speakers)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Window:
-    """An embedded window of a development dialogue."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DevelopmentDialogue:
+    """A dialogue in windows as the transcriber makes them: the true speaker of each window, and the speech."""
 
-    speaker: str
-    embedding: NDArray[np.float32]
+    speakers: tuple[str, ...]
+    speech: Speech
 
 
 def train(recipe: Recipe) -> None:
@@ -79,7 +87,7 @@ def train_point(recipe: Recipe, point: Point) -> None:
     path = recipe.weights / point.name / "diar.safetensors"
     reference.save(path, "diarization", network, {})
     network, _ = reference.load(path)
-    threshold, figures = choose_threshold(network, unknown, recipe.seed)
+    threshold, figures = choose_threshold(network, recipe.seed, min(DIALOGUES, recipe.recordings))
     reference.save(path, "diarization", network, {"same_speaker_similarity": f"{threshold:.2f}"})
     for seconds in EQUAL_ERROR_SECONDS:
         figures[f"equal_error_{int(1000 * seconds)}_ms"] = equal_error(network, unknown, seconds, recipe.seed)
@@ -136,21 +144,38 @@ def equal_error(network: nn.Module, speakers: Speakers, seconds: float, seed: in
     return equal_error_rate(similarity[pairs][same], similarity[pairs][~same])
 
 
-def choose_threshold(network: nn.Module, pool: Speakers, seed: int) -> tuple[float, dict[str, float]]:
+def choose_threshold(network: nn.Module, seed: int, count: int) -> tuple[float, dict[str, float]]:
     """Return the similarity that clusters development dialogues of two to four speakers best, and its figures.
 
     The figures are the share of windows in the right cluster and the share of dialogues with the right number of
-    speakers. The pool must have the same acoustics throughout, as a recording has; otherwise rooms and lines would be
-    separated instead of speakers.
+    speakers. Dialogues are segmented and clustered as by the transcriber, changes of speaker within windows included.
     """
-    source = random.Random(seed)
-    dialogues = [_dialogue(network, pool, source) for _ in range(DIALOGUES)]
-    results = {threshold: _cluster_all(dialogues, threshold) for threshold in np.arange(0.05, 0.99, 0.02)}
-    # Of several thresholds that are equally good, the middle one is the most robust.
+    source = random.Random(f"{seed} development dialogues")
+    dialogues = [embed_dialogue(network, *recordings.dialogue(source)) for _ in range(count)]
+    results = {threshold: _cluster_all(dialogues, threshold) for threshold in THRESHOLDS.tolist()}
     best = max(accuracy for accuracy, _ in results.values())
-    good = [threshold for threshold, (accuracy, _) in results.items() if accuracy >= best - 0.002]
+    good = [threshold for threshold, (accuracy, _) in results.items() if accuracy >= best - EQUAL_ACCURACY]
+    # Of several thresholds that are equally good, the middle one is the most robust.
     chosen = good[len(good) // 2]
-    return float(chosen), {"clustering_accuracy": results[chosen][0], "right_speaker_count": results[chosen][1]}
+    return chosen, {"clustering_accuracy": results[chosen][0], "right_speaker_count": results[chosen][1]}
+
+
+def embed_dialogue(network: nn.Module, samples: Samples, turns: Sequence[Turn]) -> DevelopmentDialogue:
+    """Segment a dialogue at 16 kHz, and embed its windows; a window's speaker is that of most of it."""
+    spec = SpeakerSpec(
+        sample_rate_hz=SAMPLE_RATE_HZ, same_speaker_similarity=0.0, window_s=SPEAKER_WINDOW_S, hop_s=SPEAKER_HOP_S
+    )
+    windows, crops = list[Window](), list[NDArray[np.float16]]()
+    for number, segment in enumerate(split(iter([samples]), sample_rate_hz=SAMPLE_RATE_HZ)):
+        bounds = window_bounds(segment.samples.size, spec)
+        windows += windows_of(number, segment.start_s, bounds, spec)
+        crops += [log_mel(segment.samples[first:last]).astype(np.float16) for first, last in bounds]
+    owners = tuple(max(turns, key=lambda turn: _overlap_s(turn, window)).speaker for window in windows)
+    return DevelopmentDialogue(speakers=owners, speech=speech_of(windows, embed(network, crops)))
+
+
+def _overlap_s(turn: Turn, window: Window) -> float:
+    return min(turn.end, window.end_s) - max(turn.start, window.start_s)
 
 
 def clustering_accuracy(truth: Sequence[str], clusters: NDArray[np.int64]) -> float:
@@ -217,25 +242,10 @@ def _step(
     return loss
 
 
-def _dialogue(network: nn.Module, pool: Speakers, source: random.Random) -> list[Window]:
-    names = source.sample(sorted(pool), source.choice((2, 2, 2, 3, 4)))
-    crops, owners = [], []
-    for turn in range(TURNS):
-        name = names[turn % len(names)]
-        frames = int(source.uniform(*WINDOW_SECONDS) * FRAMES_PER_SECOND)
-        example = source.choice(pool[name])
-        for first in range(0, max(len(example.features) - frames // 2, 1), frames):
-            crops.append(example.features[first : first + frames])
-            owners.append(name)
-    embeddings = embed(network, crops)
-    return [Window(speaker=name, embedding=row) for name, row in zip(owners, embeddings, strict=True)]
-
-
-def _cluster_all(dialogues: Sequence[Sequence[Window]], threshold: float) -> tuple[float, float]:
+def _cluster_all(dialogues: Sequence[DevelopmentDialogue], threshold: float) -> tuple[float, float]:
     accuracies, counts_right = [], []
-    for windows in dialogues:
-        truth = [window.speaker for window in windows]
-        clusters = cluster(np.stack([window.embedding for window in windows]), threshold)
-        accuracies.append(clustering_accuracy(truth, clusters))
-        counts_right.append(len(set(clusters.tolist())) == len(set(truth)))
+    for dialogue in dialogues:
+        voices = find_voices(dialogue.speech, threshold, NO_LIMITS)
+        accuracies.append(clustering_accuracy(dialogue.speakers, voices))
+        counts_right.append(len(set(voices.tolist())) == len(set(dialogue.speakers)))
     return float(np.mean(accuracies)), float(np.mean(counts_right))

@@ -5,18 +5,22 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from contract import command_line
-from contract.catalogue import Catalogue
+from contract import command_line, files
+from contract.access import PLAIN, Access
+from contract.access import options as access_options
+from contract.catalogue import SPEAKER, Catalogue
 from contract.errors import (
+    INTERRUPTED_EXIT_CODE,
     AudioError,
     OutputError,
     ServerUnreachableError,
@@ -25,10 +29,12 @@ from contract.errors import (
     as_output_error,
     guard,
 )
-from transcriber import console, results
+from transcriber import batch, console, existing, inputs, results
 from transcriber.endpoint import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.formats import FORMATS
 from transcriber.raw import parse as parse_raw
+
+_SIGNALLED = 128  # plus the number of the signal: the exit code of a program that it ended, in a shell
 
 if TYPE_CHECKING:
     from transcriber.phrases import Phrase
@@ -59,13 +65,23 @@ class Options:
     track: int | None = None
     channels: bool = False
     vocabulary: tuple["Phrase", ...] = ()
+    places: tuple[Path | None, ...] = ()
+    jobs: int = 1
+    skip_existing: bool = False
+    remarks: tuple[str, ...] = ()
+    unread: tuple[VoxwrightError, ...] = ()
+    access: Access = PLAIN
+    speaker_count: int | None = None
+    max_speakers: int | None = None
 
 
-STDIN = Path("/dev/stdin")
+_USUAL_LANGUAGE = "en"
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, metavar="FILE|FOLDER|@LIST...")
+@click.option("--list", "lists", multiple=True, metavar="LIST",
+              help="A text file with one recording or folder a line; - is the standard input.")  # fmt: skip
 @click.option(
     "--format", "format_name", type=click.Choice(tuple(FORMATS)), help="Default: by the suffix of --output, else txt."
 )
@@ -75,7 +91,7 @@ STDIN = Path("/dev/stdin")
     metavar="HOST:PORT", help="The server's gRPC port.",
 )  # fmt: skip
 @click.option("--operating-point", help="Default: the best one that is served.")
-@click.option("--language", default="en", show_default=True, help="A language of the catalogue.")
+@click.option("--language", help="A language of the catalogue.  [default: its only language, or en]")
 @click.option(
     "--search",
     type=click.Choice(("greedy", "beam", "rescore")),
@@ -85,6 +101,9 @@ STDIN = Path("/dev/stdin")
 @click.option("--vocabulary", type=click.Path(path_type=Path), metavar="FILE",
               help="Names and terms to prefer, one a line: Voxwright = vox right.")  # fmt: skip
 @click.option("--no-speakers", is_flag=True, help="Do not distinguish speakers.")
+@click.option("--speakers", "speaker_count", type=click.IntRange(min=1),
+              help="The number of speakers, where it is known; of a stream the largest one.")  # fmt: skip
+@click.option("--max-speakers", type=click.IntRange(min=1), help="The largest number of speakers.")
 @click.option(
     "--realtime", is_flag=True, help="Transcribe a stream while it is spoken; needs a server in real-time mode."
 )
@@ -95,55 +114,81 @@ STDIN = Path("/dev/stdin")
 @click.option(
     "--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Number of requests at a time."
 )
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1, 64),
+    help="Number of recordings at a time; they share the requests of --in-flight.",
+)  # fmt: skip
+@click.option(
+    "--skip-existing", is_flag=True,
+    help="Leave out recordings whose result in --output is whole and newer than they are.",
+)  # fmt: skip
 @click.option("--wait", "wait_s", default=RETRY_TIMEOUT_S, show_default=True, type=click.FloatRange(min=0),
               metavar="SECONDS", help="How long to wait for a server that does not answer.")  # fmt: skip
+@access_options
 @command_line.catalogue_option()
 @command_line.verbose_option("Print more, and add tracebacks to errors.", expose_value=True)
 def _command(
     files: tuple[str, ...],
+    lists: tuple[str, ...],
     format_name: str | None,
     output: str | None,
     endpoint: str,
     operating_point: str | None,
-    language: str,
+    language: str | None,
     catalogue: Catalogue,
     search: str | None,
     wait_s: float,
     in_flight: int,
+    jobs: int,
     raw: str | None,
     track: int | None,
     vocabulary: Path | None,
+    access: Access,
+    speaker_count: int | None,
+    max_speakers: int | None,
     *,
     no_ngram: bool,
     no_speakers: bool,
     realtime: bool,
     channels: bool,
+    skip_existing: bool,
     verbose: bool,
 ) -> Options:
     """Transcribe recordings (wav, flac, mp3, ogg, opus, m4a, ...) into text with speakers and times; - is the standard
     input.
 
+    A FOLDER stands for the recordings in it and below it, @LIST for those that a text file names. Their results keep
+    their places below --output: calls/1.wav becomes calls/1.wav.txt.
+
     Results go to the standard output or to --output; progress and notes go to the standard error. If part of a
     recording cannot be transcribed, the rest is still written, and the exit code is not zero.
     """
-    recordings = tuple(STDIN if file == "-" else Path(file) for file in files)
-    if STDIN in recordings and (sys.stdin is None or sys.stdin.isatty()):
-        cause = "the standard input is closed" if sys.stdin is None else "the standard input is a terminal"
-        raise SettingError("FILE -", cause, "Pipe a recording into it")
+    if not files and not lists:
+        raise click.UsageError("Missing argument 'FILE|FOLDER|@LIST...'.")
+    sample_format = None if raw is None else parse_raw(raw)
+    found = inputs.find(files, lists, raw=raw is not None)
+    recordings = tuple(each.path for each in found.recordings)
+    _check_stdin(recordings, lists)
     chosen = results.choose_format(format_name, output or None)
     if realtime:
-        _check_realtime(recordings, chosen, output)
+        _check_realtime(recordings, chosen, output, jobs=jobs, skip_existing=skip_existing)
+    if skip_existing and not output:
+        cause = "results on the standard output cannot be looked up"
+        raise SettingError("--skip-existing", cause, "Name a file or a folder with --output")
     if channels:
         _check_channels(recordings, no_speakers=no_speakers, realtime=realtime)
+    numbers = {"--speakers": speaker_count, "--max-speakers": max_speakers}
+    _check_numbers(numbers, catalogue, no_speakers=no_speakers, channels=channels)
     if no_speakers and FORMATS[chosen].needs_speakers:
         raise SettingError("--no-speakers", f"{chosen} lists only speakers", "Leave it out")
+    places = tuple(each.place for each in found.recordings)
     return Options(
         recordings=recordings,
         format=chosen,
-        targets=tuple(results.targets(recordings, output or None, chosen)),
+        targets=tuple(results.targets(recordings, output or None, chosen, places)),
         endpoint=checked_endpoint(endpoint),
         operating_point=operating_point,
-        language=language,
+        language=_language(catalogue) if language is None else language,
         catalogue=catalogue,
         search=search,
         ngram=not no_ngram,
@@ -152,11 +197,40 @@ def _command(
         wait_s=wait_s,
         verbose=verbose,
         realtime=realtime,
-        raw=None if raw is None else parse_raw(raw),
+        raw=sample_format,
         track=track,
         channels=channels,
         vocabulary=_vocabulary(vocabulary, search),
+        places=places,
+        jobs=jobs,
+        skip_existing=skip_existing,
+        remarks=tuple(found.remarks),
+        unread=tuple(found.errors),
+        access=access,
+        speaker_count=speaker_count,
+        max_speakers=max_speakers,
     )
+
+
+def _check_stdin(recordings: tuple[Path, ...], lists: tuple[str, ...]) -> None:
+    if inputs.STDIN not in recordings:
+        return
+    if "-" in lists:
+        raise SettingError("FILE -", "the standard input is the list already", "Write the list to a file")
+    if sys.stdin is None or sys.stdin.isatty():
+        cause = "the standard input is closed" if sys.stdin is None else "the standard input is a terminal"
+        raise SettingError("FILE -", cause, "Pipe a recording into it")
+
+
+def _language(catalogue: Catalogue) -> str:
+    """Return the language of a command line that names none."""
+    known = catalogue.languages()
+    if len(known) == 1:
+        return known[0]
+    if _USUAL_LANGUAGE in known:
+        return _USUAL_LANGUAGE
+    cause = f"it is missing, and {catalogue.folder} has {len(known)} languages"
+    raise SettingError("--language", cause, f"Use {' or '.join(known)}")
 
 
 def _vocabulary(path: Path | None, search: str | None) -> "tuple[Phrase, ...]":
@@ -167,6 +241,23 @@ def _vocabulary(path: Path | None, search: str | None) -> "tuple[Phrase, ...]":
     from transcriber import phrases  # noqa: PLC0415 - it needs NumPy
 
     return phrases.read(path)
+
+
+def _check_numbers(
+    numbers: Mapping[str, int | None], catalogue: Catalogue, *, no_speakers: bool, channels: bool
+) -> None:
+    given = [name for name, number in numbers.items() if number is not None]
+    if not given:
+        return
+    if len(given) > 1:
+        raise SettingError(given[0], f"{given[1]} is given too", f"Leave out {given[1]}")
+    if no_speakers:
+        raise SettingError(given[0], "speakers are not distinguished with --no-speakers", "Leave out one of the two")
+    if channels:
+        raise SettingError(given[0], "with --channels every channel is one speaker", "Leave out one of the two")
+    if not catalogue.of_role(SPEAKER):
+        cause = "the catalogue has no speaker network"
+        raise SettingError(given[0], cause, "Leave it out, or add a network with the role `speaker` to the catalogue")
 
 
 def _check_channels(recordings: tuple[Path, ...], *, no_speakers: bool, realtime: bool) -> None:
@@ -180,7 +271,12 @@ def _check_channels(recordings: tuple[Path, ...], *, no_speakers: bool, realtime
             raise SettingError("--channels", cause, "Write the recording to a file first")
 
 
-def _check_realtime(recordings: tuple[Path, ...], chosen: str, output: str | None) -> None:
+def _check_realtime(
+    recordings: tuple[Path, ...], chosen: str, output: str | None, *, jobs: int, skip_existing: bool
+) -> None:
+    for option, is_given in (("--jobs", jobs > 1), ("--skip-existing", skip_existing)):
+        if is_given:
+            raise SettingError(option, "it is for recordings, not for a stream", "Leave it out")
     if len(recordings) > 1:
         raise SettingError("--realtime", "there is more than one FILE", "Transcribe one stream at a time")
     if output is None and chosen not in ("txt", "json-v2"):
@@ -202,6 +298,22 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> None:
     """Transcribe every recording and write the results; print all errors but the last one, and raise that one."""
+    for remark in options.remarks:
+        console.message(remark)
+    options = _without_existing(options)
+    errors = list(options.unread)
+    if options.recordings:
+        try:
+            errors = _connect_and_transcribe(options)
+        except VoxwrightError as failure:
+            errors.append(failure)
+    for error in errors[:-1]:
+        console.message(f"error: {error}")
+    if errors:
+        raise errors[-1]
+
+
+def _connect_and_transcribe(options: Options) -> list[VoxwrightError]:
     # The connection reports outages itself, so gRPC's own log of reconnections is switched off.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Imported here because `--help` needs neither NumPy nor gRPC.
@@ -209,63 +321,184 @@ def run(options: Options) -> None:
     from transcriber.triton_recogniser import connect, connect_streams  # noqa: PLC0415
 
     connection = Connection(
-        options.endpoint, retry_timeout_s=options.wait_s, notify=console.message, one_server=options.realtime
+        options.endpoint,
+        access=options.access,
+        retry_timeout_s=options.wait_s,
+        notify=console.message,
+        one_server=options.realtime,
     )
     try:
         _check_recordings(options)
         if options.realtime:
             streams = connect_streams(connection, options.catalogue, options.language, options.operating_point)
             _print_models(options, streams)
-            errors = follow(options, streams)
-        else:
-            recogniser = connect(connection, options.catalogue, options.language, options.operating_point)
-            _print_models(options, recogniser)
-            errors = transcribe_all(options, recogniser)
+            return follow(options, streams)
+        recogniser = connect(connection, options.catalogue, options.language, options.operating_point)
+        _print_models(options, recogniser)
+        return transcribe_all(options, recogniser)
     finally:
         connection.close()
-    for error in errors[:-1]:
-        console.message(f"error: {error}")
-    if errors:
-        raise errors[-1]
+
+
+def _without_existing(options: Options) -> Options:
+    """Return the options without the recordings whose results are whole, if such are to be skipped."""
+    if not options.skip_existing:
+        return options
+    places = options.places or (None,) * len(options.recordings)
+    tasks = list(zip(options.recordings, options.targets, places, strict=True))
+    left = [
+        (recording, target, place)
+        for recording, target, place in tasks
+        if target is None or not existing.is_done(recording, target, options.format)
+    ]
+    console.message(f"{len(tasks) - len(left)} of {len(tasks)} results exist and are whole")
+    for folder in sorted({target.parent for _, target, _ in left if target is not None}):
+        files.remove_leftovers(folder)
+    recordings, targets, places = (tuple(column) for column in zip(*left, strict=True)) if left else ((), (), ())
+    return replace(options, recordings=recordings, targets=targets, places=places)
 
 
 def transcribe_all(options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
-    """Transcribe and write one recording after the other; return the errors, without stopping for them.
+    """Transcribe and write the recordings, `options.jobs` at a time; return the errors, without stopping for them.
 
     An exception that is a defect of the program is printed with its traceback, and is an error of its recording.
-    Only a long outage of the server ends the work early, because every further recording would fail as well.
+    A long outage of the server ends the work early, because every further recording would fail as well. So does a
+    signal, with everything written that is finished; its exit code is that of a shell, 130 for INT.
     """
-    errors: list[VoxwrightError] = []
-    for recording, target in zip(options.recordings, options.targets, strict=True):
-        found = _attempt(recording, target, options, recogniser)
-        errors.extend(found)
-        if any(isinstance(error, ServerUnreachableError) for error in found):
-            break
+    errors, shown = list(options.unread), 0
+    shared = _Shared.of(options, recogniser)
+
+    def work(task: _Task) -> _Outcome:
+        outcome = _attempt(task, shared)
+        if any(isinstance(error, ServerUnreachableError) for error in outcome.all_errors):
+            shared.stop.set()
+        return outcome
+
+    def show(outcome: _Outcome) -> None:
+        nonlocal shown
+        shown += 1
+        errors.extend(outcome.show(options.format))
+        count()
+
+    with _stopped_by_signals(shared.stop.set), _count_progress(options) as count:
+        batch.run(work, _tasks(options), options.jobs, shared.stop, show)
+    missed = len(options.recordings) - shown
+    if missed:
+        console.message(f"{missed} of {len(options.recordings)} recordings were not transcribed")
+    if shared.stop.signal is not None:
+        _interrupted(errors, shared.stop.signal)
     return errors
 
 
-def _attempt(recording: Path, target: Path | None, options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """A recording, the file of its result (None: the standard output), and its title there."""
+
+    recording: Path
+    target: Path | None
+    title: str | None
+
+
+def _tasks(options: Options) -> Iterator[_Task]:
+    places = options.places or (None,) * len(options.recordings)
+    titled = len(options.recordings) > 1 or any(places)
+    for recording, target, place in zip(options.recordings, options.targets, places, strict=True):
+        name = recording.name if place is None else recording
+        # A file name that is not UTF-8 is written with replacement characters.
+        title = os.fsencode(name).decode(errors="replace") if titled else None
+        yield _Task(recording=recording, target=target, title=title)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shared:
+    """What all recordings of a command share."""
+
+    options: Options
+    recogniser: "Recogniser"
+    plan: "Plan"
+    stop: batch.Stop
+
+    @classmethod
+    def of(cls, options: Options, recogniser: "Recogniser") -> "_Shared":
+        """Return the plan with one limit for the requests of all recordings."""
+        plan = replace(_plan(options), permits=threading.Semaphore(options.in_flight))
+        return cls(options=options, recogniser=recogniser, plan=plan, stop=batch.Stop())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    """What a recording leaves for the main thread: lines for the terminal, errors, a result for the standard output."""
+
+    lines: Sequence[str] = ()
+    errors: Sequence[VoxwrightError] = ()
+    found: "TranscriptionResult | None" = None
+    title: str | None = None
+
+    @property
+    def all_errors(self) -> list[VoxwrightError]:
+        """Return the errors without that of the standard output."""
+        return [*self.errors, *(() if self.found is None else self.found.errors)]
+
+    def show(self, format_name: str) -> list[VoxwrightError]:
+        """Print everything and return all errors. Raise OutputError when the standard output is closed."""
+        for line in self.lines:
+            console.message(line)
+        written = [] if self.found is None else _write(self.found, None, format_name, self.title)
+        return [*self.errors, *written]
+
+
+def _interrupted(errors: list[VoxwrightError], number: int) -> NoReturn:
+    for error in errors:
+        console.message(f"error: {error}")
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    console.message("terminated")
+    sys.exit(_SIGNALLED + number)
+
+
+def _count_progress(options: Options) -> contextlib.AbstractContextManager[Callable[[], object]]:
+    # One recording at a time has a bar of its own, and results on a terminal show the progress themselves.
+    if options.jobs == 1 or None in options.targets or not sys.stderr.isatty():
+        return contextlib.nullcontext(lambda: None)
+    return console.count_progress(len(options.recordings))
+
+
+def _attempt(task: _Task, shared: _Shared) -> _Outcome:
+    recording, options = task.recording, shared.options
     try:
-        return _write(_transcribe(recording, options, recogniser), target, options)
-    except OutputError:
-        raise  # the standard output is closed
+        started, before_ns = time.monotonic(), existing.modified_ns(recording)
+        found = (_transcribe_channels if options.channels else _transcribe_mix)(recording, shared)
+        lines = console.report_lines(recording, found, time.monotonic() - started)
+        has_changed = before_ns is not None and existing.modified_ns(recording) != before_ns
+        if has_changed:
+            lines.insert(0, f"{recording}: it was changed while it was transcribed, so transcribe it again")
+        if task.target is None:
+            return _Outcome(lines=lines, found=found, title=task.title)
+        # A result is written at once: whatever ends the program later, it is there.
+        errors = _write(found, task.target, options.format)
+        if has_changed and before_ns is not None:
+            existing.mark_as_outdated(task.target, before_ns)
+        return _Outcome(lines=lines, errors=errors)
+    except batch.StoppedError:
+        raise
     except VoxwrightError as error:
-        return [error]
+        return _Outcome(errors=[error])
     except OSError as error:
         cause = f"it cannot be read ({error.strerror or error})"
-        return [AudioError(recording, cause, "Check the disk or the network that it is on")]
+        return _Outcome(errors=[AudioError(recording, cause, "Check the disk or the network that it is on")])
     except Exception as error:
         # A defect must not cost the other recordings.
         traceback.print_exc()
         cause = f"it could not be transcribed, by a defect of the program ({type(error).__name__}: {error})"
-        return [VoxwrightError(recording, cause, "Report the traceback above")]
+        return _Outcome(errors=[VoxwrightError(recording, cause, "Report the traceback above")])
 
 
 def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightError]:
     """Transcribe a stream until it ends or a signal stops it, and write partials and finals; return the errors."""
     from transcriber.audio import Recording  # noqa: PLC0415
     from transcriber.output_writer import output_writer  # noqa: PLC0415
-    from transcriber.realtime import Final, Partial, Source, transcribe  # noqa: PLC0415
+    from transcriber.realtime import Source, transcribe  # noqa: PLC0415
+    from transcriber.session import Final, Partial  # noqa: PLC0415
 
     (path,), (target,), started = options.recordings, options.targets, time.monotonic()
     rate_hz = recogniser.audio.sample_rate_hz
@@ -278,16 +511,21 @@ def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightEr
         with contextlib.suppress(*(() if target is None else (SystemExit, OSError))):
             writer.write(event)
 
-    with _stopped_by_signals(source.stop):
+    with _stopped_by_signals(lambda _: source.stop()):
         found = transcribe(source, recogniser, _plan(options), on_event)
+        if found is None:
+            console.message("interrupted")
+            sys.exit(INTERRUPTED_EXIT_CODE)
         console.report(path, found, time.monotonic() - started)
-        return list(found.errors) if target is None else _write(found, target, options)
+        return list(found.errors) if target is None else _write(found, target, options.format)
 
 
-def _write(found: "TranscriptionResult", target: Path | None, options: Options) -> list[VoxwrightError]:
+def _write(
+    found: "TranscriptionResult", target: Path | None, format_name: str, title: str | None = None
+) -> list[VoxwrightError]:
     """Write a transcript; return the errors of the transcription, and the one of the writing if it failed."""
     try:
-        results.write(found.transcript, target, options.format, titled=len(options.recordings) > 1)
+        results.write(found.transcript, target, format_name, title=title)
     except OSError as error:
         return [*found.errors, as_output_error(error)]
     except OutputError as error:
@@ -299,8 +537,10 @@ def _write(found: "TranscriptionResult", target: Path | None, options: Options) 
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Let INT, TERM and HUP stop a stream; only a second INT ends the program before everything is written.
+def _stopped_by_signals(stop: Callable[[int], object]) -> Iterator[None]:
+    """Let INT, TERM and HUP stop a stream or a batch; `stop` is called with the number of the signal.
+
+    Only a second INT ends the program before everything is written.
 
     A terminal that is closed sends HUP more than once. Under nohup HUP stays ignored.
     """
@@ -310,7 +550,7 @@ def _stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
     def stopped(number: int, _: object) -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
-        stop()
+        stop(number)
 
     before = {each: signal.signal(each, stopped) for each in signals}
     try:
@@ -334,35 +574,32 @@ def _check_recordings(options: Options) -> None:
         Recording(options.recordings[0], raw=options.raw, track=options.track).close()
 
 
-def _transcribe(path: Path, options: Options, recogniser: "Recogniser") -> "TranscriptionResult":
-    started = time.monotonic()
-    found = (_transcribe_channels if options.channels else _transcribe_mix)(path, options, recogniser)
-    console.report(path, found, time.monotonic() - started)
-    return found
-
-
-def _transcribe_mix(
-    path: Path, options: Options, recogniser: "Recogniser", channel: int | None = None
-) -> "TranscriptionResult":
+def _transcribe_mix(path: Path, shared: _Shared, channel: int | None = None) -> "TranscriptionResult":
     from transcriber.audio import Recording  # noqa: PLC0415
     from transcriber.pipeline import transcribe  # noqa: PLC0415
 
-    rate_hz = recogniser.audio.sample_rate_hz
+    options, rate_hz = shared.options, shared.recogniser.audio.sample_rate_hz
     recording = Recording(path, raw=options.raw, track=options.track, channel=channel, sample_rate_hz=rate_hz)
     name = path.name if channel is None else f"{path.name}, channel {channel}"
-    with console.progress(name, recording.duration_s) as on_progress:
-        return transcribe(recording, recogniser, _plan(options), on_progress)
+    # Several bars at a time would overwrite one another.
+    with console.progress(name, recording.duration_s, visible=options.jobs == 1) as on_progress:
+
+        def progressed(done_s: float) -> None:
+            shared.stop.check()
+            on_progress(done_s)
+
+        return transcribe(recording, shared.recogniser, shared.plan, progressed)
 
 
-def _transcribe_channels(path: Path, options: Options, recogniser: "Recogniser") -> "TranscriptionResult":
+def _transcribe_channels(path: Path, shared: _Shared) -> "TranscriptionResult":
     from transcriber.audio import Recording  # noqa: PLC0415
     from transcriber.channels import merge  # noqa: PLC0415
 
-    recording = Recording(path, raw=options.raw, track=options.track)
+    recording = Recording(path, raw=shared.options.raw, track=shared.options.track)
     recording.close()
     found: list[TranscriptionResult] = []
     for channel in range(1, recording.channels + 1):
-        found.append(_transcribe_mix(path, options, recogniser, channel))
+        found.append(_transcribe_mix(path, shared, channel))
         gone = next((error for error in found[-1].errors if isinstance(error, ServerUnreachableError)), None)
         if gone is not None:
             # The other channels would wait for the server as well. All of them are missing.
@@ -381,14 +618,17 @@ def _missing(found: "TranscriptionResult", gone: VoxwrightError) -> "Transcripti
 
 
 def _plan(options: Options) -> "Plan":
+    from transcriber.clustering import SpeakerLimits  # noqa: PLC0415
     from transcriber.pipeline import Plan  # noqa: PLC0415
 
+    exactly = options.speaker_count
     return Plan(
         search=options.search,
         ngram=options.ngram,
         speakers=options.speakers and not options.channels,
         in_flight=options.in_flight,
         vocabulary=options.vocabulary,
+        speaker_limits=SpeakerLimits(least=exactly or 1, most=exactly or options.max_speakers),
     )
 
 

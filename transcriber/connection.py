@@ -1,8 +1,9 @@
 """Connect to a Triton server over gRPC: send requests, repeat them during an outage, compare its tensors."""
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,31 +12,28 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from contract.access import PLAIN, Access
 from contract.catalogue import Family, Tensor
 from contract.errors import ServerContractError, ServerUnreachableError
 from contract.synthetic_inputs import DTYPES
+from transcriber.channel import IDLE_S, REFUSALS, Channels
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.parameters import SERVE_REMEDY
 from transcriber.recogniser import RequestError
 
-REQUEST_TIMEOUT_S = 60.0
+# The longest time until the answer. Pings detect a connection that is gone sooner: these limits are for a server that
+# lives and does not answer. The first request of a stream waits for a place, which a client that vanished holds for up
+# to a minute. A later request has one.
+REQUEST_TIMEOUT_S, START_TIMEOUT_S, STEP_TIMEOUT_S = 60.0, 90.0, 20.0
 _STATUS_TIMEOUT_S = 5.0
+# Longer than it takes to detect a connection that is gone, which is no waiting for a place.
+_PLACE_NOTICE_S = 12.0
+_DEADLINE = "StatusCode.DEADLINE_EXCEEDED"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 _TRANSIENT = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
 # A server that stops still answers: first that a model it serves "is not at ready state" (UNAVAILABLE), then that the
 # model "has no available versions" (NOT_FOUND). A model that the server does not know "is not found".
 _UNLOADED = ("StatusCode.NOT_FOUND", "has no available versions")
-# By default gRPC's own pause between two attempts to connect grows to two minutes, longer than the retry timeout.
-_CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 250),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-]
-# A name may stand for several servers. By default all requests would go to the first one that answers.
-_ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
-
 Result = TypeVar("Result")
 
 
@@ -47,6 +45,19 @@ class SequencePosition:
     start: bool
     end: bool
 
+    @property
+    def timeout_s(self) -> float:
+        """Return the longest time until the answer to this request."""
+        return START_TIMEOUT_S if self.start else STEP_TIMEOUT_S
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """How many streams a model takes at a time, and when it drops a stream that sends nothing."""
+
+    count: int
+    idle_s: float
+
 
 class Connection:
     """A server at an endpoint, for several threads. While the server is away, calls are repeated for a while."""
@@ -55,6 +66,7 @@ class Connection:
         self,
         endpoint: str,
         *,
+        access: Access = PLAIN,
         retry_timeout_s: float = RETRY_TIMEOUT_S,
         notify: Callable[[str], object] = lambda _: None,
         one_server: bool = False,
@@ -65,12 +77,14 @@ class Connection:
         one server, as the requests of a stream must. `notify` is called once for each outage, with a sentence.
         """
         self.endpoint = checked_endpoint(endpoint)
-        self._channel = [*_CHANNEL, *([] if one_server else [_ROUND_ROBIN])]
+        self._channels = Channels(self.endpoint, access, one_server=one_server)
         self._retry_timeout_s, self._notify = retry_timeout_s, notify
         # tritonclient does not promise that threads can share a client. One client a thread, they share the channel.
         self._local = threading.local()
         self._closed = threading.Event()
-        self._outage = _Outage()
+        self._outage, self._use = _Outage(), _Use()
+        self._has_answered = False
+        self._place_reported = threading.Event()
 
     def close(self) -> None:
         """End the waiting of every thread that waits for the server."""
@@ -79,8 +93,16 @@ class Connection:
     def is_ready(self, model: str) -> bool:
         """Return whether a model takes requests now; False also while the server is away."""
         try:
-            return bool(self._client().is_model_ready(model, client_timeout=_STATUS_TIMEOUT_S))
+            with self._used_client() as client:
+                return bool(client.is_model_ready(model, client_timeout=_STATUS_TIMEOUT_S))
         except InferenceServerException:
+            return False
+
+    def serves(self, model: str) -> bool:
+        """Return whether a model takes requests; repeat the question while the server is away."""
+        try:
+            return bool(self._query(lambda client: client.is_model_ready(model, client_timeout=_STATUS_TIMEOUT_S)))
+        except RequestError:
             return False
 
     def first_ready(self, models: tuple[str, ...]) -> str | None:
@@ -90,11 +112,11 @@ class Connection:
         """
 
         def attempt() -> str | None:
-            is_loaded, cause = self._server_state()
+            away = self._away()
             ready = [model for model in models if self.is_ready(model)]
-            if is_loaded or ready[:1] == [models[0]]:
+            if away is None or ready[:1] == [models[0]]:
                 return ready[0] if ready else None
-            raise _AwayError(cause)
+            raise away
 
         try:
             return self._with_retries(attempt)
@@ -122,6 +144,13 @@ class Connection:
         """Return whether a model keeps states between the requests of a stream, as a server in real-time mode does."""
         return bool(self._config(model).HasField("sequence_batching"))
 
+    def places(self, model: str) -> Places:
+        """Return the places for streams of a model that keeps states."""
+        batching = self._config(model).sequence_batching
+        return Places(
+            count=batching.oldest.max_candidate_sequences, idle_s=batching.max_sequence_idle_microseconds / 1e6
+        )
+
     def infer(
         self,
         model: str,
@@ -130,12 +159,14 @@ class Connection:
         position: SequencePosition | None = None,
         *,
         is_brief: bool = False,
+        places: Places | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Run a model on arrays with a batch axis; a scalar per item has the shape [batch, 1] on the wire.
 
         Raises RequestError when the server refuses the request, ServerUnreachableError in a long outage. A request in
         the middle of a stream is sent once: when no answer comes, the server may have processed it or not. A request
-        that `is_brief` is sent once as well, with the short timeout of status requests.
+        that `is_brief` is sent once as well, with the short timeout of status requests. With `places`, the first
+        request of a stream reports that it waits for one of them.
         """
         types = {tensor.name: tensor.type for tensor in family.inputs}
         tensors = [_input(name, types[name], array) for name, array in inputs.items()]
@@ -147,11 +178,16 @@ class Connection:
                 "sequence_start": position.start,
                 "sequence_end": position.end,
             }
-        timeout_s = _STATUS_TIMEOUT_S if is_brief else REQUEST_TIMEOUT_S
-        response = self._call(
-            lambda client: client.infer(model, tensors, outputs=outputs, client_timeout=timeout_s, **sequence),
-            once=is_brief or (position is not None and not position.start),
-        )
+        timeout_s = _STATUS_TIMEOUT_S if is_brief else REQUEST_TIMEOUT_S if position is None else position.timeout_s
+
+        def send(client: InferenceServerClient) -> Any:
+            with self._reported_wait(places if position is not None and position.start else None):
+                return client.infer(model, tensors, outputs=outputs, client_timeout=timeout_s, **sequence)
+
+        try:
+            response = self._call(send, once=is_brief or (position is not None and not position.start))
+        except _DeadlineError as error:
+            raise RequestError(f"{model} did not answer within {timeout_s:g} s") from error
         return {tensor.name: _output(response, tensor, model) for tensor in family.outputs}
 
     def _config(self, model: str) -> Any:
@@ -162,23 +198,49 @@ class Connection:
 
     def _describe(self, model: str, action: Callable[[InferenceServerClient], Any]) -> Any:
         try:
-            return self._call(action)
+            return self._query(action)
         except RequestError as error:
             cause = f"its metadata or configuration cannot be read ({error})"
             raise ServerContractError(f"{model} at {self.endpoint}", cause, SERVE_REMEDY) from error
+
+    def _query(self, action: Callable[[InferenceServerClient], Result]) -> Result:
+        """Call the server for something that it answers at once, so that no answer in time is an outage as well."""
+
+        def attempt() -> Result:
+            try:
+                return self._try(action)
+            except _DeadlineError as error:
+                raise _AwayError(str(error), _DEADLINE) from error
+
+        return self._with_retries(attempt)
 
     def _call(self, action: Callable[[InferenceServerClient], Result], *, once: bool = False) -> Result:
         """Call the server, and repeat the call while the server is away, unless `once` is set."""
 
         def attempt() -> Result:
             try:
-                return action(self._client())
-            except InferenceServerException as error:
-                if once or not _is_transient(error):
-                    raise RequestError(error.message()) from error
-                raise _AwayError(error.message()) from error
+                return self._try(action)
+            except _AwayError as error:
+                if once:
+                    raise RequestError(str(error)) from error
+                raise
 
         return self._with_retries(attempt)
+
+    def _try(self, action: Callable[[InferenceServerClient], Result]) -> Result:
+        """Call the server once; raise _AwayError, _DeadlineError, or RequestError for a request that it refuses."""
+        try:
+            with self._used_client() as client:
+                found = action(client)
+        except InferenceServerException as error:
+            if error.status() == _DEADLINE:
+                raise _DeadlineError(error.message()) from error
+            if _is_transient(error) or (not self._has_answered and error.status() in REFUSALS):
+                raise _AwayError(error.message(), error.status()) from error
+            self._has_answered = True
+            raise RequestError(error.message()) from error
+        self._has_answered = True
+        return found
 
     def _with_retries(self, attempt: Callable[[], Result]) -> Result:
         """Repeat an attempt that raises _AwayError, with growing pauses, until the timeout or until `close`."""
@@ -190,6 +252,7 @@ class Connection:
                 try:
                     result = attempt()
                 except _AwayError as error:
+                    self._check_permanent(error)
                     if self._closed.is_set() or time.monotonic() + pause_s > end_s:
                         raise self._unreachable(str(error)) from error
                     if self._outage.wait(began_s, is_first=not is_waiting):
@@ -205,28 +268,73 @@ class Connection:
         finally:
             self._outage.leave(was_waiting=is_waiting, succeeded=succeeded)
 
-    def _server_state(self) -> tuple[bool, str]:
-        """Return whether the server has loaded its models, and if not, the reason."""
+    def _away(self) -> "_AwayError | None":
+        """Return None if the server has loaded its models, or else the reason to wait for it."""
         try:
-            ready = self._client().is_server_ready(client_timeout=_STATUS_TIMEOUT_S)
-        except InferenceServerException as error:
-            return False, error.message()
-        return bool(ready), "" if ready else "it is up, but not all of its models are ready"
+            ready = self._try(lambda client: client.is_server_ready(client_timeout=_STATUS_TIMEOUT_S))
+        except _DeadlineError as error:
+            return _AwayError(str(error), _DEADLINE)
+        except _AwayError as error:
+            return error
+        except RequestError as error:
+            return _AwayError(str(error))
+        return None if ready else _AwayError("it is up, but not all of its models are ready")
+
+    def _check_permanent(self, away: "_AwayError") -> None:
+        """Raise ServerUnreachableError where waiting is of no use. A server that answered before is not checked."""
+        if self._has_answered:
+            return
+        problem = self._channels.permanent_problem(away.status, str(away))
+        if problem is not None:
+            raise ServerUnreachableError(self.endpoint, problem.cause, problem.remedy)
+
+    @contextlib.contextmanager
+    def _reported_wait(self, places: Places | None) -> Iterator[None]:
+        """Report once that a request waits for a place, if its answer takes long."""
+        if places is None:
+            yield
+            return
+        timer = threading.Timer(_PLACE_NOTICE_S, self._report_wait, (places,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+            self._place_reported.clear()
+        finally:
+            timer.cancel()
+
+    def _report_wait(self, places: Places) -> None:
+        if self._place_reported.is_set():
+            return
+        self._place_reported.set()
+        self._notify(
+            f"waiting for a place: the server at {self.endpoint} has not answered for {_PLACE_NOTICE_S:.0f} s, and its "
+            f"{places.count} places for streams may all be taken. The place of a client that vanished is free again "
+            f"after {places.idle_s:.0f} s"
+        )
 
     def _unreachable(self, cause: str) -> ServerUnreachableError:
         details = " ".join(cause.split()) or "it is not ready"
         return ServerUnreachableError(
             self.endpoint,
             f"no server is ready there after {self._retry_timeout_s:.0f} s ({details.rstrip('.')})",
-            "Start one with `python -m runtime`, or name its gRPC port (usually 8001) with --endpoint or "
+            self._channels.proxy_remedy()
+            or "Start one with `python -m runtime`, or name its gRPC port (usually 8001) with --endpoint or "
             f"{ENDPOINT_VARIABLE}",
         )
 
-    def _client(self) -> InferenceServerClient:
-        if not hasattr(self._local, "client"):
-            self._local.client = InferenceServerClient(self.endpoint, channel_args=self._channel)
-        client: InferenceServerClient = self._local.client
-        return client
+    @contextlib.contextmanager
+    def _used_client(self) -> Iterator[InferenceServerClient]:
+        """Yield this thread's client, another one where the connection was idle for so long that it may be gone."""
+        generation = self._use.begin()
+        try:
+            if getattr(self._local, "generation", None) != generation:
+                if hasattr(self._local, "client"):
+                    self._local.client.close()
+                self._local.client, self._local.generation = self._channels.open(generation), generation
+            yield self._local.client
+        finally:
+            self._use.end()
 
 
 def _is_transient(error: InferenceServerException) -> bool:
@@ -236,6 +344,36 @@ def _is_transient(error: InferenceServerException) -> bool:
 
 class _AwayError(Exception):
     """The server does not answer, or does not take requests now: the same call may succeed later."""
+
+    def __init__(self, text: str, status: str | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _DeadlineError(Exception):
+    """No answer came in time."""
+
+
+class _Use:
+    """Count the requests in flight of all threads; after a pause without any a new generation of connections begins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight, self._generation, self._ended_s = 0, 0, time.monotonic()
+
+    def begin(self) -> int:
+        """Register a request and return the generation of its connection."""
+        with self._lock:
+            if not self._in_flight and time.monotonic() - self._ended_s > IDLE_S:
+                self._generation += 1
+            self._in_flight += 1
+            return self._generation
+
+    def end(self) -> None:
+        """Register the end of a request."""
+        with self._lock:
+            self._in_flight -= 1
+            self._ended_s = time.monotonic()
 
 
 class _Outage:

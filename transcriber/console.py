@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from transcriber.recogniser import Recogniser
 
 OnProgress = Callable[[float], object]
+# Prints a line above the bar of `count_progress`, which would otherwise be in the same line.
+_above_bar: list[Callable[[str], object]] = []
 
 
 def message(text: str) -> None:
     """Write a line to the standard error; a terminal that is gone does not end the work."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        if _above_bar:
+            _above_bar[-1](text)
+        else:
+            click.echo(text, err=True)
 
 
 def report(path: Path, found: "TranscriptionResult", wall_s: float) -> None:
     """Write the notes of a result and its summary; `wall_s` is the time that the transcription took."""
-    for note in found.notes:
-        message(f"{path}: {note}")
-    message(_summary(path, found, wall_s))
+    for line in report_lines(path, found, wall_s):
+        message(line)
+
+
+def report_lines(path: Path, found: "TranscriptionResult", wall_s: float) -> list[str]:
+    """Return the notes of a result and its summary; `wall_s` is the time that the transcription took."""
+    return [*(f"{path}: {note}" for note in found.notes), _summary(path, found, wall_s)]
 
 
 def description(endpoint: str, recogniser: "Recogniser") -> str:
@@ -43,9 +52,9 @@ def description(endpoint: str, recogniser: "Recogniser") -> str:
 
 
 @contextlib.contextmanager
-def progress(name: str, duration_s: float | None) -> Iterator[OnProgress]:
+def progress(name: str, duration_s: float | None, *, visible: bool = True) -> Iterator[OnProgress]:
     """Draw a progress bar on the standard error if it is a terminal; yield a function that takes the seconds done."""
-    if not sys.stderr.isatty():
+    if not visible or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415
@@ -55,6 +64,22 @@ def progress(name: str, duration_s: float | None) -> Iterator[OnProgress]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=duration_s, done=clock(0.0))
         yield lambda seconds: bar.update(task, completed=seconds, done=clock(seconds))
+
+
+@contextlib.contextmanager
+def count_progress(total: int) -> Iterator[Callable[[], object]]:
+    """Draw the number of finished recordings on the standard error; yield a function that counts one more."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=total)
+        _above_bar.append(lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True))
+        try:
+            yield lambda: bar.advance(task)
+        finally:
+            _above_bar.pop()
 
 
 def _summary(path: Path, found: "TranscriptionResult", wall_s: float) -> str:

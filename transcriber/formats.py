@@ -2,9 +2,11 @@
 
 import html
 import json
+import secrets
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +14,44 @@ from typing import Any
 from transcriber.transcript import Loss, Transcript, Turn, Word, clock
 
 JSON_VERSION = "2.9"
+LOST = "(not transcribed:"
+"""How the text of a missing part begins in every format but json-v2."""
 # What fits on a screen and can be read: two lines of 42 characters, for at most 7 s (the usual rules of broadcasters).
 CUE_LINE_CHARACTERS, CUE_LINES, CUE_LONGEST_S = 42, 2, 7.0
 _CUE_PAUSE_S = 1.5
+# How long a missing part is shown whose end is unknown.
+_UNKNOWN_END_S = 2.0
+
+
+_JOB_ID_BYTES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What json-v2 states about the job that made a transcript; times are like 2026-11-27T10:00:00.123Z.
+
+    `config` is the transcription_config of the job; `channels` are the names of the channels, by their labels, where
+    each channel was transcribed by itself.
+    """
+
+    id: str
+    created_at: str
+    data_name: str
+    finished_at: str
+    config: Mapping[str, Any]
+    tracking: Mapping[str, Any] | None = None
+    channels: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subtitles:
+    """The shape of subtitles: the characters of a line, and the lines that are shown at a time."""
+
+    line_characters: int = CUE_LINE_CHARACTERS
+    lines: int = CUE_LINES
+
+
+_SUBTITLES = Subtitles()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +77,7 @@ def turn_line(turn: Turn) -> str:
 
 def loss_line(loss: Loss) -> str:
     """Write a loss as a line of text."""
-    return f"[{clock(loss.start_s)} - {_end(loss)}] (not transcribed: {loss.reason})"
+    return f"[{clock(loss.start_s)} - {_end(loss)}] {_lost(loss)}"
 
 
 def json_message(name: str, start_s: float, end_s: float, words: str, results: list[dict[str, Any]]) -> str:
@@ -58,64 +95,61 @@ def json_results(turns: Iterable[Turn], language: str) -> list[dict[str, Any]]:
     return [_json_word(word, turn, language) for turn in turns for word in turn.words]
 
 
-def json_v2(transcript: Transcript) -> str:
-    """Write json-v2, version 2.9: one result per word, times in seconds.
+def json_v2(transcript: Transcript, job: Job | None = None) -> str:
+    """Write json-v2, version 2.9: one result per word, times in seconds; transcriber/json-v2.schema.json describes it.
 
-    {"format": "2.9",
-     "metadata": {"source", "duration", "language", "operating_point",
-                  "losses": [{"start_time", "end_time", "reason"}]},
-     "results": [{"type": "word", "start_time", "end_time",
-                  "alternatives": [{"content", "confidence", "language", "speaker"}]}]}
-
-    `speaker` is absent where speakers were not distinguished. A loss's `end_time` is null where the end is unknown.
+    Without `job`, the transcript gets a job of its own: a random id, and the current time. `speaker` is absent where
+    speakers were not distinguished. A loss's `end_time` is null where the end is unknown.
     """
-    metadata = {
-        "source": transcript.source,
-        "duration": round(transcript.duration_s, 3),
-        "language": transcript.language,
-        "operating_point": transcript.operating_point,
-        "losses": [
-            {"start_time": round(loss.start_s, 3), "end_time": _rounded(loss.end_s), "reason": loss.reason}
-            for loss in transcript.losses
-        ],
-    }
+    stated = job or _own_job(transcript)
+    results = json_results(transcript.turns, transcript.language)
+    if stated.channels is not None:
+        # Speakers of different channels may speak at the same time.
+        by_time = sorted(results, key=lambda result: float(result["start_time"]))
+        results = [_with_channel(result, stated.channels) for result in by_time]
     document = {
         "format": JSON_VERSION,
-        "metadata": metadata,
-        "results": json_results(transcript.turns, transcript.language),
+        "job": _json_job(stated, transcript),
+        "metadata": _json_metadata(stated, transcript),
+        "results": results,
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def srt(transcript: Transcript) -> str:
-    """Write SubRip subtitles; the speaker is named before the words where it changes."""
+def srt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
+    """Write SubRip subtitles; the speaker is named before the words where it changes. A missing part is a cue too."""
     cues = []
     previous: str | None = None
-    for number, cue in enumerate(_cues(transcript), start=1):
-        prefix = f"{cue.speaker}: " if cue.speaker is not None and cue.speaker != previous else ""
-        previous = cue.speaker
-        times = f"{_stamp(cue.start_s, ',')} --> {_stamp(cue.end_s, ',')}"
-        cues.append(f"{number}\n{times}\n{_wrapped(prefix + cue.text)}\n")
+    for number, (start_s, end_s, cue) in enumerate(_timed(transcript, shape), start=1):
+        if isinstance(cue, Loss):
+            shown = _lost(cue)
+        else:
+            prefix = f"{cue.speaker}: " if cue.speaker is not None and cue.speaker != previous else ""
+            previous = cue.speaker
+            shown = prefix + cue.text
+        cues.append(f"{number}\n{_stamp(start_s, ',')} --> {_stamp(end_s, ',')}\n{_wrapped(shown, shape)}\n")
     return "\n".join(cues)
 
 
-def vtt(transcript: Transcript) -> str:
-    """Write WebVTT subtitles; the speaker is a voice tag."""
+def vtt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
+    """Write WebVTT subtitles; the speaker is a voice tag. A missing part is a cue as well."""
     cues = ["WEBVTT\n"]
-    for cue in _cues(transcript):
-        voice = f"<v {cue.speaker}>" if cue.speaker is not None else ""
-        words = html.escape(_wrapped(cue.text), quote=False)
-        cues.append(f"{_stamp(cue.start_s, '.')} --> {_stamp(cue.end_s, '.')}\n{voice}{words}\n")
+    for start_s, end_s, cue in _timed(transcript, shape):
+        voice = f"<v {cue.speaker}>" if isinstance(cue, Turn) and cue.speaker is not None else ""
+        words = html.escape(_wrapped(_lost(cue) if isinstance(cue, Loss) else cue.text, shape), quote=False)
+        cues.append(f"{_stamp(start_s, '.')} --> {_stamp(end_s, '.')}\n{voice}{words}\n")
     return "\n".join(cues)
 
 
 def rttm(transcript: Transcript) -> str:
-    """Write NIST's rich transcription time marks, one SPEAKER line per turn."""
+    """Write NIST's rich transcription time marks: a SPEAKER line per turn, and a NOSCORE line per missing part."""
     # Spaces separate the fields, so a name must not contain any.
     name = "_".join(Path(transcript.source).stem.split()) or "recording"
+    lines = [(turn.start_s, turn.end_s, "SPEAKER", turn.speaker) for turn in transcript.turns]
+    lines += [(loss.start_s, _shown_end_s(loss, transcript), "NOSCORE", "<NA>") for loss in transcript.losses]
     return "".join(
-        f"SPEAKER {name} 1 {turn.start_s:.3f} {turn.end_s - turn.start_s:.3f} <NA> <NA> {turn.speaker} <NA> <NA>\n"
-        for turn in transcript.turns
+        f"{kind} {name} 1 {start_s:.3f} {end_s - start_s:.3f} <NA> <NA> {speaker} <NA> <NA>\n"
+        for start_s, end_s, kind, speaker in sorted(lines, key=lambda line: line[0])
     )
 
 
@@ -154,28 +188,91 @@ def _json_word(word: Word, turn: Turn, language: str) -> dict[str, Any]:
     }
 
 
-def _cues(transcript: Transcript) -> Iterator[Turn]:
+def _timed(transcript: Transcript, shape: Subtitles) -> list[tuple[float, float, Turn | Loss]]:
+    """Return the cues and the missing parts with their times, by their starts."""
+    found: list[tuple[float, float, Turn | Loss]] = [(cue.start_s, cue.end_s, cue) for cue in _cues(transcript, shape)]
+    found += [(loss.start_s, _shown_end_s(loss, transcript), loss) for loss in transcript.losses]
+    return sorted(found, key=lambda timed: timed[0])
+
+
+def _shown_end_s(loss: Loss, transcript: Transcript) -> float:
+    if loss.end_s is not None:
+        return loss.end_s
+    return max(transcript.duration_s, loss.start_s + _UNKNOWN_END_S)
+
+
+def _lost(loss: Loss) -> str:
+    return f"{LOST} {loss.reason})"
+
+
+def _own_job(transcript: Transcript) -> Job:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return Job(
+        id=secrets.token_hex(_JOB_ID_BYTES),
+        created_at=now,
+        data_name=transcript.source,
+        finished_at=now,
+        config={"language": transcript.language, "operating_point": transcript.operating_point},
+    )
+
+
+def _json_job(job: Job, transcript: Transcript) -> dict[str, Any]:
+    tracking = {} if job.tracking is None else {"tracking": job.tracking}
+    return {
+        "id": job.id,
+        "created_at": job.created_at,
+        "data_name": job.data_name,
+        "duration": round(transcript.duration_s, 3),
+        **tracking,
+    }
+
+
+def _json_metadata(job: Job, transcript: Transcript) -> dict[str, Any]:
+    return {
+        "created_at": job.finished_at,
+        "type": "transcription",
+        "transcription_config": job.config,
+        "source": transcript.source,
+        "duration": round(transcript.duration_s, 3),
+        "language": transcript.language,
+        "operating_point": transcript.operating_point,
+        "losses": [
+            {"start_time": round(loss.start_s, 3), "end_time": _rounded(loss.end_s), "reason": loss.reason}
+            for loss in transcript.losses
+        ],
+    }
+
+
+def _with_channel(result: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a result with the name of its channel in the place of a speaker."""
+    (best,) = result["alternatives"]
+    label = best["speaker"]
+    rest = {key: value for key, value in best.items() if key != "speaker"}
+    return {**result, "channel": names.get(label, label), "alternatives": [rest]}
+
+
+def _cues(transcript: Transcript, shape: Subtitles) -> Iterator[Turn]:
     """Split turns into cues: what is shown on the screen at a time."""
     for turn in transcript.turns:
         shown: list[Word] = []
         for word in turn.words:
-            if shown and not _fits(shown, word, turn.separator):
+            if shown and not _fits(shown, word, turn.separator, shape):
                 yield replace(turn, words=tuple(shown))
                 shown = []
             shown.append(word)
         yield replace(turn, words=tuple(shown))
 
 
-def _fits(shown: list[Word], word: Word, separator: str) -> bool:
+def _fits(shown: list[Word], word: Word, separator: str, shape: Subtitles) -> bool:
     if word.start_s - shown[-1].end_s > _CUE_PAUSE_S or word.end_s - shown[0].start_s > CUE_LONGEST_S:
         return False
     # Room for the speaker that SubRip names within the text.
     joined = "S99: " + separator.join([*(shown_word.content for shown_word in shown), word.content])
-    return len(textwrap.wrap(joined, CUE_LINE_CHARACTERS, break_long_words=False)) <= CUE_LINES
+    return len(textwrap.wrap(joined, shape.line_characters, break_long_words=False)) <= shape.lines
 
 
-def _wrapped(words: str) -> str:
-    return "\n".join(textwrap.wrap(words, CUE_LINE_CHARACTERS, break_long_words=False)) or words
+def _wrapped(words: str, shape: Subtitles) -> str:
+    return "\n".join(textwrap.wrap(words, shape.line_characters, break_long_words=False)) or words
 
 
 def _stamp(seconds: float, point: str) -> str:

@@ -27,6 +27,8 @@ SOURCE = Path(__file__).with_name("search.c")
 COMMAND = ("cc", "-std=c11", "-O2", "-shared", "-fPIC", "-ffp-contract=off")
 OUT_OF_MEMORY, TOO_FEW_FRAMES = -1, -2
 """What the functions of the library return instead of 0."""
+WORD_BREAK = 256
+"""What stands between words among the bytes of a lexicon."""
 _REMEDY = (
     "Install a C compiler, for example with `apt-get install gcc libc6-dev`, or install the wheel, which needs none"
 )
@@ -45,6 +47,18 @@ class Tree(ctypes.Structure):
     _fields_ = (("first", _Int32s), ("labels", _Int32s))
 
 
+class Lexicon(ctypes.Structure):
+    """See search.c."""
+
+    _fields_ = (
+        ("tree", Tree),
+        ("words", _Int32s),
+        ("piece_first", _Int32s),
+        ("characters", _Int32s),
+        ("unknown", ctypes.c_int32),
+    )
+
+
 class Ngram(ctypes.Structure):
     """See search.c."""
 
@@ -56,6 +70,7 @@ class Ngram(ctypes.Structure):
         ("states", _Int32s),
         ("start", ctypes.c_int32),
         ("boundary", ctypes.c_int32),
+        ("lexicon", ctypes.POINTER(Lexicon)),
     )
 
 

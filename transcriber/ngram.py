@@ -1,7 +1,7 @@
-"""Read and write a token n-gram language model, compact enough for a parameter of the acoustic head.
+"""Read and write an n-gram language model of tokens or of words, compact enough for a parameter of the acoustic head.
 
-It is a tree: the children of a node are the tokens that were seen after it. The model of a language is stored as text
-next to the token list that it was counted on. `training.ngram` makes it.
+It is a tree: the children of a node are the tokens or words that were seen after it. The model of a language is stored
+as text next to the token list that it was counted on. `training.ngram` makes one of tokens.
 """
 
 import base64
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from contract.client import TokenSpec
 from transcriber import native
+from transcriber.lexicon import Lexicon
 from transcriber.native import Tree, pointer
 
 # A log-probability is a whole number of these steps, in eight bits. With steps of 0.5 a tenth more n-grams fit into the
@@ -48,8 +49,10 @@ class Level:
 class Ngram:
     """A model that scores a text token by token. A state stands for the part of the past that the model can use."""
 
-    def __init__(self, levels: Sequence[Level], vocabulary: int, boundary: int) -> None:
+    def __init__(self, levels: Sequence[Level], vocabulary: int, boundary: int, lexicon: Lexicon | None = None) -> None:
         """Build the tree from the levels, from order 1 on; `boundary` begins and ends every text.
+
+        With a lexicon the model is one of words: its labels are the numbers of words.
 
         Raises ValueError when the levels do not make a tree.
         """
@@ -70,9 +73,10 @@ class Ngram:
             states=pointer(self._states),
             start=0,
             boundary=boundary,
+            lexicon=None if lexicon is None else ctypes.pointer(lexicon.native),
         )
         """The model for the compiled search; it is valid as long as this object."""
-        self._first = first
+        self._first, self.lexicon = first, lexicon
         self.start = self.native.start = self.after(0, boundary)[1]
 
     def __len__(self) -> int:
@@ -96,8 +100,13 @@ class Ngram:
         return total
 
     def check_tokens(self, spec: TokenSpec) -> None:
-        """Raise ValueError when the model lacks a token that a search may find."""
-        lacking = set(range(len(spec.pieces))) - spec.dropped - set(self._labels[1 : self._first[1]].tolist())
+        """Raise ValueError when the model lacks a token, or a word of its lexicon, that a search may find."""
+        known = set(self._labels[1 : self._first[1]].tolist())
+        if self.lexicon is not None:
+            if not known >= set(range(self.lexicon.unknown + 1)):
+                raise ValueError("it lacks words of its lexicon")
+            return
+        lacking = set(range(len(spec.pieces))) - spec.dropped - known
         if lacking:
             token = min(lacking)
             raise ValueError(f"token {token}, {spec.pieces[token]!r}, is not in the n-gram model")
@@ -122,6 +131,12 @@ def decode(data: bytes, boundary: int) -> Ngram:
     return Ngram(*decode_levels(data), boundary)
 
 
+def of_words(text: str, words: str, spec: TokenSpec) -> Ngram:
+    """Read a model of words, which are separated by blanks, from its text; raise ValueError as `decode` does."""
+    lexicon = Lexicon(words.split(), spec)
+    return Ngram(*decode_levels(_bytes(text)), lexicon.boundary, lexicon)
+
+
 def decode_levels(data: bytes) -> tuple[list[Level], int]:
     """Return the levels that `encode` wrote, and the size of the vocabulary; raise ValueError for other bytes."""
     try:
@@ -138,11 +153,14 @@ def decode_levels(data: bytes) -> tuple[list[Level], int]:
 
 def from_text(text: str, boundary: int) -> Ngram:
     """Read a model from its text in a configuration, base85 of the bytes; raise ValueError as `decode` does."""
+    return decode(_bytes(text), boundary)
+
+
+def _bytes(text: str) -> bytes:
     try:
-        data = base64.b85decode(text)
+        return base64.b85decode(text)
     except (ValueError, binascii.Error) as error:
         raise ValueError(str(error)) from error
-    return decode(data, boundary)
 
 
 class _Columns:

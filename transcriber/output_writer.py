@@ -5,7 +5,7 @@ import sys
 from typing import Protocol
 
 from transcriber import formats, results
-from transcriber.realtime import Final, Partial
+from transcriber.session import Final, Partial
 
 _CLEAR_LINE = "\r\x1b[K"
 

@@ -43,9 +43,12 @@ def ngram_model(search: SearchSpec, tokens: TokenSpec, model: str) -> Ngram | No
     if search.ngram is None:
         return None
     try:
-        if tokens.boundary is None:
+        if search.words is not None:
+            found = ngram.of_words(search.ngram, search.words, tokens)
+        elif tokens.boundary is None:
             raise ValueError("its tokens have no boundary")
-        found = ngram.from_text(search.ngram, tokens.boundary)
+        else:
+            found = ngram.from_text(search.ngram, tokens.boundary)
         found.check_tokens(tokens)
     except ValueError as error:
         cause = f"its parameter `{PARAMETER}` holds no n-gram model of its tokens ({error})"

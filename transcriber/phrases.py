@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any
 from contract.client import TokenSpec
 from contract.errors import SettingError
 from transcriber.transcript import Word
-from transcriber.vocabulary import DEFAULT_BONUS, Vocabulary
+from transcriber.vocabulary import DEFAULT_BONUS, Vocabulary, spellable
 
 MOST_PHRASES = 1_000
 """The limit of other products too: the more phrases, the more sound like other words."""
@@ -56,6 +56,11 @@ class Phrases:
             place += size or 1
         return found
 
+    def write_text(self, text: str) -> str:
+        """Return a text of words that are separated by blanks, with phrases as their user writes them."""
+        words = [Word(content=content, start_s=0.0, end_s=0.0, confidence=1.0) for content in text.split()]
+        return " ".join(word.content for word in self.write(words))
+
 
 @functools.lru_cache(maxsize=32)
 def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAULT_BONUS) -> Phrases | None:
@@ -72,6 +77,16 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
             {tuple(spelling.lower().split()): tuple(content.split()) for spelling, content in spellings.items()}
         ),
     )
+
+
+def without_unspelled(phrases: Iterable[Phrase], tokens: TokenSpec) -> tuple[Phrase, ...]:
+    """Return the phrases that the tokens spell, for protocols in which phrases are hints and none is refused."""
+    return tuple(phrase for phrase in phrases if _is_spelled(phrase, tokens))
+
+
+def _is_spelled(phrase: Phrase, tokens: TokenSpec) -> bool:
+    spellings = phrase.sounds_like or (phrase.content,)
+    return len(spellable(spellings, tokens)) == len(spellings)
 
 
 def read(path: Path) -> tuple[Phrase, ...]:
@@ -147,13 +162,8 @@ def _json(text: str, subject: str) -> Any:
 
 def _spellings(phrase: Phrase, tokens: TokenSpec) -> list[str]:
     """Return the spellings of a phrase; its content is not one if no tokens spell it and something sounds like it."""
-    if not phrase.sounds_like:
-        return [phrase.content]
-    try:
-        Vocabulary([phrase.content], tokens)
-    except SettingError:
-        return list(phrase.sounds_like)
-    return [*phrase.sounds_like, phrase.content]
+    content = [] if phrase.sounds_like and not spellable([phrase.content], tokens) else [phrase.content]
+    return [*phrase.sounds_like, *content]
 
 
 def _written(spoken: Sequence[Word], contents: Sequence[str]) -> list[Word]:

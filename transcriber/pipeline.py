@@ -5,16 +5,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from contract.client import AudioSpec, SpeakerSpec
+from contract.client import AudioSpec
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError, VoxwrightError
 from transcriber import ctc, phrases, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
+from transcriber.clustering import NO_LIMITS, SpeakerLimits
 from transcriber.ctc import Floats
 from transcriber.phrases import Phrase
 from transcriber.recogniser import EncoderOutput, Recogniser, RequestError
@@ -27,6 +29,9 @@ _SHORTEST_S = 0.2
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 _NAMED_SPANS = 5
+# Mean confidence of a recording's words, by the best path of both reference networks: 0.89 or more for voices of the
+# training, 0.76 or more for an unseen accent, 0.67 to 0.89 for an unseen synthesiser, 0.77 or less for human prompts.
+_LOW_CONFIDENCE, _LEAST_WORDS = 0.75, 10
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +42,9 @@ class Plan:
     """How to transcribe: `search` is greedy, beam, rescore, or None for the best that the server allows.
 
     Without `ngram`, the search does not use the n-gram model of the weights. The search prefers the phrases of
-    `vocabulary`, and the transcript has them as they are written there.
+    `vocabulary`, and the transcript has them as they are written there. `permits` limits the segments that are
+    recognised at a time in several recordings, `in_flight` those of each. Of a stream only the largest number of
+    speakers is obeyed.
     """
 
     search: str | None = None
@@ -45,6 +52,8 @@ class Plan:
     speakers: bool = True
     in_flight: int = 8
     vocabulary: tuple[Phrase, ...] = ()
+    permits: AbstractContextManager[object] = field(default_factory=nullcontext)
+    speaker_limits: SpeakerLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,16 +76,23 @@ class SegmentResult:
 
 
 def transcribe(
-    recording: Recording, recogniser: Recogniser, plan: Plan, on_progress: Callable[[float], object] = lambda _: None
+    recording: Recording,
+    recogniser: Recogniser,
+    plan: Plan,
+    on_progress: Callable[[float], object] = lambda _: None,
+    on_result: Callable[[SegmentResult], object] = lambda _: None,
 ) -> TranscriptionResult:
     """Transcribe a recording; `on_progress` is called with the number of seconds that are done.
 
+    `on_result` is called with each segment as soon as it and all before it are done, before speakers are known.
+
     In memory only its words and embeddings grow with the recording. Raises AudioError when there is no sound at all,
-    ServerContractError for a search that the server does not allow, and SettingError for a phrase that the tokens of
+    ServerContractError for a plan that the server does not allow, and SettingError for a phrase that the tokens of
     the model do not spell. Other losses, such as a long outage, are errors in the result, together with the rest of
     the transcript.
     """
     phrases.spelled(plan.vocabulary, recogniser.tokens)
+    check_speakers(recogniser, plan)
     chosen = replace(plan, search=choose_search(recogniser, plan.search))
     results: list[SegmentResult] = []
     gone: ServerUnreachableError | None = None
@@ -92,11 +108,12 @@ def transcribe(
     try:
         for done_s, part in in_order(work, enumerate(pieces), plan.in_flight):
             results.append(part)
+            on_result(part)
             on_progress(done_s)
     except ServerUnreachableError as error:
         gone = error
         recording.close()
-    turns = tuple(_turns(results, recogniser))
+    turns = tuple(_turns(results, recogniser, plan.speaker_limits))
     return collect(recording, recogniser, plan, results, turns, gone, done_s)
 
 
@@ -114,6 +131,16 @@ def choose_search(recogniser: Recogniser, requested: str | None) -> str:
             "Use --search beam, or serve a rescorer or a language model",
         )
     return requested
+
+
+def check_speakers(recogniser: Recogniser, plan: Plan) -> None:
+    """Raise ServerContractError for a number of speakers when the server has no speaker network."""
+    if plan.speaker_limits != NO_LIMITS and recogniser.speaker is None:
+        raise ServerContractError(
+            "the number of speakers",
+            f"the server has no speaker network for {recogniser.operating_point}",
+            "Leave out --speakers and --max-speakers, or serve a speaker network",
+        )
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], in_flight: int) -> Iterator[Result]:
@@ -159,31 +186,27 @@ def decode_segment(
     number: int,
     segment: Segment,
     encoded: EncoderOutput,
-    hypotheses: tuple[ctc.Hypothesis, ...] | None = None,
 ) -> SegmentResult:
-    """Search the words of a segment in the encoder output, and embed its speech; `plan` names the search.
-
-    `hypotheses` are given when the search is done already.
-    """
-    best = _best_hypothesis(recogniser, plan, encoded, hypotheses)
+    """Search the words of a segment in the encoder output, and embed its speech; `plan` names the search."""
+    best = best_hypothesis(recogniser, plan, encoded, None)
     aligned = ctc.align(encoded.emissions, best.tokens, recogniser.tokens)
     found = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
     spelled = phrases.spelled(plan.vocabulary, recogniser.tokens)
     if spelled is not None:
         found = spelled.write(found)
-    if not found or not plan.speakers or recogniser.speaker is None:
-        return SegmentResult(words=found)
-    return _with_embeddings(recogniser, recogniser.speaker, number, segment, found)
+    return with_embeddings(recogniser, plan, number, segment, found)
 
 
 def _recognise_segment(recogniser: Recogniser, plan: Plan, number: int, segment: Segment) -> SegmentResult:
-    encoded = recogniser.recognise(pad_to_minimum(segment.samples, recogniser.audio))
-    return decode_segment(recogniser, plan, number, segment, encoded)
+    with plan.permits:
+        encoded = recogniser.recognise(pad_to_minimum(segment.samples, recogniser.audio))
+        return decode_segment(recogniser, plan, number, segment, encoded)
 
 
-def _best_hypothesis(
+def best_hypothesis(
     recogniser: Recogniser, plan: Plan, encoded: EncoderOutput, hypotheses: tuple[ctc.Hypothesis, ...] | None
 ) -> ctc.Hypothesis:
+    """Return the best hypothesis of an encoder output; `hypotheses` are given when the search is done already."""
     if plan.search == "greedy":
         return ctc.greedy(encoded.emissions, recogniser.tokens)
     if hypotheses is None:
@@ -193,15 +216,19 @@ def _best_hypothesis(
     return (rescoring.rescore(recogniser, encoded, hypotheses) if plan.search == "rescore" else hypotheses)[0]
 
 
-def _with_embeddings(
-    recogniser: Recogniser, spec: SpeakerSpec, number: int, segment: Segment, found: list[Word]
+def with_embeddings(
+    recogniser: Recogniser, plan: Plan, number: int, segment: Segment, found: list[Word]
 ) -> SegmentResult:
+    """Return the words of a segment with the embeddings of its speech, where speakers are distinguished."""
+    spec = recogniser.speaker
+    if not found or not plan.speakers or spec is None:
+        return SegmentResult(words=found)
     samples = resample(segment.samples, segment.sample_rate_hz, spec.sample_rate_hz)
     bounds = speakers.window_bounds(samples.size, spec)
     embeddings = recogniser.embed([samples[first:last] for first, last in bounds])
-    return SegmentResult(
-        words=found, windows=speakers.windows_of(number, segment.start_s, bounds, spec), embeddings=embeddings
-    )
+    narrow = speakers.is_narrow(segment.samples, segment.sample_rate_hz)
+    windows = speakers.windows_of(number, segment.start_s, bounds, spec, is_narrow=narrow)
+    return SegmentResult(words=found, windows=windows, embeddings=embeddings)
 
 
 def pad_to_minimum(samples: Samples, audio: AudioSpec) -> Samples:
@@ -238,16 +265,18 @@ def collect(
     )
     return TranscriptionResult(
         transcript=transcript,
-        notes=tuple(_notes(recording, recogniser, plan, results, gone=gone is not None)),
+        notes=tuple(_notes(recording, recogniser, plan, results, turns, gone=gone is not None)),
         errors=tuple(_errors(recording.path, recording.losses, refused, missed, gone)),
     )
 
 
-def _turns(results: list[SegmentResult], recogniser: Recogniser) -> Iterator[Turn]:
+def _turns(results: list[SegmentResult], recogniser: Recogniser, limits: SpeakerLimits) -> Iterator[Turn]:
     similarity = recogniser.speaker.same_speaker_similarity if recogniser.speaker is not None else None
     parts = [part.embeddings for part in results if part.embeddings is not None]
     windows = [window for part in results for window in part.windows]
-    labels = speakers.label(windows, np.concatenate(parts), similarity) if parts and similarity is not None else []
+    labels: list[str] = []
+    if parts and similarity is not None:
+        labels = speakers.label(windows, np.concatenate(parts), similarity, limits)
     start = 0
     for part in results:
         stop = start + len(part.windows)
@@ -256,13 +285,28 @@ def _turns(results: list[SegmentResult], recogniser: Recogniser) -> Iterator[Tur
 
 
 def _notes(
-    recording: Recording, recogniser: Recogniser, plan: Plan, results: Sequence[SegmentResult], *, gone: bool
+    recording: Recording,
+    recogniser: Recogniser,
+    plan: Plan,
+    results: Sequence[SegmentResult],
+    turns: Sequence[Turn],
+    *,
+    gone: bool,
 ) -> Iterator[str]:
     yield from recording.notes
     if not any(part.words or part.loss for part in results) and not gone:
         yield "no speech was found in it" if not results else "no words were found in it"
     if plan.speakers and recogniser.speaker is None:
         yield f"the server has no speaker network for {recogniser.operating_point}, so speakers are not distinguished"
+    confidences = [word.confidence for turn in turns for word in turn.words]
+    if len(confidences) >= _LEAST_WORDS and (mean := sum(confidences) / len(confidences)) < _LOW_CONFIDENCE:
+        yield (
+            f"the mean confidence of its words is {mean:.2f}, so many of them are probably wrong: "
+            "this does not sound like what the models were trained on"
+        )
+    wanted, found = plan.speaker_limits.least, len({turn.speaker for turn in turns})
+    if 0 < found < wanted:
+        yield f"it has too little speech for {wanted} speakers: {found} {'was' if found == 1 else 'were'} distinguished"
 
 
 def _errors(

@@ -27,19 +27,22 @@ def choose_format(requested: str | None, output: str | None) -> str:
     return next((name for name, known in FORMATS.items() if known.suffix == suffix), DEFAULT_FORMAT)
 
 
-def targets(recordings: Sequence[Path], output: str | None, format_name: str) -> list[Path | None]:
+def targets(
+    recordings: Sequence[Path], output: str | None, format_name: str, places: Sequence[Path | None] = ()
+) -> list[Path | None]:
     """Return the path of the result of each recording, None for the standard output.
 
     One recording is written to the file `output`, or into it where it is a folder or ends in a slash; several into the
-    folder `output`. Raises SettingError for results that would overwrite one another or a recording, and OutputError
-    for a path that cannot be written.
+    folder `output`. A recording with a place, from a folder or a list, has it below `output`, with the suffix of the
+    format after its own: `calls/1.wav` becomes `calls/1.wav.txt`. Raises SettingError for results that would overwrite
+    one another or a recording, and OutputError for a path that cannot be written.
     """
     if output is None:
         if len(recordings) > 1 and format_name != DEFAULT_FORMAT:
             cause = f"several results in {format_name} cannot share the standard output"
             raise SettingError("--format", cause, "Name a folder with --output")
         return [None] * len(recordings)
-    planned = _planned_paths(recordings, output, FORMATS[format_name].suffix)
+    planned = _planned_paths(recordings, places or [None] * len(recordings), output, FORMATS[format_name].suffix)
     _check_names(recordings, planned)
     for target in planned:
         _check_target(target)
@@ -48,8 +51,8 @@ def targets(recordings: Sequence[Path], output: str | None, format_name: str) ->
     return list(planned)
 
 
-def write(transcript: Transcript, target: Path | None, format_name: str, *, titled: bool) -> None:
-    """Write a result; a file appears complete or not at all. `titled` puts the recording's name first on stdout.
+def write(transcript: Transcript, target: Path | None, format_name: str, *, title: str | None = None) -> None:
+    """Write a result; a file appears complete or not at all. On the standard output `title` comes first.
 
     A device or a FIFO is written to, and a link is followed. A new file has the rights that the umask leaves.
     """
@@ -57,7 +60,7 @@ def write(transcript: Transcript, target: Path | None, format_name: str, *, titl
     if target is not None:
         _write_file(target, content)
         return
-    write_stdout(f"==> {transcript.source} <==\n{content}" if titled else content)
+    write_stdout(content if title is None else f"==> {title} <==\n{content}")
 
 
 def write_stdout(content: str) -> None:
@@ -109,26 +112,34 @@ def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
     except FileNotFoundError:
-        # The umask can only be read by setting it.
-        umask = os.umask(0o077)
-        os.umask(umask)
-        return 0o666 & ~umask
+        return 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    """Return the umask as Linux shows it. Setting it to read it would change the files of other threads."""
+    status = Path("/proc/self/status").read_text(errors="replace")
+    return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
 
 
 def _is_folder(output: str) -> bool:
     return output.endswith(("/", "/.")) or Path(output).is_dir()
 
 
-def _planned_paths(recordings: Sequence[Path], output: str, suffix: str) -> list[Path]:
-    path = Path(output)
-    if len(recordings) == 1 and not _is_folder(output):
+def _planned_paths(recordings: Sequence[Path], places: Sequence[Path | None], output: str, suffix: str) -> list[Path]:
+    path, is_collection = Path(output), any(place is not None for place in places)
+    if len(recordings) == 1 and not is_collection and not _is_folder(output):
         return [path]
     if path.exists() and not path.is_dir():
         cause = f"{path} is a file, and there are several recordings"
-        if len(recordings) == 1:
+        if is_collection:
+            cause = f"{path} is a file, and the results of a folder or a list need a folder"
+        elif len(recordings) == 1:
             cause = f"{path} is a file, and {output} is the name of a folder"
         raise SettingError("--output", cause, "Name a folder")
-    return [path / f"{recording.stem}{suffix}" for recording in recordings]
+    return [
+        path / (f"{recording.stem}{suffix}" if place is None else f"{place}{suffix}")
+        for recording, place in zip(recordings, places, strict=True)
+    ]
 
 
 def _check_names(recordings: Sequence[Path], planned: Sequence[Path]) -> None:
@@ -139,7 +150,8 @@ def _check_names(recordings: Sequence[Path], planned: Sequence[Path]) -> None:
             raise SettingError("--output", f"{target} is a recording, which would be overwritten", "Name another file")
         if places[_resolved(target)] > 1:
             cause = f"several of the recordings would be written to {target}"
-            raise SettingError("--output", cause, "Transcribe them one by one, or rename them")
+            remedy = "Name the folder that contains them, where their results are kept apart, or rename them"
+            raise SettingError("--output", cause, remedy)
 
 
 def _check_target(target: Path) -> None:

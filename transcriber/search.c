@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NONE = -1, ROOT = 0, OUT_OF_MEMORY = -1, TOO_FEW_FRAMES = -2, TRACKED_TOKENS = 64 };
+enum { NONE = -1, ROOT = 0, OUT_OF_MEMORY = -1, TOO_FEW_FRAMES = -2, TRACKED_TOKENS = 64, WORD_BREAK = 256 };
 
 /* A tree whose nodes are numbered in breadth-first order: the children of a node follow one another, by label. */
 typedef struct {
@@ -15,12 +15,22 @@ typedef struct {
     const int32_t *labels; /* [nodes] */
 } Tree;
 
+/* The words of an n-gram model of words. Nodes are the beginnings of words, labels are bytes. */
+typedef struct {
+    Tree tree;
+    const int32_t *words;       /* the word that a node is, or NONE */
+    const int32_t *piece_first; /* [tokens + 1]: where the bytes of each token begin */
+    const int32_t *characters;  /* the bytes, and WORD_BREAK between words */
+    int32_t unknown;            /* the label of an unknown word in the n-gram model */
+} Lexicon;
+
 /* Nodes are n-grams. `shorter` is the longest shorter past in the tree, `states` the longest past with children. */
 typedef struct {
     Tree tree;
     const double *log_probs, *backoffs;
     const int32_t *shorter, *states;
     int32_t start, boundary;
+    const Lexicon *lexicon; /* NULL for a model of tokens */
 } Ngram;
 
 /* An automaton over the characters of phrases (Aho and Corasick, 1975). Its nodes are the beginnings of phrases. A
@@ -42,6 +52,7 @@ typedef struct {
 typedef struct {
     int32_t parent, token, first_child, sibling;
     int32_t state, node, length;
+    int32_t spelled; /* the begin of the last word in the lexicon, or NONE where no word begins like it */
     int32_t candidate; /* its place among the candidates of the frame, or NONE */
     uint64_t covered;
     double lm_log_prob, lm_score;
@@ -130,6 +141,46 @@ double ngram_after(const Ngram *model, int32_t *state, int32_t token) {
     log_prob += model->log_probs[node];
     /* With rounded values the sum may be a little above 0. */
     return log_prob < 0.0 ? log_prob : 0.0;
+}
+
+/* End a word, if one was begun: return its log-probability and move `state` on. */
+static double end_word(const Ngram *model, int32_t *state, int32_t *spelled) {
+    double log_prob = 0.0;
+    if (*spelled != ROOT && *spelled != NONE) {
+        int32_t word = model->lexicon->words[*spelled];
+        log_prob = ngram_after(model, state, word == NONE ? model->lexicon->unknown : word);
+    }
+    *spelled = ROOT;
+    return log_prob;
+}
+
+/* Return the log-probability of the words that a token ends, or that are unknown from it on; move `state` and `spelled`. */
+static double spell(const Ngram *model, int32_t *state, int32_t *spelled, int32_t token) {
+    const Lexicon *lexicon = model->lexicon;
+    double log_prob = 0.0;
+    for (int32_t place = lexicon->piece_first[token]; place < lexicon->piece_first[token + 1]; place++) {
+        int32_t label = lexicon->characters[place];
+        if (label == WORD_BREAK) {
+            log_prob += end_word(model, state, spelled);
+        } else if (*spelled != NONE) {
+            *spelled = child(&lexicon->tree, *spelled, label);
+            log_prob += *spelled == NONE ? ngram_after(model, state, lexicon->unknown) : 0.0;
+        }
+    }
+    return log_prob;
+}
+
+/* Return what an n-gram model adds for a token, and move the state of a prefix on. */
+static double after_token(const Ngram *model, Prefix *prefix, int32_t token) {
+    return model->lexicon == NULL ? ngram_after(model, &prefix->state, token)
+                                  : spell(model, &prefix->state, &prefix->spelled, token);
+}
+
+/* Return the log-probability of the end of a text behind a prefix. */
+static double at_end(const Ngram *model, const Prefix *prefix) {
+    int32_t state = prefix->state, spelled = prefix->spelled;
+    double word = model->lexicon == NULL ? 0.0 : end_word(model, &state, &spelled);
+    return word + ngram_after(model, &state, model->boundary);
 }
 
 static int32_t step(const Phrases *phrases, int32_t node, int32_t label) {
@@ -242,7 +293,7 @@ static int32_t add_longer(Search *search, int32_t parent, int32_t token) {
     prefix->first_child = place;
     double change = 0.0;
     if (search->ngram != NULL) {
-        double log_prob = ngram_after(search->ngram, &longer->state, token);
+        double log_prob = after_token(search->ngram, longer, token);
         longer->lm_log_prob += log_prob;
         change = search->weight * log_prob + search->bonus;
         longer->lm_score += change;
@@ -442,8 +493,7 @@ int32_t advance_search(Search *search, int32_t frames, int32_t list_size, const 
 int32_t read_search(const Search *search, double *scores, int32_t *lengths) {
     for (int32_t each = 0; each < search->beam_size; each++) {
         const Prefix *prefix = &search->prefixes[search->beam[each].prefix];
-        int32_t state = prefix->state;
-        double end = search->ngram == NULL ? 0.0 : ngram_after(search->ngram, &state, search->ngram->boundary);
+        double end = search->ngram == NULL ? 0.0 : at_end(search->ngram, prefix);
         double phrases = completed_at_end(search, prefix);
         scores[3 * each] = total(&search->beam[each]) - added(prefix);
         scores[3 * each + 1] = prefix->lm_log_prob + end;

@@ -18,7 +18,7 @@ _BATCH_FRAMES = 100
 # Speech begins where three frames of five are voiced, and has ended after 0.4 s without one: twice the padding, so
 # that neighbours never overlap.
 _ONSET_WINDOW, _ONSET_VOICED = 5, 3
-_HANGOVER_FRAMES = 20
+HANGOVER_S = 0.4
 # A cut through speech lies in the later half, at the lowest energy over 0.1 s.
 _CUT_WINDOW_FRAMES = 5
 # WebRTC's detector compares energies with fixed numbers, and misses speech below -30 dB. So speech is amplified to this
@@ -115,49 +115,105 @@ class SegmentUpdate:
     ended: bool
 
 
+class Follower:
+    """Split a live stream while it goes on, without look-ahead; the sizes of the pushed blocks change no result.
+
+    Segments follow the rules of `split`. An end is detected `hangover_s` after the last voiced frame. Where speech
+    lasts `longest_s`, the end lies back at its quietest point, and the next segment begins there.
+    """
+
+    def __init__(
+        self, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S, hangover_s: float = HANGOVER_S
+    ) -> None:
+        self._timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+        self._detector, self._splitter = _LiveDetector(self._timing), _Splitter(self._timing)
+        self._held: Samples = np.empty(0, dtype=np.float32)
+        self.hangover_s = hangover_s
+
+    @property
+    def step(self) -> int:
+        """Return the number of samples that are processed at a time, 0.1 s."""
+        return _STEP_FRAMES * self._timing.frame
+
+    @property
+    def hangover_s(self) -> float:
+        """Return how long a silence ends a segment."""
+        return self._splitter.hangover_frames * _FRAME_MS / 1000
+
+    @hangover_s.setter
+    def hangover_s(self, seconds: float) -> None:
+        self._splitter.hangover_frames = max(1, round(seconds * 1000 / _FRAME_MS))
+
+    @property
+    def last_voiced_s(self) -> float:
+        """Return the end of the last voiced frame."""
+        return self._splitter.voiced_end / self._timing.sample_rate_hz
+
+    @property
+    def position_s(self) -> float:
+        """Return the time up to which the stream was processed."""
+        return self._splitter.position / self._timing.sample_rate_hz
+
+    def push(self, samples: Samples) -> Iterator[SegmentUpdate]:
+        """Yield what more samples make known: every 0.1 s the open segment, and each segment when it has ended."""
+        joined = np.concatenate((self._held, samples))
+        whole = joined.size - joined.size % self.step
+        self._held = joined[whole:].copy()
+        for start in range(0, whole, self.step):
+            yield from self._add(joined[start : start + self.step])
+
+    def pause(self) -> Iterator[SegmentUpdate]:
+        """End the open segment with what is known of it, in whole frames: no samples come for a while."""
+        whole = self._held.size - self._held.size % self._timing.frame
+        batch, self._held = self._held[:whole], self._held[whole:].copy()
+        if batch.size:
+            yield from self._add(batch)
+        yield from self._ended(self._splitter.finish())
+
+    def finish(self) -> Iterator[SegmentUpdate]:
+        """Yield the segments that the end of the stream completes."""
+        if self._held.size:
+            batch, self._held = self._held, self._held[:0]
+            yield from self._add(batch)
+        yield from self._ended(self._splitter.finish())
+
+    def keep(self, seconds: float) -> None:
+        """Cut no segment before this time: the words before it are final."""
+        self._splitter.kept = round(seconds * self._timing.sample_rate_hz)
+
+    def _add(self, batch: Samples) -> Iterator[SegmentUpdate]:
+        yield from self._ended(self._splitter.add(batch, self._detector.voiced(batch)))
+        open_segment = self._splitter.open_segment()
+        if open_segment is not None:
+            yield SegmentUpdate(segment=open_segment, ended=False)
+
+    @staticmethod
+    def _ended(segments: Iterable[Segment]) -> Iterator[SegmentUpdate]:
+        yield from (SegmentUpdate(segment=segment, ended=True) for segment in segments)
+
+
 def follow(
     blocks: Iterable[Samples], *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S
 ) -> Iterator[SegmentUpdate]:
-    """Yield the speech of a live stream while it goes on, every 0.1 s, and each segment once more when it has ended.
-
-    Segments follow the rules of `split`, but the detector has no look-ahead. An end is detected 0.4 s after the last
-    voiced frame. Where speech lasts `longest_s`, the end lies back at its quietest point, and the next segment begins
-    there. An empty block means that the stream pauses: an open segment ends with what is known of it.
-    """
-    timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
-    detector, splitter = _LiveDetector(timing), _Splitter(timing)
-    for batch in _batches(blocks, _STEP_FRAMES * timing.frame, timing.frame):
-        if not batch.size:
-            yield from (SegmentUpdate(segment=segment, ended=True) for segment in splitter.finish())
-            continue
-        yield from (
-            SegmentUpdate(segment=segment, ended=True) for segment in splitter.add(batch, detector.voiced(batch))
-        )
-        open_segment = splitter.open_segment()
-        if open_segment is not None:
-            yield SegmentUpdate(segment=open_segment, ended=False)
-    yield from (SegmentUpdate(segment=segment, ended=True) for segment in splitter.finish())
+    """Yield the updates of a Follower for the blocks of a stream; an empty block means that the stream pauses."""
+    follower = Follower(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+    for block in blocks:
+        yield from follower.push(block) if block.size else follower.pause()
+    yield from follower.finish()
 
 
-def _batches(blocks: Iterable[Samples], size: int, pause_unit: int | None = None) -> Iterator[Samples]:
-    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result.
-
-    With `pause_unit` an empty block is a pause: what is held is yielded in whole units, and then an empty batch.
-    """
+def _batches(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result."""
     parts: list[Samples] = []
     held = 0
     for block in blocks:
         parts.append(block)
         held += block.size
-        pauses = pause_unit is not None and not block.size
-        if held < size and not pauses:
+        if held < size:
             continue
-        unit = pause_unit if pauses and pause_unit is not None else size
         joined = np.concatenate(parts)
-        whole = held - held % unit
-        yield from (joined[start : min(start + size, whole)] for start in range(0, whole, size))
-        if pauses:
-            yield np.empty(0, dtype=np.float32)
+        whole = held - held % size
+        yield from (joined[start : start + size] for start in range(0, whole, size))
         parts, held = [joined[whole:].copy()], held - whole
     if held:
         yield np.concatenate(parts)
@@ -214,6 +270,9 @@ class _Splitter:
         self._recent: deque[bool] = deque(maxlen=_ONSET_WINDOW)
         self._begin: int | None = None  # offset of the open segment
         self._last_voiced = 0
+        self.hangover_frames = round(HANGOVER_S * 1000 / _FRAME_MS)
+        self.kept = 0
+        """The offset before which no segment is cut."""
         self._previous_end = 0
 
     def add(self, batch: Samples, voiced: list[bool]) -> Iterator[Segment]:
@@ -230,6 +289,16 @@ class _Splitter:
         # Samples are joined and cut as new arrays and never written to, so a view stays valid.
         return self._segment(self._begin, self._samples[self._begin - self._base :])
 
+    @property
+    def voiced_end(self) -> int:
+        """Return the offset after the last voiced frame."""
+        return (self._last_voiced + 1) * self._timing.frame
+
+    @property
+    def position(self) -> int:
+        """Return the offset after the last sample."""
+        return self._base + self._samples.size
+
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
         if self._begin is not None:
@@ -242,7 +311,7 @@ class _Splitter:
             self._last_voiced = index
         if self._begin is None:
             self._open(index)
-        elif index - self._last_voiced >= _HANGOVER_FRAMES:
+        elif index - self._last_voiced >= self.hangover_frames:
             yield self._close(self._speech_end())
         elif (index + 1) * self._timing.frame - self._begin >= self._timing.longest:
             yield from self._cut()
@@ -255,7 +324,7 @@ class _Splitter:
 
     def _cut(self) -> Iterator[Segment]:
         begin = self._begin or 0
-        earliest = begin + self._timing.earliest_cut
+        earliest = max(begin + self._timing.earliest_cut, self.kept)
         window = self._samples[earliest - self._base : begin + self._timing.longest - self._base]
         cut = earliest + _quietest(window, self._timing.frame)
         if self._last_voiced * self._timing.frame < cut:
@@ -266,8 +335,7 @@ class _Splitter:
             self._begin = cut
 
     def _speech_end(self) -> int:
-        known = self._base + self._samples.size
-        return min(known, (self._last_voiced + 1) * self._timing.frame + self._timing.padding)
+        return min(self.position, self.voiced_end + self._timing.padding)
 
     def _close(self, end: int) -> Segment:
         begin = self._begin or 0

@@ -114,7 +114,7 @@ class TritonRecogniser:
     def _served(self, role: str) -> Family | None:
         """Return the family with an optional role, checked; None where the catalogue or the server has none."""
         family = self._catalogue.find(role, self.language, self.operating_point)
-        if family is None or not self._connection.is_ready(self._model(family)):
+        if family is None or not self._connection.serves(self._model(family)):
             return None
         self._checked(family)
         return family
@@ -149,13 +149,15 @@ class TritonStreams(TritonRecogniser):
         super().__init__(connection, catalogue, language, operating_point)
         mode = self._recogniser.modes[self.mode]
         self.window_samples, self.overlap_samples = mode.axes[SAMPLES].max, mode.overlap
+        self._places = connection.places(_stateful_model(catalogue, self._recogniser, operating_point))
 
     def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
         """Recognise the next window of a stream; see StreamRecogniser."""
         inputs = self._padded([window], self._recogniser, self.audio.padding)
         position = SequencePosition(stream=stream, start=start, end=end)
         model = self._model(self._recogniser)
-        return _encoder_output(self._connection.infer(model, self._recogniser, inputs, position))
+        outputs = self._connection.infer(model, self._recogniser, inputs, position, places=self._places)
+        return _encoder_output(outputs)
 
     def cancel(self, stream: int) -> None:
         """Free the place of a stream on the server; see StreamRecogniser."""
@@ -215,13 +217,16 @@ def _choose_point(
     if ready is None:
         raise _not_served(connection, catalogue, language, families)
     point = models[ready]
-    # The network that takes the audio keeps the states of a stream in real-time mode.
-    family = families[point]
-    first = catalogue.families[family.steps[0]] if family.is_ensemble else family
-    is_streaming = connection.is_streaming(model_name(first.name, point))
+    is_streaming = connection.is_streaming(_stateful_model(catalogue, families[point], point))
     if is_streaming != (mode == REALTIME_MODE):
         raise _other_mode(connection.endpoint, is_streaming=is_streaming)
     return point
+
+
+def _stateful_model(catalogue: Catalogue, family: Family, point: str) -> str:
+    """Return the model that takes the audio: it keeps the states of a stream in real-time mode."""
+    first = catalogue.families[family.steps[0]] if family.is_ensemble else family
+    return model_name(first.name, point)
 
 
 def _not_served(
@@ -233,7 +238,7 @@ def _not_served(
         for spoken in catalogue.languages()
         for point in catalogue.operating_points
         if (family := catalogue.recogniser(spoken, point)) is not None
-        if connection.is_ready(model := model_name(family.name, point))
+        if connection.serves(model := model_name(family.name, point))
     ]
     missing = " or ".join(model_name(family.name, point) for point, family in families.items())
     names = ", ".join(model for _, _, model in served)

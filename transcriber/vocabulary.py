@@ -66,6 +66,13 @@ class Vocabulary:
         """The phrases for the compiled search; they are valid as long as this object."""
 
 
+def spellable(phrases: Iterable[str], spec: TokenSpec) -> list[str]:
+    """Return the phrases that the tokens of a model spell, in their order."""
+    pieces = [_characters(token, spec) for token in range(len(spec.pieces))]
+    known = {"".join(piece) for piece in pieces if piece}
+    return [phrase for phrase in phrases if (text := _text_of(phrase, spec)) and _is_spelled(text, known)]
+
+
 def _has_words(spec: TokenSpec) -> bool:
     """Return whether words are separated, so that a phrase begins and ends with a word."""
     return spec.style != CHARACTERS and bool(spec.word_separator)
@@ -89,8 +96,7 @@ def _ends_word(character: str) -> bool:
 
 def _spelled(phrase: str, spec: TokenSpec, pieces: Sequence[tuple[str, ...]], source: object) -> str:
     """Return the characters of a phrase as the automaton reads them; raise SettingError when no tokens spell them."""
-    words = phrase.lower().split()
-    text = "".join(WORD_START + word for word in words) if _has_words(spec) else "".join(words)
+    text = _text_of(phrase, spec)
     if not text:
         raise SettingError(source, "it has an empty phrase", "Remove it")
     known = {"".join(piece) for piece in pieces if piece}
@@ -100,6 +106,11 @@ def _spelled(phrase: str, spec: TokenSpec, pieces: Sequence[tuple[str, ...]], so
         cause = f"no tokens of the model spell the phrase {phrase!r}" + (f": none has {foreign!r}" if foreign else "")
         raise SettingError(source, cause, "Write the phrase as the model writes words, for example numbers in letters")
     return text
+
+
+def _text_of(phrase: str, spec: TokenSpec) -> str:
+    words = phrase.lower().split()
+    return "".join(WORD_START + word for word in words) if _has_words(spec) else "".join(words)
 
 
 def _is_spelled(text: str, known: set[str]) -> bool:

@@ -10,7 +10,7 @@ from transcriber.ctc import AlignedToken
 from transcriber.transcript import Word
 
 # CTC emits a token in a frame or two near its middle, so a word is longer than from its first to its last frame.
-_LEAD_S, _TRAIL_S = 0.06, 0.06
+_LEAD_S, TRAIL_S = 0.06, 0.06
 
 
 def join(
@@ -32,7 +32,7 @@ def _word(group: list[AlignedToken], tokens: TokenSpec, audio: AudioSpec, start_
     return Word(
         content=spell([each.token for each in group], tokens),
         start_s=max(start_s, first_centre_s + group[0].first * audio.hop_s - _LEAD_S),
-        end_s=min(end_s, first_centre_s + group[-1].last * audio.hop_s + _TRAIL_S),
+        end_s=min(end_s, first_centre_s + group[-1].last * audio.hop_s + TRAIL_S),
         confidence=math.exp(mean),
     )
 

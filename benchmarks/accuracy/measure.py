@@ -6,28 +6,34 @@ Every figure comes through the real server and the transcriber's own segmentatio
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import simpleder
+import soundfile
 from numpy.typing import NDArray
 from rich.progress import track
+from scipy import signal
 
 from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
 from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet
 from benchmarks.server import served
 from benchmarks.streams import WindowedRecogniser
+from contract.access import from_environment
 from contract.catalogue import LM, RESCORER, Catalogue, read_catalogue
-from contract.errors import ServerContractError
+from contract.errors import AudioError, ServerContractError
 from contract.tokens import spell
 from demo.scores import equal_error_rate, word_errors
-from transcriber import ctc, pipeline, rescoring
+from training import augment
+from transcriber import ctc, pipeline, realtime, rescoring
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
 from transcriber.ctc import Hypothesis
-from transcriber.recogniser import EncoderOutput, Recogniser
+from transcriber.recogniser import EncoderOutput, Recogniser, StreamRecogniser
 from transcriber.segments import split
+from transcriber.transcript import Transcript
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams
 
 REPOSITORY = "dist/accuracy/repository"
@@ -43,6 +49,9 @@ FIRST_SECOND = 0.3
 COLLAR_SECONDS = 0.25
 # The set for equal error rates, and the set that is measured in real time as well.
 VOICES_SET, STREAMED_SET = "voices", "grammar"
+# How dialogues are transcribed.
+RECORDINGS, STREAMS, TELEPHONE = "recordings", "streams", "telephone"
+TELEPHONE_FOLDER, TELEPHONE_RATE_HZ = Path("dist/accuracy/telephone"), 8_000
 
 SpokenTurn: TypeAlias = tuple[str, float, float]
 Counts: TypeAlias = NDArray[np.int64]
@@ -57,20 +66,25 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
     voices, streamed = by_name.get(VOICES_SET), by_name.get(STREAMED_SET)
     lengths = {one.name: np.array([len(each.text.split()) for each in one.recordings]) for one in chosen}
     with served(REPOSITORY) as endpoint:
-        points = dict(operating_points(Connection(endpoint), TritonRecogniser))
+        points = dict(operating_points(Connection(endpoint, access=from_environment()), TritonRecogniser))
         errors = {point: {one.name: count_word_errors(each, one) for one in chosen} for point, each in points.items()}
         equal_errors = {point: speaker_eer(each, voices.recordings) for point, each in points.items() if voices}
-        diarization = {point: score_diarization(each, dialogues) for point, each in points.items()}
-    with served(REPOSITORY, SM_BATCH_MODE="false") as endpoint:
-        streams = {
-            point: compare_streams(
-                count_word_errors(WindowedRecogniser(each), streamed),
-                errors[point][STREAMED_SET],
-                lengths[STREAMED_SET],
-            )
-            for point, each in operating_points(Connection(endpoint, one_server=True), TritonStreams)
-            if streamed
+        diarization = {
+            point: {
+                RECORDINGS: score_diarization(f"{point} dialogues", dialogues, of_recording(each)),
+                TELEPHONE: score_diarization(f"{point} telephone", on_telephone(dialogues), of_recording(each)),
+            }
+            for point, each in points.items()
         }
+    streams = {}
+    with served(REPOSITORY, SM_BATCH_MODE="false") as endpoint:
+        for point, each in operating_points(
+            Connection(endpoint, access=from_environment(), one_server=True), TritonStreams
+        ):
+            diarization[point][STREAMS] = score_diarization(f"{point} streams", dialogues, of_stream(each))
+            if streamed:
+                counts = count_word_errors(WindowedRecogniser(each), streamed)
+                streams[point] = compare_streams(counts, errors[point][STREAMED_SET], lengths[STREAMED_SET])
     return Results(
         sets={one.name: one.description for one in chosen},
         words=_rates(errors, lengths),
@@ -145,13 +159,28 @@ def compare_streams(
     }
 
 
-def score_diarization(recogniser: Recogniser, dialogues: Sequence[Dialogue]) -> DiarizationScore:
+def on_telephone(dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """Write the dialogues as a telephone line would carry them, 300 to 3400 Hz as 8 kHz mu-law, and return them."""
+    found = []
+    for dialogue in dialogues:
+        samples, rate_hz = soundfile.read(dialogue.path, dtype="float32")
+        narrow = signal.resample_poly(augment.telephone(samples), TELEPHONE_RATE_HZ, rate_hz)
+        path = TELEPHONE_FOLDER / f"{dialogue.path.stem}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, narrow, TELEPHONE_RATE_HZ, subtype="ULAW")
+        found.append(replace(dialogue, path=path))
+    return found
+
+
+def score_diarization(
+    title: str, dialogues: Sequence[Dialogue], transcribe: Callable[[Path], Transcript]
+) -> DiarizationScore:
     """Transcribe all dialogues and return the errors of their speaker labels; each counts by its length."""
     errors = {0.0: 0.0, COLLAR_SECONDS: 0.0}
     totals = dict.fromkeys(errors, 0.0)
     right = 0
-    for dialogue in track(dialogues, f"{recogniser.operating_point} dialogues"):
-        transcript = pipeline.transcribe(Recording(dialogue.path), recogniser, pipeline.Plan()).transcript
+    for dialogue in track(dialogues, title):
+        transcript = transcribe(dialogue.path)
         found = [(str(turn.speaker), turn.start_s, turn.end_s) for turn in transcript.turns]
         reference = [(turn.speaker, turn.start, turn.end) for turn in dialogue.turns]
         edges = [edge for _, start, end in reference for edge in (start, end)]
@@ -206,6 +235,29 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
     if same.all() or not same.any():
         return math.nan
     return equal_error_rate(similarity[same], similarity[~same])
+
+
+def of_recording(recogniser: Recogniser) -> Callable[[Path], Transcript]:
+    """Return a function that transcribes a file as a recording."""
+    rate_hz = recogniser.audio.sample_rate_hz
+
+    def transcribe(path: Path) -> Transcript:
+        recording = Recording(path, sample_rate_hz=rate_hz)
+        return pipeline.transcribe(recording, recogniser, pipeline.Plan()).transcript
+
+    return transcribe
+
+
+def of_stream(recogniser: StreamRecogniser) -> Callable[[Path], Transcript]:
+    """Return a function that transcribes a file as a stream."""
+
+    def transcribe(path: Path) -> Transcript:
+        found = realtime.transcribe(realtime.Source(path), recogniser, pipeline.Plan(), lambda _: None)
+        if found is None:
+            raise AudioError(path, "its stream was stopped", "Run the benchmark again")
+        return found.transcript
+
+    return transcribe
 
 
 def operating_points(

@@ -50,7 +50,8 @@ class Results:
     streams: dict[str, dict[str, StreamRates]]
     """The cost of real time, by point and search."""
     equal_errors: dict[str, float]
-    diarization: dict[str, DiarizationScore]
+    diarization: dict[str, dict[str, DiarizationScore]]
+    """By point, and by how the dialogues are transcribed: as recordings, as streams, or in telephone band."""
     recordings: int
     hours: float
 

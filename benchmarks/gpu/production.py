@@ -16,7 +16,7 @@ from benchmarks.gpu.engines import Built
 from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.steps import STEPS, StepFailedError
 from contract.catalogue import BATCH, BATCH_MODE
-from contract.differences import compare
+from contract.differences import compare_all
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def parity(device: Device, built: Built, reference: Path) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(str(reference), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
     expected = dict(zip(names, session.run(names, feed), strict=True))
-    found = [compare(tensor, actual[tensor.name], expected[tensor.name], "fp16") for tensor in built.family.outputs]
+    found = compare_all(built.family.outputs, actual, expected, "fp16")
     return {
         "case": least.name,
         "outputs": {each.output: {"measure": each.measure, "value": each.value, "limit": each.limit} for each in found},

@@ -24,6 +24,8 @@ class Compiled:
     profile: Profile | None = None
     """The optimisation profile; None where the engine accepts any shape."""
     device_memory_bytes: int | None = None
+    data: Path | None = None
+    """The file with the weights of a large ONNX graph, beside the engine; None where the engine holds them itself."""
     files: tuple[Path, ...] = ()
     """Other files that it wrote into the engine's folder."""
 

@@ -14,6 +14,7 @@ from build.options import Options
 from build.reference import library, run_session, session
 from contract.arch import Arch
 from contract.errors import CompileError, CompilerUnavailableError
+from contract.graph import weights_beside
 from contract.manifest import BoundTensor
 from contract.platform import Platform
 
@@ -67,18 +68,23 @@ def options(wanted: Options) -> dict[str, Any]:  # noqa: ARG001 - the protocol's
 
 
 def compile(job: Job, target: Path, wanted: Options) -> Compiled:  # noqa: A001, ARG001 - the protocol's name and signature
-    """Write the optimised graph and read its tensors back from it; raise CompileError for an unusable graph."""
+    """Write the optimised graph and read its tensors back from it; raise CompileError for an unusable graph.
+
+    The weights of a graph that has them in a file of their own get one here too.
+    """
     try:
-        session(job.graph, _LEVEL, optimised=target)
+        session(job.graph, _LEVEL, optimised=target, separate=job.data is not None)
     except Exception as error:
         # Its exceptions have no common base but Exception, and it reports a full disk as a bad graph.
-        if shutil.disk_usage(target.parent).free < job.graph.stat().st_size:
+        if shutil.disk_usage(target.parent).free < job.graph_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         reason = " ".join(str(error).split())
         raise CompileError(job.name, f"ONNX Runtime rejects the graph ({reason})", _REMEDY) from error
     compiled = session(target)
     return Compiled(
-        inputs=tuple(map(_bound, compiled.get_inputs())), outputs=tuple(map(_bound, compiled.get_outputs()))
+        inputs=tuple(map(_bound, compiled.get_inputs())),
+        outputs=tuple(map(_bound, compiled.get_outputs())),
+        data=weights_beside(target),
     )
 
 

@@ -6,11 +6,14 @@ it always pads all). onnx.version_converter (1.22) cannot convert Split and Pad 
 ReduceL2 that the checker rejects.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from contract.graph import weights_beside
 
 _FROM = 18
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
@@ -31,12 +34,18 @@ def lower(source: Path, target: Path, opset: int) -> None:
     whose conversion is not implemented here.
     """
     import onnx  # noqa: PLC0415 - only the legacy platform needs it
-    from onnx import numpy_helper  # noqa: PLC0415
+    from onnx import external_data_helper, numpy_helper  # noqa: PLC0415
 
-    model: Any = onnx.load(source)
+    # Weights in a file of their own stay there: constants that a conversion needs are small.
+    model: Any = onnx.load(source, load_external_data=False)
+    weights = weights_beside(source)
     (stated,) = [each for each in model.opset_import if not each.domain]
     known = Known(
-        constants={each.name: numpy_helper.to_array(each) for each in model.graph.initializer},
+        constants={
+            each.name: numpy_helper.to_array(each)
+            for each in model.graph.initializer
+            if not external_data_helper.uses_external_data(each)
+        },
         shapes=_shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph),
     )
     for node in model.graph.node:
@@ -50,12 +59,15 @@ def lower(source: Path, target: Path, opset: int) -> None:
     stated.version = opset
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _remove_unused_weights(model.graph)
+    if weights is not None:
+        # Not a link: the checker refuses data with several links.
+        shutil.copyfile(weights, target.with_name(weights.name))
+    onnx.save(model, target)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(target, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"it is not valid in opset {opset} ({reason})") from error
-    onnx.save(model, target)
 
 
 def _split(node: Any, known: Known) -> None:

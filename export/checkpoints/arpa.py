@@ -1,7 +1,8 @@
-"""Import an n-gram model in ARPA format, plain or compressed by gzip, whose words are the tokens of a CTC head.
+"""Import an n-gram model in ARPA format, plain or compressed by gzip: of the tokens of a CTC head, or of words.
 
 An n-gram of tokens is written with the text of each token, or as NeMo does, with the character of its number plus 100.
-A model of words is refused: the search of clients has no lexicon yet.
+Words must be spelled by the tokens. A model of words numbers them in their order; the boundary of a text and the
+unknown word follow.
 
 Format: SRILM's ngram-format(5). Logarithms are to base 10.
 """
@@ -13,6 +14,7 @@ import io
 import lzma
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from contract import digest
 from contract.client import TokenSpec
 from contract.errors import CheckpointError
+from export.checkpoints.spelling import Speller
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", ("<unk>", "<UNK>")
 LARGEST_ORDER = 10
@@ -32,11 +35,12 @@ LARGEST_TEXT = 512 << 20
 """In characters, since a small compressed file may hold any number of them."""
 LARGEST_BYTES = 8 << 20
 """Of the encoded model, which every client receives when it connects."""
+LARGEST_WORDS = 65_000
 _LARGEST_LINE = 4_096
 _GZIP_MAGIC = b"\x1f\x8b"
 # NeMo writes the token of number n as the character of this number plus n.
 _NEMO_OFFSET = 100
-# A smaller part of the words of a model of tokens is known: those are words.
+# A smaller part of the words is known, or spelled: those are other words.
 _KNOWN_SHARE = 0.5
 _REMEDY = "Export the model again, or copy the file again"
 _PRUNE = "Prune it, for example with KenLM's --prune or SRILM's -prune"
@@ -53,14 +57,18 @@ Table = dict[Gram, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenModel:
+class NgramModel:
     """An n-gram model for clients."""
 
     text: str
     """As contract.client.SearchSpec.ngram holds it."""
     tokens: TokenSpec
-    """The given tokens with the boundary of the model."""
+    """The given tokens, with the boundary of a model of tokens."""
     digest: str
+    words: str | None = None
+    """As contract.client.SearchSpec.words."""
+    tokens_per_word: float = 1.0
+    """The mean number of tokens of a word; 1 in a model of tokens."""
     remarks: tuple[str, ...] = ()
 
 
@@ -83,29 +91,56 @@ def recognises(path: Path) -> bool:
         return False
 
 
-def read(path: Path, tokens: TokenSpec) -> TokenModel:
-    """Return a model of the given tokens; raise CheckpointError with the line that is wrong."""
+def read(path: Path, tokens: TokenSpec) -> NgramModel:
+    """Return a model of the given tokens or of words; raise CheckpointError with the line that is wrong."""
     boundary = tokens.blank if tokens.boundary is None else tokens.boundary
     spoken = [number for number in range(len(tokens.pieces)) if number not in tokens.dropped and number != boundary]
     try:
-        found = _Reader(path, tokens, boundary).read()
+        reader = _Reader(path, tokens, boundary)
+        found = reader.read()
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise CheckpointError(path, f"it is damaged ({_text(error)})", _REMEDY) from error
+    if reader.words:
+        return _of_words(path, tokens, found, reader)
     missing = _add_missing_tokens(found, (boundary, *spoken))
-    _add_missing_prefixes(found.orders)
-    data = _encode(found.orders, len(tokens.pieces))
-    if len(data) > LARGEST_BYTES:
-        cause = f"it has {len(data) >> 10} KiB for clients, and {LARGEST_BYTES >> 10} are possible"
-        raise CheckpointError(path, cause, _PRUNE)
     remark = (
         f"The n-gram model does not know {missing} of the {len(spoken)} tokens; they have the score of an unknown one."
     )
-    return TokenModel(
-        text=base64.b85encode(data).decode(),
+    return NgramModel(
+        text=_text_of(path, found.orders, len(tokens.pieces)),
         tokens=replace(tokens, boundary=boundary),
         digest=digest.of_file(path),
         remarks=(remark,) if missing else (),
     )
+
+
+def _of_words(path: Path, tokens: TokenSpec, found: _Arpa, reader: "_Reader") -> NgramModel:
+    words = " ".join(reader.words)
+    _add_missing_tokens(found, (reader.boundary, reader.unknown))
+    shares = [math.exp(found.orders[0][(number,)][0]) for number in range(len(reader.words))]
+    sizes = [reader.speller.size(word) for word in reader.words]
+    mean = sum(share * size for share, size in zip(shares, sizes, strict=True)) / max(sum(shares), sys.float_info.min)
+    remark = f"The n-gram model has {len(reader.words)} words"
+    if reader.unspelled:
+        remark += f"; the network's tokens do not spell {len(reader.unspelled)} more, such as {min(reader.unspelled)!r}"
+    return NgramModel(
+        text=_text_of(path, found.orders, reader.unknown + 1, len(words.encode())),
+        tokens=tokens,
+        digest=digest.of_file(path),
+        words=words,
+        tokens_per_word=max(1.0, mean),
+        remarks=(f"{remark}.",),
+    )
+
+
+def _text_of(path: Path, orders: list[Table], vocabulary: int, further_bytes: int = 0) -> str:
+    _add_missing_prefixes(orders)
+    data = _encode(orders, vocabulary)
+    size = len(data) + further_bytes
+    if size > LARGEST_BYTES:
+        cause = f"it has {size >> 10} KiB for clients, and {LARGEST_BYTES >> 10} are possible"
+        raise CheckpointError(path, cause, _PRUNE)
+    return base64.b85encode(data).decode()
 
 
 class _Reader:
@@ -113,6 +148,10 @@ class _Reader:
 
     def __init__(self, path: Path, tokens: TokenSpec, boundary: int) -> None:
         self.path, self.tokens, self.boundary = path, tokens, boundary
+        self.speller = Speller(tokens)
+        self.words: tuple[str, ...] = ()
+        """The words of a model of words."""
+        self.unknown, self.unspelled = -1, set[str]()
         self.line = 0
         self.numbers: dict[str, int] = {}
         for number, piece in enumerate(tokens.pieces):
@@ -234,7 +273,7 @@ class _Reader:
         return value * math.log(10.0)
 
     def _learn_words(self, words: list[str]) -> None:
-        """Find how the file writes tokens; raise CheckpointError for a model of words."""
+        """Find how the file writes tokens, or that it is one of words; raise CheckpointError for words not spelled."""
         own = [word for word in words if word not in (BEGIN, END, *UNKNOWN)]
         known = sum(word in self.numbers for word in own)
         count = len(self.tokens.pieces)
@@ -242,12 +281,20 @@ class _Reader:
         if as_characters and known < len(own):
             self.numbers = {chr(number + _NEMO_OFFSET): number for number in range(count)}
         elif known < _KNOWN_SHARE * len(own):
-            example = next(word for word in own if word not in self.numbers)
-            cause = (
-                f"it is a model of words, such as {example!r}, not of the network's tokens, and the search does not "
-                "use models of words yet"
-            )
-            raise CheckpointError(self.path, cause, "Train an n-gram model on the network's tokens, or leave it out")
+            self._number_words(own)
+
+    def _number_words(self, own: list[str]) -> None:
+        self.unspelled = {word for word in own if self.speller.size(word) == math.inf}
+        self.words = tuple(sorted({*own} - self.unspelled))
+        if len(self.words) < _KNOWN_SHARE * len(own):
+            cause = f"the network's tokens do not spell most of its words, such as {min(self.unspelled)!r}"
+            remedy = "Train it on text as the network writes it, for example in the same case"
+            raise CheckpointError(self.path, cause, remedy)
+        if len(self.words) > LARGEST_WORDS:
+            cause = f"it has {len(self.words)} words, and {LARGEST_WORDS} are possible"
+            raise CheckpointError(self.path, cause, "Leave out rare words")
+        self.numbers = {word: number for number, word in enumerate(self.words)}
+        self.boundary, self.unknown = len(self.words), len(self.words) + 1
 
     def _numbers_of(self, words: list[str]) -> Gram | None:
         """Return the numbers of an n-gram; None for one that no hypothesis contains."""
@@ -257,15 +304,21 @@ class _Reader:
                 found.append(self.boundary)
             elif word in (BEGIN, END):
                 raise self._error(f"{word} is inside an n-gram")
-            elif word in UNKNOWN:
+            elif word in UNKNOWN and self.words:
+                found.append(self.unknown)
+            elif word in UNKNOWN or word in self.unspelled:
                 return None
             elif word not in self.numbers:
-                raise self._error(f"{word!r} is not a token of the network")
-            elif self.numbers[word] in self.tokens.dropped or self.numbers[word] == self.boundary:
+                known = "word of its order 1" if self.words else "token of the network"
+                raise self._error(f"{word!r} is not a {known}")
+            elif not self.words and self._is_not_text(self.numbers[word]):
                 return None
             else:
                 found.append(self.numbers[word])
         return tuple(found)
+
+    def _is_not_text(self, number: int) -> bool:
+        return number in self.tokens.dropped or number == self.boundary
 
     def _error(self, cause: str) -> CheckpointError:
         return CheckpointError(self.path, f"line {self.line}: {cause}", _REMEDY)

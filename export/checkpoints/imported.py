@@ -1,6 +1,7 @@
 """What an importer makes of a checkpoint that comes from elsewhere: networks or a graph, and what clients must know."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 from torch import nn
@@ -49,6 +50,8 @@ class ImportedGraph:
     origin: str
     digest: str
     remarks: tuple[str, ...] = ()
+    folder: Path | None = None
+    """The folder of the files with the weights of a large graph; None where the graph holds them itself."""
     precisions: tuple[str, ...] = ("fp32",)
     """The graph is not converted to FP16."""
 
@@ -78,4 +81,6 @@ class ImportedSpeakerGraph:
     origin: str
     digest: str
     remarks: tuple[str, ...] = ()
+    folder: Path | None = None
+    """The folder of the files with the weights of a large graph; None where the graph holds them itself."""
     precisions: tuple[str, ...] = ("fp32",)

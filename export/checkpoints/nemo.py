@@ -7,22 +7,20 @@ configuration states as `nemo:<name>`. A hybrid archive holds a transducer and a
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from contract import digest
 from contract.client import DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints import fast_conformer_weights, settings
+from export.checkpoints import fast_conformer_weights, plain_yaml, settings
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
 from export.checkpoints.parakeet import WHOLE_RECORDINGS
 from export.checkpoints.sentence_pieces import read_pieces
-from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
 from export.checkpoints.tar_archive import Archive, first_names, open_archive
 from export.checkpoints.weights import DAMAGED, read_pickle
 from export.networks.fast_conformer import FastConformerConfig
@@ -30,10 +28,19 @@ from export.networks.nemo_front_end import SMALLEST_ENERGY, NemoFrontEndConfig, 
 
 CONFIG_FILE, WEIGHTS_FILE = "model_config.yaml", "model_weights.ckpt"
 _FEW_MEMBERS = 32
+_FEWER = "Train the network with a smaller vocabulary"
 _REFERENCE = "nemo:"
 _FILTER_TOLERANCE = 1.0e-4
-_CACHE_AWARE = "a cache-aware streaming network computes other values than its weights alone define here"
-_TRANSDUCER = "it is a transducer without a CTC head; hybrid networks have one"
+_CACHE_AWARE = "it is a cache-aware streaming network, and those for whole recordings are supported"
+_CONVOLUTIONAL = "it is a convolutional network, such as Citrinet or QuartzNet, and the encoder must be a FastConformer"
+_OTHER_SUBSAMPLING = "it is a Conformer, and a FastConformer has a subsampling by 8 with dw_striding"
+# What the names of NeMo's other classes contain, and what these networks are.
+_OTHER_KINDS = {
+    "RNNT": "it is a transducer without a CTC head; hybrid networks have one",
+    "Speaker": "it is a speaker network; export it to ONNX, and name it as `speaker`",
+    "MultiTask": "it is an encoder with an attention decoder, such as Canary, and a CTC head is needed",
+}
+_TDT = "it is a token-and-duration transducer (TDT) without a CTC head; hybrid networks have one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +69,12 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Imported:
     """Return the network of an archive; raise CheckpointError for a damaged, hostile or unsupported one."""
     with open_archive(path) as archive:
-        table = _settings(archive)
+        table = plain_yaml.read(archive.read(CONFIG_FILE), f"{path}: {CONFIG_FILE}")
         kind = _kind(table)
         config = _config(table.table("encoder"), _front_end(table.table("preprocessor"), table))
         tokens = _tokens(archive, table, kind)
+        if len(tokens.pieces) > MOST_TOKENS:
+            raise CheckpointError(path, f"it has {len(tokens.pieces)} tokens, and {MOST_TOKENS} are possible", _FEWER)
         tensors = _weights(archive)
     _check_filters(tensors, config.front_end, path)
     encoder = fast_conformer_weights.build_encoder(config, tensors, fast_conformer_weights.NEMO, path)
@@ -85,27 +94,25 @@ def read(path: Path) -> Imported:
     )
 
 
-def _settings(archive: Archive) -> Fields:
-    source = f"{archive.path}: {CONFIG_FILE}"
-    try:
-        value: Any = yaml.safe_load(archive.read(CONFIG_FILE))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise CheckpointError(source, f"it is not plain YAML ({problem})", DAMAGED) from error
-    return settings.fields(value, source)
-
-
 def _kind(table: Fields) -> _Kind:
     name = table.text("target").rpartition(".")[2]
     if name not in _KINDS:
-        why = _TRANSDUCER if "RNNT" in name else f"the supported ones are {', '.join(_KINDS)}"
-        raise table.error("target", f"{name} is not supported: {why}")
+        raise table.error("target", f"{name} is not supported: {_other_kind(table, name)}")
     return _KINDS[name]
+
+
+def _other_kind(table: Fields, name: str) -> str:
+    """Return what a network of an unsupported class is."""
+    loss = table.table("loss") if table.has("loss") else None
+    if loss is not None and loss.has("loss_name") and loss.raw("loss_name") == "tdt":
+        return _TDT
+    known = (sentence for part, sentence in _OTHER_KINDS.items() if part in name)
+    return next(known, f"the supported ones are {', '.join(_KINDS)}")
 
 
 def _front_end(table: Fields, root: Fields) -> NemoFrontEndConfig:
     _require_class(table, "AudioToMelSpectrogramPreprocessor", "the front end makes mel features")
-    require(table, "normalize", ("per_feature",), f"{_CACHE_AWARE}, if this is NA; others are not known")
+    require(table, "normalize", ("per_feature",), _normalisation(table))
     require(table, "window", ("hann",), "the window is a Hann window")
     require(table, "frame_splicing", (1,), "frames are not joined")
     require(table, "log", (True,), "the features are logarithms")
@@ -134,16 +141,21 @@ def _front_end(table: Fields, root: Fields) -> NemoFrontEndConfig:
     )
 
 
+def _normalisation(table: Fields) -> str:
+    is_none = table.has("normalize") and table.raw("normalize") == "NA"
+    return _CACHE_AWARE if is_none else "the features are normalised per band, over the recording"
+
+
 def _config(table: Fields, front_end: NemoFrontEndConfig) -> FastConformerConfig:
-    _require_class(table, "ConformerEncoder", "the encoder is a FastConformer")
+    _require_class(table, "ConformerEncoder", _encoder_kind(table))
     require(table, "att_context_style", ("regular",), _CACHE_AWARE)
     require(table, "causal_downsampling", (False,), _CACHE_AWARE)
     require(table, "conv_norm_type", ("batch_norm",), _CACHE_AWARE)
     require(table, "att_context_size", ([-1, -1], [[-1, -1]]), "every frame attends to all others")
     require(table, "self_attention_model", ("rel_pos",), "positions are relative, without a window")
     require(table, "untie_biases", (True,), "every block has its own biases of positions")
-    require(table, "subsampling", ("dw_striding",), "the subsampling is that of FastConformer")
-    require(table, "subsampling_factor", (8,), "the subsampling is by 8")
+    require(table, "subsampling", ("dw_striding",), _OTHER_SUBSAMPLING)
+    require(table, "subsampling_factor", (8,), _OTHER_SUBSAMPLING)
     require(table, "subsampling_conv_chunking_factor", (1, -1), "the subsampling is computed as a whole")
     require(table, "reduction", (), "the encoder has no further reduction")
     require(table, "global_tokens", (0,), "there are no global tokens")
@@ -170,6 +182,11 @@ def _config(table: Fields, front_end: NemoFrontEndConfig) -> FastConformerConfig
         scaled=flag(table, "xscaling", default=True),
     )
     return fast_conformer_weights.checked(config, table)
+
+
+def _encoder_kind(table: Fields) -> str:
+    is_convolutional = word(table, "_target_", "").endswith("ConvASREncoder")
+    return _CONVOLUTIONAL if is_convolutional else "the encoder must be a FastConformer"
 
 
 def _require_class(table: Fields, name: str, why: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from contract import digest
 from contract.client import AudioSpec, TokenSpec
 from contract.errors import CheckpointError
-from export.checkpoints import measuring, onnx_description, onnx_file, onnx_joining
+from export.checkpoints import graph_network, measuring, onnx_description, onnx_file, onnx_joining
 from export.checkpoints.imported import ImportedGraph
 from export.checkpoints.measuring import Recogniser
 from export.checkpoints.onnx_description import CTC, Description
@@ -60,7 +60,7 @@ def read(path: Path) -> ImportedGraph:
         raise CheckpointError(graph, "it is a speaker network", "Name it as `speaker`, not as `recogniser`")
     plan = onnx_joining.plan(file, description)
     behind_input = onnx_joining.with_input(file, description, plan)
-    session = open_session(graph, behind_input)
+    session = open_session(file, behind_input)
     vocabulary, kind = _output(file, description, plan, session)
     tokens = description.tokens.spec(vocabulary)
     network = _recogniser(session, kind, description.layout)
@@ -80,6 +80,7 @@ def read(path: Path) -> ImportedGraph:
             *onnx_file.remarks(file.model),
             found.figures(),
         ),
+        folder=file.folder,
     )
 
 
@@ -103,15 +104,15 @@ def _separate_graphs(path: Path) -> bool:
     return all(any(part in name for name in names) for part in ("encoder", "decoder"))
 
 
-def open_session(path: Path, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Open a graph in ONNX Runtime on the CPU; raise CheckpointError when it does not load it."""
+def open_session(file: OnnxFile, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """Open a graph that was made of a file in ONNX Runtime on the CPU; raise CheckpointError when it does not load."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return graph_network.session(file.whole(model, onnx_joining.PREFIX), file.folder, options)
     except Exception as error:
         cause = f"ONNX Runtime does not load it ({str(error).strip().splitlines()[0]})"
-        raise CheckpointError(path, cause, "Export the graph again") from error
+        raise CheckpointError(file.path, cause, "Export the graph again") from error
 
 
 def _graph(path: Path) -> Path:

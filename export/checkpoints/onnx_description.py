@@ -5,7 +5,6 @@
 3. The layout of onnx-asr: config.json, model.onnx and vocab.txt.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from contract.errors import CheckpointError
 from contract.fields import Fields
 from contract.frames import FrameRule
 from export.checkpoints import token_files
+from export.checkpoints.settings import parse_json
 from export.networks.front_end import FULL_SCALE, FilterBankConfig
 from export.networks.graph_parts import (
     OUTPUT_KINDS,
@@ -165,7 +165,7 @@ def read_toml(path: Path) -> Description:
     """Return the description of a TOML file; raise CheckpointError with the field that is wrong."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"it is not TOML ({error})", _REMEDY) from error
     fields = Fields(table, source=path, error=CheckpointError, remedy=_REMEDY)
     fields.reject_unknown("schema_version", "role", "sample_rate_hz", "input", "output", "tokens", "speaker")
@@ -344,7 +344,7 @@ def _onnx_asr(config: Path, vocabulary: Path) -> Description:
     if config.stat().st_size > _CONFIG_BYTES:
         raise CheckpointError(config, "it is larger than 1 MiB, so it is no configuration of onnx-asr", _DESCRIBE)
     try:
-        table: Any = json.loads(config.read_text(encoding="utf-8"))
+        table: Any = parse_json(config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(config, f"it is not JSON ({error})", _DESCRIBE) from error
     read = Fields(table, source=config, error=CheckpointError, remedy=_DESCRIBE)

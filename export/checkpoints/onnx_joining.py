@@ -34,7 +34,7 @@ from export.networks.graph_parts import (
 from export.tracing import OPSET
 
 BATCH, SAMPLES, ENCODER_FRAMES = "batch", "samples", "encoder_frames"
-_PREFIX, _HEAD = "network/", "head/"
+PREFIX, _HEAD = "network/", "head/"
 _FLOATS: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 _INTEGERS: dict[int, torch.dtype] = {TensorProto.INT64: torch.int64, TensorProto.INT32: torch.int32}
 # torch.export treats a dimension of size one as a constant. All sizes of the example differ.
@@ -63,7 +63,8 @@ class Plan:
 def plan(file: OnnxFile, description: Description) -> Plan:
     """Return how a graph is joined; raise CheckpointError for inputs and outputs that do not fit its description."""
     graph = file.model.graph
-    inputs = {each.name: each for each in graph.input}
+    weights = {each.name for each in file.weights}
+    inputs = {each.name: each for each in graph.input if each.name not in weights}
     outputs = {each.name: each for each in graph.output}
     values, lengths = _chosen(file, inputs, description.inputs, "input")
     scores, score_lengths = _chosen(file, outputs, description.outputs, "output")
@@ -99,14 +100,14 @@ def with_input(file: OnnxFile, description: Description, found: Plan) -> onnx.Mo
     if found.score_lengths and description.speaker is None:
         kept[found.score_lengths] = "lengths"
     _keep_outputs(network.graph, kept)
-    network = compose.add_prefix(network, _PREFIX)
+    network = compose.add_prefix(network, PREFIX)
     pairs = [
-        ("values", _PREFIX + found.values),
-        *([("value_lengths", _PREFIX + found.lengths)] if found.lengths else []),
+        ("values", PREFIX + found.values),
+        *([("value_lengths", PREFIX + found.lengths)] if found.lengths else []),
     ]
     joined = _merge(file, front, network, pairs)
     for name, target in kept.items():
-        _rename_output(joined.graph, _PREFIX + name, target)
+        _rename_output(joined.graph, PREFIX + name, target)
     return joined
 
 
@@ -322,9 +323,12 @@ def _finished(
     graph = model.graph
     for name in outputs:
         _rename_output(graph, _HEAD + name, name)
+    weights = {PREFIX + each.name for each in file.weights}
+    inputs = [each for each in graph.input if each.name in weights]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend(
         [
+            *inputs,
             helper.make_tensor_value_info("audio", TensorProto.FLOAT, [BATCH, SAMPLES]),
             helper.make_tensor_value_info("audio_lengths", TensorProto.INT32, [BATCH]),
         ]
@@ -337,4 +341,4 @@ def _finished(
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise _not_joined(file, error) from error
-    return model
+    return file.whole(model, PREFIX)

@@ -7,7 +7,7 @@ from contract.fields import Fields
 from export.checkpoints import fast_conformer_weights
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
-from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, flag, number, require, size
+from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, number, require, size
 from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 from export.checkpoints.transformers_tokens import piece_tokens
 from export.networks.fast_conformer import FastConformerConfig
@@ -24,7 +24,7 @@ def read(folder: Folder) -> Imported:
     """Return the network of a folder whose model_type is parakeet_ctc."""
     settings = folder.fields(CONFIG_FILE)
     config = _config(settings.table("encoder_config"), _front_end(folder.feature_extractor()))
-    vocabulary = size(settings, "vocab_size")
+    vocabulary = size(settings, "vocab_size", most=MOST_TOKENS)
     blank = settings.integer("pad_token_id")
     if blank != vocabulary - 1:
         raise settings.error("pad_token_id", f"it is {blank}, and the blank of Parakeet is the last token")

@@ -1,16 +1,16 @@
 """Import the speaker network of Resemblyzer: `pretrained.pt`, or one that was trained with the same code."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contract import digest
 from contract.client import EXACT, SpeakerSpec
 from contract.errors import CheckpointError
 from export.checkpoints.imported import ImportedSpeaker
+from export.checkpoints.weights import check_finite, is_zip, plain_tensors, unpickled
 from export.networks.ge2e_encoder import Ge2eEncoder, Ge2eEncoderConfig, reordered_gates
 
 WINDOW_S, HOP_S = 1.6, 0.8
@@ -34,7 +34,7 @@ def recognises(path: Path) -> bool:
     """Return whether a file is a checkpoint of this network, by the names of its weights."""
     if not path.is_file() or path.stat().st_size > _LARGEST_BYTES:
         return False
-    if not zipfile.is_zipfile(path) and not _is_old_format(path):
+    if not is_zip(path) and not _is_old_format(path):
         return False
     try:
         return "lstm.weight_ih_l0" in _weights(path)
@@ -48,10 +48,12 @@ def read(path: Path) -> ImportedSpeaker:
     try:
         config = _config(weights)
         network = Ge2eEncoder(config).eval()
-        network.load_state_dict(_in_our_layout(weights, config.layers))
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+        ours = _in_our_layout(weights, config.layers)
+        network.load_state_dict(ours)
+    except (LookupError, ValueError, RuntimeError, AttributeError) as error:
         cause = f"it does not hold the weights of Resemblyzer's network ({str(error).splitlines()[0]})"
         raise CheckpointError(path, cause, _REMEDY) from error
+    check_finite(ours, path)
     return ImportedSpeaker(
         network=network,
         speaker=SpeakerSpec(
@@ -67,16 +69,12 @@ def read(path: Path) -> ImportedSpeaker:
     )
 
 
-def _weights(path: Path) -> dict[str, Any]:
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        cause = f"its weights cannot be read without running code ({str(error).strip().splitlines()[0]})"
-        raise CheckpointError(path, cause, _REMEDY) from error
-    state = loaded.get(_STATE) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
+def _weights(path: Path) -> dict[str, Tensor]:
+    found: Any = unpickled(path, path)
+    state = found.get(_STATE) if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
         raise CheckpointError(path, f"it has no table of weights {_STATE!r}", _REMEDY)
-    return state
+    return plain_tensors(state, path, path)
 
 
 def _in_our_layout(weights: dict[str, Any], layers: int) -> dict[str, Any]:

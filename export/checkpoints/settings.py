@@ -1,5 +1,7 @@
 """Read settings of a checkpoint's configuration, with defaults; refuse values that no network here computes."""
 
+import json
+import reprlib
 from collections.abc import Collection
 from typing import Any
 
@@ -9,12 +11,27 @@ from contract.fields import Fields
 MOST = 1 << 20
 """The largest size that a configuration may state: more would build a network of any size from a small file."""
 MOST_LAYERS, MOST_BANDS = 256, 512
+MOST_TOKENS = 1 << 16
+"""The largest vocabulary: the probabilities of a minute of speech for more tokens take many gigabytes."""
+_OUTLINE = reprlib.Repr()
+_OUTLINE.maxlevel = 2
 UNSUPPORTED = "Use a checkpoint of a supported kind; docs/architecture lists them"
 
 
 def fields(value: Any, source: object) -> Fields:
     """Return the fields of a parsed configuration; their errors are CheckpointErrors."""
     return Fields(value, source=source, error=CheckpointError, remedy=UNSUPPORTED)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text; raise ValueError for a damaged one, and for text that UTF-8 cannot hold."""
+    value: Any = json.loads(text)
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"it has half of a surrogate pair, {error.object[error.start]!r}") from error
+    return value
 
 
 def size(table: Fields, key: str, default: int | None = None, most: int = MOST) -> int:
@@ -55,5 +72,6 @@ def require(table: Fields, key: str, supported: Collection[Any], why: str) -> No
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    # A list may hold itself, or one part many times: it is shown to a depth of two.
+    text = _OUTLINE.repr(value) if isinstance(value, list | dict) else str(value)
     return text if len(text) <= 40 else f"{text[:40]}..."  # noqa: PLR2004 - a line of an error

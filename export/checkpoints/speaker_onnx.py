@@ -48,9 +48,9 @@ def read(path: Path) -> ImportedSpeakerGraph:
         raise CheckpointError(graph, "it is no speaker network", "Name it as `recogniser`, not as `speaker`")
     plan = onnx_joining.plan(file, description)
     behind_input = onnx_joining.with_input(file, description, plan)
-    size = _embedding_size(graph, plan.scores, open_session(graph, behind_input), description.speaker)
+    size = _embedding_size(graph, plan.scores, open_session(file, behind_input), description.speaker)
     joined = onnx_joining.with_unit_length(file, behind_input, size)
-    session = open_session(graph, joined)
+    session = open_session(file, joined)
     _check(graph, session, description.speaker)
     padding, remarks = _padding(graph, session, description.speaker, takes_lengths=plan.lengths is not None)
     return ImportedSpeakerGraph(
@@ -60,6 +60,7 @@ def read(path: Path) -> ImportedSpeakerGraph:
         origin=f"{graph.name} ({description.source})",
         digest=digest.of_value([file.digest, description.source, *map(digest.of_file, description.files)]),
         remarks=(*remarks, *_default_remark(description.files), *onnx_file.remarks(file.model)),
+        folder=file.folder,
     )
 
 

@@ -1,5 +1,6 @@
 """Read a tar archive that others made, within limits; nothing is written to a path that the archive names."""
 
+import lzma
 import shutil
 import tarfile
 import zlib
@@ -17,7 +18,25 @@ LARGEST_TEXT_BYTES = 64 << 20
 # Weights hardly compress: what expands further than this is a bomb.
 MOST_EXPANSION = 100
 _FOREIGN = "Use an archive that NeMo's save_to wrote"
-_ERRORS = (tarfile.TarError, zlib.error, EOFError, OSError)
+_ERRORS = (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
+# Long names and other additions to a header, which tarfile reads into memory as a whole.
+_ADDITIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+_LARGEST_ADDITION_BYTES = 1 << 20
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is refused, before its data are read, when it announces a very long name or comment."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        """Return the header of a block of 512 bytes; raise tarfile.ReadError for such a one."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _ADDITIONS and found.size > _LARGEST_ADDITION_BYTES:
+            raise tarfile.ReadError(f"a header of {found.size} bytes")
+        return found
 
 
 class Archive:
@@ -60,14 +79,14 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open a plain or compressed tar; raise CheckpointError for one that is damaged, hostile or too large."""
     with ExitStack() as stack:
         with _damage(path):
-            archive = stack.enter_context(tarfile.open(path))
+            archive = stack.enter_context(tarfile.open(path, tarinfo=_Member))
         yield Archive(path, archive)
 
 
 def first_names(path: Path, count: int) -> list[str]:
     """Return the names of the first members of a tar; none for any other file."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Member) as archive:
             return [_name(member) for member in islice(archive, count)]
     except _ERRORS:
         return []
@@ -78,7 +97,8 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        raise CheckpointError(path, f"it is a damaged archive ({error})", DAMAGED) from error
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(path, f"it is a damaged archive ({line.removesuffix(':')})", DAMAGED) from error
 
 
 def _checked(path: Path, archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:

@@ -1,6 +1,5 @@
 """Read token lists of other tools: `symbol number` on each line, one symbol on each line, or JSON."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,9 @@ from typing import Any
 from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.tokens import WORD_START
+from export.checkpoints.settings import MOST_TOKENS, parse_json
 
 LARGEST_BYTES = 8 << 20
-LARGEST_VOCABULARY = 1 << 16
 BLANKS = ("<blk>", "<blank>", "<eps>", "<pad>", "[PAD]", "<ctc_blank>")
 """Names of the blank, in the order in which they are looked for."""
 DELIMITERS = ("|", " ", "<space>")
@@ -37,8 +36,8 @@ def read(path: Path) -> tuple[str, ...]:
         lines.pop()
     lines = [line.removesuffix("\r") for line in lines]
     found = _of_json(path, text) if path.suffix == ".json" else _of_lines(path, lines)
-    if not 1 < len(found) <= LARGEST_VOCABULARY:
-        raise CheckpointError(path, f"it has {len(found)} tokens, and 2 to {LARGEST_VOCABULARY} are possible", _REMEDY)
+    if not 1 < len(found) <= MOST_TOKENS:
+        raise CheckpointError(path, f"it has {len(found)} tokens, and 2 to {MOST_TOKENS} are possible", _REMEDY)
     return found
 
 
@@ -116,8 +115,8 @@ def _of_lines(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
 
 def _of_json(path: Path, text: str) -> tuple[str, ...]:
     try:
-        value: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value: Any = parse_json(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"it is not JSON ({error})", _REMEDY) from error
     if isinstance(value, dict) and all(isinstance(number, int) for number in value.values()):
         ordered = sorted(value, key=value.__getitem__)

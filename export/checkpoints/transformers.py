@@ -5,12 +5,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from contract.errors import CheckpointError
-from export.checkpoints import parakeet, wav2vec2
+from export.checkpoints import parakeet, w2v_bert, wav2vec2
 from export.checkpoints.imported import Imported
 from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 
 KINDS: Mapping[str, Callable[[Folder], Imported]] = MappingProxyType(
-    {parakeet.MODEL_TYPE: parakeet.read, **dict.fromkeys(wav2vec2.MODEL_TYPES, wav2vec2.read)}
+    {
+        parakeet.MODEL_TYPE: parakeet.read,
+        **dict.fromkeys(wav2vec2.MODEL_TYPES, wav2vec2.read),
+        w2v_bert.MODEL_TYPE: w2v_bert.read,
+    }
 )
 """The importers by `model_type`."""
 

@@ -1,6 +1,5 @@
 """Read the files of a folder that transformers' save_pretrained wrote."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Folder:
         try:
             if path.stat().st_size > _LARGEST_JSON_BYTES:
                 raise CheckpointError(path, f"it has more than {_LARGEST_JSON_BYTES} bytes", DAMAGED)
-            return json.loads(path.read_text(encoding="utf-8"))
+            return settings.parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise CheckpointError(path, "the file is missing", DAMAGED) from error
         except (OSError, ValueError, RecursionError) as error:

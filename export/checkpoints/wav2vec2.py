@@ -12,7 +12,7 @@ from contract.errors import CheckpointError
 from contract.fields import Fields
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
-from export.checkpoints.settings import MOST_LAYERS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
 from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 from export.checkpoints.transformers_tokens import character_tokens
 from export.checkpoints.weights import DAMAGED, place
@@ -57,10 +57,10 @@ def read(folder: Folder) -> Imported:
     kind = settings.text("model_type")
     extractor = folder.feature_extractor()
     config = _config(settings, kind, extractor)
-    rate = _sample_rate(extractor)
+    rate = sample_rate(extractor)
     tensors = folder.tensors()
     encoder = _encoder(config, settings, kind, tensors, folder)
-    head, tokens = _head(folder, tensors, settings, config.size)
+    head, tokens = ctc_head(folder, tensors, settings, config.size)
     return Imported(
         encoder=encoder,
         head=head,
@@ -75,7 +75,8 @@ def read(folder: Folder) -> Imported:
     )
 
 
-def _sample_rate(extractor: Fields) -> int:
+def sample_rate(extractor: Fields) -> int:
+    """Return the sampling rate of a feature extractor; raise its error for one that clients cannot send."""
     rate = size(extractor, "sampling_rate", 16_000)
     if rate not in SAMPLE_RATES_HZ:
         raise extractor.error("sampling_rate", f"{rate} Hz is not a rate that clients can send")
@@ -214,14 +215,14 @@ def _bucket(distances: Tensor, buckets: int, farthest: int) -> Tensor:
     return (distances > 0).long() * half + torch.where(size_of < exact, size_of, far)
 
 
-def _head(
+def ctc_head(
     folder: Folder, tensors: Mapping[str, Tensor], settings: Fields, width: int
 ) -> tuple[CtcHead, tuple[int, int]]:
-    """Return the head, and its numbers of tokens and of the blank."""
+    """Return the head for encoder frames of a width, and its numbers of tokens and of the blank."""
     if "lm_head.weight" not in tensors:
         cause = "it has no CTC head (lm_head)"
         raise CheckpointError(folder.path, cause, "Fine-tune the network for CTC first")
-    vocabulary = size(settings, "vocab_size", 32)
+    vocabulary = size(settings, "vocab_size", 32, MOST_TOKENS)
     blank = settings.integer("pad_token_id") if settings.has("pad_token_id") else 0
     if not 0 <= blank < vocabulary:
         raise settings.error("pad_token_id", f"the blank {blank} is not one of {vocabulary} tokens")

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from contract import digest
 from contract.client import CHARACTERS, SAMPLE_RATES_HZ, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints import settings, wenet_weights
+from export.checkpoints import plain_yaml, settings, wenet_weights
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
-from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
 from export.checkpoints.weights import DAMAGED, read_pickle
 from export.networks.front_end import FilterBankConfig
 from export.networks.wenet_decoder import WenetDecoder, WenetDecoderConfig
@@ -97,7 +96,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Imported:
     """Return the networks of a folder; raise CheckpointError for a damaged, hostile or unsupported one."""
-    root = _settings(path / CONFIG_FILE)
+    root = plain_yaml.read(_text(path / CONFIG_FILE), path / CONFIG_FILE)
     tokens = _tokens(path / UNITS_FILE, root)
     front_end = _front_end(root)
     weights = _weights(path, root, front_end.bands)
@@ -164,14 +163,6 @@ def _reject_others(weights: _Weights) -> None:
         if not name.startswith(("encoder.", "decoder.", "ctc.")):
             cause = f"it holds weights of another kind of network: {name}"
             raise CheckpointError(weights.path, cause, "Use a checkpoint of wenet's asr_model")
-
-
-def _settings(path: Path) -> Fields:
-    try:
-        return settings.fields(yaml.safe_load(_text(path)), path)
-    except (yaml.YAMLError, RecursionError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(path, f"it is not YAML without code ({line})", DAMAGED) from error
 
 
 def _text(path: Path) -> str:
@@ -393,7 +384,7 @@ def _boundaries(root: Fields, vocabulary: int) -> tuple[int, int]:
 
 def _tokens(path: Path, root: Fields) -> TokenSpec:
     pieces = _pieces(path)
-    expected = size(root, "output_dim")
+    expected = size(root, "output_dim", most=MOST_TOKENS)
     if len(pieces) != expected:
         cause = f"it has {len(pieces)} tokens, and output_dim of {CONFIG_FILE} is {expected}"
         raise CheckpointError(path, cause, "Copy the file that the network was trained with")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frames import FrameRule, Stride
-from export.networks.layers import MASKED_SCORE, Norm, valid_positions
+from export.networks.layers import MASKED_SCORE, Norm, by_key, valid_positions
 from export.networks.nemo_front_end import NemoFrontEnd, NemoFrontEndConfig
 
 Frames = TypeVar("Frames", int, Tensor)
@@ -114,7 +114,7 @@ class RelativeAttention(nn.Module):
         scale = query.shape[-1] ** -0.5
         content = torch.matmul((query + self.content_bias[:, None]) * scale, key.transpose(-1, -2))
         relative = torch.matmul((query + self.position_bias[:, None]) * scale, distance.transpose(-1, -2))
-        scores = content.float() + _shifted(relative).float()
+        scores = content.float() + by_key(relative).float()
         weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
         return self.out(torch.matmul(weights, value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -122,16 +122,6 @@ class RelativeAttention(nn.Module):
 def _split(values: Tensor, heads: int) -> Tensor:
     batch, time, _ = values.shape
     return values.reshape(batch, time, heads, -1).transpose(1, 2)
-
-
-def _shifted(scores: Tensor) -> Tensor:
-    """Turn scores by distance [batch, heads, time, 2*time-1] into scores by key [batch, heads, time, time].
-
-    Row i begins at distance time-1-i. One more column moves each row by one place against the row before it.
-    """
-    batch, heads, time, distances = scores.shape
-    moved = functional.pad(scores, (1, 0)).reshape(batch, heads, distances + 1, time)[:, :, 1:]
-    return moved.reshape(batch, heads, time, distances)[..., :time]
 
 
 class Convolution(nn.Module):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.networks.graph_parts import slaney_filters
+from export.networks.nemo_front_end import slaney_filters
 
 # Resemblyzer raises a quieter utterance to this level, and leaves a louder one as it is: -30 dB of full scale.
 _TARGET_RMS = 10.0 ** (-30.0 / 20.0)
@@ -134,4 +134,6 @@ def _kernels(config: Ge2eEncoderConfig) -> tuple[NDArray[np.float32], NDArray[np
     window = np.hanning(config.window + 1)[:-1]
     spectrum = np.fft.rfft(np.diag(window), axis=0)
     transform = np.concatenate((spectrum.real, spectrum.imag)).astype(np.float32)
-    return transform, slaney_filters(config.bands, config.window, config.sample_rate_hz)
+    rate = config.sample_rate_hz
+    filters = slaney_filters(config.bands, config.window, rate, 0.0, rate / 2)
+    return transform, filters.astype(np.float32)

@@ -7,9 +7,7 @@ the graph takes with their lengths. All parts compute in FP32.
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,13 +15,10 @@ from contract.frames import FrameRule, Stride
 from export.networks.ctc_head import MASKED_LOG_PROB
 from export.networks.front_end import FilterBank, FilterBankConfig
 from export.networks.layers import valid_positions
+from export.networks.nemo_front_end import NemoFrontEnd, NemoFrontEndConfig
 
 # Added to the variance of an utterance, as transformers does.
 _WAVEFORM_EPSILON = 1.0e-7
-# NeMo: added to the energy of a band, and to the deviation of a band over time.
-_ENERGY_EPSILON, _DEVIATION_EPSILON = 2.0**-24, 1.0e-5
-# Slaney's mel scale is linear up to 1 kHz: 15 mel. Above it, 27 mel are a factor of 6.4.
-_LINEAR_HZ, _LINEAR_MEL, _LOG_STEP = 1000.0, 15.0, float(np.log(6.4)) / 27.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,40 +87,16 @@ class KaldiFeatures(nn.Module):
 
 
 class NemoFeatures(nn.Module):
-    """NeMo's log-mel: pre-emphasis of the whole signal, centred windows, Slaney's filters, each band normalised.
+    """NeMo's log-mel without the last frame, which NeMo does not count."""
 
-    Definition: NeMo's AudioToMelSpectrogramPreprocessor with dither 0. A single frame has no deviation in NeMo; here
-    its normalised values are 0.
-    """
-
-    window, hop, transform_size, preemphasis = 400, 160, 512, 0.97
-
-    def __init__(self, bands: int, sample_rate_hz: int, *, normalise: bool) -> None:
+    def __init__(self, config: NemoFrontEndConfig) -> None:
         super().__init__()
-        self.normalise = normalise
-        transform, mel = _nemo_kernels(self.window, self.transform_size, bands, sample_rate_hz)
-        # In a list, so that torch takes them for neither parameters nor buffers.
-        self._kernels = [torch.from_numpy(transform)[:, None, :], torch.from_numpy(mel)[:, :, None]]
+        self.front_end = NemoFrontEnd(config)
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return features FP32 [batch, frames, bands], zero where padded, and their lengths, at least 1."""
-        emphasised = torch.cat((audio[:, :1], audio[:, 1:] - self.preemphasis * audio[:, :-1]), dim=1)
-        emphasised = emphasised * valid_positions(audio_lengths, audio.shape[1])
-        spectrum = functional.conv1d(emphasised[:, None], self._kernels[0], stride=self.hop, padding=self.window // 2)
-        real, imaginary = spectrum.chunk(2, dim=1)
-        energies = functional.conv1d(real * real + imaginary * imaginary, self._kernels[1])
-        # The last window has its centre at or behind the end of the audio: NeMo does not count it.
-        features = (energies + _ENERGY_EPSILON).log()[..., :-1].transpose(1, 2)
-        lengths = (audio_lengths // self.hop).clamp(min=1)
-        valid = valid_positions(lengths, features.shape[1])[..., None]
-        return (self._normalised(features, lengths, valid) if self.normalise else features) * valid, lengths
-
-    def _normalised(self, features: Tensor, lengths: Tensor, valid: Tensor) -> Tensor:
-        count = lengths[:, None, None].float()
-        mean = (features * valid).sum(dim=1, keepdim=True) / count
-        centred = (features - mean) * valid
-        deviation = (centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-        return centred / (deviation + _DEVIATION_EPSILON)
+        features, lengths = self.front_end(audio, audio_lengths)
+        return features[:, :-1], lengths.clamp(min=1)
 
 
 class GraphInput(nn.Module):
@@ -235,9 +206,12 @@ def kaldi_features(config: FilterBankConfig, *, snip_edges: bool, subtract_mean:
 @cache
 def nemo_features(bands: int, sample_rate_hz: int, *, normalise: bool) -> Part:
     """Return the part of a graph that takes NeMo's log-mel."""
-    module = NemoFeatures(bands, sample_rate_hz, normalise=normalise)
+    config = NemoFrontEndConfig(
+        bands=bands, sample_rate_hz=sample_rate_hz, high_hz=sample_rate_hz / 2, normalised=normalise
+    )
+    module, window, hop = NemoFeatures(config), config.window_samples, config.hop_samples
     # Windows that are centred on samples 0, hop, 2 * hop and so on; the last one is not counted.
-    step = Stride(kernel=module.window, stride=module.hop, padding=module.window - module.hop)
+    step = Stride(kernel=window, stride=hop, padding=window - hop)
     return Part(module=module, steps=(step,), first_centre=0.0, layout=BANDS_TIME)
 
 
@@ -246,36 +220,3 @@ def frame_count(samples: Tensor, rule: FrameRule) -> Tensor:
     for step in rule.steps:
         samples = (samples + (step.padding - step.kernel + step.stride)).clamp(min=0) // step.stride
     return samples
-
-
-def _nemo_kernels(
-    window: int, size: int, bands: int, sample_rate_hz: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the transform [2 * frequencies, window] and the filters [bands, frequencies], computed in FP64.
-
-    NeMo centres the window in the frame of the DFT, which changes phases only.
-    """
-    spectrum = np.fft.rfft(np.diag(np.hanning(window)), size, axis=0)
-    transform = np.concatenate((spectrum.real, spectrum.imag)).astype(np.float32)
-    return transform, slaney_filters(bands, size, sample_rate_hz)
-
-
-def slaney_filters(bands: int, transform_size: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    """Return Slaney's mel filters of unit area, as librosa has them: FP32 [bands, frequencies], computed in FP64."""
-    edges = _slaney_hertz(np.linspace(0.0, _slaney_mel(sample_rate_hz / 2), bands + 2))
-    hertz = np.linspace(0.0, sample_rate_hz / 2, transform_size // 2 + 1)
-    left, middle, right = (edges[first : first + bands, None] for first in range(3))
-    rising, falling = (hertz - left) / (middle - left), (right - hertz) / (right - middle)
-    filters = np.minimum(rising, falling).clip(min=0.0) * (2.0 / (right - left))
-    return np.asarray(filters, dtype=np.float32)
-
-
-def _slaney_mel(hertz: float) -> float:
-    if hertz < _LINEAR_HZ:
-        return hertz * _LINEAR_MEL / _LINEAR_HZ
-    return _LINEAR_MEL + float(np.log(hertz / _LINEAR_HZ)) / _LOG_STEP
-
-
-def _slaney_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    linear = mel * _LINEAR_HZ / _LINEAR_MEL
-    return np.where(mel < _LINEAR_MEL, linear, _LINEAR_HZ * np.exp((mel - _LINEAR_MEL) * _LOG_STEP))

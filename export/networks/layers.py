@@ -30,6 +30,16 @@ def chunk_mask(size: int, chunk: int, left: int | None, device: torch.device) ->
     return mask if left is None else mask & (position[None, :] >= start[:, None] - left)
 
 
+def by_key(scores: Tensor) -> Tensor:
+    """Turn scores by distance [batch, heads, time, 2*time-1] into scores by key [batch, heads, time, time].
+
+    Row i begins at distance time-1-i. One more column moves each row by one place against the row before it.
+    """
+    batch, heads, time, distances = scores.shape
+    moved = functional.pad(scores, (1, 0)).reshape(batch, heads, distances + 1, time)[:, :, 1:]
+    return moved.reshape(batch, heads, time, distances)[..., :time]
+
+
 class Norm(nn.LayerNorm):
     """Layer normalisation in FP32, whatever the type of its input."""
 

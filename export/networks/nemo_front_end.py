@@ -1,4 +1,4 @@
-"""NeMo's mel features as layers of a network: log-mel energies, normalised over each recording.
+"""NeMo's mel features as layers of a network: log-mel energies, which may be normalised over each recording.
 
 Framing, window and DFT are one convolution over the samples, as in export/networks/front_end.py. Definition: NeMo's
 FilterbankFeatures, which transformers' ParakeetFeatureExtractor repeats. A frame is centred on its sample: the window
@@ -38,6 +38,8 @@ class NemoFrontEndConfig:
     preemphasis: float = 0.97
     low_hz: float = 0.0
     high_hz: float = 8_000.0
+    normalised: bool = True
+    """Whether each band has mean 0 and variance 1 over a recording."""
 
     @property
     def stride(self) -> Stride:
@@ -63,6 +65,8 @@ class NemoFrontEnd(nn.Module):
         features = self._log_mel(self._emphasised(audio.float(), audio_lengths))
         lengths = audio_lengths // self.config.hop_samples
         valid = valid_positions(lengths, features.shape[1])[..., None].to(features.dtype)
+        if not self.config.normalised:
+            return features * valid, lengths
         count = lengths[:, None, None].to(features.dtype)
         mean = (features * valid).sum(dim=1, keepdim=True) / count.clamp(min=1.0)
         centred = (features - mean) * valid
@@ -104,9 +108,16 @@ def kernels(config: NemoFrontEndConfig) -> tuple[NDArray[np.float32], NDArray[np
 
 def mel_filters(config: NemoFrontEndConfig) -> NDArray[np.float64]:
     """Return triangles that are equally wide on Slaney's scale, each of equal area: FP64 [bands, frequencies]."""
-    edges = _hertz(np.linspace(_mel(config.low_hz), _mel(config.high_hz), config.bands + 2))
-    centres = np.arange(config.transform_size // 2 + 1) * config.sample_rate_hz / config.transform_size
-    left, middle, right = (edges[first : first + config.bands, None] for first in range(3))
+    return slaney_filters(config.bands, config.transform_size, config.sample_rate_hz, config.low_hz, config.high_hz)
+
+
+def slaney_filters(
+    bands: int, transform_size: int, sample_rate_hz: int, low_hz: float, high_hz: float
+) -> NDArray[np.float64]:
+    """Return Slaney's mel filters of equal area, as librosa has them: FP64 [bands, frequencies]."""
+    edges = _hertz(np.linspace(_mel(low_hz), _mel(high_hz), bands + 2))
+    centres = np.arange(transform_size // 2 + 1) * sample_rate_hz / transform_size
+    left, middle, right = (edges[first : first + bands, None] for first in range(3))
     rising, falling = (centres - left) / (middle - left), (right - centres) / (right - middle)
     return np.asarray(np.minimum(rising, falling).clip(min=0.0) * 2.0 / (right - left))
 

@@ -1,7 +1,6 @@
 """Networks in ONNX with real compilers and real weights: what TensorRT-RTX parses, and the recogniser of hama."""
 
 import contextlib
-import importlib.util
 import io
 from itertools import groupby
 from pathlib import Path
@@ -21,29 +20,11 @@ from export import speech
 from export.checkpoints import onnx as importer
 from export.checkpoints import onnx_file
 from export.checkpoints.imported import ImportedGraph
+from tests.integration import own
 
 pytestmark = pytest.mark.integration
-HAMA = importlib.util.find_spec("hama")
-needs_hama = pytest.mark.skipif(HAMA is None, reason="the package hama is not installed")
+needs_hama = pytest.mark.skipif(own.HAMA is None, reason="the package hama is not installed")
 RATE_HZ = 16_000
-DESCRIPTION = """
-schema_version = 1
-role = "ctc"
-sample_rate_hz = 16000
-
-[input]
-kind = "audio"
-
-[output]
-# Windows of 400 samples, centred by reflection, then a convolution that halves their number.
-frames = [[400, 160, 400], [3, 2, 2]]
-
-[tokens]
-file = "tokens.txt"
-blank = "<blank>"
-style = "delimiter"
-delimiter = "<wb>"
-"""
 
 
 def node_graph(operator: str) -> onnx.ModelProto:
@@ -122,15 +103,8 @@ def test_table_of_unsupported_operators_is_that_of_the_parser(operator: str) -> 
 
 @pytest.fixture(scope="module")
 def hama(tmp_path_factory: pytest.TempPathFactory) -> ImportedGraph:
-    from hama import ASRModel
-
-    folder = tmp_path_factory.mktemp("hama")
-    assert HAMA is not None
-    source = Path(str(HAMA.origin)).parent / "assets" / "asr_waveform_fp16.onnx"
-    (folder / "network.onnx").write_bytes(source.read_bytes())
-    (folder / "network.toml").write_text(DESCRIPTION, encoding="utf-8")
-    lines = (f"{piece} {number}\n" for number, piece in enumerate(ASRModel().decoder_tokens))
-    (folder / "tokens.txt").write_text("".join(lines), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("onnx") / "hama"
+    own.hama_network(folder)
     return importer.read(folder)
 
 

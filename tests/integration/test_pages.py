@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/clients.md run as typed, in the order of the page, from a checkout's root.
+"""The commands of README.md and of pages in docs/ run as typed, in the order of the page, from a checkout's root.
 
 Those of deploy/README.md that can run here are run by tests/unit/deploy/test_readme.py; their options and files are
 checked here too.
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,14 @@ from tests.ports import free_ports
 pytestmark = pytest.mark.integration
 README, DIALOGUE = ROOT / "README.md", ROOT / "demo" / "dialogue.flac"
 CLIENTS = ROOT / "docs" / "clients.md"
-PAGES = (README, CLIENTS, ROOT / "deploy" / "README.md")
+SERVICES = ROOT / "docs" / "services.md"
+LICENCE = ROOT / "docs" / "licence.md"
+NETWORK = ROOT / "docs" / "network.md"
+PAGES = (README, CLIENTS, LICENCE, NETWORK, ROOT / "deploy" / "README.md")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 READY_S, STOP_S, COMMAND_S = 120, 30, 600
 # What the commands themselves make outside dist/.
-CREATED = {f"deploy/compose/{name}" for name in (".env", "recordings", "recordings/", "transcripts")}
+CREATED = {f"deploy/compose/{name}" for name in (".env", "api-keys", "recordings", "recordings/", "transcripts")}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +92,9 @@ def server(text: str, folder: Path, variables: dict[str, str]) -> Iterator[None]
             serving.kill(process)
 
 
-def run_page(page: list[Block], folder: Path) -> None:
+def run_page(page: list[Block], folder: Path, variables: dict[str, str] | None = None) -> None:
     """Run the blocks of a page in order; a server runs until the next one starts or the page ends."""
-    variables = environment()
+    variables = variables or environment()
     while page:
         if page[0].needs == SERVER:
             after = next((index for index, block in enumerate(page[1:], 1) if block.needs == SERVER), len(page))
@@ -115,6 +119,15 @@ def test_commands_run_in_the_order_of_the_page(checkout: Path) -> None:
     run_page(found, checkout)
 
 
+def test_network_page(checkout: Path) -> None:
+    """TLS with certificates, a header, and IPv6."""
+    found = blocks(NETWORK)
+    assert sum(block.needs in (RUN, SERVER) for block in found) == 7
+    variables = environment()
+    own_port = variables["SM_INFERENCE_ENDPOINT"].rpartition(":")[2]
+    run_page([replace(block, text=block.text.replace(":8001", f":{own_port}")) for block in found], checkout, variables)
+
+
 def test_clients_print_the_words_of_the_page(checkout: Path) -> None:
     """Both example programs get the text that the page shows; only the ports are those of this test."""
     page, variables = blocks(CLIENTS), environment()
@@ -131,6 +144,15 @@ def test_clients_print_the_words_of_the_page(checkout: Path) -> None:
     assert (first["audio"]["shape"], first["audio_lengths"]) == ([128_000], {"content": [128_000], "shape": [1]})
     audio = np.frombuffer(base64.b64decode(first["audio"]["content"]["b64"]), dtype="<f4")
     np.testing.assert_array_equal(audio, soundfile.read(DIALOGUE, frames=128_000, dtype="float32")[0])
+
+
+def test_licence_limits_what_is_served(checkout: Path) -> None:
+    """The doctor and the server of the page serve one of two operating points, because the licence has one."""
+    run_page(blocks(LICENCE), checkout)
+    log = (checkout / "dist" / "server.log").read_text()
+    assert "licensed to Example Ltd until 2036-12-31 00:00 UTC: standard in en; not licensed" in log
+    assert "serving standard: " in log
+    assert "protects nothing" not in log
 
 
 def test_examples_are_independent_of_this_project() -> None:
@@ -179,3 +201,33 @@ def test_commands_use_the_environment_of_the_checkout() -> None:
     for block in BLOCKS:
         for command in block.commands:
             assert not any(word in ("python", "python3") for word in command), f"{block.page}: {' '.join(command)}"
+
+
+def test_services_run_as_the_page_shows(checkout: Path) -> None:
+    """One command starts both servers and the service; the page's clients get the transcript from it."""
+    page, (port,) = blocks(SERVICES), free_ports(1)
+    home = checkout / "dist" / "home"
+    home.mkdir(exist_ok=True)
+    variables = {**serving.environment(VOXWRIGHT_SERVICE_PORT=str(port)), "HOME": str(home)}
+    assert [block.needs for block in page] == [SERVER, *[RUN] * (len(page) - 1)]
+    log = checkout / "dist" / "services.log"
+    with log.open("wb") as file:
+        command = ["bash", "-c", f"exec {page[0].text}"]
+        process = subprocess.Popen(command, cwd=checkout, env=variables, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        ready = f"curl --fail --silent --retry {3 * READY_S} --retry-delay 1 --retry-all-errors http://127.0.0.1:{port}/ready"
+        run(ready, checkout, variables)
+        printed = [run(block.text.replace(":8080", f":{port}"), checkout, variables) for block in page[1:]]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2 * STOP_S) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(4 * STOP_S)
+    assert re.fullmatch(r'{"id":"\w+"}', printed[0])
+    assert "hello sarah good to have you back" in json.loads(printed[1])["txt"].lower()
+    assert json.loads(printed[2])["jobs"][0]["status"] == "done"
+    assert "hello sarah good to have you back" in json.loads(printed[4])["text"].lower()
+    # Those of the published command lines, for jobs and in real time.
+    for text in (printed[3], printed[5]):
+        assert "hello sarah good to have you back" in " ".join(text.lower().split()), text

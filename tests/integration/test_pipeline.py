@@ -325,6 +325,23 @@ def test_transcribes_the_dialogue_in_real_time(point: str, streams: Running) -> 
     assert found.speaker_word_error_rate <= found.word_error_rate + 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("point", LARGEST_STREAMED_WORD_ERROR_RATES)
+def test_long_stream_keeps_its_two_speakers(point: str, streams: Running, tmp_path: Path) -> None:
+    """Six minutes: the dialogue is repeated without a pause, so that several segments have both voices."""
+    samples, rate_hz = soundfile.read(ROOT / "demo" / "dialogue.flac", dtype="int16")
+    sound, target = io.BytesIO(), tmp_path / "long.json"
+    soundfile.write(sound, np.tile(samples, 5), rate_hz, format="WAV", subtype="PCM_16")
+    arguments = ("--endpoint", f"127.0.0.1:{streams.grpc}", "--operating-point", point, "--output", target)
+    subprocess.run(
+        [sys.executable, "-m", "transcriber", "--realtime", "-", *arguments],
+        cwd=ROOT, input=sound.getvalue(), stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+    words = [result for result in json.loads(target.read_text())["results"] if result["type"] == "word"]
+    assert len(words) > 5 * 180
+    assert {word["alternatives"][0]["speaker"] for word in words} == {"S1", "S2"}
+
+
 def test_rejects_recording_for_a_realtime_server(streams: Running) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "transcriber", "demo/dialogue.flac", "--endpoint", f"127.0.0.1:{streams.grpc}"],

@@ -15,8 +15,8 @@ import pytest
 from transcriber import native
 
 ROOT = Path(__file__).parents[2]
-SHIPPED_PACKAGES = ("contract", "runtime", "transcriber", "model_repository")
-SHIPPED_SUFFIXES = (".py", ".toml", ".typed", ".c")
+SHIPPED_PACKAGES = ("contract", "runtime", "transcriber", "service", "model_repository")
+SHIPPED_SUFFIXES = (".py", ".toml", ".typed", ".c", ".json", ".html", ".css", ".js", ".svg")
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -101,6 +101,7 @@ def test_wheel_contains_only_the_online_packages(tmp_path: Path) -> None:
     assert b"voxwright-serve = runtime.__main__:main" in entry_points
     assert b"voxwright-doctor = runtime.doctor:main" in entry_points
     assert b"voxwright-transcribe = transcriber.__main__:main" in entry_points
+    assert b"voxwright-service = service.__main__:main" in entry_points
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def test_wheel_contains_only_the_online_packages(tmp_path: Path) -> None:
         "runtime.doctor",
         "runtime.licence",
         "runtime.probe",
+        "service",
         "transcriber",
         "training",
     ],

@@ -99,16 +99,33 @@ def test_interval_of_equal_rates_has_no_width() -> None:
     assert measure.rate(np.array([1, 1, 1]), np.array([4, 4, 4])) == Rate(rate=0.25, lower=0.25, upper=0.25)
 
 
+def test_transcribes_dialogues_as_recordings_and_as_streams(recording: Path) -> None:
+    for transcribe in (measure.of_recording(FakeRecogniser()), measure.of_stream(FakeStreams())):
+        assert [(turn.speaker, turn.text) for turn in transcribe(recording).turns] == [("S1", "loud"), ("S2", "soft")]
+
+
 def test_right_diarization_has_a_smaller_error(recording: Path) -> None:
+    transcript = measure.of_recording(FakeRecogniser())
     right = Dialogue(
         path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="b", start=2.9, end=3.1))
     )
     one_voice = Dialogue(
         path=recording, turns=(Turn(speaker="a", start=0.9, end=1.1), Turn(speaker="a", start=2.9, end=3.1))
     )
-    found, worse = (measure.score_diarization(FakeRecogniser(), [each]) for each in (right, one_voice))
+    found, worse = (measure.score_diarization("", [each], transcript) for each in (right, one_voice))
     assert (found.counts_right, worse.counts_right) == (1.0, 0.0)
     assert found.error < worse.error
+
+
+def test_telephone_dialogues_have_the_band_and_the_turns(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "TELEPHONE_FOLDER", tmp_path / "telephone")
+    turns = (Turn(speaker="a", start=0.9, end=1.1),)
+    (found,) = measure.on_telephone([Dialogue(path=recording, turns=turns)])
+    with soundfile.SoundFile(found.path) as file:
+        assert (file.samplerate, file.subtype, found.turns) == (8_000, "ULAW", turns)
+        assert file.frames / file.samplerate == pytest.approx(4.0, abs=0.01)
 
 
 def test_collar_cuts_both_sides_of_every_edge() -> None:
@@ -133,6 +150,13 @@ def test_equal_error_rate_of_distinct_voices_is_zero(tmp_path: Path) -> None:
     assert measure.speaker_eer(FakeRecogniser(), swapped) >= 0.5
 
 
+def diarization(error: float, counts_right: float) -> dict[str, DiarizationScore]:
+    return {
+        kind: DiarizationScore(error=error + 0.1, error_with_collar=error + more, counts_right=counts_right)
+        for kind, more in ((measure.RECORDINGS, 0.0), (measure.STREAMS, 0.02), (measure.TELEPHONE, 0.04))
+    }
+
+
 def test_page_has_every_figure() -> None:
     rate = Rate(rate=0.1234, lower=0.1, upper=0.15)
     results = Results(
@@ -142,8 +166,8 @@ def test_page_has_every_figure() -> None:
         streams={"enhanced": {"beam": StreamRates(streams=rate, recordings=rate, cost=rate)}},
         equal_errors={"standard": 0.041, "enhanced": 0.032},
         diarization={
-            "standard": DiarizationScore(error=0.2, error_with_collar=0.1, counts_right=0.5),
-            "enhanced": DiarizationScore(error=0.15, error_with_collar=0.09, counts_right=0.75),
+            "standard": diarization(0.1, 0.5),
+            "enhanced": diarization(0.09, 0.75),
         },
         recordings=3,
         hours=0.5,
@@ -156,6 +180,8 @@ def test_page_has_every_figure() -> None:
     assert "| equal error rate, 3 s, unseen voices | 4.1 % | 3.2 % |" in text
     assert "| diarization error rate, dialogues of 2 to 4 unseen voices | 10.0 % | 9.0 % |" in text
     assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in text
+    assert "| diarization error rate, the dialogues as streams | 12.0 % | 11.0 % |" in text
+    assert "| diarization error rate, the dialogues at 300 to 3400 Hz, as 8 kHz mu-law | 14.0 % | 13.0 % |" in text
 
 
 def test_missing_recordings_have_a_remedy(tmp_path: Path) -> None:

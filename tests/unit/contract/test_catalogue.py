@@ -189,6 +189,16 @@ def test_read_family(tmp_path: Path) -> None:
             "best_differing",
         ),
         ("fp16 = 2e-2 }", "fp16 = 2e-2, int4 = 1 }", "outputs[0].tolerance.int4: this field is unknown"),
+        (
+            '"relative", fp32',
+            '"relative", ties = "y", fp32',
+            "outputs[0].tolerance.ties: only the measure first_differing has ties",
+        ),
+        (
+            '"relative", fp32',
+            '"first_differing", ties = "y", fp32',
+            "outputs[0].tolerance.ties: 'y' is not an output of the same shape with the measure absolute",
+        ),
         ("[modes.batch]", "[modes.night]", "modes.night: a mode must be one of batch, realtime"),
         ("opt = 8", "opt = 80", "modes.batch.batch: min 1, opt 80, max 16 must be positive and ascend"),
         (

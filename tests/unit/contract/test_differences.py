@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from contract.catalogue import MEASURES, Tensor, Tolerance
-from contract.differences import Difference, closest, compare, distance, worst
+from contract.differences import Difference, closest, compare, compare_all, distance, worst
 
 
 def tensor(measure: str) -> Tensor:
@@ -96,6 +96,43 @@ def test_closest_has_the_largest_limit_ratio() -> None:
 )
 def test_best_differing(array: Any, actual: list[list[float]], value: float) -> None:
     assert distance("best_differing", array(actual), array([[5.0, 4.0], [-2.0, -1.0]])) == value
+
+
+SCORES = Tensor(
+    name="scores", type="FP32", shape=(2,), tolerance=Tolerance(measure="absolute", fp32=1e-3, fp16=0.1)
+)  # fmt: skip
+LIST = Tensor(
+    name="list",
+    type="INT32",
+    shape=(2,),
+    tolerance=Tolerance(measure="first_differing", fp32=0.0, fp16=0.02, ties="scores"),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "precision", "value"),
+    [
+        # The second element of the first row is 0.05 behind, that of the second row 0.5.
+        ([[8, 7], [5, 6]], "fp16", 0.0),
+        ([[8, 7], [5, 6]], "fp32", 0.5),
+        ([[7, 8], [6, 5]], "fp16", 0.5),
+        # The reference does not list the element.
+        ([[9, 7], [5, 6]], "fp16", 0.5),
+        ([[9, 7], [9, 6]], "fp16", 1.0),
+    ],
+)
+def test_ties_do_not_count(array: Any, first: list[list[int]], precision: str, value: float) -> None:
+    scores = array([[-0.5, -0.55], [-0.1, -0.6]])
+    actual, expected = {"scores": scores, "list": array(first)}, {"scores": scores, "list": array([[7, 8], [5, 6]])}
+    found = compare_all((SCORES, LIST), actual, expected, precision)
+    assert [each.output for each in found] == ["scores", "list"]
+    assert (found[0].value, found[1].value) == (0.0, value)
+
+
+def test_another_shape_is_no_tie(array: Any) -> None:
+    expected = {"scores": array([[-0.5, -0.55]]), "list": array([[7, 8]])}
+    found = compare_all((LIST, SCORES), {**expected, "list": array([[7]])}, expected, "fp16")
+    assert (found[0].value, found[1].value) == (math.inf, 0.0)
 
 
 def test_limit_ratio() -> None:

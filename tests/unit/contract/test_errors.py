@@ -128,3 +128,21 @@ def test_as_output_error(code: int, remedy: str) -> None:
     error = OSError(code, "The reason", "/srv/out")
     assert str(errors.as_output_error(error)) == f"/srv/out: cannot be written (The reason). {remedy}."
     assert str(errors.as_output_error(error, "report")) == f"report: cannot be written (The reason). {remedy}."
+
+
+def test_missing_package_is_a_sentence(tmp_path: Path) -> None:
+    """As with a Python other than that of the environment; a missing module of the project itself is a defect."""
+    program = "from contract.errors import guard\ndef run():\n    import {}\nguard(run)"
+    command = [sys.executable, "-c", program.format("absent_package.part")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        10,
+        f"error: {sys.executable}: this Python lacks the package that contains absent_package. Run the command with "
+        "`.venv/bin/python` in place of `python`, after `make env`; or install the extra of voxwright that contains "
+        "this command.\n",
+    )
+    own = subprocess.run(
+        [sys.executable, "-c", program.format("contract.absent")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert own.returncode == 1
+    assert own.stderr.endswith("ModuleNotFoundError: No module named 'contract.absent'\n")

@@ -10,6 +10,7 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from contract import errors
 from contract.arch import Arch
@@ -35,13 +36,62 @@ EVERYTHING: dict[str, Any] = {
     "signatures": {"configMapName": "keys", "keys": ["release.pem", "old.pem"]},
     "runtimeClassName": "nvidia",
 }
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+        }
+    }
+}
+TOLERATION = {"key": "speech", "operator": "Exists", "effect": "NoSchedule"}
+# What cluster operators set for the pods of any chart; the same names in both charts.
+PODS: dict[str, Any] = {
+    "nodeSelector": {"pool": "speech"},
+    "affinity": AFFINITY,
+    "tolerations": [TOLERATION],
+    "priorityClassName": "high",
+    "podAnnotations": {"example.com/team": "speech"},
+    "podLabels": {"team": "speech"},
+    "extraEnv": [
+        {"name": "VOXWRIGHT_LOG_FORMAT", "value": "json"},
+        {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+    ],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/own", "readOnly": True}],
+}
+OUTSIDE: dict[str, Any] = {
+    **PODS,
+    "architectures": EVERY_ARCH,
+    "service": {
+        "type": "LoadBalancer",
+        "http": True,
+        "annotations": {"example.com/internal": "true"},
+        "labels": {"team": "speech"},
+        "externalTrafficPolicy": "Local",
+        "loadBalancerClass": "example.com/internal",
+        "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"],
+    },
+    "networkPolicy": {
+        "moreClients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+        "moreEgress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"protocol": "TCP", "port": 4317}]}],
+    },
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    ],
+    "podDisruptionBudget": {"maxUnavailable": "25%"},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "30s", "scrapeTimeout": "10s"},
+}
 BULK: dict[str, Any] = {"list": "a.wav\nb/c.flac\n", "operatingPoint": "enhanced", "image": {"pullSecrets": ["x"]}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "one GPU": ("voxwright", {"architectures": {"sm75": {"replicas": 1}}}),
     "everything": ("voxwright", EVERYTHING),
     "as shipped": ("voxwright", render.VALUES["voxwright"]),
     "bulk": ("voxwright-bulk", BULK),
+    "open to the outside": ("voxwright", OUTSIDE),
+    "bulk with everything": ("voxwright-bulk", {**BULK, **PODS}),
 }
+# Definitions of the Prometheus operator, which Kubernetes' schemas do not contain.
+OPERATOR_KINDS = {"ServiceMonitor"}
 
 
 def _documents(chart: str, values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -103,7 +153,8 @@ def test_manifests_match_kubernetes_schema(case: str, version: str) -> None:
     documents = _documents(*CASES[case])
     assert documents
     for each in documents:
-        kubernetes_validate.validate(each, version, strict=True)
+        if each["kind"] not in OPERATOR_KINDS:
+            kubernetes_validate.validate(each, version, strict=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -112,11 +163,13 @@ def test_names_are_unique_and_selectors_match_pods(case: str) -> None:
     names = [(each["kind"], each["metadata"]["name"]) for each in documents]
     assert len(set(names)) == len(names)
     pods = [each["spec"]["template"]["metadata"]["labels"] for each in documents if "template" in each.get("spec", {})]
+    services = [each["metadata"]["labels"] for each in documents if each["kind"] == "Service"]
     for each in documents:
         selector = each.get("spec", {}).get("selector") or each.get("spec", {}).get("podSelector")
         if selector:
             wanted = selector.get("matchLabels", selector)
-            assert [labels for labels in pods if wanted.items() <= labels.items()], each["metadata"]["name"]
+            selected = services if each["kind"] in OPERATOR_KINDS else pods
+            assert [labels for labels in selected if wanted.items() <= labels.items()], each["metadata"]["name"]
 
 
 def test_architectures_match_contract() -> None:
@@ -310,6 +363,133 @@ def test_share_is_not_retried_after_permanent_failure() -> None:
     assert values == [2, *(error.exit_code for error in lasting)]
 
 
+@pytest.mark.parametrize("case", ["open to the outside", "bulk with everything"])
+def test_pods_get_what_cluster_operators_set(case: str) -> None:
+    for each in _documents(*CASES[case]):
+        if each["kind"] not in ("Deployment", "Job"):
+            continue
+        pod, container = _pod(each), _container(each)
+        assert pod["nodeSelector"].items() >= {"pool": "speech", "kubernetes.io/arch": "amd64"}.items()
+        assert pod["affinity"] == AFFINITY
+        assert pod["tolerations"][-1] == TOLERATION
+        assert pod["priorityClassName"] == "high"
+        metadata = each["spec"]["template"]["metadata"]
+        assert metadata["annotations"] == PODS["podAnnotations"]
+        assert metadata["labels"]["team"] == "speech"
+        assert container["env"][-2:] == PODS["extraEnv"]
+        assert container["volumeMounts"][-1] == PODS["extraVolumeMounts"][0]
+        assert pod["volumes"][-1] == PODS["extraVolumes"][0]
+
+
+def test_only_servers_with_a_gpu_tolerate_its_taint() -> None:
+    for arch, deployment in _deployments(OUTSIDE).items():
+        keys = [each["key"] for each in _pod(deployment)["tolerations"]]
+        assert keys == (["speech"] if arch == "cpu" else ["nvidia.com/gpu", "speech"])
+
+
+def test_own_spread_counts_the_servers_of_an_architecture() -> None:
+    for arch, deployment in _deployments(OUTSIDE).items():
+        (constraint,) = _pod(deployment)["topologySpreadConstraints"]
+        assert constraint["topologyKey"] == "topology.kubernetes.io/zone"
+        assert constraint["labelSelector"]["matchLabels"]["voxwright/arch"] == arch
+    own = {"matchLabels": {"team": "speech"}}
+    given = [{**OUTSIDE["topologySpreadConstraints"][0], "labelSelector": own}]
+    deployments = _deployments({**OUTSIDE, "topologySpreadConstraints": given})
+    assert all(_pod(each)["topologySpreadConstraints"] == given for each in deployments.values())
+
+
+def test_service_for_the_outside_leaves_a_headless_one() -> None:
+    services = _kind("Service", OUTSIDE)
+    outside, inside = services["voxwright"], services["voxwright-headless"]
+    assert outside["metadata"]["annotations"] == {"example.com/internal": "true"}
+    assert outside["metadata"]["labels"]["team"] == "speech"
+    spec = outside["spec"]
+    assert (spec["type"], spec["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert spec["loadBalancerClass"] == "example.com/internal"
+    assert spec["loadBalancerSourceRanges"] == ["10.0.0.0/8", "fd00::/8"]
+    # Metrics name the models and their load: they stay inside.
+    assert [port["name"] for port in spec["ports"]] == ["grpc", "http"]
+    assert inside["spec"]["clusterIP"] == "None"
+    assert [port["name"] for port in inside["spec"]["ports"]] == ["grpc", "metrics"]
+    (policy,) = _kind("NetworkPolicy", OUTSIDE).values()
+    clients = policy["spec"]["ingress"][0]
+    assert [port["port"] for port in clients["ports"]] == ["grpc", "http"]
+    assert clients["from"][-1] == {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    assert policy["spec"]["egress"][-1] == OUTSIDE["networkPolicy"]["moreEgress"][0]
+
+
+@pytest.mark.parametrize("kind", ["ClusterIP", "NodePort"])
+def test_service_types_leave_out_fields_of_others(kind: str) -> None:
+    values = {**OUTSIDE, "service": {**OUTSIDE["service"], "type": kind}}
+    spec = _kind("Service", values)["voxwright"]["spec"]
+    assert spec["type"] == kind
+    assert "loadBalancerClass" not in spec
+    assert ("externalTrafficPolicy" in spec) == (kind == "NodePort")
+
+
+def test_service_monitor_gives_the_labels_of_the_scrape_configuration() -> None:
+    (monitor,) = _kind("ServiceMonitor", OUTSIDE).values()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["interval"], endpoint["scrapeTimeout"]) == ("metrics", "30s", "10s")
+    selected = [
+        name
+        for name, service in _kind("Service", OUTSIDE).items()
+        if monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    ]
+    assert selected == ["voxwright-headless"]
+    (headless,) = _kind("Service", EVERYTHING).values()
+    assert headless["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "voxwright"
+    assert headless["metadata"]["labels"]["voxwright/metrics"] == "true"
+    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "kubernetes.yaml").read_text())["scrape_configs"]
+    arch = {"source_labels": endpoint["relabelings"][0]["sourceLabels"], "target_label": "arch"}
+    assert arch in job["relabel_configs"]
+    assert _kind("ServiceMonitor", EVERYTHING) == {}
+
+
+def test_disruption_budget_is_optional() -> None:
+    budgets = _kind("PodDisruptionBudget", OUTSIDE).values()
+    assert {budget["spec"]["maxUnavailable"] for budget in budgets} == {"25%"}
+    assert _kind("PodDisruptionBudget", {**OUTSIDE, "podDisruptionBudget": {"enabled": False}}) == {}
+
+
+def test_schema_describes_every_value() -> None:
+    for chart in render.VALUES:
+        values = yaml.safe_load((render.CHARTS / chart / "values.yaml").read_text())
+        schema = json.loads((render.CHARTS / chart / "values.schema.json").read_text())
+        assert schema["properties"].keys() - {"global"} == values.keys()
+
+
+def test_render_writes_manifests_with_own_values(tmp_path: Path) -> None:
+    base, more, out = tmp_path / "base.yaml", tmp_path / "more.yaml", tmp_path / "out.yaml"
+    base.write_text("architectures: {sm86: {replicas: 1}}\nimage: {registry: a/, version: '1'}\n")
+    more.write_text("image: {registry: b/}\n")
+    done = CliRunner().invoke(render.command, ["--values", str(base), "--values", str(more), "--out", str(out)])
+    assert (done.exit_code, done.exception) == (0, None)
+    expected = {"architectures": {"sm86": {"replicas": 1}}, "image": {"registry": "b/", "version": "1"}}
+    assert out.read_text() == render.manifests("voxwright", expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("architectures: {sm99: {replicas: 1}}", "Helm rejects them: .*additional properties 'sm99' not allowed"),
+        ("- a", "is no mapping of values. Write it as deploy/helm"),
+        ("a: [", "cannot be read .*Name a YAML file"),
+        (None, "cannot be read .*No such file or directory.*Name a YAML file"),
+    ],
+)
+def test_render_rejects_files_with_other_values(content: str | None, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    if content is not None:
+        path.write_text(content)
+    found = CliRunner().invoke(render.command, ["--values", str(path)]).exception
+    assert isinstance(found, errors.SettingError)
+    assert re.search(sentence, str(found))
+    without = CliRunner().invoke(render.command, ["--out", str(path)]).exception
+    assert str(without) == ("--out: it is for manifests with your own values. Name their file with --values.")
+
+
 @pytest.mark.parametrize(
     ("chart", "values", "sentence"),
     [
@@ -337,6 +517,33 @@ def test_share_is_not_retried_after_permanent_failure() -> None:
         ),
         ("voxwright-bulk", {"list": "x" * 1_000_001}, "list"),
         ("voxwright-bulk", {"list": "a.wav", "format": "pdf"}, "format"),
+        *(
+            (chart, {**values, name: value}, f"{name}: the chart itself sets {taken}. Remove it")
+            for chart, values in (("voxwright", {"architectures": EVERY_ARCH}), ("voxwright-bulk", BULK))
+            for name, value, taken in (
+                ("nodeSelector", {"kubernetes.io/arch": "arm64"}, "kubernetes.io/arch"),
+                ("podLabels", {"app.kubernetes.io/name": "x"}, "app.kubernetes.io/name"),
+                ("extraVolumes", [{"name": "scratch", "emptyDir": {}}], "scratch"),
+                ("extraVolumeMounts", [{"name": "x", "mountPath": "/tmp"}], "/tmp"),  # noqa: S108
+            )
+        ),
+        (
+            "voxwright",
+            {"architectures": EVERY_ARCH, "extraEnv": [{"name": "SM_BATCH_MODE", "value": "true"}]},
+            "extraEnv: the chart itself sets SM_BATCH_MODE",
+        ),
+        ("voxwright", {"architectures": EVERY_ARCH, "extraEnv": [{"name": "A"}, {"name": "A"}]}, "A is in it twice"),
+        ("voxwright-bulk", {**BULK, "extraEnv": [{"name": "LIST", "value": "x"}]}, "the chart itself sets LIST"),
+        (
+            "voxwright",
+            {"architectures": EVERY_ARCH, "service": {"type": "NodePort"}},
+            "service.type: with NodePort clients come from outside, and the NetworkPolicy admits none of them.",
+        ),
+        ("voxwright", {"architectures": EVERY_ARCH, "service": {"type": "ExternalName"}}, "type"),
+        ("voxwright", {"architectures": EVERY_ARCH, "affinity": {"node": {}}}, "affinity"),
+        ("voxwright", {"architectures": EVERY_ARCH, "podAnnotations": {"a": 1}}, "podAnnotations"),
+        ("voxwright", {"architectures": EVERY_ARCH, "podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable"),
+        ("voxwright", {"architectures": EVERY_ARCH, "serviceMonitor": {"interval": "often"}}, "interval"),
     ],
 )
 def test_rejects_unusable_values(chart: str, values: dict[str, Any], sentence: str) -> None:

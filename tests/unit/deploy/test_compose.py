@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -15,6 +16,9 @@ from contract.arch import Arch
 from contract.platform import platforms
 from runtime import flags
 from runtime.__main__ import command, parse
+from service.__main__ import command as service_command
+from service.__main__ import parse as parse_service
+from tests.unit.images.dockerfile import stages
 from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 
 ROOT = Path(__file__).parents[3]
@@ -120,6 +124,36 @@ def test_ports_match_server_and_are_local(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_bind_opens_the_ports_of_clients_only(variant: str) -> None:
+    ports = _services(variant, BIND="192.0.2.7")["server"]["ports"]
+    assert {port["target"]: port["host_ip"] for port in ports} == {
+        8000: "192.0.2.7",
+        8001: "192.0.2.7",
+        8002: "127.0.0.1",
+    }
+
+
+def test_server_env_and_site_file_add_to_the_server(tmp_path: Path) -> None:
+    """As deploy/README.md writes them: variables of runtime, and anything else that Compose knows."""
+    folder = tmp_path / "compose"
+    shutil.copytree(FOLDER, folder)
+    (folder / "server.env").write_text("VOXWRIGHT_LOG_FORMAT=json\nSM_BATCH_MODE=false\n")
+    (folder / "site.yaml").write_text("services: {server: {labels: {team: speech}, volumes: ['./ca:/ca:ro']}}\n")
+    (folder / ".env").write_text(
+        (folder / "cpu.env").read_text().replace("compose.yaml:cpu.yaml", "compose.yaml:cpu.yaml:site.yaml")
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    resolved = subprocess.run(
+        [str(COMPOSE), "config"], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    server = yaml.safe_load(resolved.stdout)["services"]["server"]
+    assert server["environment"]["VOXWRIGHT_LOG_FORMAT"] == "json"
+    # What .env sets is not changed by server.env.
+    assert server["environment"]["SM_BATCH_MODE"] == "true"
+    assert (server["labels"], server["volumes"][0]["target"]) == ({"team": "speech"}, "/ca")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_grace_period_exceeds_exit_timeout(variant: str) -> None:
     assert int(_services(variant)["server"]["stop_grace_period"].removesuffix("s")) > flags.EXIT_TIMEOUT_S
 
@@ -156,3 +190,22 @@ def test_licence_is_mounted_at_expected_path() -> None:
     assert "volumes" not in _services("gpu")["server"]
     (volume,) = _services("gpu", "licence.yaml", LICENCE="/etc/voxwright.json")["server"]["volumes"]
     assert (volume["source"], volume["target"], volume["read_only"]) == ("/etc/voxwright.json", "/license.json", True)
+
+
+def test_service_accepts_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every variable is an option of the service, and its image sets the rest."""
+    assert "set it in .env" in _resolve("cpu", "service.yaml").stderr
+    service = _services("cpu", "service.yaml", DATABASE_PASSWORD="secret")["service"]  # noqa: S106
+    variables = {name: text for name, text in service["environment"].items() if name.startswith("VOXWRIGHT_")}
+    known = {name for option in service_command().params for name in option.envvar or ()}
+    assert variables.keys() <= known
+    stage = stages((ROOT / "Dockerfile").read_text())["service"]
+    in_image = {name: text for name, text in stage.environment().items() if name.startswith("VOXWRIGHT_")}
+    assert in_image.keys() <= known
+    (tmp_path / "keys").write_text("alice 0123456789abcdef\n")
+    for name, text in {**in_image, **variables, "VOXWRIGHT_SERVICE_API_KEYS": str(tmp_path / "keys")}.items():
+        monkeypatch.setenv(name, text)
+    settings = parse_service([])
+    assert (settings.endpoint, settings.host) == ("server:8001", stage.environment()["VOXWRIGHT_SERVICE_HOST"])
+    assert settings.database == "postgresql://voxwright:secret@database/voxwright"
+    assert [port["target"] for port in service["ports"]] == [settings.port]

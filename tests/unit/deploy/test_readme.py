@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 
 from contract.arch import Arch
 from deploy import render
+from service import keys
 from tests.pages import NOT_RUN, RUN, blocks
 
 ROOT = Path(__file__).parents[3]
@@ -57,15 +59,26 @@ def test_blocks_without_other_requirements_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns(".env", "__pycache__"))
     (tmp_path / "demo").mkdir()
     shutil.copy(ROOT / "demo" / "dialogue.flac", tmp_path / "demo")
+    for name in ("contract", "model_repository"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    # As `make env` has it, whichever environment runs this test.
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     local = [block for block in BLOCKS if block.needs == RUN]
-    assert len(local) == 3
+    assert len(local) == 5
     for block in local:
         subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], cwd=tmp_path, check=True)
     settings = (tmp_path / "deploy/compose/.env").read_text()
     assert f"\nOWNER={os.getuid()}:{os.getgid()}\n" in settings
+    assert "\nCOMPOSE_FILE=compose.yaml:gpu.yaml:service.yaml\n" in settings
+    assert re.search(r"^DATABASE_PASSWORD=\w{32}$", settings, re.MULTILINE)
+    assert keys.read(tmp_path / "deploy/compose/api-keys").names
     images = re.findall(r"image: (.*)$", (tmp_path / "dist/voxwright.yaml").read_text(), re.MULTILINE)
     assert images
     assert all(image.startswith('"registry.example/speech/voxwright-runtime:') for image in images)
+    own = (tmp_path / "dist/voxwright-sm86.yaml").read_text()
+    assert re.findall(r"image: (.*)$", own, re.MULTILINE) == [
+        '"registry.example/speech/voxwright-runtime:0.1.0-26.08-sm86"'
+    ]
     assert (tmp_path / "dist/recordings.txt").read_text() == "calls/0001.wav\ncalls/0002.wav\n"
 
 
@@ -75,6 +88,7 @@ def test_files_of_commands_exist() -> None:
     # The commands create these, and git ignores them.
     created = {
         "deploy/compose/.env",
+        "deploy/compose/api-keys",
         "deploy/compose/recordings",
         "deploy/compose/recordings/",
         "deploy/compose/transcripts",
@@ -132,7 +146,8 @@ def test_built_images_are_those_that_are_deployed() -> None:
     tags = {match for command in COMMANDS for match in re.findall(r"--tag (\S+) \.", command)}
     values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}}
     text = render.manifests("voxwright", values) + "---\n" + render.manifests("voxwright-bulk", {"list": "a.wav"})
-    assert tags == set(re.findall(r'image: "([^"]+)"', text))
+    # The service runs with Compose only.
+    assert tags - {"voxwright-service:0.1.0"} == set(re.findall(r'image: "([^"]+)"', text))
 
 
 def test_lists_gpus_of_architectures() -> None:

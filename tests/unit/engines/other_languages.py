@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from contract.catalogue import CTC, ENCODER, Model
 from contract.client import CHARACTERS, AudioSpec, ClientSpec, TokenSpec
 from export.checkpoints.checkpoint import Checkpoint, audio_spec
+from export.generated_catalogue import AUDIO_INPUTS, ENCODED_INPUTS, ENCODER_LENGTHS
 from tests.unit.engines.exported import TOKENS
 
 RATE_HZ, SHORTEST, HOP, SIZE = 8_000, 1_360, 640, 8
@@ -22,25 +23,6 @@ QQ = TokenSpec(
     pieces=(*"天地人水火山木", "<blank>"), blank=7, unspoken=(6,), style=CHARACTERS, word_separator=""
 )  # fmt: skip
 TOKENS_OF = {"en": TOKENS, "qq": QQ, "ss": QQ}
-_AUDIO = """
-[[inputs]]
-name = "audio"
-type = "FP32"
-shape = ["samples"]
-synthetic = { normal = [0.0, 0.1] }
-[[inputs]]
-name = "audio_lengths"
-type = "INT32"
-shape = []
-synthetic = { length_of = "samples" }
-"""
-_LENGTHS = """
-[[outputs]]
-name = "encoder_lengths"
-type = "INT32"
-shape = []
-tolerance = { measure = "differing", fp32 = 0.0, fp16 = 0.0 }
-"""
 _TOKENS = """
 [[outputs]]
 name = "top_log_probs"
@@ -58,25 +40,10 @@ _SAMPLES = """
 batch = { min = 1, opt = 2, max = 2 }
 axes.samples = { min = 8000, opt = 16000, max = 32000, buckets = [8000, 16000, 32000] }
 """
-_HEAD = (
-    """
-[[inputs]]
-name = "encoder_out"
-type = "FP16"
-shape = ["encoder_frames", "encoder_size"]
-synthetic = { normal = [0.0, 1.0] }
-[[inputs]]
-name = "encoder_lengths"
-type = "INT32"
-shape = []
-synthetic = { length_of = "encoder_frames" }
-"""
-    + _TOKENS
-    + "[modes.batch]\nbatch = { min = 1, opt = 2, max = 2 }\n"
-)
+_HEAD = "\n" + ENCODED_INPUTS + _TOKENS + "[modes.batch]\nbatch = { min = 1, opt = 2, max = 2 }\n"
 _BODY = (
-    f'role = "encoder"\nframes = [[{SHORTEST}, {HOP}]]'
-    + _AUDIO
+    f'role = "encoder"\nframes = [[{SHORTEST}, {HOP}]]\n'
+    + AUDIO_INPUTS
     + """
 [[outputs]]
 name = "encoder_out"
@@ -84,12 +51,12 @@ type = "FP16"
 shape = ["encoder_frames", "encoder_size"]
 tolerance = { measure = "relative", fp32 = 1e-3, fp16 = 2e-2 }
 """
-    + _LENGTHS
+    + ENCODER_LENGTHS
     + _SAMPLES
 )
 _ALONE = (
     f'role = "ctc"\nlanguage = "ss"\nframes = [[{SHORTEST}, {HOP}]]\n'
-    "max_wer_increase = { fp32 = 0.0, fp16 = 0.0 }" + _AUDIO + _TOKENS + _LENGTHS + _SAMPLES
+    "max_wer_increase = { fp32 = 0.0, fp16 = 0.0 }\n" + AUDIO_INPUTS + _TOKENS + ENCODER_LENGTHS + _SAMPLES
 )
 
 

@@ -20,6 +20,9 @@ from transformers import (
     ParakeetCTCConfig,
     ParakeetFeatureExtractor,
     ParakeetForCTC,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForCTC,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -106,7 +109,11 @@ def reference_logits(model: Any, extractor: Any, audio: list[NDArray[np.float32]
     """Return the logits of transformers for each recording alone: [frames, vocabulary]."""
     found = []
     for values in audio:
-        inputs = extractor(values, sampling_rate=RATE_HZ, return_tensors="pt")
+        inputs = extractor(values, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        if isinstance(extractor, SeamlessM4TFeatureExtractor):
+            # Of an odd number of features, transformers makes one frame more, whose mask is 0; adapters read it.
+            valid = int(inputs["attention_mask"].sum())
+            inputs = {name: value[:, :valid] for name, value in inputs.items()}
         with torch.no_grad():
             found.append(model(**inputs).logits[0])
     return found
@@ -128,6 +135,20 @@ def wave(folder: Path, kind: str = "wav2vec2", norm: str = "group", **settings: 
     settings = {"do_stable_layer_norm": norm == "layer", **settings}
     model: Any = randomise(network(config(**{**_WAVE, "feat_extract_norm": norm, **settings})))
     extractor: Any = Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    write_json(folder / "vocab.json", LETTERS)
+    return model, extractor
+
+
+def w2v_bert(folder: Path, **settings: Any) -> tuple[Any, Any]:
+    """Write a folder of a w2v-BERT; return the network and its feature extractor."""
+    small = {name: value for name, value in _WAVE.items() if "conv" not in name}
+    distances = {"left_max_position_embeddings": 20, "right_max_position_embeddings": 4}
+    config: Any = Wav2Vec2BertConfig(**{**small, **distances, "conv_depthwise_kernel_size": 7, **settings})
+    model: Any = randomise(Wav2Vec2BertForCTC(config))
+    # The padding value of w2v-BERT 2.0.
+    extractor: Any = SeamlessM4TFeatureExtractor(padding_value=1.0)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     write_json(folder / "vocab.json", LETTERS)

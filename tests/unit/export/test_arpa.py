@@ -140,18 +140,6 @@ def test_writes_what_the_format_s_own_encoder_writes(tmp_path: Path) -> None:
     assert model.after(0, 2)[0] == -5 * 0.25
 
 
-WORDS = """\\data\\
-ngram 1=5
-
-\\1-grams:
--1\t<s>
--1\t</s>
--1\thello
--1\tworld
--1\tb
-
-\\end\\
-"""
 DAMAGES = {
     "no head": ("\\data\\", "data", "it is no ARPA file: \\data\\ is missing"),
     "no counts": ("ngram 1=6\nngram 2=5\nngram 3=2\n", "", "line 3: the number of n-grams is missing"),
@@ -190,16 +178,6 @@ def test_rejects_damaged_files_with_their_line(tmp_path: Path, case: str) -> Non
     assert error.value.remedy in (
         "Export the model again, or copy the file again",
         "Prune it, for example with KenLM's --prune or SRILM's -prune",
-    )
-
-
-def test_rejects_models_of_words(tmp_path: Path) -> None:
-    path = write(tmp_path / "words.arpa", WORDS)
-    with pytest.raises(CheckpointError) as error:
-        arpa.read(path, TOKENS)
-    assert str(error.value) == (
-        f"{path}: it is a model of words, such as 'hello', not of the network's tokens, and the search does not use "
-        "models of words yet. Train an n-gram model on the network's tokens, or leave it out."
     )
 
 

@@ -19,6 +19,7 @@ from export.checkpoints.checkpoint import Checkpoint
 from export.job import Job
 from export.networks.fast_conformer import FastConformer, FastConformerConfig
 from export.networks.nemo_front_end import NemoFrontEndConfig
+from export.networks.w2v_bert import W2vBert, W2vBertConfig
 from export.networks.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from export.tracing import Boundary, trace
 from tests.unit.export import foreign
@@ -30,12 +31,15 @@ LENGTHS = (8_000, 8_001, 32_000, 100_003)
 LIMITS = {"fp32": 1e-3, "fp16": 2e-2}
 _WAVE = Wav2Vec2Config(channels=(16,) * 7, size=32, layers=2, heads=4, hidden=64, position_kernel=16, position_groups=4)
 _CONFORMER = FastConformerConfig(channels=8, size=32, layers=2, heads=4, hidden=64)
+_BERT = W2vBertConfig(size=32, layers=2, heads=4, hidden=64, kernel=7, left=20, right=4, adapter_size=48)
 NETWORKS: dict[str, Callable[[], Any]] = {
     "fast conformer": lambda: FastConformer(_CONFORMER),
     "fast conformer of 128 bands": lambda: FastConformer(replace(_CONFORMER, front_end=NemoFrontEndConfig(bands=128))),
     "group norm": lambda: Wav2Vec2(_WAVE),
     "layer norm": lambda: Wav2Vec2(replace(_WAVE, feature_norm="layer", norm_first=True)),
     "distance bias": lambda: Wav2Vec2(replace(_WAVE, farthest=800)),
+    "w2v-bert": lambda: W2vBert(_BERT),
+    "w2v-bert with adapters": lambda: W2vBert(replace(_BERT, adapters=2, widened=True)),
 }
 
 
@@ -100,6 +104,16 @@ def test_padded_item_of_the_graph_equals_the_item_alone(name: str, graphs: Calla
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_norms_of_fp16_graphs_compute_in_fp32(name: str, graphs: Callable[[str, str], Path]) -> None:
+    """The epsilon of some checkpoints, 1e-12, is 0 in FP16."""
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(graphs(name, "fp16"))).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    norms = [node for node in inferred.node if node.op_type == "LayerNormalization"]
+    assert norms
+    assert {types[node.output[0]] for node in norms} == {onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_graph_holds_no_operator_that_gpus_refuse(name: str, graphs: Callable[[str, str], Path]) -> None:
     """TensorRT-RTX takes no NonZero and no ScatterND, and for Turing no FP32 product of matrices."""
     inferred = onnx.shape_inference.infer_shapes(onnx.load(graphs(name, "fp16"))).graph
@@ -112,12 +126,12 @@ def test_graph_holds_no_operator_that_gpus_refuse(name: str, graphs: Callable[[s
 
 
 # The blocks of the others normalise every sum.
-@pytest.mark.parametrize("name", ["fast conformer", "layer norm"])
+@pytest.mark.parametrize("name", ["fast conformer", "layer norm", "w2v-bert"])
 def test_values_between_blocks_may_exceed_fp16(name: str) -> None:
     """The first block adds more than the largest FP16 value, as weights of others may."""
     built = network(name)
     block = built.blocks[0]
-    last = block.before.second if isinstance(built, FastConformer) else block.second
+    last = block.before.second if isinstance(built, FastConformer | W2vBert) else block.second
     with torch.no_grad():
         last.bias[0], last.bias[1] = 0.9 * FP16_MAX, -0.9 * FP16_MAX
         # A second layer of the block adds as much.

@@ -125,9 +125,8 @@ def _refused(field: str, cause: str) -> str:
     )
 
 
-CACHE_AWARE = (
-    "is not supported: a cache-aware streaming network computes other values than its weights alone define here"
-)
+CACHE_AWARE = "is not supported: it is a cache-aware streaming network, and those for whole recordings are supported"
+CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subsampling by 8 with dw_striding"
 
 
 @pytest.mark.parametrize(
@@ -137,10 +136,16 @@ CACHE_AWARE = (
         ("encoder", "causal_downsampling", True, f"True {CACHE_AWARE}"),
         ("encoder", "conv_norm_type", "layer_norm", f"layer_norm {CACHE_AWARE}"),
         ("encoder", "conv_context_size", "causal", f"causal {CACHE_AWARE}"),
-        ("preprocessor", "normalize", "NA", f"NA {CACHE_AWARE}, if this is NA; others are not known"),
+        ("preprocessor", "normalize", "NA", f"NA {CACHE_AWARE}"),
+        (
+            "preprocessor",
+            "normalize",
+            "all_features",
+            "all_features is not supported: the features are normalised per band, over the recording",
+        ),
         ("encoder", "att_context_size", [128, 128], "[128, 128] is not supported: every frame attends to all others"),
-        ("encoder", "subsampling", "striding", "striding is not supported: the subsampling is that of FastConformer"),
-        ("encoder", "subsampling_factor", 4, "4 is not supported: the subsampling is by 8"),
+        ("encoder", "subsampling", "striding", f"striding {CONFORMER}"),
+        ("encoder", "subsampling_factor", 4, f"4 {CONFORMER}"),
         (
             "encoder",
             "self_attention_model",
@@ -157,7 +162,8 @@ CACHE_AWARE = (
             "encoder",
             "_target_",
             "nemo.collections.asr.modules.ConvASREncoder",
-            "ConvASREncoder is not supported: the encoder is a FastConformer",
+            "ConvASREncoder is not supported: it is a convolutional network, such as Citrinet or QuartzNet, and the"
+            " encoder must be a FastConformer",
         ),
     ],
 )

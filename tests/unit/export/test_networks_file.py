@@ -63,6 +63,14 @@ def test_ranks_operating_points(tmp_path: Path, first: str, tables: tuple[str, .
         ("en = 3", "en: expected a table, found an integer"),
         ('[English.enhanced]\nrecogniser = "network.nemo"',
          "English: a language is a code of two or three letters, such as en"),
+        ('[en-gb.enhanced]\nrecogniser = "network.nemo"',
+         "en-gb: a language is a code of two or three letters, such as en"),
+        ('operating_point = ["enhanced"]\n[en.enhanced]\nrecogniser = "network.nemo"',
+         "operating_point: a language is a code of two or three letters, such as en"),
+        ('[en]\nrecogniser = "network.nemo"',
+         "en.recogniser: it is outside an operating point; begin one with [en.standard]"),
+        ('[en.Enhanced]\nrecogniser = "network.nemo"',
+         "en.Enhanced: an operating point is a word of small letters and digits, such as enhanced"),
         ('[en.very-good]\nrecogniser = "network.nemo"',
          "en.very-good: an operating point is a word of small letters and digits, such as enhanced"),
         ('[en.enhanced]\nspeaker = "speaker.onnx"', "en.enhanced.recogniser: this field is missing"),
@@ -97,6 +105,12 @@ def test_rejects_absent_file(tmp_path: Path) -> None:
     with pytest.raises(SettingError) as caught:
         read(tmp_path / "networks.toml")
     assert caught.value.cause == "it cannot be read (No such file or directory)"
+
+
+def test_syntax_error_names_the_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "[en.enhanced]\nrecogniser = network.nemo\n")
+    with pytest.raises(SettingError, match=r"it is not TOML: Invalid value \(at line 2, column 14\)"):
+        read(path)
 
 
 @pytest.mark.parametrize("content", [b"[en.enhanced", b"\xff\xfe"])

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
+from contract import graph
 from contract.client import EXACT, MASKED
 from contract.errors import CheckpointError
 from contract.frames import FrameRule
-from export.checkpoints import measuring, onnx_description, onnx_file, token_files
+from export.checkpoints import graph_network, measuring, onnx_description, token_files
 from export.checkpoints import onnx as importer
 from export.checkpoints.imported import ImportedGraph
 from tests.unit.export import onnx_networks
@@ -84,7 +85,7 @@ def run_bare(path: Path, values: Array, length: int) -> Array:
 
 
 def run(imported: ImportedGraph, audio: Array, lengths: list[int]) -> tuple[Array, NDArray[np.int32], list[int]]:
-    session = onnxruntime.InferenceSession(imported.graph.SerializeToString())
+    session = graph_network.session(imported.graph, imported.folder, onnxruntime.SessionOptions())
     feeds = {"audio": audio, "audio_lengths": np.array(lengths, dtype=np.int32)}
     log_probs, tokens, frames = session.run(["top_log_probs", "top_tokens", "encoder_lengths"], feeds)
     return log_probs, tokens, frames.tolist()
@@ -578,6 +579,35 @@ def test_rejects_external_data_outside_the_folder(tmp_path: Path, location: str)
     )
 
 
+def test_rejects_external_data_of_a_local_function_outside_the_folder(tmp_path: Path) -> None:
+    path = write_described(tmp_path / "network", Network())
+    model = onnx.load(path)
+    tensor = onnx.numpy_helper.from_array(np.zeros(4, dtype=np.float32))
+    onnx.external_data_helper.set_external_data(tensor, "../weights.bin")
+    tensor.ClearField("raw_data")
+    constant = helper.make_node("Constant", [], ["y"], value=tensor)
+    opset = [helper.make_opsetid("", 18)]
+    model.functions.append(helper.make_function("local", "constant", [], ["y"], [constant], opset))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError) as error:
+        importer.read(path)
+    assert error.value.cause == "its external data '../weights.bin' is not a plain file in its folder"
+
+
+def test_rejects_tensor_beyond_the_end_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the weights stay in their file."""
+    path = write_described(tmp_path, Network())
+    onnx.save(onnx_networks.build(Network()), path, save_as_external_data=True, location="weights.bin")
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL)
+    next(each for each in tensor.external_data if each.key == "offset").value = str(1 << 40)
+    path.write_bytes(model.SerializeToString())
+    monkeypatch.setattr(graph, "LARGEST_FILE_BYTES", path.stat().st_size + 1)
+    with pytest.raises(CheckpointError) as error:
+        importer.read(path)
+    assert error.value.cause == f"its graph is damaged (tensor {tensor.name!r} does not lie within 'weights.bin')"
+
+
 def test_rejects_missing_and_short_external_data(tmp_path: Path) -> None:
     path = write_described(tmp_path, Network())
     onnx.save(
@@ -592,18 +622,40 @@ def test_rejects_missing_and_short_external_data(tmp_path: Path) -> None:
         importer.read(path)
 
 
-def test_rejects_graphs_above_two_gigabytes(tmp_path: Path) -> None:
-    """The size of the external data counts; the file is sparse."""
+@pytest.mark.parametrize("opset", [13, 18])
+def test_reads_graph_that_is_too_large_for_one_file(
+    opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights stay in their file. It returns what the same graph in one file returns, to the last bit."""
+    network = Network(opset=opset)
+    plain = importer.read(write_described(tmp_path / "plain", network))
+    path = write_described(tmp_path / "external", network)
+    onnx.save(onnx_networks.build(network), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    small = importer.read(path)
+    monkeypatch.setattr(graph, "LARGEST_FILE_BYTES", (path.parent / "weights.bin").stat().st_size)
+    large = importer.read(path)
+    assert (plain.folder, small.folder, large.folder) == (None, None, path.parent)
+    located = [each for each in large.graph.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    assert located
+    assert large.graph.ByteSize() < small.graph.ByteSize()
+    assert [each.name for each in large.graph.graph.input] == ["audio", "audio_lengths"]
+    assert large.remarks == small.remarks == plain.remarks
+    audio = np.stack([measuring.speech(RATE_HZ)[:32_000]] * 2)
+    ours, theirs = (run(each, audio, [32_000, 20_000]) for each in (large, plain))
+    assert np.array_equal(ours[0], theirs[0])
+    assert np.array_equal(ours[1], theirs[1])
+    assert ours[2] == theirs[2]
+
+
+def test_rejects_file_that_is_too_large_for_its_format(tmp_path: Path) -> None:
+    """The file is sparse."""
     path = write_described(tmp_path, Network())
-    onnx.save(
-        onnx_networks.build(Network()), path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
-    with (tmp_path / "weights.bin").open("r+b") as file:
+    with path.open("r+b") as file:
         file.truncate(2_500_000_000)
     with pytest.raises(CheckpointError) as error:
         importer.read(path)
-    assert error.value.cause == ("it and its external data have 2384 MiB, and a joined graph may have 1984")
-    assert error.value.remedy == "Use the checkpoint that the graph was exported from, or a smaller network"
+    assert error.value.cause == "it has 2384 MiB, and an ONNX file holds 1984"
+    assert error.value.remedy == "Export it with its weights as external data, in a file beside it"
 
 
 def test_rejects_graph_without_description(tmp_path: Path) -> None:
@@ -823,10 +875,6 @@ def test_smallest_number_of_samples_is_measured() -> None:
     assert found.remarks(0, ("<blk>", "a", "b", "c")) == (
         "The network recognised nothing in the speech of the demonstration, which is English.",
     )
-
-
-def test_limit_of_a_graph_is_below_that_of_a_message() -> None:
-    assert onnx_file.LARGEST_BYTES < 1 << 31
 
 
 def test_examples_of_the_page_are_valid(tmp_path: Path) -> None:

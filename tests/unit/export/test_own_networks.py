@@ -1,5 +1,6 @@
 """The import of a user's own networks: which families it makes of them, what it measures and what it rejects."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -175,10 +176,42 @@ def test_rejects_folder_of_other_networks(imported: Write, tmp_path: Path, own: 
     assert (done.returncode, done.stderr.splitlines()[-1]) == (10, expected)
 
 
-def test_rejects_unknown_operating_point(imported: Write, tmp_path: Path) -> None:
+def exported(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Export the networks of a folder's networks.toml with further options."""
+    command = [sys.executable, "-m", "export", "--networks", str(folder / "networks.toml"), *options]
+    given = {**os.environ, **variables}
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--operating-point", "enhanced"),
+         "--operating-point: 'enhanced' is not an operating point of {file}. Use standard"),
+        (("--weights", "reference"),
+         "--weights: the weights are those that the file of --networks names. Leave out --weights or --networks"),
+        (("--catalogue", "model_repository"),
+         "--catalogue: the catalogue is made of the networks that the file of --networks names. Leave out --catalogue "
+         "or --networks"),
+    ],
+)  # fmt: skip
+def test_rejects_option_for_other_networks(
+    imported: Write, tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
     imported('[qa.standard]\nrecogniser = "wenet"\n')
-    options = ("--networks", str(tmp_path / "networks.toml"), "--operating-point", "enhanced")
-    command = [sys.executable, "-m", "export", "--out", str(tmp_path / "out"), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = exported(tmp_path, "--out", str(tmp_path / "out"), *options)
     assert done.returncode == 10
-    assert done.stderr.splitlines()[-1].startswith("error: --operating-point: ")
+    assert done.stderr.splitlines()[-1] == f"error: {sentence.format(file=tmp_path / 'networks.toml')}."
+    assert not (tmp_path / "out").exists()
+
+
+def test_catalogue_of_clients_does_not_matter(imported: Write, tmp_path: Path) -> None:
+    """The variable names the catalogue that the export replaces, or none at all."""
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    out = tmp_path / "out"
+    options = ("--out", str(out), "--precision", "fp32", "--model", "am_qa_standard")
+    assert exported(tmp_path, *options, VOXWRIGHT_CATALOGUE=str(out / "catalogue")).returncode == 0
+    (tmp_path / "networks.toml").write_text('[qb.standard]\nrecogniser = "wenet"\n')
+    renamed = (*options[:-1], "am_qb_standard")
+    assert exported(tmp_path, *renamed, VOXWRIGHT_CATALOGUE=str(out / "catalogue")).returncode == 0
+    assert (out / "am_qb_standard" / "record.json").exists()

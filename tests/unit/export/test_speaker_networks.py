@@ -335,7 +335,7 @@ def test_resemblyzer_runs_no_code_of_a_checkpoint(tmp_path: Path, monkeypatch: p
     write_resemblyzer(path, optimiser=Hostile())
     with pytest.raises(CheckpointError) as error:
         resemblyzer.read(path)
-    assert error.value.cause.startswith("its weights cannot be read without running code (")
+    assert error.value.cause == "it holds objects other than tensors, and none of a checkpoint's code is run"
     assert not resemblyzer.recognises(path)
     path.write_bytes(pickle.dumps(Hostile(), protocol=2))
     with pytest.raises(CheckpointError):

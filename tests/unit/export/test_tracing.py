@@ -8,12 +8,13 @@ import onnx
 import pytest
 import torch
 
+import contract.graph
 from contract import synthetic_inputs
-from contract.errors import CheckpointError, ParityError
+from contract.errors import ParityError
 from export import parity, tracing
 from export.samples import bucket, padded
 from export.speech import read_demo
-from export.tracing import TORCH_TYPES
+from export.tracing import TORCH_TYPES, Boundary
 from tests.unit.export import small
 from tests.unit.export.graphs import TracedGraphs
 from tests.unit.export.small import FAMILIES
@@ -115,11 +116,49 @@ def test_reference_outputs_do_not_depend_on_the_precision() -> None:
         assert np.array_equal(ours.outputs[0], theirs.outputs[0])
 
 
-def test_rejects_weights_that_do_not_fit_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = sum(each.numel() for each in small.job("am_en", "fp32").network.parameters())
-    monkeypatch.setattr(tracing, "LARGEST_BYTES", 4 * weights)
-    with pytest.raises(CheckpointError) as caught:
-        tracing.trace(small.job("am_en", "fp32"), tmp_path / "graph.onnx")
-    assert caught.value.cause == "its weights have 0.0 GiB in FP32, and a graph holds less than 2 GiB"
-    assert caught.value.remedy == "Use a network of less than 500 million weights"
-    tracing.trace(small.job("am_en", "fp16"), tmp_path / "graph.onnx")
+@pytest.fixture
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a graph be too large for one file where its weights have 2 kB."""
+    monkeypatch.setattr(contract.graph, "LARGEST_FILE_BYTES", 2_000)
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_large_graph_has_its_weights_in_a_second_file(
+    precision: str, tmp_path: Path, traced_graphs: TracedGraphs
+) -> None:
+    job, path = small.job("body", precision), tmp_path / f"{precision}.onnx"
+    tracing.trace(job, path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f"{precision}.onnx", f"{precision}.onnx.data"]
+    assert [each.stat().st_mode & 0o777 for each in tmp_path.iterdir()] == [0o644, 0o644]
+    model = onnx.load(path, load_external_data=False)
+    outside = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    names = {entry.value for each in outside for entry in each.external_data if entry.key == "location"}
+    assert names == {f"{precision}.onnx.data"}
+    inside = [each for each in model.graph.initializer if each not in outside]
+    assert all(onnx.numpy_helper.to_array(each).nbytes <= 1_024 for each in inside)
+    single, references = traced_graphs.path("body", precision), parity.references(job, [])
+    assert parity.check(job, path, references) == parity.check(job, single, references)
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_second_trace_writes_the_same_weights(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tracing.trace(small.job("body"), tmp_path / name / "fp32.onnx")
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert [each.read_bytes() for each in first] == [each.read_bytes() for each in second]
+
+
+def test_limit_of_a_file_is_that_of_a_message() -> None:
+    """A message has less than 2 GiB, and the nodes need room beside the weights."""
+    assert 0 < (2 << 30) - contract.graph.LARGEST_FILE_BYTES <= 64 << 20
+
+
+def test_reference_shares_the_weights_of_the_checkpoint() -> None:
+    """A second copy of a large network in FP32 would not fit in memory."""
+    network = small.whole("body")
+    fp32, fp16 = (Boundary(network, small.model("body").family.variants()[""], each) for each in ("fp32", "fp16"))
+    own, shared = dict(network.named_parameters()), dict(fp32.network.named_parameters())
+    assert all(shared[name] is weight for name, weight in own.items())
+    assert {each.dtype for each in fp16.network.parameters()} == {torch.float16}
+    assert {each.dtype for each in network.parameters()} == {torch.float32}

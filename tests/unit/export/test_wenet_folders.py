@@ -264,7 +264,7 @@ def test_rejects_statistics_of_kaldi(tmp_path: Path) -> None:
 def test_rejects_yaml_with_code_or_damage(tmp_path: Path, text: str) -> None:
     write(tmp_path, U2PP)
     (tmp_path / "train.yaml").write_text(text)
-    refused(tmp_path, "train.yaml", "it is not YAML without code")
+    refused(tmp_path, "train.yaml", "it is not plain YAML")
 
 
 def test_rejects_yaml_that_is_no_table(tmp_path: Path) -> None:

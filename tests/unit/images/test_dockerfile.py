@@ -1,5 +1,6 @@
 """Test the Dockerfile: the contents of each image, its user, and the files that it must not contain."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,15 +10,17 @@ import pytest
 
 from contract.arch import Arch
 from contract.catalogue import CATALOGUE_FOLDER
+from contract.errors import KeyFileError
 from contract.platform import platforms
 from runtime import probe
 from runtime.__main__ import command, parse
+from runtime.licence import VENDOR_KEY
 from tests.unit.images.dockerfile import ROOT, Stage, included, instructions, lineage, stages
 
 TEXT = (ROOT / "Dockerfile").read_text()
 IGNORED = (ROOT / ".dockerignore").read_text()
 STAGES = stages(TEXT)
-IMAGES = ("builder", "runtime", "runtime-cpu", "transcriber")
+IMAGES = ("builder", "runtime", "runtime-cpu", "service", "transcriber")
 SERVERS = ("runtime", "runtime-cpu")
 GPU_PLATFORMS = [name for name, found in platforms().items() if found.cuda]
 SLIM_PACKAGES = {"contract", "model_repository"}
@@ -81,6 +84,7 @@ def test_images_contain_their_packages_only() -> None:
     found = {name: _sources(STAGES[name]) for name in IMAGES}
     assert found == {
         "transcriber": SLIM_PACKAGES | {"transcriber"},
+        "service": SLIM_PACKAGES | {"transcriber", "service"},
         "runtime-cpu": SLIM_PACKAGES | {"runtime", "dist/engines/embedded/cpu"},
         "runtime": SLIM_PACKAGES | {"runtime", "dist/engines/${PLATFORM}/${ARCH}"},
         "builder": SLIM_PACKAGES | environment | {"export", "build", "demo/dialogue.flac", "demo/dialogue.json"},
@@ -121,18 +125,40 @@ def test_runtime_build_needs_architecture() -> None:
     )
 
 
+@pytest.mark.parametrize("name", SERVERS)
+def test_vendor_key_gets_into_the_image(name: str, tmp_path: Path) -> None:
+    """The build's own shell command, with another root folder: a private key or other text fails the build."""
+    (step,) = (text for text in STAGES[name].all("RUN") if "VENDOR_KEY" in text)
+    script = step.replace("/etc/voxwright", f"{tmp_path}/etc").replace("python3", sys.executable)
+    key, public = tmp_path / "vendor.key", tmp_path / "etc" / "vendor.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    derived = subprocess.run(["openssl", "pkey", "-in", key, "-pubout"], capture_output=True, text=True, check=True)
+
+    def build(value: str) -> int:
+        variables = {"VENDOR_KEY": value.rstrip("\n"), "PATH": os.environ["PATH"]}
+        return subprocess.run(["sh", "-c", script], cwd=ROOT, env=variables, check=False).returncode
+
+    assert build("") == 0
+    assert not public.exists()
+    assert build(derived.stdout) == 0
+    assert public.read_text() == derived.stdout
+    for value in (key.read_text(), "vendor.pub", derived.stdout.replace("MCowBQ", "AAAAAA")):
+        assert build(value) == KeyFileError.exit_code
+    assert str(VENDOR_KEY) == "/etc/voxwright/vendor.pem"
+
+
 def test_slim_images_install_only_python() -> None:
     def installed(name: str) -> set[str]:
         return {package for stage in lineage(STAGES, name) for package in stage.packages()}
 
-    assert installed("transcriber") == {"python3"}
+    assert installed("transcriber") == installed("service") == {"python3"}
     assert installed("runtime-cpu") == {"python3", "libpython3.11"}
     assert {platform: installed(f"base-{platform}") for platform in GPU_PLATFORMS} == {
         "26.08": {"python3"},
         "23.12": {"python3.11"},
     }
     assert installed("runtime") == set()
-    for name in ("transcriber", "runtime-cpu", "runtime"):
+    for name in ("transcriber", "service", "runtime-cpu", "runtime"):
         assert not any("pip" in text for stage in lineage(STAGES, name) for text in stage.all("RUN"))
 
 

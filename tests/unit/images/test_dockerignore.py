@@ -6,7 +6,7 @@ from tests.unit.images.dockerfile import ROOT, included
 from tests.unit.images.test_dockerfile import tracked_files
 
 IGNORED = (ROOT / ".dockerignore").read_text()
-PACKAGES = ("build", "contract", "export", "model_repository", "runtime", "transcriber")
+PACKAGES = ("build", "contract", "export", "model_repository", "runtime", "service", "transcriber")
 SINGLE_FILES = (
     *("images/gather.py", "images/requirements.py", "pyproject.toml", "requirements.lock"),
     *("demo/dialogue.flac", "demo/dialogue.json"),

@@ -39,7 +39,8 @@ writes the page, and a test checks that the page is current:
 # The page must not depend on the machine that it is written on.
 DOCTOR = """
 import sys
-from runtime import doctor, host
+from runtime import doctor, host, listening
+listening.families = lambda: listening.Families(ipv4=True, ipv6=False)
 described = host.Host(memory_bytes={memory}, cores=8)
 host.describe = lambda: described
 sys.argv = ["doctor", *{arguments!r}]

@@ -174,7 +174,8 @@ def test_start_rejects_unsupported_gpu(tmp_path: Path, card: dict[str, str], cap
     assert result.stderr.splitlines()[-1] == (
         f"error: GPU {card['NAME'][1:-1]}: its compute capability is {capability}, "
         "but 7.5, 8.0, 8.6, 8.9 or 9.0 is required. "
-        "Use a GPU with one of these, or serve on the CPU with `--platform embedded`."
+        "Use a GPU with one of these, or serve on the CPU with `--platform embedded`, "
+        "in containers with the image voxwright-runtime-cpu."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from contract.arch import Arch
+from runtime import doctor
 from runtime.doctor import size
 from tests.fakes import driver
 from tests.fakes.driver import needs_bindings, python
@@ -188,6 +189,8 @@ def test_json(tmp_path: Path) -> None:
         "mode": "batch",
         "operating_point": None,
         "catalogue": str(synthetic.CATALOGUE.folder),
+        "addresses": {"http": "0.0.0.0", "grpc": "0.0.0.0", "metrics": "0.0.0.0"},  # noqa: S104
+        "grpc_tls": False,
         "trusted_keys": [],
     }
     assert len(table["bundles"]) == 2
@@ -218,6 +221,18 @@ def test_json(tmp_path: Path) -> None:
     }
     assert table["remarks"] == []
     assert table["checks"] == {"ports": None, "server": None, "repository": None, "files": None}
+
+
+def test_unusable_catalogue_is_reported_like_other_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The catalogue is read while the options are parsed."""
+    sentence = f"{tmp_path}: it holds no catalogue.toml, so it is not a catalogue."
+    for arguments in (["--json", "--catalogue", str(tmp_path)], ["--catalogue", str(tmp_path), "--json"]):
+        assert doctor.run(arguments, {}) == 11
+        found = json.loads(capsys.readouterr().out)
+        assert (found["starts"], found["exit_code"]) == (False, 11)
+        assert found["refusals"][0].startswith(sentence)
+    assert doctor.run(["--catalogue", str(tmp_path), "--", "--json"], {}) == 11
+    assert capsys.readouterr().out.startswith("`python -m runtime` would not start: exit code 11.\n  " + sentence)
 
 
 @needs_bindings

@@ -1,11 +1,9 @@
 """Test the command line of tritonserver, its ports, and the search for each server."""
 
 import dataclasses
-import errno
 import importlib.util
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -14,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from contract.errors import PortInUseError, ServerUnavailableError, SettingError
+from contract.errors import ServerUnavailableError, SettingError
 from contract.platform import platform
 from runtime import embedded, flags, launch, shared_memory
+from runtime.listening import Ports
 from runtime.server import Server
-from runtime.settings import Ports, Settings
-from tests.ports import free_ports
+from runtime.settings import Settings
 from tests.unit.runtime import synthetic
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,9 +35,16 @@ def test_arguments() -> None:
         "--exit-timeout-secs=25",
         "--http-restricted-api=shared-memory,model-repository,trace,logging:admin-key=kkkkkkkkkkkkkkkk",
         "--grpc-restricted-protocol=shared-memory,model-repository,trace,logging:admin-key=kkkkkkkkkkkkkkkk",
+        "--http-address=0.0.0.0",
+        "--grpc-address=0.0.0.0",
+        "--metrics-address=0.0.0.0",
         "--http-port=1",
         "--grpc-port=2",
         "--metrics-port=3",
+        "--grpc-http2-min-recv-ping-interval-without-data=1000",
+        "--grpc-keepalive-permit-without-calls=true",
+        "--grpc-keepalive-time=60000",
+        "--grpc-keepalive-timeout=20000",
         "--backend-directory=b",
         "--log-verbose=1",
     ]
@@ -90,6 +95,9 @@ def test_json_log_gives_triton_lines_the_full_date() -> None:
         ("--strict-readiness=false", "", "Remove it; `python -m runtime` always sets this flag itself"),
         ("--exit-timeout-secs=0", "", "Remove it; `python -m runtime` always sets this flag itself"),
         ("--http-port=9000", "", "Put it before the --"),
+        ("--http-address=127.0.0.1", "", "Put it before the --"),
+        ("--grpc-address=::1", "", "Put it before the --"),
+        ("--metrics-address=::1", "", "Put it before the --"),
     ],
 )
 def test_rejects_reserved_flag(flag: str, note: str, remedy: str) -> None:
@@ -102,13 +110,18 @@ def test_rejects_reserved_flag(flag: str, note: str, remedy: str) -> None:
 def test_every_flag_that_is_set_is_reserved() -> None:
     repeatable = ("--http-restricted-api", "--grpc-restricted-protocol", "--backend-config", "--log-format")
     for flag in launch.arguments(SERVER, chosen())[1:]:
-        if flag.partition("=")[0] not in repeatable:
+        if flag.partition("=")[0] not in repeatable and flag not in flags.PINGS:
             with pytest.raises(SettingError):
                 flags.check([flag])
 
 
+def test_limits_of_pings_of_the_operator_come_last() -> None:
+    own = "--grpc-http2-min-recv-ping-interval-without-data=30000"
+    assert launch.arguments(SERVER, chosen(triton_flags=flags.check([own])))[-1] == own
+
+
 def test_accepts_other_flags() -> None:
-    extra = ("--log-verbose=1", "--http-address", "127.0.0.1", "--model-load-thread-count=2", "--log-info=false", "--")
+    extra = ("--log-verbose=1", "--http-thread-count", "4", "--model-load-thread-count=2", "--log-info=false", "--")
     more = ("--http-restricted-api=statistics:key=value", "--backend-config=python,key=value", "--rate-limit=off")
     assert flags.check([*extra, *more]) == (*extra, *more)
 
@@ -152,29 +165,6 @@ def test_rejects_server_that_cannot_be_started(tmp_path: Path) -> None:
     broken = Server(executable=tmp_path / "absent", flags=(), environment={})
     with pytest.raises(ServerUnavailableError, match="it cannot be started \\(No such file or directory\\)"):
         launch.start(broken, ["absent"])
-
-
-def test_rejects_port_in_use() -> None:
-    with socket.socket() as other:
-        other.bind(("", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        http, metrics = free_ports(2)
-        with pytest.raises(PortInUseError) as refusal:
-            launch.check_ports(Ports(http=http, grpc=port, metrics=metrics))
-    assert str(refusal.value) == (
-        f"port {port}: another process listens on it. Stop that process, or choose another port with --grpc-port."
-    )
-    launch.check_ports(Ports(http=http, grpc=port, metrics=metrics))
-
-
-def test_rejects_port_that_needs_more_rights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(SettingError, match=r"^--http-port: this user may not open port 80\. Choose one above 1023\.$"):
-        launch.check_ports(Ports(http=80, grpc=8001, metrics=8002))
 
 
 def test_installed_server(tmp_path: Path) -> None:

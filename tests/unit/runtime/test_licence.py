@@ -253,10 +253,27 @@ def test_evaluate(path: Path, keys: Path) -> None:
 def test_evaluate_without_a_vendor_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(licence, "VENDOR_KEY", Path("/nowhere/vendor.pem"))
     settled = licence.evaluate(tmp_path / "license.json", Path("/nowhere/vendor.pem"), "enhanced", synthetic.CATALOGUE)
-    assert settled == licence.Licensing()
+    assert (settled.licence, settled.refusal) == (None, None)
     assert (
         settled.describe(synthetic.CATALOGUE) == "no licence is needed: there is no vendor key at /nowhere/vendor.pem"
     )
+
+
+def test_warns_of_a_licence_that_protects_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default file need not exist; a file that is named, or that exists, was meant to limit something."""
+    nowhere = Path("/nowhere/vendor.pem")
+    monkeypatch.setattr(licence, "VENDOR_KEY", nowhere)
+    warning = (
+        "it protects nothing, because there is no vendor key at /nowhere/vendor.pem, but the vendor's public key is "
+        "required. Build the image with --build-arg VENDOR_KEY (docs/licence.md), or name the key with --vendor-key."
+    )
+    for given in (path, tmp_path / "missing.json"):
+        (found,) = licence.evaluate(given, nowhere, None, synthetic.CATALOGUE).warnings
+        assert str(found) == f"{given}: {warning}"
+    monkeypatch.setattr(licence, "LICENCE_FILE", tmp_path / "missing.json")
+    assert licence.evaluate(tmp_path / "missing.json", nowhere, None, synthetic.CATALOGUE) == licence.Licensing()
+    monkeypatch.setattr(licence, "LICENCE_FILE", path)
+    assert len(licence.evaluate(path, nowhere, None, synthetic.CATALOGUE).warnings) == 1
 
 
 POINT_REMEDY = "Set SM_OPERATING_POINT to a licensed one, or request a licence for this one from the vendor"
@@ -411,3 +428,11 @@ def test_issues_licence_for_another_catalogue(keys: Path, tmp_path: Path) -> Non
         f"--operating-point: 'quick' is not an operating point of {synthetic.CATALOGUE.folder}. "
         "Use standard or enhanced."
     )
+
+
+def test_check_key_rejects_a_private_key(keys: Path, tmp_path: Path) -> None:
+    done = call("check-key", keys)
+    assert (done.exit_code, done.exception) == (0, None)
+    private = tmp_path / "vendor.key"
+    private.write_bytes(VENDOR.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert isinstance(call("check-key", private).exception, KeyFileError)

@@ -70,3 +70,11 @@ def test_unusable_setting_as_json(tmp_path: Path) -> None:
         f"SM_OPERATING_POINT: 'best' is not an operating point of {CATALOGUE_FOLDER}. Use standard or enhanced."
     )
     assert line["traceback"].startswith("Traceback")
+
+
+def test_unusable_catalogue_as_json(tmp_path: Path) -> None:
+    """The catalogue is read while the options are parsed, whatever their order."""
+    result = start("--catalogue", str(tmp_path), "--log-format", "json")
+    assert result.returncode == 11
+    (line,) = map(json.loads, result.stderr.splitlines())
+    assert (line["subject"], line["exit_code"]) == (str(tmp_path), 11)

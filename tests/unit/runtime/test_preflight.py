@@ -34,7 +34,7 @@ LEGACY_DRIVERS = (
     "545 or later, or 470.57 or later of branch 470 with CUDA's compatibility library, "
     "or 525.85 or later of branch 525, or 535.86 or later of branch 535"
 )
-ON_THE_CPU = "serve on the CPU with `--platform embedded`"
+ON_THE_CPU = "serve on the CPU with `--platform embedded`, in containers with the image voxwright-runtime-cpu"
 CAPABILITY = (
     "GPU {}: its compute capability is {}, but 7.5, 8.0, 8.6, 8.9 or 9.0 is required. Use a GPU with one of these, or "
     + ON_THE_CPU
@@ -168,7 +168,8 @@ def test_two_gpus() -> None:
 def test_no_gpu() -> None:
     assert sentences(GpuDetection(reason="CUDA lists no GPU")) == [
         "platform 26.08: no GPU was found (CUDA lists no GPU), but one is required. "
-        "Check `nvidia-smi` and, in a container, `--gpus`; or serve on the CPU with `--platform embedded`."
+        "Check `nvidia-smi` and, in a container, `--gpus`; or serve on the CPU with `--platform embedded`, "
+        "in containers with the image voxwright-runtime-cpu."
     ]
     assert sentences(GpuDetection(reason="CUDA lists no GPU"), EMBEDDED) == []
 
@@ -183,7 +184,8 @@ def test_inaccessible_gpu() -> None:
     assert sentences(detection) == [
         "GPU: CUDA cannot use NVIDIA A10 and NVIDIA L4 of this machine: "
         "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine, but a GPU that CUDA can use is required. "
-        "Name one as `nvidia-smi -L` lists it; or serve on the CPU with `--platform embedded`."
+        "Name one as `nvidia-smi -L` lists it; or serve on the CPU with `--platform embedded`, "
+        "in containers with the image voxwright-runtime-cpu."
     ]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from contract.arch import Arch
 from contract.catalogue import Catalogue
 from contract.client import ClientSpec
 from contract.errors import BundleError, CatalogueError, OutputError, SettingError
-from contract.manifest import BoundTensor, BundleManifest
+from contract.manifest import BoundTensor, BundleFile, BundleManifest
 from contract.platform import platform
 from runtime import repository
 from runtime.bundles import Bundle
@@ -57,6 +58,57 @@ def test_engines_are_linked(tmp_path: Path) -> None:
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     source = found.folder / "body_standard" / "batch" / "model.onnx"
     assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").samefile(source)
+
+
+def large_bundle(folder: Path) -> tuple[Bundle, Path]:
+    """Write a bundle whose body has its weights in a second file; return it and this file."""
+    made, file = synthetic.full_manifest(), "body_standard/batch/model.onnx.data"
+    data = BundleFile(file=file, sha256=hashlib.sha256(b"weights").hexdigest(), size_bytes=len(b"weights"))
+    engines = [
+        dataclasses.replace(each, data=(data,)) if each.model == "body_standard" else each for each in made.engines
+    ]
+    made = dataclasses.replace(made, engines=tuple(engines))
+    synthetic.write(folder, made)
+    (folder / file).write_bytes(b"weights")
+    return Bundle(folder=folder, manifest=made), folder / file
+
+
+def test_weights_of_a_large_engine_lie_beside_it(tmp_path: Path) -> None:
+    found, data = large_bundle(tmp_path / "b")
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    version = tmp_path / "repository" / "body_standard" / "1"
+    assert files_below(version) == ["model.onnx", "model.onnx.data"]
+    assert (version / "model.onnx.data").samefile(data)
+    others = [each for each in files_below(tmp_path / "repository") if each.endswith(".data")]
+    assert others == ["body_standard/1/model.onnx.data"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (lambda path: path.write_bytes(b"weightS"), "its content does not match the manifest"),
+        (lambda path: path.write_bytes(b"weight"), "it has 6 bytes, and the manifest states 7"),
+        (Path.unlink, "it is missing"),
+    ],
+    ids=["flip", "truncate", "remove"],
+)
+def test_rejects_damaged_weights(tmp_path: Path, damage: Callable[[Path], None], cause: str) -> None:
+    found, data = large_bundle(tmp_path / "b")
+    damage(data)
+    with pytest.raises(BundleError) as refusal:
+        repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert str(refusal.value) == f"{data}: {cause}. {REBUILD}"
+    assert not (tmp_path / "repository").exists()
+
+
+def test_rejects_unlisted_weights(tmp_path: Path) -> None:
+    """The ONNX file beside it might read it."""
+    found = bundle(tmp_path / "b")
+    data = found.folder / "body_standard" / "batch" / "model.onnx.data"
+    data.write_bytes(b"weights")
+    with pytest.raises(BundleError) as refusal:
+        repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    assert str(refusal.value) == f"{data}: the manifest does not list it. {REBUILD}"
 
 
 def cannot_link(*_: object) -> None:

@@ -10,8 +10,10 @@ import pytest
 from contract.catalogue import CATALOGUE_FOLDER, read_catalogue
 from contract.errors import CatalogueError, SettingError
 from contract.platform import platform
+from runtime import listening
 from runtime.__main__ import command, parse
-from runtime.settings import Ports, Settings
+from runtime.listening import Addresses, Families, Ports
+from runtime.settings import Settings
 from tests.unit.runtime import synthetic
 
 
@@ -20,6 +22,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for option in command().params:
         if isinstance(option.envvar, str):
             monkeypatch.delenv(option.envvar, raising=False)
+    monkeypatch.setattr(listening, "families", lambda: Families(ipv4=True, ipv6=True))
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +61,9 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ("VOXWRIGHT_HTTP_PORT", "9000", "ports", Ports(http=9000, grpc=8001, metrics=8002)),
         ("VOXWRIGHT_GRPC_PORT", "9001", "ports", Ports(http=8000, grpc=9001, metrics=8002)),
         ("VOXWRIGHT_METRICS_PORT", "9002", "ports", Ports(http=8000, grpc=8001, metrics=9002)),
+        ("VOXWRIGHT_HTTP_ADDRESS", "::", "addresses", Addresses(http="::", metrics="::")),
+        ("VOXWRIGHT_GRPC_ADDRESS", "::1", "addresses", Addresses(grpc="::1")),
+        ("VOXWRIGHT_METRICS_ADDRESS", "127.0.0.1", "addresses", Addresses(metrics="127.0.0.1")),
         ("VOXWRIGHT_THREADS", "7", "threads", 7),
         ("VOXWRIGHT_LICENCE", "mine.json", "licence", Path("mine.json")),
         ("VOXWRIGHT_VENDOR_KEY", "theirs.pem", "vendor_key", Path("theirs.pem")),
@@ -112,9 +118,9 @@ def test_option_overrides_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_passes_flags_to_tritonserver() -> None:
-    assert parse(["--", "--log-verbose=1", "--http-address=127.0.0.1"]).triton_flags == (
+    assert parse(["--", "--log-verbose=1", "--http-thread-count=4"]).triton_flags == (
         "--log-verbose=1",
-        "--http-address=127.0.0.1",
+        "--http-thread-count=4",
     )
 
 

@@ -62,7 +62,7 @@ def test_speakers_of_a_dialogue_have_different_variants(monkeypatch: pytest.Monk
     monkeypatch.setattr(recordings, "_speak", lambda sentences, voice, source: _tone(0.5))
     counts, source = set(), random.Random(0)
     for _ in range(20):
-        samples, turns = recordings._dialogue(source)
+        samples, turns = recordings.dialogue(source)
         speakers = {turn.speaker for turn in turns}
         counts.add(len(speakers))
         assert len({speaker.split("+")[1].split(":")[0] for speaker in speakers}) == len(speakers)
@@ -94,7 +94,7 @@ def test_same_seed_writes_same_recordings(tmp_path_factory: pytest.TempPathFacto
 
 @needs_espeak
 def test_synthesises_dialogue() -> None:
-    samples, turns = recordings._dialogue(random.Random(1))
+    samples, turns = recordings.dialogue(random.Random(1))
     assert np.abs(samples).max() == pytest.approx(augment.PEAK * 10 ** (recordings.GAIN_DB / 20), abs=1e-3)
     for turn in turns:
         speech = samples[int(turn.start * 16_000) : int(turn.end * 16_000)]

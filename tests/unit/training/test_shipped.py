@@ -8,26 +8,34 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors import safe_open
+from scipy import signal
 
 from contract.catalogue import read_catalogue
-from contract.client import ClientSpec
+from contract.client import ClientSpec, SpeakerSpec
 from contract.tokens import WORD_START
 from export.checkpoints import reference
 from export.networks.ctc_head import CtcHeadConfig
 from export.networks.reserved_tokens import BOUNDARY
-from training import card, corpus, dialogue, evaluation, model, reporting, synthesis, voices
+from training import card, corpus, dialogue, evaluation, model, reporting, speakers, synthesis, voices
+from training.augment import telephone
 from training.dataset import TRAINING_PARTS
 from training.errors import TrainingError
-from training.features import log_mel
+from training.features import SAMPLE_RATE_HZ, log_mel
 from training.language import pad_tokens
 from training.recipe import Recipe
 from training.synthesis import Utterance
 from training.tokenizer import BLANK_PIECE, BOUNDARY_PIECE, Tokenizer
 from transcriber import ngram
+from transcriber.clustering import NO_LIMITS, find_voices
+from transcriber.segments import follow
+from transcriber.speakers import is_narrow as is_narrow_line
+from transcriber.speakers import window_bounds, windows_of
+from transcriber.stream_speakers import StreamSpeakers
 
 RECIPE = Recipe(out=Path("work/training"))
 LARGEST_BYTES = 12_000_000
@@ -146,6 +154,34 @@ def test_embedding_is_a_unit_vector_with_a_threshold(point: str) -> None:
         embedding = network(torch.randn(2, 150, 80), torch.tensor([150, 80]))
     assert torch.allclose(embedding.norm(dim=-1), torch.ones(2), atol=1e-4)
     assert 0.0 < float(parameters["same_speaker_similarity"]) < 1.0
+
+
+@every_point
+@pytest.mark.parametrize("line", ["full band", "telephone"])
+def test_two_voices_are_two_speakers_in_recordings_and_streams(point: str, line: str) -> None:
+    """The stream repeats the dialogue, which moves the segments: several of them have both voices."""
+    network, parameters = reference.load(reference.checkpoint_path("diar", point))
+    threshold = float(parameters["same_speaker_similarity"])
+    samples, turns = dialogue.read(RECIPE.demo)
+    if line == "telephone":
+        narrow = signal.resample_poly(telephone(samples), 1, 2)
+        samples = signal.resample_poly(narrow, 2, 1).astype(np.float32)
+    embedded = speakers.embed_dialogue(network, samples, turns)
+    is_narrow = is_narrow_line(samples, SAMPLE_RATE_HZ)
+    assert is_narrow == (line == "telephone")
+    similarity = threshold + (0.12 if is_narrow else 0.0)
+    assert speakers.clustering_accuracy(embedded.speakers, find_voices(embedded.speech, similarity, NO_LIMITS)) > 0.9
+    known, labels = StreamSpeakers(threshold), set[str]()
+    audio = SpeakerSpec(sample_rate_hz=SAMPLE_RATE_HZ, same_speaker_similarity=threshold, window_s=2.0, hop_s=0.75)
+    blocks = iter(np.array_split(np.tile(samples, 2), 300))
+    for number, update in enumerate(follow(blocks, sample_rate_hz=SAMPLE_RATE_HZ)):
+        if update.ended:
+            segment = update.segment
+            bounds = window_bounds(segment.samples.size, audio)
+            windows = windows_of(number, segment.start_s, bounds, audio, is_narrow=is_narrow)
+            crops = [log_mel(segment.samples[first:last]).astype(np.float16) for first, last in bounds]
+            labels |= set(known.label(windows, speakers.embed(network, crops)))
+    assert labels == {"S1", "S2"}
 
 
 def test_weights_are_small_enough_for_a_repository() -> None:

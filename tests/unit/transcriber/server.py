@@ -1,5 +1,6 @@
 """A server in this process with Triton's gRPC interface: tests set its models, its failures and its outages."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,7 +41,11 @@ class Script:
     realtime: bool = False
     failures: list[grpc.StatusCode] = field(default_factory=list)
     failure_text: str = ""
+    delay_s: float = 0.0
+    """How long each inference takes."""
     requests: list[Any] = field(default_factory=list)
+    refusal: tuple[grpc.StatusCode, str] | None = None
+    """The answer of a proxy that refuses every request."""
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -50,9 +55,13 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.script = script
 
     def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.script.refusal is not None:
+            _fail(context, *self.script.refusal)
         return service_pb2.ServerReadyResponse(ready=not self.script.loading)
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self.script.refusal is not None:
+            _fail(context, *self.script.refusal)
         return service_pb2.ModelReadyResponse(ready=request.name in self.script.ready)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -77,10 +86,12 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             answer.config.parameters[name].string_value = value
         if self.script.realtime and request.name.startswith("body_"):
             answer.config.sequence_batching.oldest.max_candidate_sequences = 4
+            answer.config.sequence_batching.max_sequence_idle_microseconds = 60_000_000
         return answer
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.script.requests.append(request)
+        time.sleep(self.script.delay_s)
         if self.script.failures:
             _fail(context, self.script.failures.pop(0), self.script.failure_text)
         family = read_catalogue().models()[request.model_name].family

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,6 +16,9 @@ import pytest
 import soundfile
 
 from contract.errors import AudioError, OutputError, ServerUnreachableError, SettingError, VoxwrightError
+from contract.frames import FrameRule
+from export import generated_catalogue
+from export.generated_catalogue import OwnFamily
 from tests.unit.transcriber.fakes import FakeRecogniser
 from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import FakeStreams
@@ -46,10 +50,36 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, 8, 60.0, False)
 
 
+def catalogue(folder: Path, *languages: str) -> Path:
+    """Write a catalogue with a recogniser for each language."""
+    families = [
+        OwnFamily(name=f"am_{language}", role="ctc", language=language, operating_points=("fast",),
+                  sample_rate_hz=8_000, padding="exact", frames=FrameRule.of((200, 80)))
+        for language in languages
+    ]  # fmt: skip
+    generated_catalogue.write(folder, ("fast",), families)
+    return folder
+
+
+@pytest.mark.parametrize(("languages", "expected"), [(("de",), "de"), (("de", "en"), "en")])
+def test_language_is_the_only_one_or_english(tmp_path: Path, languages: tuple[str, ...], expected: str) -> None:
+    folder = catalogue(tmp_path / "catalogue", *languages)
+    assert parse(["a.wav", "--catalogue", str(folder)]).language == expected
+    assert parse(["a.wav", "--catalogue", str(folder), "--language", "nl"]).language == "nl"
+
+
+def test_rejects_missing_language_where_there_are_several(tmp_path: Path) -> None:
+    folder = catalogue(tmp_path / "catalogue", "nl", "de")
+    assert message("a.wav", "--catalogue", folder) == (
+        f"--language: it is missing, and {folder} has 2 languages. Use de or nl."
+    )
+
+
 def test_endpoint_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_INFERENCE_ENDPOINT", "triton:9001")
     assert parse(["a.wav"]).endpoint == "triton:9001"
-    assert parse(["a.wav", "--endpoint", "[::1]:8001"]).endpoint == "[::1]:8001"
+    for endpoint in ("[::1]:8001", "ipv4:10.0.0.1:8001,10.0.0.2:8001", "ipv6:[::1]:8001,[::2]:8001"):
+        assert parse(["a.wav", "--endpoint", endpoint]).endpoint == endpoint
 
 
 @pytest.mark.parametrize("endpoint", ["localhost", "http://localhost:8000", ":8001", "host:0", "host:99999", "host:x"])
@@ -99,7 +129,7 @@ def test_rejects_several_results_for_one_place(tmp_path: Path) -> None:
     )
     assert message("a.wav", "a.mp3", "--output", tmp_path) == (
         f"--output: several of the recordings would be written to {tmp_path / 'a.txt'}. "
-        "Transcribe them one by one, or rename them."
+        "Name the folder that contains them, where their results are kept apart, or rename them."
     )
 
 
@@ -159,8 +189,10 @@ def test_several_recordings_into_a_folder(talk: Path, tmp_path: Path) -> None:
 
 
 def test_writes_several_texts_to_stdout_with_their_names(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    transcribe_all(parse([str(talk), str(talk)]), FakeRecogniser())
-    assert capsys.readouterr().out.count("==> talk.wav <==\n[") == 2
+    other = wav(talk.parent / "other.wav", burst(1))
+    transcribe_all(parse([str(talk), str(other), str(talk)]), FakeRecogniser())
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line[0] == "="] == ["==> talk.wav <==", "==> other.wav <=="]
 
 
 def test_stops_when_the_server_stays_away(talk: Path, tmp_path: Path) -> None:
@@ -168,7 +200,8 @@ def test_stops_when_the_server_stays_away(talk: Path, tmp_path: Path) -> None:
         raise ServerUnreachableError("localhost:8001", "gone", "Start one")
 
     recogniser = FakeRecogniser(fail=fail)
-    errors = transcribe_all(parse([str(talk), str(talk)]), recogniser)
+    other = wav(tmp_path / "other.wav", burst(1))
+    errors = transcribe_all(parse([str(talk), str(other)]), recogniser)
     assert len(errors) == 1
     assert recogniser.calls == ["recognise"]
 
@@ -356,7 +389,7 @@ def test_rejects_two_links_to_one_file(talk: Path, tmp_path: Path) -> None:
     (out / "other.txt").symlink_to("talk.txt")
     assert message(talk, other, "--output", out) == (
         f"--output: several of the recordings would be written to {out / 'talk.txt'}. "
-        "Transcribe them one by one, or rename them."
+        "Name the folder that contains them, where their results are kept apart, or rename them."
     )
 
 
@@ -571,4 +604,33 @@ def test_rejects_options_beside_channels(talk: Path, tmp_path: Path) -> None:
     assert message(tmp_path / "pipe", "--channels") == (
         f"--channels: {tmp_path / 'pipe'} is a pipe, and a file is read once for each channel. "
         "Write the recording to a file first."
+    )
+
+
+@pytest.mark.parametrize("option", ["--speakers", "--max-speakers"])
+def test_number_of_speakers(option: str, talk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse([str(talk), option, "1", "--format", "json-v2"])
+    assert transcribe_all(options, FakeRecogniser()) == []
+    found = json.loads(capsys.readouterr().out)
+    assert {word["alternatives"][0]["speaker"] for word in found["results"] if word["type"] == "word"} == {"S1"}
+    assert message(talk, option, "2", "--no-speakers") == (
+        f"{option}: speakers are not distinguished with --no-speakers. Leave out one of the two."
+    )
+    assert message(talk, option, "2", "--channels") == (
+        f"{option}: with --channels every channel is one speaker. Leave out one of the two."
+    )
+    without = shutil.copytree("model_repository", tmp_path / "catalogue")
+    shutil.rmtree(without / "diar")
+    assert message(talk, option, "2", "--catalogue", without) == (
+        f"{option}: the catalogue has no speaker network. "
+        "Leave it out, or add a network with the role `speaker` to the catalogue."
+    )
+    with pytest.raises(SystemExit, match="2"):
+        parse([str(talk), option, "0"])
+    assert "0 is not in the range x>=1" in capsys.readouterr().err
+
+
+def test_exact_and_largest_number_of_speakers_exclude_each_other(talk: Path) -> None:
+    assert message(talk, "--speakers", "2", "--max-speakers", "3") == (
+        "--speakers: --max-speakers is given too. Leave out --max-speakers."
     )

@@ -9,11 +9,13 @@ import pytest
 
 from contract.catalogue import read_catalogue
 from contract.errors import ServerContractError, ServerUnreachableError
+from tests.relay import Relay, relaying
 from tests.unit.transcriber.server import Script, serving
+from transcriber import connection as connections
 from transcriber.audio import Samples
 from transcriber.connection import Connection, _Outage
 from transcriber.recogniser import RequestError
-from transcriber.triton_recogniser import TritonRecogniser, connect
+from transcriber.triton_recogniser import TritonRecogniser, connect, connect_streams
 
 
 def audio(frames: int) -> Samples:
@@ -163,3 +165,111 @@ def test_reports_an_outage_once_to_many_threads(script: Script) -> None:
         for thread in threads:
             thread.join()
     assert reported == [f"waiting for the server at {connection.endpoint}, for at most 20 s"]
+
+
+def test_reports_once_that_it_waits_for_a_place(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams wait at a time; later the server answers at once, and then it is slow again."""
+    monkeypatch.setattr(connections, "_PLACE_NOTICE_S", 0.2)
+    script.realtime = True
+    reported: list[str] = []
+    with serving(script) as port:
+        connection = Connection(f"127.0.0.1:{port}", notify=reported.append, one_server=True)
+        streams = connect_streams(connection, read_catalogue(), "en", None)
+        window = np.zeros(streams.window_samples, dtype=np.float32)
+        script.delay_s = 0.6
+        threads = [
+            threading.Thread(target=streams.step, args=(number, window), kwargs={"start": True, "end": False})
+            for number in (1, 2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert reported == [
+            f"waiting for a place: the server at {connection.endpoint} has not answered for 0 s, and its 4 places for "
+            "streams may all be taken. The place of a client that vanished is free again after 60 s"
+        ]
+        # A window within a stream has its place.
+        streams.step(1, window, start=False, end=True)
+        script.delay_s = 0.0
+        streams.step(3, window, start=True, end=True)
+        assert len(reported) == 1
+        script.delay_s = 0.6
+        streams.step(4, window, start=True, end=True)
+    assert len(reported) == 2
+
+
+def test_states_how_long_it_waited_for_an_answer(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STEP_TIMEOUT_S", 0.3)
+    script.realtime = True
+    with serving(script) as port:
+        streams = connect_streams(Connection(f"127.0.0.1:{port}", one_server=True), read_catalogue(), "en", None)
+        window = np.zeros(streams.window_samples, dtype=np.float32)
+        streams.step(1, window, start=True, end=False)
+        script.delay_s = 1.0
+        with pytest.raises(RequestError, match=r"^ensemble_en_standard did not answer within 0\.3 s$"):
+            streams.step(1, window, start=False, end=False)
+    # It is sent once: the server may have processed it.
+    assert len(script.requests) == 2
+
+
+def test_optional_models_survive_an_outage(script: Script) -> None:
+    """A question for a model that gets no answer is repeated: it does not mean that the model is missing."""
+    with serving(script) as port:
+        connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=20)
+        assert connection.serves("decoder_standard")
+        assert not connection.serves("lm_enhanced")
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(connection.serves("decoder_standard")))
+    thread.start()
+    time.sleep(0.5)
+    with serving(script, port):
+        thread.join()
+    assert found == [True]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "sentence"),
+    [
+        (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "no token",
+            "it refuses the requests of this client (no token). Name the header",
+        ),
+        (grpc.StatusCode.PERMISSION_DENIED, "other", "it refuses the requests of this client (other). Name the header"),
+        (grpc.StatusCode.UNIMPLEMENTED, "what?", "it is not a Triton server (what?). Name the gRPC port of a server."),
+    ],
+)
+def test_refusal_of_every_request_ends_at_once(
+    script: Script, status: grpc.StatusCode, text: str, sentence: str
+) -> None:
+    script.refusal = (status, text)
+    with serving(script) as port:
+        connection = Connection(f"127.0.0.1:{port}", retry_timeout_s=3600)
+        with pytest.raises(ServerUnreachableError) as caught:
+            connect(connection, read_catalogue(), "en", None)
+    assert str(caught.value).startswith(f"{connection.endpoint}: {sentence}")
+
+
+def test_opens_another_connection_after_every_pause(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay forgets a connection in the pause. No request waits, not even for a ping."""
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
+    with serving(script) as port, relaying(port, Relay(idle_s=0.4)) as relay:
+        recogniser = connect(Connection(f"127.0.0.1:{relay.port}"), read_catalogue(), "en", None)
+        for number in range(1, 4):
+            began_s = time.monotonic()
+            assert recogniser.recognise(audio(345)).encoder_length == 85
+            assert time.monotonic() - began_s < 4
+            assert relay.opened == number
+            time.sleep(0.6)
+
+
+def test_threads_without_a_pause_share_a_connection(script: Script) -> None:
+    with serving(script) as port, relaying(port, Relay()) as relay:
+        recogniser = connect(Connection(f"127.0.0.1:{relay.port}"), read_catalogue(), "en", None)
+        threads = [threading.Thread(target=recogniser.recognise, args=(audio(345),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert relay.opened == 1

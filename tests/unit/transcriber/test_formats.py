@@ -1,8 +1,15 @@
 """Compare every format with its exact text."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
-from transcriber.formats import CUE_LINE_CHARACTERS, FORMATS, json_v2, rttm, srt, text, vtt
+import pytest
+from jsonschema import Draft202012Validator
+
+from transcriber import formats
+from transcriber.formats import CUE_LINE_CHARACTERS, FORMATS, Job, Subtitles, json_v2, rttm, srt, text, vtt
 from transcriber.transcript import Loss, Transcript, Turn, Word, clock
 
 TRANSCRIPT = Transcript(
@@ -22,6 +29,15 @@ TRANSCRIPT = Transcript(
     ),
     losses=(Loss(start_s=10.0, end_s=12.25, reason="refused"), Loss(start_s=3725.5, end_s=None, reason="truncated")),
 )
+JOB = Job(
+    id="a1b2c3d4e5",
+    created_at="2026-11-27T10:00:00.123Z",
+    data_name="weekly meeting.wav",
+    finished_at="2026-11-27T10:00:05.000Z",
+    config={"language": "en", "diarization": "speaker"},
+    tracking={"title": "Monday", "details": {"room": 7}},
+)
+SCHEMA = Draft202012Validator(json.loads(Path(formats.__file__).with_name("json-v2.schema.json").read_text()))
 EMPTY = Transcript(source="a.wav", duration_s=1.0, language="en", operating_point="standard", turns=(), losses=())
 
 
@@ -46,9 +62,19 @@ def test_text_without_speakers() -> None:
 
 
 def test_json_v2() -> None:
-    assert json.loads(json_v2(TRANSCRIPT)) == {
+    assert json.loads(json_v2(TRANSCRIPT, JOB)) == {
         "format": "2.9",
+        "job": {
+            "id": "a1b2c3d4e5",
+            "created_at": "2026-11-27T10:00:00.123Z",
+            "data_name": "weekly meeting.wav",
+            "duration": 3725.5,
+            "tracking": {"title": "Monday", "details": {"room": 7}},
+        },
         "metadata": {
+            "created_at": "2026-11-27T10:00:05.000Z",
+            "type": "transcription",
+            "transcription_config": {"language": "en", "diarization": "speaker"},
             "source": "weekly meeting.wav",
             "duration": 3725.5,
             "language": "en",
@@ -74,22 +100,74 @@ def test_json_v2() -> None:
     }
 
 
+@pytest.mark.parametrize("job", [None, JOB, replace(JOB, channels={"S1": "agent"})])
+@pytest.mark.parametrize("transcript", [TRANSCRIPT, EMPTY])
+def test_json_v2_is_what_its_schema_describes(transcript: Transcript, job: Job | None) -> None:
+    document = json.loads(json_v2(transcript, job))
+    assert [error.message for error in SCHEMA.iter_errors(document)] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "2.8"}, {"job": {}}, {"metadata": {}}, {"results": [{}]}, {"extra": 1}],
+    ids=lambda change: next(iter(change)),
+)
+def test_schema_rejects_other_documents(change: dict[str, object]) -> None:
+    assert not SCHEMA.is_valid(json.loads(json_v2(TRANSCRIPT, JOB)) | change)
+
+
+def test_json_v2_without_a_job_gets_one() -> None:
+    first, second = (json.loads(json_v2(TRANSCRIPT)) for _ in range(2))
+    assert first["job"]["id"] != second["job"]["id"]
+    assert first["job"]["data_name"] == "weekly meeting.wav"
+    age = datetime.now(UTC) - datetime.fromisoformat(first["metadata"]["created_at"])
+    assert abs(age.total_seconds()) < 60
+    assert first["metadata"]["transcription_config"] == {"language": "en", "operating_point": "enhanced"}
+
+
+def test_channels_are_named_and_their_words_sorted() -> None:
+    late = replace(TRANSCRIPT.turns[0].words[1], content="late", start_s=5.0, end_s=5.5)
+    first = replace(TRANSCRIPT.turns[0], speaker="C1", words=(TRANSCRIPT.turns[0].words[0], late))
+    second = replace(TRANSCRIPT.turns[1], speaker="C2", words=(replace(late, content="early", start_s=1.0),))
+    job = replace(JOB, channels={"C1": "agent"})
+    results = json.loads(json_v2(replace(TRANSCRIPT, turns=(first, second)), job))["results"]
+    found = [(result["channel"], result["alternatives"][0]["content"]) for result in results]
+    assert found == [("agent", "hello"), ("C2", "early"), ("agent", "late")]
+    assert "speaker" not in results[0]["alternatives"][0]
+
+
+def test_shape_of_subtitles() -> None:
+    words = tuple(Word(content="word", start_s=n * 0.3, end_s=n * 0.3 + 0.2, confidence=1) for n in range(12))
+    long = replace(EMPTY, turns=(Turn(speaker=None, words=words),))
+    shape = Subtitles(line_characters=15, lines=1)
+    assert srt(long, shape).count("word word\n") == 6
+    assert "word word\n" in vtt(long, shape)
+
+
 def test_srt() -> None:
     assert srt(TRANSCRIPT) == (
-        "1\n00:00:00,320 --> 00:00:01,250\nS1: hello r&d\n\n2\n01:02:02,040 --> 01:02:02,500\nS2: hi\n"
+        "1\n00:00:00,320 --> 00:00:01,250\nS1: hello r&d\n\n"
+        "2\n00:00:10,000 --> 00:00:12,250\n(not transcribed: refused)\n\n"
+        "3\n01:02:02,040 --> 01:02:02,500\nS2: hi\n\n"
+        "4\n01:02:05,500 --> 01:02:07,500\n(not transcribed: truncated)\n"
     )
 
 
 def test_vtt() -> None:
     assert vtt(TRANSCRIPT) == (
-        "WEBVTT\n\n00:00:00.320 --> 00:00:01.250\n<v S1>hello r&amp;d\n\n01:02:02.040 --> 01:02:02.500\n<v S2>hi\n"
+        "WEBVTT\n\n00:00:00.320 --> 00:00:01.250\n<v S1>hello r&amp;d\n\n"
+        "00:00:10.000 --> 00:00:12.250\n(not transcribed: refused)\n\n"
+        "01:02:02.040 --> 01:02:02.500\n<v S2>hi\n\n"
+        "01:02:05.500 --> 01:02:07.500\n(not transcribed: truncated)\n"
     )
 
 
 def test_rttm() -> None:
     assert rttm(TRANSCRIPT) == (
         "SPEAKER weekly_meeting 1 0.320 0.930 <NA> <NA> S1 <NA> <NA>\n"
+        "NOSCORE weekly_meeting 1 10.000 2.250 <NA> <NA> <NA> <NA> <NA>\n"
         "SPEAKER weekly_meeting 1 3722.040 0.460 <NA> <NA> S2 <NA> <NA>\n"
+        "NOSCORE weekly_meeting 1 3725.500 2.000 <NA> <NA> <NA> <NA> <NA>\n"
     )
 
 

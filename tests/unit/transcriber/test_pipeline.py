@@ -2,8 +2,10 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError
@@ -11,9 +13,11 @@ from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
 from tests.unit.transcriber.models import single_tokens
 from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber import pipeline
-from transcriber.audio import Recording
-from transcriber.pipeline import Plan, TranscriptionResult, in_order, transcribe
-from transcriber.recogniser import RequestError
+from transcriber.audio import Recording, Samples
+from transcriber.clustering import SpeakerLimits
+from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult, collect, in_order, transcribe
+from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.transcript import Turn, Word
 
 
 @pytest.fixture(autouse=True)
@@ -46,9 +50,83 @@ def test_embeds_nothing_without_speakers(talk: Path) -> None:
     assert found.notes == ()
 
 
+class _Unsure(FakeRecogniser):
+    """Recognises the same words, with a lower probability of every token."""
+
+    probability = 0.5
+
+    def recognise(self, samples: Samples) -> EncoderOutput:
+        sure = super().recognise(samples)
+        probabilities = np.array([self.probability, 0.01], dtype=np.float32)
+        log_probs = np.tile(np.log(probabilities), (len(sure.emissions.tokens), 1))
+        return replace(sure, emissions=replace(sure.emissions, log_probs=log_probs))
+
+
+@pytest.mark.parametrize(("words", "probability", "noted"), [(10, 0.5, True), (10, 0.8, False), (9, 0.5, False)])
+def test_notes_low_confidence(words: int, probability: float, noted: bool, tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav", np.concatenate([silence(2), burst(1)] * words + [silence(2)]))
+    recogniser = _Unsure()
+    recogniser.probability = probability
+    found = result_of(path, recogniser)
+    assert sum(len(turn.words) for turn in found.transcript.turns) == words
+    expected = (
+        "the mean confidence of its words is 0.50, so many of them are probably wrong: this does not sound like what "
+        "the models were trained on",
+    )
+    assert found.notes == (expected if noted else ())
+
+
 def test_notes_missing_speaker_network(talk: Path) -> None:
     found = result_of(talk, FakeRecogniser(similarity=None))
     assert found.notes == ("the server has no speaker network for standard, so speakers are not distinguished",)
+
+
+@pytest.mark.parametrize(
+    ("limits", "labels"),
+    [
+        (SpeakerLimits(most=1), ["S1", "S1", "S1"]),
+        (SpeakerLimits(least=1, most=1), ["S1", "S1", "S1"]),
+        (SpeakerLimits(least=2, most=2), ["S1", "S2", "S1"]),
+        (SpeakerLimits(most=9), ["S1", "S2", "S1"]),
+    ],
+)
+def test_obeys_the_number_of_speakers(talk: Path, limits: SpeakerLimits, labels: list[str]) -> None:
+    found = result_of(talk, FakeRecogniser(), Plan(speaker_limits=limits))
+    assert ([speaker for speaker, _ in spoken_turns(found)], found.notes) == (labels, ())
+
+
+def test_notes_a_number_of_speakers_that_speech_is_too_short_for(talk: Path) -> None:
+    found = result_of(talk, FakeRecogniser(), Plan(speaker_limits=SpeakerLimits(least=99, most=99)))
+    count = len({speaker for speaker, _ in spoken_turns(found)})
+    assert found.notes == (f"it has too little speech for 99 speakers: {count} were distinguished",)
+
+
+@pytest.mark.parametrize(("confidence", "count", "noted"), [(0.74, 10, True), (0.76, 10, False), (0.1, 9, False)])
+def test_notes_a_low_mean_confidence(talk: Path, confidence: float, count: int, *, noted: bool) -> None:
+    """The mean counts, over enough words to mean something."""
+    spread = [confidence + (0.05 if place % 2 else -0.05) for place in range(count - count % 2)] + [confidence] * (
+        count % 2
+    )
+    found_words = [
+        Word(content="so", start_s=0.1 * place, end_s=0.1 * place + 0.1, confidence=each)
+        for place, each in enumerate(spread)
+    ]
+    turns = [Turn(words=tuple(found_words), speaker="S1")]
+    found = collect(Recording(talk), FakeRecogniser(), Plan(), [SegmentResult(words=found_words)], turns, None, 1.0)
+    remark = (
+        f"the mean confidence of its words is {confidence:.2f}, so many of them are probably wrong: "
+        "this does not sound like what the models were trained on"
+    )
+    assert found.notes == ((remark,) if noted else ())
+
+
+def test_number_of_speakers_needs_a_speaker_network(talk: Path) -> None:
+    with pytest.raises(ServerContractError) as caught:
+        result_of(talk, FakeRecogniser(similarity=None), Plan(speaker_limits=SpeakerLimits(most=2)))
+    assert str(caught.value) == (
+        "the number of speakers: the server has no speaker network for standard. "
+        "Leave out --speakers and --max-speakers, or serve a speaker network."
+    )
 
 
 def test_reports_progress_in_seconds(talk: Path) -> None:

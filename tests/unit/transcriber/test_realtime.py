@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import OVERLAP, WINDOW, FakeStreams
 from transcriber import pipeline, realtime, segments
 from transcriber.audio import Recording, Samples
+from transcriber.clustering import SpeakerLimits
 from transcriber.pipeline import Plan, TranscriptionResult
-from transcriber.realtime import Final, Partial, Source
+from transcriber.realtime import Source
 from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.session import Final, Partial
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +33,15 @@ def follow(
     path: Path, recogniser: FakeStreams, plan: Plan | None = None
 ) -> tuple[TranscriptionResult, list[Partial | Final]]:
     events: list[Partial | Final] = []
-    found = realtime.transcribe(Source(path), recogniser, plan or Plan(), events.append)
-    return found, events
+    return transcribed(Source(path), recogniser, plan or Plan(), events.append), events
+
+
+def transcribed(
+    source: Source, recogniser: FakeStreams, plan: Plan, on_event: Callable[[Partial | Final], object]
+) -> TranscriptionResult:
+    found = realtime.transcribe(source, recogniser, plan, on_event)
+    assert found is not None
+    return found
 
 
 def spoken_turns(found: TranscriptionResult) -> list[tuple[str | None, str]]:
@@ -94,7 +103,7 @@ def test_reports_words_before_the_stream_ends(tmp_path: Path) -> None:
 
     speaker = threading.Thread(target=speak, daemon=True)
     speaker.start()
-    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), on_event)
+    found = transcribed(Source(path), FakeStreams(), Plan(), on_event)
     speaker.join()
     assert in_time == [True]
     assert [type(each) for each in events] == [Partial, Final]
@@ -123,7 +132,7 @@ def test_stopped_stream_keeps_its_words(tmp_path: Path) -> None:
         events.append(each)
         source.stop()
 
-    found = realtime.transcribe(source, FakeStreams(), Plan(), on_event)
+    found = transcribed(source, FakeStreams(), Plan(), on_event)
     assert time.monotonic() - began < 15
     ended.set()
     speaker.join()
@@ -200,6 +209,15 @@ def test_without_speakers(talk: Path, search: str) -> None:
     assert "embed" not in recogniser.calls
 
 
+def test_obeys_the_largest_number_of_speakers(talk: Path) -> None:
+    """A number of speakers is the largest one: in a stream they come one by one."""
+    for limits in (SpeakerLimits(most=1), SpeakerLimits(least=1, most=1)):
+        found, _ = follow(talk, FakeStreams(), Plan(speaker_limits=limits))
+        assert {speaker for speaker, _ in spoken_turns(found)} == {"S1"}
+    found, _ = follow(talk, FakeStreams(), Plan(speaker_limits=SpeakerLimits(least=2, most=2)))
+    assert [speaker for speaker, _ in spoken_turns(found)] == ["S1", "S2", "S1"]
+
+
 def test_notes_missing_speaker_network(talk: Path) -> None:
     found, _ = follow(talk, FakeStreams(similarity=None))
     assert found.notes == ("the server has no speaker network for standard, so speakers are not distinguished",)
@@ -268,7 +286,7 @@ def test_transcribes_samples_read_before_the_stop(tmp_path: Path) -> None:
             time.sleep(1.0)
             source.stop()
 
-    found = realtime.transcribe(source, FakeStreams(), Plan(), on_event)
+    found = transcribed(source, FakeStreams(), Plan(), on_event)
     ended.set()
     assert spoken_turns(found) == [("S1", "loud"), ("S1", "loud")]
 
@@ -278,8 +296,7 @@ def test_stops_a_stream_without_samples(tmp_path: Path) -> None:
     os.mkfifo(path)
     source = Source(path)
     threading.Timer(0.5, source.stop).start()
-    with pytest.raises(KeyboardInterrupt):
-        realtime.transcribe(source, FakeStreams(), Plan(), lambda _: None)
+    assert realtime.transcribe(source, FakeStreams(), Plan(), lambda _: None) is None
 
 
 def test_cancels_lost_streams_on_the_server(talk: Path) -> None:
@@ -316,14 +333,14 @@ def test_paused_stream_gets_its_final(tmp_path: Path) -> None:
             finals.append(resumed.is_set())
             paused.set()
 
-    found = realtime.transcribe(Source(path), FakeStreams(), Plan(), on_event)
+    found = transcribed(Source(path), FakeStreams(), Plan(), on_event)
     assert finals == [False, True]
     assert spoken_turns(found) == [("S1", "loud"), ("S1", "loud")]
     assert found.transcript.duration_s == pytest.approx(6.0, abs=0.01)
 
 
 def test_file_does_not_pause(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(realtime, "PAUSE_S", 0.0)
     read = Recording.blocks
 
     def blocks(recording: Recording) -> Iterator[Samples]:

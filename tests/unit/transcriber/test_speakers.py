@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.transcriber.fakes import speaker_spec
-from transcriber import speakers
-from transcriber.speakers import StreamSpeakers, Window, cluster, label, turns, window_bounds, windows_of
+from transcriber import clustering, speakers
+from transcriber.audio import Recording
+from transcriber.clustering import SpeakerLimits
+from transcriber.speakers import Window, cluster, label, turns, window_bounds, windows_of
+from transcriber.stream_speakers import StreamSpeakers
 from transcriber.transcript import Word
 
 SIZE = 64
@@ -99,7 +104,7 @@ def test_clustering_in_parts_equals_clustering_at_once(monkeypatch: pytest.Monke
     order = np.random.default_rng(5).integers(0, 4, 120).tolist()
     vectors = embedded(order)
     whole = cluster(vectors, 0.4)
-    monkeypatch.setattr(speakers, "_PART_WINDOWS", 25)
+    monkeypatch.setattr(clustering, "_PART_WINDOWS", 25)
     parted = cluster(vectors, 0.4)
     assert len(set(whole.tolist())) == len(set(parted.tolist())) == 4
     assert len(set(zip(whole.tolist(), parted.tolist(), strict=True))) == 4
@@ -180,3 +185,106 @@ def test_short_windows_do_not_define_a_speaker_in_a_stream() -> None:
     # It resembles neither, but is not a third speaker.
     assert known.label(windows(1, length_s=0.5), embedded([2])) in (["S1"], ["S2"])
     assert known.label([], np.empty((0, SIZE), dtype=np.float32)) == []
+
+
+def mixed(first: int, second: int, share: float, seed: int = 0) -> NDArray[np.float32]:
+    """Draw the embedding of a window in which one voice follows another."""
+    vector = share * voices(8)[first] + (1 - share) * voices(8)[second]
+    vector = vector / np.linalg.norm(vector) + np.random.default_rng(seed).normal(0, 0.04, SIZE)
+    unit: NDArray[np.float32] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
+
+
+def dialogue_segment(number: int, turns_of: list[tuple[int, int]]) -> tuple[list[Window], NDArray[np.float32]]:
+    """Build a segment of turns, each a voice and its number of windows, with two mixed windows at every change."""
+    rows: list[NDArray[np.float32]] = []
+    for place, (voice, count) in enumerate(turns_of):
+        if place:
+            before = turns_of[place - 1][0]
+            rows += [mixed(before, voice, share, seed=100 * number + place) for share in (0.6, 0.4)]
+        rows += list(embedded([voice] * count, spread=0.04, seed=1000 * number + place))
+    given = [Window(segment=number, start_s=0.75 * place, end_s=0.75 * place + 2) for place in range(len(rows))]
+    return given, np.stack(rows)
+
+
+def test_segments_with_several_voices_found_no_speaker() -> None:
+    """For hours, every segment has both voices; the first one cannot be separated within the segment alone."""
+    known, pure = StreamSpeakers(similarity=0.6), list[tuple[int, str]]()
+    for number in range(150):
+        order = [(number % 2, 4), (1 - number % 2, 3), (number % 2, 3)]
+        given, vectors = dialogue_segment(number, order)
+        labels = known.label(given, vectors)
+        pure += [(order[0][0], labels[0]), (order[1][0], labels[7]), (order[2][0], labels[-1])]
+    assert set(pure) == {(0, "S1"), (1, "S2")}
+
+
+def test_memory_of_a_stream_is_bounded() -> None:
+    known = StreamSpeakers(similarity=0.4)
+    for number in range(150):
+        known.label(windows(5), embedded([number % 7] * 5, seed=number))
+        assert len(known) <= 400
+    # No voice is forgotten, and nothing is new.
+    assert {label for voice in range(7) for label in known.label(windows(1), embedded([voice], seed=voice))} == {
+        f"S{number}" for number in range(1, 8)
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_limits_are_obeyed(count: int) -> None:
+    order = [0, 0, 1, 1, 2, 2] * 5
+    exactly = label(windows(30), embedded(order), 0.4, SpeakerLimits(least=count, most=count))
+    assert len(set(exactly)) == count
+    at_most = label(windows(30), embedded(order), 0.4, SpeakerLimits(most=count))
+    assert len(set(at_most)) == min(count, 3)
+    known = StreamSpeakers(0.4, SpeakerLimits(most=count))
+    in_stream = [known.label(windows(1), embedded([voice], seed=place))[0] for place, voice in enumerate(order)]
+    assert len(set(in_stream)) == min(count, 3)
+
+
+def test_more_speakers_than_windows() -> None:
+    assert label(windows(2), embedded([0, 0]), 0.4, SpeakerLimits(least=5, most=5)) == ["S1", "S2"]
+
+
+def test_known_number_separates_similar_voices() -> None:
+    """Above the threshold all windows are one speaker; a number cuts them at the right place."""
+    order = [0, 0, 0, 1, 1, 1] * 4
+    near = embedded(order) + 2.0 * voices(3)[2]
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    assert set(label(windows(24), near, 0.4)) == {"S1"}
+    assert label(windows(24), near, 0.4, SpeakerLimits(least=2, most=2)) == [f"S{voice + 1}" for voice in order]
+
+
+def test_label_that_was_sent_stays_with_its_voice() -> None:
+    """A voice whose windows were first taken for another one gets a label of its own, and the other keeps its."""
+    known = StreamSpeakers(similarity=0.6)
+    given, vectors = dialogue_segment(0, [(0, 3), (1, 3)])
+    first = known.label(given, vectors)
+    later = [known.label(*dialogue_segment(number, [(number % 2, 6)])) for number in range(1, 9)]
+    assert {labels[0] for labels in later[1::2]} == {first[0]}
+    assert len({labels[0] for labels in later[0::2]}) == 1
+    assert later[0][0] != first[0]
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
+def test_recognises_a_line_of_8_khz(rate_hz: int, tmp_path: Path) -> None:
+    """A recording of the line is read at the rate of the network; noise of that rate has its full band."""
+    source = np.random.default_rng(2)
+    soundfile.write(tmp_path / "line.wav", source.normal(0, 0.1, 24_000), 8_000, subtype="ULAW")
+    line = np.concatenate(list(Recording(tmp_path / "line.wav", sample_rate_hz=rate_hz).blocks()))
+    assert speakers.is_narrow(line, rate_hz)
+    assert not speakers.is_narrow(source.normal(0, 0.1, 3 * rate_hz).astype(np.float32), rate_hz)
+    assert speakers.is_narrow(source.normal(0, 0.1, 24_000).astype(np.float32), 8_000)
+
+
+def test_voices_are_separated_at_a_higher_similarity_on_a_telephone_line() -> None:
+    """On the line all voices share a direction: here the cosine of the two is 0.5."""
+    order = [0, 0, 0, 1, 1, 1] * 4
+    near = voices(3)[order] + voices(3)[2]
+    near = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    wide = windows(24)
+    narrow = [replace(window, is_narrow=True) for window in wide]
+    assert set(label(wide, near, 0.45)) == {"S1"}
+    assert label(narrow, near, 0.45) == [f"S{voice + 1}" for voice in order]
+    known = StreamSpeakers(0.45)
+    found = [known.label([window], vector[None])[0] for window, vector in zip(narrow, near, strict=True)]
+    assert found == [f"S{voice + 1}" for voice in order]

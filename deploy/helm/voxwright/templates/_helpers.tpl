@@ -33,4 +33,40 @@ app.kubernetes.io/component: server
 {{- fail (printf "architectures.%s.maxReplicas: it is less than replicas. Remove it to turn off autoscaling, or raise it." $arch) -}}
 {{- end -}}
 {{- end -}}
+{{- include "voxwright.free" (dict "value" "nodeSelector" "names" (keys .Values.nodeSelector) "taken" (list "kubernetes.io/arch" "nvidia.com/gpu.compute.major" "nvidia.com/gpu.compute.minor")) -}}
+{{- include "voxwright.free" (dict "value" "podLabels" "names" (keys .Values.podLabels) "taken" (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "voxwright/arch")) -}}
+{{- include "voxwright.free" (dict "value" "service.labels" "names" (keys .Values.service.labels) "taken" (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "voxwright/metrics")) -}}
+{{- $variables := list "SM_BATCH_MODE" "SM_OPERATING_POINT" "VOXWRIGHT_ENGINES" "VOXWRIGHT_TRUSTED_KEY" "VOXWRIGHT_THREADS" -}}
+{{- $volumes := list "scratch" "engines" "licence" "keys" "shared-memory" -}}
+{{- $paths := list "/tmp" "/engines" "/license.json" "/keys" "/dev/shm" -}}
+{{- include "voxwright.free" (dict "value" "extraEnv" "names" (include "voxwright.column" (dict "rows" .Values.extraEnv "key" "name") | fromJsonArray) "taken" $variables) -}}
+{{- include "voxwright.free" (dict "value" "extraVolumes" "names" (include "voxwright.column" (dict "rows" .Values.extraVolumes "key" "name") | fromJsonArray) "taken" $volumes) -}}
+{{- include "voxwright.free" (dict "value" "extraVolumeMounts" "names" (include "voxwright.column" (dict "rows" .Values.extraVolumeMounts "key" "mountPath") | fromJsonArray) "taken" $paths) -}}
+{{- $open := and (has .Values.service.type (list "NodePort" "LoadBalancer")) .Values.networkPolicy.enabled -}}
+{{- if and $open (not .Values.networkPolicy.moreClients) -}}
+{{- fail (printf "service.type: with %s clients come from outside, and the NetworkPolicy admits none of them. Name them in networkPolicy.moreClients, for example - ipBlock: {cidr: 10.0.0.0/8}." .Values.service.type) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fail where a value names what the chart sets itself. Takes value, names and taken. */}}
+{{- define "voxwright.free" -}}
+{{- $seen := list -}}
+{{- range .names -}}
+{{- if has . $.taken -}}
+{{- fail (printf "%s: the chart itself sets %s. Remove it, and use the chart's own value for it, if there is one." $.value .) -}}
+{{- end -}}
+{{- if has . $seen -}}
+{{- fail (printf "%s: %s is in it twice. Remove one of them." $.value .) -}}
+{{- end -}}
+{{- $seen = append $seen . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* One field of every row, as a JSON array. Takes rows and key. */}}
+{{- define "voxwright.column" -}}
+{{- $found := list -}}
+{{- range .rows -}}
+{{- $found = append $found (index . $.key) -}}
+{{- end -}}
+{{- $found | toJson -}}
 {{- end -}}

@@ -1,0 +1,78 @@
+"""python -m demo.serve: one command that starts a server for recordings, one for streams, and the service.
+
+Options go to `python -m service`. Without engines it exports and builds those of the reference networks for the CPU.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.errors import guard
+from demo.__main__ import FOLDER, StepError, call, heading, wait
+from demo.ports import free_ports, port_options
+
+_STOP_SECONDS = 60
+_MODES = {"recordings": "true", "streams": "false"}
+
+
+def main() -> None:
+    """Run the command line."""
+    guard(lambda: run(sys.argv[1:]))
+
+
+def run(options: Sequence[str]) -> None:
+    """Serve until SIGINT or SIGTERM; then stop the service and its servers in this order."""
+    os.chdir(FOLDER.parent)
+    if not list(Path("dist/engines").glob("*/*/manifest.json")):
+        heading("Build", "Exports and builds the reference networks for the CPU. Minutes, once.")
+        call("export", "--out", "dist/onnx")
+        call("build.engines", "--arch", "cpu")
+    # A terminal sends SIGINT to all programs at once; the service must be the first that ends.
+    signal.signal(signal.SIGTERM, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        endpoints = [stack.enter_context(_server(name, mode)) for name, mode in _MODES.items()]
+        places = [f"--endpoint={endpoints[0]}", f"--realtime-endpoint={endpoints[1]}"]
+        heading("Service", "Press Ctrl-C to stop it. Its address is in the next lines; open it in a browser.")
+        service = stack.enter_context(_child("service", *places, *options))
+        code = service.wait()
+        if code:
+            raise StepError("python -m service", code)
+
+
+@contextmanager
+def _server(name: str, batch_mode: str) -> Iterator[str]:
+    """Start a server in a mode and yield its endpoint when it is ready."""
+    ports = free_ports()
+    heading(f"Server of {name}", "Starts Triton with the engines that fit this machine. Seconds.")
+    repository = f"dist/serve/{name}"
+    arguments = [f"--batch-mode={batch_mode}", f"--repository={repository}", *port_options(ports)]
+    with _child("runtime", *arguments) as server:
+        wait(server, f"http://localhost:{ports['http']}")
+        yield f"localhost:{ports['grpc']}"
+
+
+@contextmanager
+def _child(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    print(f"$ python -m {' '.join([module, *arguments])}", flush=True)
+    child = subprocess.Popen([sys.executable, "-m", module, *arguments], start_new_session=True)
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Read the field additional_vocab, which batch jobs and real time have in common."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from transcriber.phrases import LONGEST_PHRASE, MOST_PHRASES, Phrase
+
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_PHRASE, pattern=r"\S")]
+
+
+class VocabularyPhrase(BaseModel):
+    """A name or term, and what it sounds like."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    content: Text
+    sounds_like: list[Text] = []
+
+
+AdditionalVocabulary = Annotated[list[Text | VocabularyPhrase], Field(max_length=MOST_PHRASES)]
+
+
+def phrases_of(entries: Iterable[str | VocabularyPhrase | dict[str, Any]]) -> tuple[Phrase, ...]:
+    """Return checked entries as phrases for the search, without repetitions; entries may be stored ones."""
+    found = dict.fromkeys(_phrase(entry) for entry in entries)
+    return tuple(found)
+
+
+def _phrase(entry: str | VocabularyPhrase | dict[str, Any]) -> Phrase:
+    match entry:
+        case str():
+            return Phrase(content=_plain(entry))
+        case VocabularyPhrase():
+            return Phrase(content=_plain(entry.content), sounds_like=tuple(map(_plain, entry.sounds_like)))
+        case _:
+            return _phrase(VocabularyPhrase.model_validate(entry))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,94 @@
+"""Call the URLs that clients name: to fetch recordings, and to notify of jobs that ended."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from service import addresses
+
+USER_AGENT = "Speechmatics-API/2.0"
+_MOST_REDIRECTS = 5
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SUCCESS = 200
+
+
+class CallError(Exception):
+    """A URL that could not be called, or that answered with an error. `is_final`: a repetition is of no use."""
+
+    def __init__(self, text: str, *, is_final: bool = False) -> None:
+        super().__init__(text)
+        self.is_final = is_final
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Call listed hosts only; `option` is the one that lists them."""
+
+    hosts: Sequence[str]
+    option: str
+
+    def fetch(self, url: str, headers: Mapping[str, str], target: BinaryIO, most_bytes: int) -> None:
+        """Write what a URL returns to a file; raise CallError."""
+        written = 0
+        with self._following(url, headers) as response:
+            for block in response.iter_bytes(2**18):
+                written += len(block)
+                if written > most_bytes:
+                    raise CallError(f"{_host(url)} sends more than {most_bytes} bytes, the limit", is_final=True)
+                target.write(block)
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], **body: Any) -> None:
+        """Send a request and wait for its answer; raise CallError unless the status is 200 to 299."""
+        with self._requested(method, url, headers, **body) as response:
+            if not response.is_success:
+                raise CallError(f"{_host(url)} answered with status {response.status_code}")
+
+    @contextlib.contextmanager
+    def _following(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        for _ in range(_MOST_REDIRECTS):
+            with self._requested("GET", url, headers) as response:
+                if response.status_code not in _REDIRECTS:
+                    if response.status_code != _SUCCESS:
+                        raise CallError(f"{_host(url)} answered with status {response.status_code}")
+                    yield response
+                    return
+                there = urljoin(url, response.headers.get("location", ""))
+            # What proves the client's identity to one host is not for another.
+            headers = headers if urlsplit(there).netloc == urlsplit(url).netloc else {}
+            url = there
+        raise CallError(f"{_host(url)} redirects more than {_MOST_REDIRECTS} times")
+
+    @contextlib.contextmanager
+    def _requested(self, method: str, url: str, headers: Mapping[str, str], **body: Any) -> Iterator[httpx.Response]:
+        try:
+            there = addresses.check(url, self.hosts, self.option)
+        except addresses.ForbiddenUrlError as error:
+            raise CallError(str(error), is_final=True) from error
+        sent = {**headers, "Host": urlsplit(url).netloc, "User-Agent": USER_AGENT}
+        # The connection goes to the address that was checked: the name could have another one a moment later.
+        direct = httpx.URL(url).copy_with(host=there.address)
+        extensions = {"sni_hostname": there.host}
+        try:
+            with (
+                httpx.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as client,
+                client.stream(method, direct, headers=sent, extensions=extensions, **body) as response,
+            ):
+                yield response
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CallError(f"{_host(url)} cannot be called ({reason})") from error
+
+
+def headers_of(lines: Sequence[str]) -> dict[str, str]:
+    """Return the headers of lines `Name: value`."""
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url

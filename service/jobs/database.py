@@ -1,0 +1,411 @@
+"""Keep jobs in SQLite or PostgreSQL, so that several services can share them.
+
+A worker claims a job with a lease and a token of its own. Only the worker whose token the job still has can finish it:
+one that was away for longer than its lease finishes nothing. So a job is never lost and never done twice.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sql
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from contract.errors import OutputError, SettingError
+from service.jobs.records import Claim, Job, JobError, Notice, State
+
+SCHEMA_VERSION = 1
+_SQLITE_WAIT_S = 30.0
+_LOCK_OF_SCHEMA = 7_302_941
+"""A number that all services use for PostgreSQL's advisory lock."""
+_NEVER_US = 2**62
+_READS = {"voxwright_reads": True}
+
+_tables = sql.MetaData()
+_schema = sql.Table("voxwright_schema", _tables, sql.Column("version", sql.Integer, primary_key=True))
+_jobs = sql.Table(
+    "voxwright_jobs",
+    _tables,
+    sql.Column("id", sql.String(16), primary_key=True),
+    sql.Column("client", sql.Text, nullable=False),
+    sql.Column("state", sql.String(16), nullable=False),
+    sql.Column("created_us", sql.BigInteger, nullable=False),
+    sql.Column("config", sql.Text, nullable=False),
+    sql.Column("data_name", sql.Text, nullable=False),
+    sql.Column("data_key", sql.Text),
+    sql.Column("transcript_key", sql.Text),
+    sql.Column("duration_s", sql.Float, nullable=False, default=0.0),
+    sql.Column("errors", sql.Text, nullable=False, default="[]"),
+    sql.Column("attempts", sql.Integer, nullable=False, default=0),
+    # Who works on it, and from when on another worker may take it.
+    sql.Column("token", sql.String(36)),
+    sql.Column("free_us", sql.BigInteger, nullable=False, default=0),
+    sql.Index("voxwright_jobs_due", "state", "free_us"),
+    sql.Index("voxwright_jobs_of_client", "client", "created_us"),
+)
+_notices = sql.Table(
+    "voxwright_notices",
+    _tables,
+    sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("job", sql.String(16), sql.ForeignKey("voxwright_jobs.id"), nullable=False),
+    sql.Column("number", sql.Integer, nullable=False),
+    sql.Column("attempts", sql.Integer, nullable=False, default=0),
+    sql.Column("token", sql.String(36)),
+    sql.Column("free_us", sql.BigInteger, nullable=False, default=0),
+    sql.Index("voxwright_notices_due", "free_us"),
+)
+
+
+class Database:
+    """The jobs of all services that share a database; for several threads."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database and make its tables where there are none.
+
+        Raises SettingError for a URL that cannot be used and for a schema of another release.
+        """
+        self._engine = _engine(url)
+        self._shown = self._engine.url.render_as_string(hide_password=True)
+        try:
+            self._prepare()
+        except DBAPIError as error:
+            cause = f"{self._shown} cannot be opened ({_reason(error)})"
+            raise SettingError("--database", cause, "Check the address, the user and its rights") from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def add(self, job: Job, *, most_unfinished: int) -> bool:
+        """Store a new job; return False where its client has too many jobs that are not done."""
+        unfinished = (
+            sql.select(sql.func.count())
+            .select_from(_jobs)
+            .where(_jobs.c.client == job.client, _jobs.c.state == State.RUNNING)
+        )
+        with self._writing() as connection:
+            if connection.execute(unfinished).scalar_one() >= most_unfinished:
+                return False
+            connection.execute(_jobs.insert().values(**_row(job)))
+            return True
+
+    def now_us(self) -> int:
+        """Return the time of the database, which all services share."""
+        with self._reading() as connection:
+            return _now_us(connection)
+
+    def find(self, job_id: str, client: str | None = None) -> Job | None:
+        """Return a job; None where there is none, or where it belongs to another client than the one named."""
+        query = sql.select(_jobs).where(_jobs.c.id == job_id)
+        if client is not None:
+            query = query.where(_jobs.c.client == client)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _job(row)
+
+    def newest(
+        self,
+        client: str,
+        *,
+        limit: int,
+        before_us: int | None = None,
+        after_us: int | None = None,
+        states: Sequence[State] = (State.RUNNING, State.DONE, State.REJECTED),
+    ) -> list[Job]:
+        """Return the jobs of a client, the newest first."""
+        query = sql.select(_jobs).where(_jobs.c.client == client, _jobs.c.state.in_(states))
+        if before_us is not None:
+            query = query.where(_jobs.c.created_us < before_us)
+        if after_us is not None:
+            query = query.where(_jobs.c.created_us > after_us)
+        query = query.order_by(_jobs.c.created_us.desc(), _jobs.c.id).limit(limit)
+        with self._reading() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def unfinished(self) -> dict[str, int]:
+        """Return the number of jobs that wait and that run, of all clients."""
+        with self._reading() as connection:
+            now = _now_us(connection)
+            held = sql.and_(_jobs.c.token.is_not(None), _jobs.c.free_us > now)
+            query = sql.select(
+                sql.func.count(), sql.func.coalesce(sql.func.sum(sql.case((held, 1), else_=0)), 0)
+            ).where(_jobs.c.state == State.RUNNING)
+            total, held_count = connection.execute(query).one()
+        return {"waiting": total - int(held_count), "running": int(held_count)}
+
+    def claim(self, lease_s: float) -> Claim | None:
+        """Take the oldest job that no worker holds; None where there is none."""
+        with self._writing() as connection:
+            now = _now_us(connection)
+            # SQLite knows no lock of a row: there a transaction that writes has the database alone.
+            query = (
+                sql.select(_jobs)
+                .where(_jobs.c.state == State.RUNNING, _jobs.c.free_us <= now)
+                .order_by(_jobs.c.created_us)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            token = str(uuid4())
+            held = {"token": token, "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
+            connection.execute(_jobs.update().where(_jobs.c.id == row.id).values(**held))
+            return Claim(job=_job(row), token=token)
+
+    def renew(self, claim: Claim, lease_s: float) -> bool:
+        """Lengthen the lease; return False where the job is deleted or another worker has it."""
+        with self._writing() as connection:
+            until = _now_us(connection) + round(lease_s * 1e6)
+            return self._change(connection, claim, free_us=until)
+
+    def release(self, claim: Claim, pause_s: float) -> None:
+        """Return a job to the queue after a pause, as if it had not been tried."""
+        with self._writing() as connection:
+            free_us = _now_us(connection) + round(pause_s * 1e6)
+            self._change(connection, claim, token=None, free_us=free_us, attempts=claim.job.attempts)
+
+    def fetched(self, claim: Claim, data_key: str) -> bool:
+        """Note where the recording of a job lies that was fetched; return False where the job is lost."""
+        with self._writing() as connection:
+            return self._change(connection, claim, data_key=data_key)
+
+    def finish(
+        self,
+        claim: Claim,
+        state: State,
+        *,
+        transcript_key: str | None = None,
+        duration_s: float = 0.0,
+        errors: Sequence[str] = (),
+    ) -> bool:
+        """End a job and queue its notifications, both or none; return False where the job is lost."""
+        with self._writing() as connection:
+            now = _now_us(connection)
+            found = [JobError(message=message, at_us=now) for message in errors]
+            is_held = self._change(
+                connection,
+                claim,
+                state=state,
+                transcript_key=transcript_key,
+                duration_s=duration_s,
+                errors=_errors_text(found),
+                token=None,
+                free_us=_NEVER_US,
+            )
+            if is_held:
+                for number in range(len(claim.job.config.get("notification_config", ()))):
+                    connection.execute(_notices.insert().values(job=claim.job.id, number=number))
+            return is_held
+
+    def delete(self, job_id: str, client: str, *, force: bool) -> tuple[Job | None, bool]:
+        """Delete a job; return it as it was, and whether it is deleted: a running one is deleted only by `force`."""
+        states = [State.DONE, State.REJECTED, *([State.RUNNING] if force else [])]
+        query = sql.select(_jobs).where(_jobs.c.id == job_id, _jobs.c.client == client).with_for_update()
+        with self._writing() as connection:
+            row = connection.execute(query).first()
+            if row is None:
+                return None, False
+            is_deleted = row.state in states
+            if is_deleted:
+                self._remove(connection, job_id, State.DELETED)
+            return _job(row), is_deleted
+
+    def expire(self, retention_s: float, limit: int = 100) -> list[Job]:
+        """Mark jobs that are older than the retention as expired, and return them, so that their files are removed."""
+        with self._writing() as connection:
+            oldest = _now_us(connection) - round(retention_s * 1e6)
+            query = (
+                sql.select(_jobs)
+                .where(_jobs.c.state.in_([State.DONE, State.REJECTED]), _jobs.c.created_us < oldest)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = list(connection.execute(query))
+            for row in rows:
+                self._remove(connection, row.id, State.EXPIRED)
+            return [_job(row) for row in rows]
+
+    def forget(self, age_s: float) -> int:
+        """Remove the rows of deleted and expired jobs that are older than an age; return their number."""
+        with self._writing() as connection:
+            oldest = _now_us(connection) - round(age_s * 1e6)
+            gone = _jobs.c.state.in_([State.DELETED, State.EXPIRED])
+            return connection.execute(_jobs.delete().where(gone, _jobs.c.created_us < oldest)).rowcount
+
+    def claim_notice(self, lease_s: float) -> Notice | None:
+        """Take a notification that is due; None where there is none."""
+        with self._writing() as connection:
+            now = _now_us(connection)
+            query = (
+                sql.select(_notices)
+                .where(_notices.c.free_us <= now)
+                .order_by(_notices.c.free_us)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            token = str(uuid4())
+            held = {"token": token, "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
+            connection.execute(_notices.update().where(_notices.c.id == row.id).values(**held))
+            job = connection.execute(sql.select(_jobs).where(_jobs.c.id == row.job)).one()
+            return Notice(id=row.id, job=_job(job), number=row.number, attempts=row.attempts + 1, token=token)
+
+    def delay_notice(self, notice: Notice, pause_s: float) -> None:
+        """Try a notification again after a pause."""
+        with self._writing() as connection:
+            free_us = _now_us(connection) + round(pause_s * 1e6)
+            mine = _notices.c.id == notice.id, _notices.c.token == notice.token
+            connection.execute(_notices.update().where(*mine).values(token=None, free_us=free_us))
+
+    def end_notice(self, notice: Notice, error: str | None = None) -> None:
+        """Remove a notification that was sent, or given up: then its error is added to those of the job."""
+        with self._writing() as connection:
+            mine = _notices.c.id == notice.id, _notices.c.token == notice.token
+            if connection.execute(_notices.delete().where(*mine)).rowcount and error is not None:
+                query = sql.select(_jobs.c.errors).where(_jobs.c.id == notice.job.id).with_for_update()
+                known = _errors(connection.execute(query).scalar_one())
+                added = [*known, JobError(message=error, at_us=_now_us(connection))]
+                connection.execute(_jobs.update().where(_jobs.c.id == notice.job.id).values(errors=_errors_text(added)))
+
+    @staticmethod
+    def _change(connection: Connection, claim: Claim, **values: Any) -> bool:
+        """Change a job that is still held; return whether it is."""
+        mine = _jobs.c.id == claim.job.id, _jobs.c.token == claim.token, _jobs.c.state == State.RUNNING
+        return bool(connection.execute(_jobs.update().where(*mine).values(**values)).rowcount)
+
+    @staticmethod
+    def _remove(connection: Connection, job_id: str, state: State) -> None:
+        connection.execute(_notices.delete().where(_notices.c.job == job_id))
+        gone = {"state": state, "token": None, "free_us": _NEVER_US, "data_key": None, "transcript_key": None}
+        connection.execute(_jobs.update().where(_jobs.c.id == job_id).values(**gone))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._engine.connect().execution_options(**_READS) as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._engine.begin() as connection:
+            yield connection
+
+    def _prepare(self) -> None:
+        with self._writing() as connection:
+            if connection.dialect.name == "postgresql":
+                # Two services that start together must not both make the tables.
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK_OF_SCHEMA)))
+            if not sql.inspect(connection).has_table(_schema.name):
+                _tables.create_all(connection)
+                connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+            versions = list(connection.execute(sql.select(_schema.c.version)).scalars())
+        if versions != [SCHEMA_VERSION]:
+            found = " and ".join(map(str, versions)) or "none"
+            raise SettingError(
+                "--database",
+                f"the schema version of {self._shown} is {found}, and this release reads {SCHEMA_VERSION}",
+                "Use the release that wrote it, or name another database",
+            )
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        remedy = "Use sqlite:///FILE or postgresql://USER@HOST/NAME"
+        raise SettingError("--database", f"{url!r} is not a URL of a database", remedy) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        cause = f"{parsed.drivername} is not supported"
+        raise SettingError("--database", cause, "Use sqlite:///FILE or postgresql://USER@HOST/NAME")
+    try:
+        if parsed.get_backend_name() == "postgresql":
+            # A connection that the server closed is noticed before it is used.
+            return sql.create_engine(parsed, pool_pre_ping=True)
+        return _sqlite(parsed)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise SettingError("--database", f"{parsed.drivername} is not installed", "Use postgresql://...") from error
+
+
+def _sqlite(url: sql.URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise SettingError("--database", "a database in memory does not survive a restart", "Use sqlite:///FILE")
+    folder = Path(url.database).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(folder, f"cannot be made ({error.strerror})", "Name another --database") from error
+    engine = sql.create_engine(url, connect_args={"timeout": _SQLITE_WAIT_S})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        # Python's own handling of transactions would begin them late, so that two writers could meet.
+        connection.isolation_level = None
+        for line in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {line}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("voxwright_reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _now_us(connection: Connection) -> int:
+    if connection.dialect.name == "sqlite":
+        return time.time_ns() // 1000
+    # Services on several machines share the clock of the database.
+    text = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    return int(connection.execute(sql.text(text)).scalar_one())
+
+
+def _row(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "client": job.client,
+        "state": job.state,
+        "created_us": job.created_us,
+        "config": json.dumps(job.config, ensure_ascii=False),
+        "data_name": job.data_name,
+        "data_key": job.data_key,
+        "duration_s": job.duration_s,
+        "free_us": 0,
+    }
+
+
+def _job(row: Any) -> Job:
+    return Job(
+        id=row.id,
+        client=row.client,
+        state=State(row.state),
+        created_us=row.created_us,
+        config=json.loads(row.config),
+        data_name=row.data_name,
+        data_key=row.data_key,
+        transcript_key=row.transcript_key,
+        duration_s=row.duration_s,
+        errors=tuple(_errors(row.errors)),
+        attempts=row.attempts,
+    )
+
+
+def _errors(text: str) -> list[JobError]:
+    return [JobError(message=message, at_us=at_us) for message, at_us in json.loads(text)]
+
+
+def _errors_text(errors: Sequence[JobError]) -> str:
+    return json.dumps([[error.message, error.at_us] for error in errors], ensure_ascii=False)
+
+
+def _reason(error: DBAPIError) -> str:
+    return " ".join(str(error.orig).split())

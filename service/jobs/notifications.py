@@ -1,0 +1,109 @@
+"""Notify the URLs that clients named when their jobs end, until they answer with success."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from service import logs
+from service.calls import Caller, CallError, headers_of
+from service.core import Core
+from service.jobs import documents
+from service.jobs.database import Database
+from service.jobs.records import Job, Notice, State
+from service.jobs.storage import Storage
+
+_POLL_S = 1.0
+_MOST_ATTEMPTS = 10
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+_DEFAULT_FIELD = "data_file"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """A part of a notification: its name in a form, the name of its file, its type and its bytes."""
+
+    name: str
+    file: str
+    type: str
+    body: bytes
+
+
+class Notifier:
+    """Send the notifications that are due."""
+
+    def __init__(self, core: Core, database: Database, storage: Storage) -> None:
+        self._core, self._database, self._storage = core, database, storage
+        self._caller = Caller(hosts=core.settings.notify_hosts, option="--notify-host")
+
+    def send_due(self) -> float:
+        """Send one notification; return the seconds until the next look."""
+        # A service that dies while it sends leaves the notification to others: it is sent at least once.
+        notice = self._database.claim_notice(2 * self._core.settings.lease_s)
+        if notice is None:
+            return _POLL_S
+        wanted = notice.job.config["notification_config"][notice.number]
+        try:
+            self._send(notice.job, wanted)
+        except CallError as error:
+            self._failed(notice, error)
+        else:
+            self._database.end_notice(notice)
+        return 0.0
+
+    def _send(self, job: Job, wanted: dict[str, Any]) -> None:
+        url = address(wanted["url"], job)
+        headers = headers_of(wanted.get("auth_headers", []))
+        found = self._contents(job, wanted.get("contents"))
+        method = wanted.get("method", "post").upper()
+        if not found:
+            self._caller.send(method, url, headers)
+        elif len(found) == 1 and found[0].name not in ("data", _DEFAULT_FIELD):
+            self._caller.send(method, url, {**headers, "Content-Type": found[0].type}, content=found[0].body)
+        else:
+            files = [(each.name, (each.file, each.body, each.type)) for each in found]
+            self._caller.send(method, url, headers, files=files)
+
+    def _contents(self, job: Job, names: list[str] | None) -> list[Content]:
+        """Return the parts that exist: a job that was rejected has no transcript."""
+        if names is None:
+            found = self._content(job, "transcript")
+            # Without a list, the transcript is a file of a form.
+            return (
+                []
+                if found is None
+                else [Content(name=_DEFAULT_FIELD, file=found.file, type=found.type, body=found.body)]
+            )
+        return [found for name in names if (found := self._content(job, name)) is not None]
+
+    def _content(self, job: Job, name: str) -> Content | None:
+        if name == "jobinfo":
+            body = json.dumps({"job": documents.description(job, with_config=True)}).encode()
+            return Content(name=name, file=f"{job.id}.jobinfo.json", type=documents.JSON, body=body)
+        if name == "data":
+            if job.data_key is None:
+                return None
+            body = self._storage.read_bytes(job.data_key)
+            return Content(name=name, file=job.data_name, type="application/octet-stream", body=body)
+        if job.transcript_key is None:
+            return None
+        format_name = name.partition(".")[2] or "json-v2"
+        text = documents.written(format_name, job, self._storage.read_bytes(job.transcript_key))
+        suffix = {"json-v2": "json"}.get(format_name, format_name)
+        return Content(name=name, file=f"{job.id}.{suffix}", type=documents.media_type(format_name), body=text.encode())
+
+    def _failed(self, notice: Notice, error: CallError) -> None:
+        self._core.metrics.errors.labels("notification").inc()
+        if error.is_final or notice.attempts >= _MOST_ATTEMPTS:
+            logs.warning(f"job {notice.job.id} ended without notification: {error}")
+            self._database.end_notice(notice, f"notification {notice.number + 1} was not sent: {error}")
+            return
+        self._database.delay_notice(notice, min(_FIRST_PAUSE_S * 2 ** (notice.attempts - 1), _LONGEST_PAUSE_S))
+
+
+def address(url: str, job: Job) -> str:
+    """Return the URL of a notification, with the id and the outcome of the job in its query."""
+    status = "success" if job.state == State.DONE else "error" if job.data_key is not None else "fetch_error"
+    parts = urlsplit(url)
+    query = "&".join(part for part in (parts.query, urlencode({"id": job.id, "status": status})) if part)
+    return urlunsplit(parts._replace(query=query))

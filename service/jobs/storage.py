@@ -1,0 +1,123 @@
+"""Keep recordings and transcripts in a folder, or in any store that fsspec knows by its URL."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from contract.errors import SettingError
+from contract.files import write as write_file
+
+_BLOCK_BYTES = 2**20
+_PARTIAL = ".partial"
+
+
+class Storage:
+    """Objects by key: `<job>/<name>`. An object is there as a whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store and try it; raise SettingError where it cannot be used."""
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+            # Written and removed, so that wrong rights end the start and not the first job.
+            probe = f"start-{uuid4()}"
+            self.write_bytes(f"{probe}/probe", b"probe")
+            self.remove(probe)
+        except ImportError as error:
+            cause = f"{url} needs another package ({error})"
+            raise SettingError("--storage", cause, "Install it, or name a folder") from error
+        except Exception as error:
+            # Each kind of store has errors of its own.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            cause = f"{url} cannot be written ({reason})"
+            raise SettingError("--storage", cause, "Name a folder or a URL that may be written to") from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether objects are files of this machine."""
+        return isinstance(self._files, LocalFileSystem)
+
+    def write(self, key: str, source: BinaryIO) -> None:
+        """Store what can be read from a file that is open at its beginning."""
+        if self.is_local:
+            self._write_local(Path(self._path(key)), source)
+            return
+        self._files.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
+        # A store of objects shows one only when it is complete.
+        with self._files.open(self._path(key), "wb") as target:
+            shutil.copyfileobj(source, target, _BLOCK_BYTES)
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Store a small object."""
+        if self.is_local:
+            write_file(Path(self._path(key)), content)
+            return
+        self._files.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
+        self._files.pipe_file(self._path(key), content)
+
+    def read_bytes(self, key: str) -> bytes:
+        """Return a small object; raise FileNotFoundError where there is none."""
+        content: bytes = self._files.cat_file(self._path(key))
+        return content
+
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """Yield an object in parts; raise FileNotFoundError where there is none."""
+        with self._files.open(self._path(key), "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def size(self, key: str) -> int:
+        """Return the bytes of an object; raise FileNotFoundError where there is none."""
+        return int(self._files.size(self._path(key)))
+
+    @contextlib.contextmanager
+    def as_file(self, key: str) -> Iterator[Path]:
+        """Yield an object as a file of this machine, which is a copy unless the store is a folder."""
+        if self.is_local:
+            yield Path(self._path(key))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recording"
+            self._files.get_file(self._path(key), str(path))
+            yield path
+
+    def discard(self, key: str) -> None:
+        """Remove an object; it is no error where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._path(key))
+
+    def remove(self, job: str) -> None:
+        """Remove all objects of a job; it is no error where there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(f"{self._root}/{job}", recursive=True)
+
+    def jobs(self, older_than_s: float) -> list[str]:
+        """Return the names of jobs whose objects are older than an age, in a folder of this machine; else none."""
+        if not self.is_local or not Path(self._root).is_dir():
+            return []
+        oldest = time.time() - older_than_s
+        return [path.name for path in Path(self._root).iterdir() if path.is_dir() and path.stat().st_mtime < oldest]
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    @staticmethod
+    def _write_local(path: Path, source: BinaryIO) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as target:
+                shutil.copyfileobj(source, target, _BLOCK_BYTES)
+                target.flush()
+                os.fsync(target.fileno())
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)

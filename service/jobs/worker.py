@@ -1,0 +1,244 @@
+"""Transcribe the jobs of the database, notify, and remove what is too old, in threads."""
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, cast
+
+from sqlalchemy.exc import OperationalError
+
+from contract.errors import OutputError, ServerUnreachableError, VoxwrightError
+from service import logs
+from service.calls import Caller, CallError, headers_of
+from service.core import Core
+from service.jobs import config, documents, notifications
+from service.jobs.database import Database
+from service.jobs.records import Claim, Job, State
+from service.jobs.storage import Storage
+from service.recognition import CancelledError
+from transcriber.pipeline import TranscriptionResult
+
+_POLL_S = 1.0
+_MOST_ATTEMPTS = 5
+_SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
+_FETCH_ATTEMPTS, _FETCH_PAUSE_S = 3, 1.0
+_CLEAN_S = 60.0
+_ORPHAN_AGE_S = 86_400.0
+
+
+class FetchError(VoxwrightError):
+    """A recording cannot be fetched."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Held:
+    """A job that a thread of this service works on; `lost` is set when it is deleted or another service has it."""
+
+    claim: Claim
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class Worker:
+    """The threads of a service that work on jobs."""
+
+    def __init__(self, core: Core, database: Database, storage: Storage) -> None:
+        self._core, self._database, self._storage = core, database, storage
+        self._caller = Caller(hosts=core.settings.fetch_hosts, option="--fetch-host")
+        self._notifier = notifications.Notifier(core, database, storage)
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+        self._work, self._stopping = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start all threads."""
+        loops: list[tuple[str, Callable[[], float], threading.Event]] = [
+            *([("job", self._work_once, self._work)] * self._core.settings.parallel),
+            ("renew", self._renew_all, self._stopping),
+            ("notify", self._notifier.send_due, self._stopping),
+            ("clean", self._clean, self._stopping),
+        ]
+        for name, step, wake in loops:
+            thread = threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self) -> None:
+        """Begin a job that was submitted here at once, instead of at the next look into the database."""
+        self._work.set()
+
+    def is_busy(self) -> bool:
+        """Return whether this service works on a job."""
+        with self._lock:
+            return bool(self._held)
+
+    def stop(self) -> None:
+        """Stop all threads; what they work on is given back, for another service or the next start."""
+        self._stopping.set()
+        self._work.set()
+        for thread in self._threads:
+            thread.join(10.0)
+
+    def _loop(self, step: Callable[[], float], wake: threading.Event) -> None:
+        """Repeat a step, which returns the seconds until the next; a defect or a database that is away is reported."""
+        while not self._stopping.is_set():
+            try:
+                pause_s = step()
+            except OperationalError as error:
+                self._core.metrics.errors.labels("database").inc()
+                logs.warning(f"the database does not answer: {' '.join(str(error.orig).split())}")
+                pause_s = _SERVER_PAUSE_S
+            except Exception as error:
+                self._core.metrics.errors.labels(type(error).__name__).inc()
+                logs.exception("a step of the jobs failed, and is repeated")
+                pause_s = _SERVER_PAUSE_S
+            if pause_s:
+                wake.wait(pause_s)
+                if wake is self._work and not self._stopping.is_set():
+                    wake.clear()
+
+    def _work_once(self) -> float:
+        recordings = self._core.recordings
+        if recordings is None or recordings.recognisers.problem is not None or self._core.draining.is_set():
+            return _POLL_S
+        claim = self._database.claim(self._core.settings.lease_s)
+        if claim is None:
+            return _POLL_S
+        token = logs.request_id.set(claim.job.id)
+        try:
+            with self._holding(claim) as held:
+                self._process(held)
+        finally:
+            logs.request_id.reset(token)
+        return 0.0
+
+    @contextlib.contextmanager
+    def _holding(self, claim: Claim) -> Iterator[Held]:
+        held = Held(claim=claim)
+        with self._lock:
+            self._held[claim.token] = held
+        try:
+            yield held
+        finally:
+            with self._lock:
+                del self._held[claim.token]
+
+    def _process(self, held: Held) -> None:
+        """Transcribe a job and end it, or give it back where the cause is not the job."""
+        claim = held.claim
+        try:
+            self._transcribe(held)
+        except CancelledError:
+            if self._stopping.is_set():
+                self._database.release(claim, 0.0)
+        except ServerUnreachableError as error:
+            logs.warning(f"the job waits for the server: {error.cause}")
+            self._database.release(claim, _SERVER_PAUSE_S)
+        except (OutputError, OSError) as error:
+            self._core.metrics.errors.labels("storage").inc()
+            logs.warning(f"the job waits for the storage: {error}")
+            self._database.release(claim, _DISK_PAUSE_S)
+        except VoxwrightError as error:
+            self._reject(claim, error.cause, type(error).__name__)
+        except Exception:
+            logs.exception("a job failed by a defect of the service")
+            self._reject(claim, "it could not be transcribed, by a defect of the service", "defect")
+
+    def _transcribe(self, held: Held) -> None:
+        claim, recordings = held.claim, self._core.recordings
+        if recordings is None:
+            raise CancelledError
+        if claim.job.attempts >= _MOST_ATTEMPTS:
+            cause = f"the service stopped {claim.job.attempts} times while it transcribed this recording"
+            self._reject(claim, cause, "attempts")
+            return
+        started = time.monotonic()
+        key = claim.job.data_key or self._fetch(held)
+        with self._storage.as_file(key) as path:
+            found = recordings.transcribe(
+                path,
+                config.wanted(claim.job.config),
+                is_cancelled=lambda: held.lost.is_set() or self._stopping.is_set(),
+            )
+        gone = next((error for error in found.errors if isinstance(error, ServerUnreachableError)), None)
+        if gone is not None:
+            raise gone
+        self._finish(claim, found, time.monotonic() - started)
+
+    def _finish(self, claim: Claim, found: TranscriptionResult, wall_s: float) -> None:
+        """Store the transcript under a name of its own, so that a worker that is late overwrites nothing."""
+        job = claim.job
+        transcript = replace(found.transcript, source=job.data_name)
+        key = f"{job.id}/transcript-{claim.token}"
+        self._storage.write_bytes(key, documents.stored(transcript, self._database.now_us()))
+        is_held = self._database.finish(
+            claim,
+            State.DONE,
+            transcript_key=key,
+            duration_s=transcript.duration_s,
+            errors=[error.cause for error in found.errors],
+        )
+        if not is_held:
+            self._storage.discard(key)
+            logs.warning("the job was deleted, or another service took it over; its result is not used")
+            return
+        self._core.metrics.transcribed("job", transcript.duration_s, wall_s)
+        for error in found.errors:
+            self._core.metrics.errors.labels(type(error).__name__).inc()
+        logs.info("job done", audio_s=round(transcript.duration_s, 3), seconds=round(wall_s, 3))
+
+    def _reject(self, claim: Claim, cause: str, kind: str) -> None:
+        self._core.metrics.errors.labels(kind).inc()
+        if self._database.finish(claim, State.REJECTED, errors=[cause]):
+            logs.info(f"job rejected: {cause}")
+
+    def _fetch(self, held: Held) -> str:
+        """Fetch the recording of a job and store it; return its key."""
+        job = held.claim.job
+        wanted = job.config["fetch_data"]
+        headers = headers_of(wanted.get("auth_headers", []))
+        for attempt in range(1, _FETCH_ATTEMPTS + 1):
+            try:
+                with tempfile.TemporaryFile() as file:
+                    # The type of a temporary file is not that of a binary file for the type checker.
+                    target = cast("BinaryIO", file)
+                    self._caller.fetch(wanted["url"], headers, target, self._core.settings.limits.upload_bytes)
+                    file.seek(0)
+                    return self._keep(held.claim, target)
+            except CallError as error:
+                if error.is_final or attempt == _FETCH_ATTEMPTS:
+                    raise FetchError(job.id, f"the recording cannot be fetched: {error}", "Check the URL") from error
+            if held.lost.wait(_FETCH_PAUSE_S * attempt):
+                raise CancelledError
+        raise CancelledError
+
+    def _keep(self, claim: Claim, source: BinaryIO) -> str:
+        key = f"{claim.job.id}/recording-{claim.token}"
+        self._storage.write(key, source)
+        if not self._database.fetched(claim, key):
+            self._storage.discard(key)
+            raise CancelledError
+        return key
+
+    def _renew_all(self) -> float:
+        with self._lock:
+            held = list(self._held.values())
+        for each in held:
+            if not self._database.renew(each.claim, self._core.settings.lease_s):
+                each.lost.set()
+        return self._core.settings.lease_s / 4
+
+    def _clean(self) -> float:
+        """Remove the files of expired jobs, their rows later, and files that no job has."""
+        retention_s = self._core.settings.limits.retention_s
+        for job in self._database.expire(retention_s):
+            self._storage.remove(job.id)
+        self._database.forget(2 * retention_s)
+        for name in self._storage.jobs(_ORPHAN_AGE_S):
+            job_of_files: Job | None = self._database.find(name)
+            if job_of_files is None or job_of_files.state in (State.DELETED, State.EXPIRED):
+                self._storage.remove(name)
+        return min(_CLEAN_S, retention_s)

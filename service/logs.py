@@ -1,0 +1,68 @@
+"""Log to the standard error, one line per fact, as text or JSON, with the id of the request that is served."""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+FORMATS = ("text", "json")
+NAME = "voxwright.service"
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request, session or job that the current task serves."""
+
+
+def configure(form: str) -> None:
+    """Send the lines of the service and of uvicorn to the standard error, in one of FORMATS."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    for name in (NAME, "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    # uvicorn writes the query of a WebSocket, in which browsers and npm clients send their key.
+    logging.getLogger("uvicorn.error").addFilter(_is_without_query)
+
+
+def info(line: str, **fields: Any) -> None:
+    """Log a fact; `fields` are added to a line of JSON."""
+    logging.getLogger(NAME).info(line, extra={"fields": fields})
+
+
+def warning(line: str, **fields: Any) -> None:
+    """Log a problem that does not end the service."""
+    logging.getLogger(NAME).warning(line, extra={"fields": fields})
+
+
+def exception(line: str, **fields: Any) -> None:
+    """Log a defect of the program with the traceback of the current exception."""
+    logging.getLogger(NAME).exception(line, extra={"fields": fields})
+
+
+def _is_without_query(record: logging.LogRecord) -> bool:
+    return "WebSocket %s" not in str(record.msg)
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        current = request_id.get()
+        return line if current is None else f"{line} [{current}]"
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "request_id": request_id.get(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({key: value for key, value in line.items() if value is not None}, ensure_ascii=False)

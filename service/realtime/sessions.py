@@ -1,0 +1,182 @@
+"""Know all sessions of the service: how many may run, what each needs, and how they end when the service stops."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.websockets import WebSocket
+
+from contract.errors import ServerContractError, ServerUnreachableError, SettingError
+from service import logs
+from service.additional_vocabulary import VocabularyPhrase, phrases_of
+from service.core import Core
+from service.realtime import messages
+from service.realtime.config import StartRecognition
+from service.realtime.errors import ErrorType, SessionError
+from service.realtime.messages import Message
+from service.realtime.session import Ready, Session, SessionLimits
+from service.recognition import NAMES_OF_CLIENTS
+from transcriber import phrases
+from transcriber.phrases import Phrase
+from transcriber.triton_recogniser import TritonStreams
+
+_POLL_S = 0.2
+_PREPARING = 8
+# Connections that have not started a session, and those that are about to be closed.
+_UNSTARTED = 256
+# The sessions that are left end in order so long before the service stops.
+_LAST_WORDS_S = 5.0
+
+
+class Sessions:
+    """The sessions of a service."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._streams: dict[Session, int] = {}
+        """The started sessions with the number of their channels."""
+        self._connected = 0
+        # Of its own: while the server is away, all of its threads may wait.
+        self._pool = ThreadPoolExecutor(_PREPARING, thread_name_prefix="prepare")
+
+    @property
+    def is_crowded(self) -> bool:
+        """Return whether more clients are connected than can be served, with those that have not started."""
+        return self._connected >= self._core.settings.realtime.streams + _UNSTARTED
+
+    @property
+    def count(self) -> int:
+        """Return the number of sessions that have begun."""
+        return len(self._streams)
+
+    async def serve(self, socket: WebSocket, language: str | None) -> None:
+        """Serve a session on a socket that was accepted."""
+        limits = self._core.settings.realtime
+        chosen = SessionLimits(idle_s=limits.idle_s, longest_s=limits.longest_s)
+        session = Session(socket, language=language, admit=self._admit, prepare=self._prepare, limits=chosen)
+        logs.info(f"a session has begun at {socket.url.path}", session=session.id)
+        problem: SessionError | None = None
+        self._connected += 1
+        try:
+            problem = await session.run()
+        finally:
+            self._connected -= 1
+            self._streams.pop(session, None)
+            self._count(session, problem)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """End the sessions in order when the service stops."""
+        task = asyncio.create_task(self._drain())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _count(self, session: Session, problem: SessionError | None) -> None:
+        metrics = self._core.metrics
+        metrics.sessions.set(self.count)
+        if session.audio_s:
+            metrics.transcribed("session", session.audio_s, session.work_s)
+        if problem is not None:
+            metrics.errors.labels(problem.kind.value).inc()
+        outcome = "the client has left" if session.has_left else "in order"
+        logs.info(
+            f"a session has ended: {problem.reason if problem is not None else outcome}",
+            session=session.id,
+            audio_s=round(session.audio_s, 3),
+            seconds=round(time.monotonic() - session.began_s, 3),
+        )
+
+    async def _drain(self) -> None:
+        while not self._core.draining.is_set():
+            await asyncio.sleep(_POLL_S)
+        drain_s = self._core.settings.drain_s
+        await asyncio.sleep(max(0.0, drain_s - min(_LAST_WORDS_S, drain_s / 2)))
+        for session in list(self._streams):
+            session.stop(SessionError(ErrorType.UNKNOWN_ERROR, "the service stops; connect again"))
+
+    async def _prepare(self, start: StartRecognition, language: str) -> Ready:
+        """Return what a session needs; it may wait for the server."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._prepared, start, language)
+
+    def _prepared(self, start: StartRecognition, language: str) -> Ready:
+        recogniser = self._recogniser(start, language)
+        known, warnings = _vocabulary(start.transcription_config.additional_vocab, recogniser)
+        return Ready(
+            recogniser=recogniser,
+            vocabulary=known,
+            warnings=(*warnings, *_unsupported(start)),
+        )
+
+    def _admit(self, session: Session, start: StartRecognition) -> tuple[Message, ...]:
+        """Count a session in; raise SessionError when the service has no room for it."""
+        if self._core.draining.is_set():
+            raise SessionError(ErrorType.JOB_ERROR, "the service is about to stop; connect again")
+        largest = self._core.settings.realtime.streams
+        added = len(start.transcription_config.channel_diarization_labels or [None])
+        used = sum(self._streams.values()) + added
+        if used > largest:
+            raise SessionError(ErrorType.QUOTA_EXCEEDED, f"the service transcribes {largest} streams at a time")
+        self._streams[session] = added
+        self._core.metrics.sessions.set(self.count)
+        return (
+            messages.info("recognition_quality", "The recogniser takes broadcast quality.", quality="broadcast"),
+            messages.info(
+                "concurrent_session_usage", f"{used} of {largest} streams are in use.", usage=used, quota=largest
+            ),
+        )
+
+    def _recogniser(self, start: StartRecognition, language: str) -> TritonStreams:
+        streams = self._core.streams
+        if streams is None:
+            raise SessionError(ErrorType.NOT_ALLOWED, "this service transcribes recordings only, no streams")
+        config = start.transcription_config
+        point, points = config.operating_point or config.model, streams.catalogue.operating_points
+        if point in NAMES_OF_CLIENTS and point not in points:
+            point = None
+        if point is not None and point not in points:
+            known = " or ".join(points)
+            raise SessionError(ErrorType.INVALID_MODEL, f"{point!r} is not a model of this service; use {known}")
+        if language not in streams.catalogue.languages():
+            known = ", ".join(streams.catalogue.languages())
+            raise SessionError(ErrorType.INVALID_LANGUAGE, f"{language!r} is not served; use {known}")
+        try:
+            return streams.get(language, point)
+        except ServerUnreachableError as error:
+            raise SessionError(ErrorType.JOB_ERROR, "the inference server does not answer") from error
+        except (ServerContractError, SettingError) as error:
+            raise SessionError(ErrorType.INVALID_MODEL, f"{error.cause}. {error.remedy}.") from error
+
+
+def _vocabulary(
+    wanted: Sequence[str | VocabularyPhrase], recogniser: TritonStreams
+) -> tuple[tuple[Phrase, ...], list[Message]]:
+    """Return the phrases of a session, and a warning for those that the model cannot write."""
+    given = phrases_of(wanted)
+    kept = phrases.without_unspelled(given, recogniser.tokens)
+    lost = [phrase.content for phrase in given if phrase not in kept]
+    warnings = []
+    if lost:
+        named = ", ".join(map(repr, lost[:5])) + (", ..." if len(lost) > 5 else "")  # noqa: PLR2004
+        reason = f"additional_vocab: no tokens of the model spell {named}; {len(lost)} phrases are not used"
+        warnings.append(messages.warning("additional_vocab", reason))
+    return kept, warnings
+
+
+def _unsupported(start: StartRecognition) -> list[Message]:
+    """Return a warning for each part of a configuration that clients can see has no effect."""
+    found = []
+    translation = start.translation_config
+    if translation is not None:
+        kind = "unsupported_translation_pair" if translation.target_languages else "empty_translation_target_list"
+        found.append(messages.warning(kind, "this service does not translate"))
+    if start.audio_events_config is not None:
+        found.append(messages.warning("unsupported_audio_events", "this service does not detect audio events"))
+    if start.transcription_config.speaker_diarization_config.speakers:
+        found.append(messages.warning("speaker_id", "known speakers are not recognised by this service"))
+    return found

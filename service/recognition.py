@@ -1,0 +1,279 @@
+"""Own the checked recognisers of an inference server, and transcribe recordings with them."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from contract.access import PLAIN, Access
+from contract.catalogue import Catalogue, model_name
+from contract.errors import AudioError, ServerUnreachableError, SettingError, VoxwrightError
+from service import logs
+from transcriber import channels, phrases
+from transcriber.audio import Recording, Samples
+from transcriber.clustering import SpeakerLimits
+from transcriber.connection import Connection
+from transcriber.phrases import Phrase
+from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult, transcribe
+from transcriber.recogniser import Recogniser
+from transcriber.triton_recogniser import TritonRecogniser, TritonStreams, connect, connect_streams
+
+_WATCH_S = 2.0
+_SHORT_REMEDY = "Send it in parts"
+NAMES_OF_CLIENTS = frozenset({"standard", "enhanced"})
+"""Clients send one of these even where their user chose none; a catalogue of other networks may have neither."""
+
+Kind_co = TypeVar("Kind_co", bound=TritonRecogniser, covariant=True)
+
+
+class Connect(Protocol[Kind_co]):
+    """Check a server and return its recogniser, as transcriber's `connect` and `connect_streams` do."""
+
+    def __call__(
+        self, connection: Connection, catalogue: Catalogue, language: str, operating_point: str | None
+    ) -> Kind_co:
+        """Return the recogniser of a language at an operating point, or at the best one that is served."""
+        ...
+
+
+class Recognisers(Generic[Kind_co]):
+    """The recognisers of one server. Each is checked once and shared; after an outage all are checked again."""
+
+    def __init__(
+        self, endpoint: str, catalogue: Catalogue, connect: Connect[Kind_co], access: Access, *, one_server: bool
+    ) -> None:
+        """Prepare the connection; `watch` and `get` use it."""
+        self.endpoint, self.catalogue, self._connect = endpoint, catalogue, connect
+        self._connection = Connection(endpoint, access=access, notify=logs.warning, one_server=one_server)
+        # Fails at once where the other connection waits for the server.
+        self._probe = Connection(endpoint, access=access, retry_timeout_s=0.0, one_server=one_server)
+        self._known: dict[tuple[str, str | None], Kind_co] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.problem: str | None = "the server was not checked yet"
+        """Why the server cannot be used now; None while it can."""
+
+    def get(self, language: str, operating_point: str | None) -> Kind_co:
+        """Return the recogniser of a language at a point, None for the best one that is served.
+
+        Waits for the server during an outage. Raises SettingError, ServerUnreachableError and ServerContractError.
+        """
+        key = language, operating_point
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            known = self._connect(self._connection, self.catalogue, language, operating_point)
+            with self._lock:
+                self._known[key] = known
+        return known
+
+    def served(self) -> list[tuple[str, str]]:
+        """Return the languages and operating points that the server serves now."""
+        return [
+            (language, point)
+            for language in self.catalogue.languages()
+            for point in self.catalogue.preferred_points
+            if (family := self.catalogue.recogniser(language, point)) is not None
+            if self._probe.is_ready(model_name(family.name, point))
+        ]
+
+    def check(self) -> None:
+        """Check the server and set `problem`; after an outage forget all recognisers: models may have changed."""
+        before, self.problem = self.problem, self._find_problem()
+        if self.problem is None or self.problem == before:
+            return
+        with self._lock:
+            self._known.clear()
+        logs.warning(f"{self.endpoint} cannot be used: {self.problem}")
+
+    def watch(self) -> threading.Thread:
+        """Start a thread that checks the server every two seconds until `close`."""
+        thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """End the watch and all waiting."""
+        self._closed.set()
+        self._connection.close()
+        self._probe.close()
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.check()
+            except Exception:  # the watch must outlive a defect
+                logs.exception("the check of the server failed")
+            self._closed.wait(_WATCH_S)
+
+    def _find_problem(self) -> str | None:
+        problem = "the catalogue has no language"
+        for language in self.catalogue.languages():
+            try:
+                self._connect(self._probe, self.catalogue, language, None)
+            except ServerUnreachableError:
+                return "no server is ready there"
+            except VoxwrightError as error:
+                problem = error.cause
+            else:
+                return None
+        return problem
+
+
+def recordings_of(endpoint: str, catalogue: Catalogue, access: Access = PLAIN) -> Recognisers[TritonRecogniser]:
+    """Return the recognisers of a server in batch mode."""
+    return Recognisers(endpoint, catalogue, connect, access, one_server=False)
+
+
+def streams_of(endpoint: str, catalogue: Catalogue, access: Access = PLAIN) -> Recognisers[TritonStreams]:
+    """Return the recognisers of a server in real-time mode."""
+    return Recognisers(endpoint, catalogue, connect_streams, access, one_server=True)
+
+
+class Diarization(StrEnum):
+    """How speakers are distinguished."""
+
+    NONE = "none"
+    SPEAKER = "speaker"
+    CHANNEL = "channel"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """How a recording is to be transcribed."""
+
+    language: str
+    operating_point: str | None = None
+    diarization: Diarization = Diarization.NONE
+    vocabulary: tuple[Phrase, ...] = ()
+    """Names and terms to prefer; those that the tokens of the model do not spell are left out."""
+    most_speakers: int | None = None
+    """The largest number of speakers, where it is known."""
+
+
+class CancelledError(Exception):
+    """The transcription was stopped before its end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcriber:
+    """Transcribe recordings with the recognisers of a server."""
+
+    recognisers: Recognisers[TritonRecogniser]
+    in_flight: int
+    longest_s: float
+
+    def check(self, wanted: Wanted) -> None:
+        """Raise SettingError or ServerContractError for a language or an operating point that is not served.
+
+        While the server is away only the catalogue is known.
+        """
+        wanted = self._served(wanted)
+        if self.recognisers.problem is None:
+            self.recognisers.get(wanted.language, wanted.operating_point)
+            return
+        catalogue = self.recognisers.catalogue
+        if catalogue.recogniser(wanted.language, wanted.operating_point or catalogue.preferred_points[0]) is None:
+            cause = f"the catalogue has no {wanted.operating_point or ''} models for {wanted.language}"
+            raise SettingError("language", " ".join(cause.split()), f"Use {', '.join(catalogue.languages())}")
+
+    def _served(self, wanted: Wanted) -> Wanted:
+        """Return what is wanted, with the best point for a name that clients send unless another is chosen.
+
+        Raises SettingError, whose sentences clients read, for an unknown language or operating point.
+        """
+        catalogue = self.recognisers.catalogue
+        languages, points = catalogue.languages(), catalogue.operating_points
+        if wanted.operating_point in NAMES_OF_CLIENTS and wanted.operating_point not in points:
+            wanted = replace(wanted, operating_point=None)
+        if wanted.operating_point is not None and wanted.operating_point not in points:
+            cause = f"{wanted.operating_point!r} is not a model of this service; the models are {', '.join(points)}"
+            raise SettingError("operating_point", cause, "Use one of them")
+        if wanted.language not in languages:
+            cause = f"{wanted.language!r} is not a language of this service; the languages are {', '.join(languages)}"
+            raise SettingError("language", cause, "Use one of them")
+        return wanted
+
+    def transcribe(
+        self,
+        path: Path,
+        wanted: Wanted,
+        *,
+        on_progress: Callable[[float], object] = lambda _: None,
+        on_result: Callable[[SegmentResult], object] = lambda _: None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> TranscriptionResult:
+        """Transcribe a recording; parts that are lost are errors in the result, as in transcriber.pipeline.
+
+        `on_progress` gets the seconds that are done, `on_result` each segment but those of channels. Raises
+        CancelledError soon after `is_cancelled` returns True, AudioError for a recording without sound or of more than
+        `longest_s`, and the errors of Recognisers.get.
+        """
+        wanted = self._served(wanted)
+        recogniser = self.recognisers.get(wanted.language, wanted.operating_point)
+        has_speakers = wanted.diarization == Diarization.SPEAKER
+        plan = Plan(
+            speakers=has_speakers,
+            in_flight=self.in_flight,
+            vocabulary=phrases.without_unspelled(wanted.vocabulary, recogniser.tokens),
+            speaker_limits=SpeakerLimits(most=wanted.most_speakers if has_speakers else None),
+        )
+        opening = functools.partial(
+            _Guarded,
+            path,
+            sample_rate_hz=recogniser.audio.sample_rate_hz,
+            longest_s=self.longest_s,
+            is_cancelled=is_cancelled,
+        )
+        if wanted.diarization == Diarization.CHANNEL:
+            return self._channels(opening, recogniser, plan, on_progress)
+        return transcribe(opening(), recogniser, plan, on_progress, on_result)
+
+    @staticmethod
+    def _channels(
+        opening: Callable[..., "_Guarded"], recogniser: Recogniser, plan: Plan, on_progress: Callable[[float], object]
+    ) -> TranscriptionResult:
+        with contextlib.closing(opening()) as recording:
+            count = recording.channels
+        done = [
+            transcribe(opening(channel=channel), recogniser, plan, lambda done_s: on_progress(done_s / count))
+            for channel in range(1, count + 1)
+        ]
+        return channels.merge(done)
+
+
+class _Guarded(Recording):
+    """A recording that ends with an error when it is too long, as a small file can hold days of silence."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        longest_s: float,
+        is_cancelled: Callable[[], bool],
+        sample_rate_hz: int,
+        channel: int | None = None,
+    ) -> None:
+        super().__init__(path, sample_rate_hz=sample_rate_hz, channel=channel)
+        self._longest_s, self._is_cancelled = longest_s, is_cancelled
+        if self.duration_s is not None and self.duration_s > longest_s:
+            self.close()
+            raise self._too_long()
+
+    def blocks(self) -> Iterator[Samples]:
+        samples = 0
+        for block in super().blocks():
+            samples += block.size
+            if samples > self._longest_s * self.sample_rate_hz:
+                raise self._too_long()
+            if self._is_cancelled():
+                raise CancelledError
+            yield block
+
+    def _too_long(self) -> AudioError:
+        cause = f"it is longer than {self._longest_s / 60:g} minutes, which is the limit of this service"
+        return AudioError(self.path, cause, _SHORT_REMEDY)

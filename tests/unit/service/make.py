@@ -1,0 +1,29 @@
+"""Settings of services that tests start without a server."""
+
+from pathlib import Path
+from typing import Any
+
+from contract.catalogue import read_catalogue
+from service.keys import ApiKeys, read
+from service.settings import Settings
+
+KEY = "0123456789abcdef0123"
+
+
+def keys(folder: Path) -> ApiKeys:
+    """Return the keys of a file with one client, `alice`, whose key is KEY."""
+    path = folder / "keys"
+    path.write_text(f"# clients\n\nalice {KEY}\n")
+    return read(path)
+
+
+def settings(folder: Path, **changed: Any) -> Settings:
+    """Return settings that store everything below a folder and name a server that does not exist."""
+    plain: dict[str, Any] = {
+        "endpoint": "127.0.0.1:9",
+        "realtime_endpoint": None,
+        "catalogue": read_catalogue(),
+        "database": f"sqlite:///{folder}/jobs.sqlite",
+        "storage": str(folder / "files"),
+    }
+    return Settings(**plain | changed)

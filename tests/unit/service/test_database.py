@@ -1,0 +1,275 @@
+"""The database of jobs, in SQLite and in PostgreSQL alike: leases, states, quotas, schema versions."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from contract.errors import OutputError, SettingError
+from service.jobs.database import Database
+from service.jobs.records import Claim, Job, State, new_id
+from tests.integration import postgres
+
+CONFIG = {"type": "transcription", "notification_config": [{"url": "https://a.example"}, {"url": "https://b.example"}]}
+COUNT = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    with postgres.started() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    # A database of its own for each test.
+    server = request.getfixturevalue("postgres_url")
+    name = f"test{next(COUNT)}"
+    engine = sqlalchemy.create_engine(
+        server.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return str(server).replace("/postgres", f"/{name}")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+def job(database: Database, **changed: Any) -> Job:
+    plain = {
+        "id": new_id(), "client": "alice", "state": State.RUNNING, "created_us": database.now_us(), "config": CONFIG,
+        "data_name": "a.wav", "data_key": "x/recording",
+    }  # fmt: skip
+    return Job(**{**plain, **changed})
+
+
+def added(database: Database, **changed: Any) -> Job:
+    made = job(database, **changed)
+    assert database.add(made, most_unfinished=1000)
+    return made
+
+
+def claimed(database: Database, lease_s: float = 30.0) -> Claim:
+    claim = database.claim(lease_s)
+    assert claim is not None
+    return claim
+
+
+def test_job_is_kept_as_it_was(database: Database) -> None:
+    made = added(database, data_name="größe \N{SNOWMAN}.wav")
+    assert database.find(made.id) == made
+    assert database.find(made.id, "alice") == made
+    assert database.find(made.id, "bob") is None
+    assert database.find("none") is None
+
+
+def test_jobs_are_claimed_in_order_and_once(database: Database) -> None:
+    first, second = added(database), added(database)
+    assert [claimed(database).job.id, claimed(database).job.id] == [first.id, second.id]
+    assert database.claim(30.0) is None
+    assert database.unfinished() == {"waiting": 0, "running": 2}
+
+
+def test_finished_job(database: Database) -> None:
+    made = added(database)
+    claim = claimed(database)
+    assert database.finish(claim, State.DONE, transcript_key="k", duration_s=1.5, errors=["part is missing"])
+    found = database.find(made.id)
+    assert found is not None
+    assert (found.state, found.transcript_key, found.duration_s) == (State.DONE, "k", 1.5)
+    assert [error.message for error in found.errors] == ["part is missing"]
+    assert database.claim(30.0) is None
+    assert not database.finish(claim, State.DONE), "a job is finished once"
+
+
+def test_worker_whose_lease_ended_finishes_nothing(database: Database) -> None:
+    made = added(database)
+    late = claimed(database, lease_s=0.0)
+    other = claimed(database)
+    assert other.job.id == made.id
+    assert other.job.attempts == 1
+    assert not database.renew(late, 30.0)
+    assert not database.finish(late, State.DONE, transcript_key="late")
+    assert database.finish(other, State.DONE, transcript_key="other")
+    found = database.find(made.id)
+    assert found is not None
+    assert found.transcript_key == "other"
+
+
+def test_renewed_lease_keeps_a_job(database: Database) -> None:
+    added(database)
+    claim = claimed(database, lease_s=0.2)
+    assert database.renew(claim, 30.0)
+    time.sleep(0.3)
+    assert database.claim(30.0) is None
+
+
+def test_released_job_waits_and_was_not_tried(database: Database) -> None:
+    made = added(database)
+    database.release(claimed(database), 0.2)
+    assert database.claim(30.0) is None
+    time.sleep(0.3)
+    assert claimed(database).job.attempts == 0
+    assert database.find(made.id) is not None
+
+
+def test_deleted_job_is_lost_for_its_worker(database: Database) -> None:
+    made = added(database)
+    claim = claimed(database)
+    assert database.delete(made.id, "alice", force=False) == (database.find(made.id), False)
+    assert database.delete(made.id, "bob", force=True) == (None, False)
+    _, is_deleted = database.delete(made.id, "alice", force=True)
+    assert is_deleted
+    assert not database.renew(claim, 30.0)
+    assert not database.finish(claim, State.DONE, transcript_key="k")
+    assert database.newest("alice", limit=10) == []
+    assert [each.id for each in database.newest("alice", limit=10, states=[State.DELETED])] == [made.id]
+
+
+def test_list_is_limited_and_filtered(database: Database) -> None:
+    made = [added(database, created_us=time_us) for time_us in (10, 20, 30, 40)]
+    added(database, client="bob")
+    ids = [each.id for each in reversed(made)]
+    assert [each.id for each in database.newest("alice", limit=3)] == ids[:3]
+    assert [each.id for each in database.newest("alice", limit=9, before_us=30)] == ids[2:]
+    assert [each.id for each in database.newest("alice", limit=9, after_us=30)] == ids[:1]
+
+
+def test_quota_counts_unfinished_jobs_of_a_client(database: Database) -> None:
+    assert database.add(job(database), most_unfinished=1)
+    assert not database.add(job(database), most_unfinished=1)
+    assert database.add(job(database, client="bob"), most_unfinished=1)
+    database.finish(claimed(database), State.DONE)
+    assert database.add(job(database), most_unfinished=1)
+
+
+def test_notifications_are_queued_with_the_end(database: Database) -> None:
+    added(database)
+    assert database.claim_notice(30.0) is None
+    database.finish(claimed(database), State.DONE)
+    first, second = database.claim_notice(0.0), database.claim_notice(30.0)
+    assert first is not None
+    assert second is not None
+    assert database.claim_notice(30.0) is not None, "the lease of the first has ended"
+    assert (first.job.state, first.attempts) == (State.DONE, 1)
+    database.end_notice(first)
+    assert {first.number, second.number} <= {0, 1}
+
+
+def test_failed_notification_is_an_error_of_the_job(database: Database) -> None:
+    made = added(database)
+    database.finish(claimed(database), State.DONE, errors=["one"])
+    notice = database.claim_notice(30.0)
+    assert notice is not None
+    database.delay_notice(notice, 0.0)
+    again = database.claim_notice(30.0)
+    while again is not None and again.id != notice.id:
+        again = database.claim_notice(30.0)
+    assert again is not None
+    assert again.attempts == 2
+    database.end_notice(notice, "of an old token")
+    database.end_notice(again, "two")
+    found = database.find(made.id)
+    assert found is not None
+    assert ([error.message for error in found.errors], found.state) == (["one", "two"], State.DONE)
+
+
+def test_old_jobs_expire(database: Database) -> None:
+    old = added(database, created_us=1)
+    database.finish(claimed(database), State.DONE, transcript_key="k")
+    running = added(database, created_us=2)
+    assert [each.id for each in database.expire(60.0)] == [old.id]
+    assert database.expire(60.0) == []
+    found = database.find(old.id)
+    assert found is not None
+    assert (found.state, found.transcript_key) == (State.EXPIRED, None)
+    assert database.claim_notice(30.0) is None
+    assert database.forget(60.0) == 1
+    assert database.find(old.id) is None
+    assert database.find(running.id) is not None
+
+
+def test_many_threads_claim_every_job_once(database: Database, url: str) -> None:
+    """Two connections to the database, as two services have; eight threads."""
+    for _ in range(60):
+        added(database)
+    other = Database(url)
+    found: list[str] = []
+
+    def work(mine: Database) -> None:
+        while (claim := mine.claim(30.0)) is not None:
+            assert mine.finish(claim, State.DONE)
+            found.append(claim.job.id)
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in (database, other) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    other.close()
+    assert len(found) == len(set(found)) == 60
+
+
+def test_second_service_finds_the_tables(url: str, database: Database) -> None:
+    made = added(database)
+    again = Database(url)
+    assert again.find(made.id) == made
+    again.close()
+
+
+def test_other_schema_version_is_refused(url: str, database: Database) -> None:
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE voxwright_schema SET version = 7"))
+    engine.dispose()
+    with pytest.raises(SettingError) as raised:
+        Database(url)
+    assert raised.value.cause == f"the schema version of {url} is 7, and this release reads 1".replace(
+        "postgresql:", "postgresql+psycopg:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("nonsense", "'nonsense' is not a URL of a database"),
+        ("mysql://a/b", "mysql is not supported"),
+        ("sqlite://", "a database in memory does not survive a restart"),
+    ],
+)
+def test_wrong_urls(url: str, cause: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        Database(url)
+    assert (raised.value.subject, raised.value.cause) == ("--database", cause)
+
+
+def test_unreachable_database_is_named_without_its_password() -> None:
+    with pytest.raises(SettingError) as raised:
+        Database("postgresql://me:secret@127.0.0.1:9/jobs?connect_timeout=2")
+    assert "postgresql+psycopg://me:***@127.0.0.1:9/jobs" in raised.value.cause
+    assert "secret" not in str(raised.value)
+
+
+def test_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "jobs.sqlite").write_text("text" * 1000)
+    with pytest.raises(SettingError, match=r"cannot be opened \(file is not a database\)"):
+        Database(f"sqlite:///{tmp_path}/jobs.sqlite")
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        Database(f"sqlite:///{tmp_path}/file/jobs.sqlite")

@@ -1,0 +1,236 @@
+"""Push samples into sessions, with a recogniser that needs no server."""
+
+import dataclasses
+import itertools
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from contract.errors import ServerContractError, ServerUnreachableError
+from tests.unit.transcriber.fakes import LOUD, YES, confident
+from tests.unit.transcriber.sounds import burst, silence
+from tests.unit.transcriber.streams import FakeStreams
+from transcriber import pipeline
+from transcriber.audio import Samples
+from transcriber.phrases import Phrase
+from transcriber.pipeline import Plan
+from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_PAUSE_S", 0.0)
+
+
+class ManyWords(FakeStreams):
+    """Recognise a word every 0.16 s, `loud` and `yes` in turn, from the beginning of each stream."""
+
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
+        encoded = super().step(stream, window, start=start, end=end)
+        before = 8 * (len(self.streams[stream]) - 1)
+        frames = range(before, before + encoded.encoder_length)
+        path = [(LOUD, YES)[frame // 4 % 2] if frame % 4 == 1 else 0 for frame in frames]
+        return dataclasses.replace(encoded, emissions=confident(path))
+
+
+def talk() -> Samples:
+    return np.concatenate([silence(1), burst(2), silence(1), burst(2, level=0.1), silence(1)])
+
+
+def pushed(stream: StreamSession, samples: Samples, size: int = 1600) -> list[Event]:
+    return [event for start in range(0, samples.size, size) for event in stream.push(samples[start : start + size])]
+
+
+def transcribed(recogniser: FakeStreams, samples: Samples, size: int = 1600, **settings: object) -> list[Event]:
+    with StreamSession(recogniser, Plan(), rules=StreamRules(**settings)) as stream:  # type: ignore[arg-type]
+        return pushed(stream, samples, size) + stream.finish()
+
+
+def words(events: Sequence[Event]) -> list[str]:
+    finals = (event for event in events if isinstance(event, Final))
+    return [word.content for final in finals for turn in final.turns for word in turn.words]
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 4000, 200_000])
+def test_sizes_of_blocks_change_no_event(size: int) -> None:
+    samples = talk()[: 40_000 if size < 100 else None]
+    expected = transcribed(FakeStreams(), samples, end_of_utterance_s=0.5)
+    assert transcribed(FakeStreams(), samples, size, end_of_utterance_s=0.5) == expected
+    assert any(isinstance(event, Final) for event in expected)
+
+
+def test_partials_have_words_with_times() -> None:
+    partials = [event for event in transcribed(ManyWords(), burst(3)) if isinstance(event, Partial)]
+    assert len(partials) > 3
+    for partial in partials:
+        assert " ".join(word.content for word in partial.words) == partial.text
+        assert all(partial.start_s <= word.start_s < word.end_s <= partial.end_s for word in partial.words)
+
+
+@pytest.mark.parametrize("delay_s", [0.7, 2.0, 4.0])
+def test_words_are_final_after_the_delay(delay_s: float) -> None:
+    """12 s of speech without a pause: no word waits longer, and none is lost, repeated or moved."""
+    samples = np.concatenate([burst(12, level=0.9), silence(1)])
+    expected = words(transcribed(ManyWords(), samples))
+    with StreamSession(ManyWords(), Plan(), rules=StreamRules(max_delay_s=delay_s)) as stream:
+        events: list[Event] = []
+        for start in range(0, samples.size, 1600):
+            found = stream.push(samples[start : start + 1600])
+            finals = [event for event in found if isinstance(event, Final)]
+            spoken = [word for final in finals for turn in final.turns for word in turn.words]
+            assert all(stream.position_s - word.end_s <= delay_s + 0.1 for word in spoken[:-1])
+            events += found
+        events += stream.finish()
+    assert words(events) == expected
+    finals = [event for event in events if isinstance(event, Final)]
+    assert len(finals) > 3
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(finals))
+    spoken = [word for final in finals for turn in final.turns for word in turn.words]
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(spoken))
+    for partial in (event for event in events if isinstance(event, Partial)):
+        assert not any(word.start_s < partial.start_s for word in partial.words)
+
+
+def test_no_cut_before_final_words() -> None:
+    """40 s without a pause: segments are cut only after the words that are final."""
+    samples = np.concatenate([burst(40, level=0.9), silence(1)])
+    finals = [event for event in transcribed(ManyWords(), samples, max_delay_s=1.0) if isinstance(event, Final)]
+    assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(finals))
+    assert len(words(finals)) == pytest.approx(40 / 0.16, abs=4)
+
+
+def test_end_of_utterance_once_a_pause() -> None:
+    events = transcribed(FakeStreams(), np.concatenate([talk(), silence(4)]), end_of_utterance_s=0.8)
+    kinds = [type(event) for event in events]
+    assert kinds == [Partial, Final, EndOfUtterance] * 2
+    ends = [event for event in events if isinstance(event, EndOfUtterance)]
+    # Speech ends at 3 s and at 6 s; the detector's last voiced frame may be a little later.
+    assert [event.time_s for event in ends] == pytest.approx([3.8, 6.8], abs=0.25)
+    assert not any(event.forced for event in ends)
+
+
+def test_short_trigger_ends_the_segment_earlier() -> None:
+    samples = np.concatenate([burst(2), silence(2)])
+    ends = [
+        next(event.time_s for event in transcribed(FakeStreams(), samples, end_of_utterance_s=trigger_s)
+             if isinstance(event, EndOfUtterance))
+        for trigger_s in (0.2, 1.0)
+    ]  # fmt: skip
+    assert ends[1] - ends[0] == pytest.approx(0.8, abs=0.05)
+
+
+def test_silence_has_no_end_of_utterance() -> None:
+    assert transcribed(FakeStreams(), silence(5), end_of_utterance_s=0.5) == []
+
+
+def test_forced_end_of_utterance() -> None:
+    with StreamSession(FakeStreams(), Plan()) as stream:
+        pushed(stream, burst(2))
+        final, end = stream.end_utterance()
+        assert isinstance(final, Final)
+        assert (words([final]), final.forced) == (["loud"], True)
+        assert end == EndOfUtterance(time_s=2.0, forced=True)
+        assert not words(pushed(stream, silence(1)))
+
+
+def test_rules_may_change() -> None:
+    with StreamSession(ManyWords(), Plan()) as stream:
+        assert not any(isinstance(event, Final) for event in pushed(stream, burst(3)))
+        stream.rules = StreamRules(max_delay_s=1.0)
+        assert any(isinstance(event, Final) for event in pushed(stream, burst(0.2)))
+
+
+def test_pause_makes_words_final() -> None:
+    with StreamSession(FakeStreams(), Plan()) as stream:
+        pushed(stream, burst(2))
+        assert words(stream.pause()) == ["loud"]
+        assert stream.pause() == []
+        assert words(pushed(stream, np.concatenate([burst(2), silence(1)]))) == ["loud"]
+
+
+def test_cancel_frees_the_place_of_the_stream() -> None:
+    recogniser = FakeStreams()
+    with StreamSession(recogniser, Plan()) as stream:
+        pushed(stream, burst(2))
+        assert not recogniser.cancelled
+    assert recogniser.cancelled == set(recogniser.streams)
+    assert stream.push(burst(2)) == stream.finish() == []
+    stream.cancel()
+    assert recogniser.requests < 10
+
+
+def test_finished_session_has_nothing_to_free() -> None:
+    recogniser = FakeStreams()
+    transcribed(recogniser, burst(2))
+    assert recogniser.ended == set(recogniser.streams)
+    assert not recogniser.cancelled
+
+
+def test_outage_is_the_last_event() -> None:
+    """The events before it are returned too."""
+
+    recogniser = FakeStreams()
+
+    def fail(_: int) -> None:
+        if recogniser.ended:
+            raise ServerUnreachableError("server:8001", "no server is ready there", "Start one")
+
+    recogniser._fail = fail
+    with StreamSession(recogniser, Plan()) as stream:
+        events = stream.push(talk())
+        assert [type(event) for event in events] == [Partial, Final, Outage]
+        assert isinstance(events[-1], Outage)
+        assert events[-1].start_s == pytest.approx(3.8, abs=0.3)
+        assert stream.push(talk()) == stream.finish() == []
+
+
+def test_loss_of_a_segment_is_a_final() -> None:
+    def fail(_: int) -> None:
+        raise RequestError("out of luck")
+
+    finals = [event for event in transcribed(FakeStreams(fail=fail), talk()) if isinstance(event, Final)]
+    assert [final.loss.reason if final.loss else None for final in finals] == ["out of luck"] * 2
+
+
+def test_sessions_share_a_recogniser() -> None:
+    """Several threads at once: each transcript is the one of its session alone."""
+    recogniser, results = ManyWords(), dict[int, list[Event]]()
+    sounds = [np.concatenate([silence(number / 10), burst(2 + number / 10), silence(1)]) for number in range(8)]
+
+    def run(number: int) -> None:
+        results[number] = transcribed(recogniser, sounds[number], max_delay_s=1.0)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, sound in enumerate(sounds):
+        assert results[number] == transcribed(ManyWords(), sound, max_delay_s=1.0)
+
+
+class Unsure(FakeStreams):
+    """Find the second token of a frame more probable than in the other tests."""
+
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
+        encoded = super().step(stream, window, start=start, end=end)
+        log_probs = encoded.emissions.log_probs.copy()
+        log_probs[:, :2] = np.log([0.9, 0.08])
+        return dataclasses.replace(encoded, emissions=dataclasses.replace(encoded.emissions, log_probs=log_probs))
+
+
+def test_vocabulary_is_used_and_written_as_given() -> None:
+    """The second token of every frame is `yes`, and is taken where a phrase prefers it."""
+    plan = Plan(vocabulary=(Phrase(content="YES!", sounds_like=("yes",)),))
+    with StreamSession(Unsure(), plan) as stream:
+        events = pushed(stream, burst(1)) + stream.finish()
+    assert words(events).count("YES!") > words(transcribed(Unsure(), burst(1))).count("yes")
+    assert any("YES!" in event.text for event in events if isinstance(event, Partial))
+
+
+def test_rejects_search_that_the_server_lacks() -> None:
+    with pytest.raises(ServerContractError, match="the server has no model that scores hypotheses"):
+        StreamSession(FakeStreams(), Plan(search="rescore"))

@@ -1,0 +1,119 @@
+"""Open gRPC channels to a server: pings, proxies, TLS and headers. Find out why a server can never answer."""
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
+
+from contract import certificates, proxies
+from contract.access import Access
+from contract.certificates import Problem
+from transcriber.endpoint import split
+
+# Address translators and balancers forget a connection without data, some after less than a minute, and report nothing.
+# So a request after this time without any opens another connection. During a request the client sends a ping after the
+# same time without data, and expects its answer within the timeout. gRPC's own `client_idle_timeout_ms` is no
+# replacement: in version 1.85 a channel closes its connection only once.
+IDLE_S, PING_TIMEOUT_S = 5, 5
+# The time that one attempt to connect may take. TLS needs three round trips.
+CONNECT_S = 5
+_MILLISECONDS = 1_000
+_ARGUMENTS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # By default the pause between two attempts to connect grows to two minutes, longer than the retry timeout.
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Despite its name, this is the limit of an attempt.
+    ("grpc.min_reconnect_backoff_ms", CONNECT_S * _MILLISECONDS),
+    ("grpc.keepalive_time_ms", IDLE_S * _MILLISECONDS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_S * _MILLISECONDS),
+    # The timeout above only counts until any data arrives. This one is a minute by default.
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_S * _MILLISECONDS),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+# A name may stand for several servers. By default all requests would go to the first one that answers.
+_ROUND_ROBIN = ("grpc.lb_policy_name", "round_robin")
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
+_NO_TRITON = "StatusCode.UNIMPLEMENTED"
+REFUSALS = ("StatusCode.UNAUTHENTICATED", "StatusCode.PERMISSION_DENIED", _NO_TRITON)
+"""The statuses of a server that refuses every request of this client."""
+# Triton's answer to a request of an API that needs a header has the status UNAVAILABLE.
+_RESTRICTED = "protocol is restricted"
+_HTTP1 = "http1.x server"
+
+
+class Channels:
+    """Open clients of a server, all with the same options."""
+
+    def __init__(self, endpoint: str, access: Access, *, one_server: bool) -> None:
+        """Prepare clients of `host:port`, a checked endpoint; raise OSError for a file of TLS that is gone."""
+        self._endpoint, self._access = endpoint, access
+        self._host, self._port = split(endpoint)
+        self.proxy = proxies.of_grpc(self._host)
+        balancing = [] if one_server else [_ROUND_ROBIN]
+        self._arguments = [*_ARGUMENTS, *balancing, *([] if self.proxy else [_NO_PROXY])]
+        self._credentials = _credentials(access) if access.tls else None
+
+    def open(self, generation: int = 0) -> InferenceServerClient:
+        """Return a client. Nothing is sent yet, and the clients of a generation share their connections."""
+        # gRPC shares a connection between channels whose arguments are equal, so any argument keeps them apart.
+        arguments = [*self._arguments, ("voxwright.generation", generation)]
+        client = InferenceServerClient(self._endpoint, creds=self._credentials, channel_args=arguments)
+        if self._access.headers:
+            client.register_plugin(_Headers(self._access.headers))
+        return client
+
+    def permanent_problem(self, status: str | None, text: str) -> Problem | None:
+        """Return why requests will never succeed, from the status and the text of a failed one; None for an outage."""
+        if status == _NO_TRITON:
+            return Problem(cause=f"it is not a Triton server ({_brief(text)})", remedy="Name the gRPC port of a server")
+        if status in REFUSALS or _RESTRICTED in text:
+            cause = f"it refuses the requests of this client ({_brief(text)})"
+            return Problem(cause=cause, remedy="Name the header that it expects with --header")
+        if _HTTP1 in text:
+            remedy = "Name the gRPC port of the server (usually 8001)"
+            return Problem(cause="an HTTP server without gRPC answers there", remedy=remedy)
+        if self.proxy is not None:
+            return None
+        has_certificate = self._access.certificate is not None
+        return certificates.find_problem(self._host, self._port, self._context(), has_certificate=has_certificate)
+
+    def proxy_remedy(self) -> str | None:
+        """Return the sentence that names the proxy variable in use, None without one."""
+        return None if self.proxy is None else proxies.remedy(self.proxy, self._host)
+
+    def _context(self) -> ssl.SSLContext | None:
+        return self._access.context() if self._access.tls else None
+
+
+class _Headers(InferenceServerClientPlugin):  # type: ignore[misc]
+    """Add headers to every request."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers = {**request.headers, **self._headers}
+
+
+def _credentials(access: Access) -> grpc.ChannelCredentials:
+    # gRPC has authorities of its own, which lack those that an administrator added to the system.
+    authorities = access.ca or _system_authorities()
+    return grpc.ssl_channel_credentials(
+        root_certificates=None if authorities is None else authorities.read_bytes(),
+        private_key=None if access.key is None else access.key.read_bytes(),
+        certificate_chain=None if access.certificate is None else access.certificate.read_bytes(),
+    )
+
+
+def _system_authorities() -> Path | None:
+    found = ssl.get_default_verify_paths().cafile
+    return None if found is None else Path(found)
+
+
+def _brief(text: str) -> str:
+    return " ".join(text.split()).rstrip(".") or "no reason given"
