@@ -224,10 +224,10 @@ def with_embeddings(
     if not found or not plan.speakers or spec is None:
         return SegmentResult(words=found)
     samples = resample(segment.samples, segment.sample_rate_hz, spec.sample_rate_hz)
+    samples = speakers.with_noise_floor(samples, spec.sample_rate_hz)
     bounds = speakers.window_bounds(samples.size, spec)
     embeddings = recogniser.embed([samples[first:last] for first, last in bounds])
-    narrow = speakers.is_narrow(segment.samples, segment.sample_rate_hz)
-    windows = speakers.windows_of(number, segment.start_s, bounds, spec, is_narrow=narrow)
+    windows = speakers.windows_of(number, segment.start_s, bounds, spec)
     return SegmentResult(words=found, windows=windows, embeddings=embeddings)
 
 

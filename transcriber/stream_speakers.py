@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from transcriber.clustering import NO_LIMITS, SHORTEST_DEFINING_S, Labels, SpeakerLimits, Speech, find_voices, means
 from transcriber.ctc import Floats
-from transcriber.speakers import Window, similarity_of, speech_of
+from transcriber.speakers import Window, speech_of
 
 # Windows that are remembered: 5 minutes of speech. With embeddings of size 128 they take 0.2 MB, and a segment 20 ms.
 _MEMORY_WINDOWS = 400
@@ -37,8 +37,7 @@ class StreamSpeakers:
             return []
         new = self._numbered(speech_of(windows, embeddings))
         speech = new if self._memory is None else self._memory + new
-        similarity = similarity_of(windows, self._similarity)
-        voices = find_voices(speech, similarity, self._limits)
+        voices = find_voices(speech, self._similarity, self._limits)
         labels = self._choose_labels(speech, voices)[voices[len(self._labels) :]]
         self._remember(speech, np.concatenate((self._labels, labels)))
         return [f"S{number + 1}" for number in labels.tolist()]
