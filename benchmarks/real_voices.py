@@ -74,7 +74,7 @@ one language are few: the figures compare networks, and do not predict an error 
 apt-get download fillets-ng-data && dpkg-deb -x fillets-ng-data_*.deb dist/real-voices/game
 .venv/bin/python -m pip download --no-deps --dest dist/real-voices resemblyzer==0.1.4
 .venv/bin/python -m benchmarks.real_voices --weights dist/real-voices/Resemblyzer-0.1.4-py3-none-any.whl \\
-    --scripts dist/real-voices/game/usr/share/games/fillets-ng/script --keep
+    --scripts dist/real-voices/game/usr/share/games/fillets-ng/script --limit 30 --keep
 ```"""
 
 
