@@ -7,6 +7,7 @@ as text next to the token list that it was counted on. `training.ngram` makes on
 import base64
 import binascii
 import ctypes
+import functools
 import lzma
 import math
 import struct
@@ -28,6 +29,8 @@ STEP_NATS = 0.25
 _LARGEST_CODE, _ZERO_BACKOFF = 255, 128
 _MAGIC = b"VXN1"
 _HEAD = struct.Struct("<4sHB")
+# A service checks its server every two seconds, and reads the same models each time.
+_KEPT = 4
 # Neighbouring bytes are hardly correlated here: lzma's usual contexts cost 3 %.
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
 
@@ -131,6 +134,7 @@ def decode(data: bytes, boundary: int) -> Ngram:
     return Ngram(*decode_levels(data), boundary)
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def of_words(text: str, words: str, spec: TokenSpec) -> Ngram:
     """Read a model of words, which are separated by blanks, from its text; raise ValueError as `decode` does."""
     lexicon = Lexicon(words.split(), spec)
@@ -151,6 +155,7 @@ def decode_levels(data: bytes) -> tuple[list[Level], int]:
         raise ValueError(str(error)) from error
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def from_text(text: str, boundary: int) -> Ngram:
     """Read a model from its text in a configuration, base85 of the bytes; raise ValueError as `decode` does."""
     return decode(_bytes(text), boundary)

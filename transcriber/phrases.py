@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +70,8 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
     """
     if not phrases:
         return None
-    spellings = {spelling: phrase.content for phrase in phrases for spelling in _spellings(phrase, tokens)}
+    known = _spellable(phrases, tokens)
+    spellings = {spelling: phrase.content for phrase in phrases for spelling in _spellings(phrase, known)}
     return Phrases(
         vocabulary=Vocabulary(spellings, tokens, bonus),
         written=MappingProxyType(
@@ -81,12 +82,14 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
 
 def without_unspelled(phrases: Iterable[Phrase], tokens: TokenSpec) -> tuple[Phrase, ...]:
     """Return the phrases that the tokens spell, for protocols in which phrases are hints and none is refused."""
-    return tuple(phrase for phrase in phrases if _is_spelled(phrase, tokens))
+    listed = tuple(phrases)
+    known = _spellable(listed, tokens)
+    return tuple(phrase for phrase in listed if known.issuperset(phrase.sounds_like or (phrase.content,)))
 
 
-def _is_spelled(phrase: Phrase, tokens: TokenSpec) -> bool:
-    spellings = phrase.sounds_like or (phrase.content,)
-    return len(spellable(spellings, tokens)) == len(spellings)
+def _spellable(phrases: Iterable[Phrase], tokens: TokenSpec) -> set[str]:
+    """Return the texts of phrases that the tokens spell."""
+    return set(spellable((text for phrase in phrases for text in (phrase.content, *phrase.sounds_like)), tokens))
 
 
 def read(path: Path) -> tuple[Phrase, ...]:
@@ -160,9 +163,9 @@ def _json(text: str, subject: str) -> Any:
         raise SettingError(subject, f"it is not JSON ({error})", "Correct it") from error
 
 
-def _spellings(phrase: Phrase, tokens: TokenSpec) -> list[str]:
+def _spellings(phrase: Phrase, known: Collection[str]) -> list[str]:
     """Return the spellings of a phrase; its content is not one if no tokens spell it and something sounds like it."""
-    content = [] if phrase.sounds_like and not spellable([phrase.content], tokens) else [phrase.content]
+    content = [] if phrase.sounds_like and phrase.content not in known else [phrase.content]
     return [*phrase.sounds_like, *content]
 
 

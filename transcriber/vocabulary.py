@@ -44,8 +44,9 @@ class Vocabulary:
         if not (0.0 < bonus < math.inf):
             raise SettingError(source, f"the bonus of its phrases is {bonus:g}", "Choose a finite number above 0")
         self.spec = spec
-        pieces = [_characters(token, spec) for token in range(len(spec.pieces))]
-        spelled = {_spelled(phrase, spec, pieces, source) for phrase in phrases}
+        pieces = _pieces(spec)
+        known = _known(pieces)
+        spelled = {_spelled(phrase, spec, known, source) for phrase in phrases}
         labels = {each: label for label, each in enumerate(sorted(set().union(*spelled)))}
         characters = [each for piece in pieces for each in piece]
         self._arrays = {
@@ -68,9 +69,18 @@ class Vocabulary:
 
 def spellable(phrases: Iterable[str], spec: TokenSpec) -> list[str]:
     """Return the phrases that the tokens of a model spell, in their order."""
-    pieces = [_characters(token, spec) for token in range(len(spec.pieces))]
-    known = {"".join(piece) for piece in pieces if piece}
+    known = _known(_pieces(spec))
     return [phrase for phrase in phrases if (text := _text_of(phrase, spec)) and _is_spelled(text, known)]
+
+
+def _pieces(spec: TokenSpec) -> list[tuple[str, ...]]:
+    """Return the characters of every token."""
+    return [_characters(token, spec) for token in range(len(spec.pieces))]
+
+
+def _known(pieces: Iterable[tuple[str, ...]]) -> set[str]:
+    """Return the texts that single tokens spell."""
+    return {"".join(piece) for piece in pieces if piece}
 
 
 def _has_words(spec: TokenSpec) -> bool:
@@ -94,14 +104,13 @@ def _ends_word(character: str) -> bool:
     return character == WORD_START or (len(character) == 1 and unicodedata.category(character)[0] in "PS")
 
 
-def _spelled(phrase: str, spec: TokenSpec, pieces: Sequence[tuple[str, ...]], source: object) -> str:
+def _spelled(phrase: str, spec: TokenSpec, known: Collection[str], source: object) -> str:
     """Return the characters of a phrase as the automaton reads them; raise SettingError when no tokens spell them."""
     text = _text_of(phrase, spec)
     if not text:
         raise SettingError(source, "it has an empty phrase", "Remove it")
-    known = {"".join(piece) for piece in pieces if piece}
     if not _is_spelled(text, known):
-        alphabet = {each for piece in pieces for each in piece}
+        alphabet = {each for piece in _pieces(spec) for each in piece}
         foreign = next((each for each in text if each not in alphabet), None)
         cause = f"no tokens of the model spell the phrase {phrase!r}" + (f": none has {foreign!r}" if foreign else "")
         raise SettingError(source, cause, "Write the phrase as the model writes words, for example numbers in letters")
@@ -113,7 +122,7 @@ def _text_of(phrase: str, spec: TokenSpec) -> str:
     return "".join(WORD_START + word for word in words) if _has_words(spec) else "".join(words)
 
 
-def _is_spelled(text: str, known: set[str]) -> bool:
+def _is_spelled(text: str, known: Collection[str]) -> bool:
     longest = max(map(len, known))
     reached = [True] + [False] * len(text)
     for end in range(1, len(text) + 1):
