@@ -142,22 +142,8 @@ class Database:
     def claim(self, lease_s: float) -> Claim | None:
         """Take the oldest job that no worker holds; None where there is none."""
         with self._writing() as connection:
-            now = _now_us(connection)
-            # SQLite knows no lock of a row: there a transaction that writes has the database alone.
-            query = (
-                sql.select(_jobs)
-                .where(_jobs.c.state == State.RUNNING, _jobs.c.free_us <= now)
-                .order_by(_jobs.c.created_us)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            row = connection.execute(query).first()
-            if row is None:
-                return None
-            token = str(uuid4())
-            held = {"token": token, "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
-            connection.execute(_jobs.update().where(_jobs.c.id == row.id).values(**held))
-            return Claim(job=_job(row), token=token)
+            taken = _take(connection, _jobs, lease_s, _jobs.c.created_us, _jobs.c.state == State.RUNNING)
+            return None if taken is None else Claim(job=_job(taken[0]), token=taken[1])
 
     def renew(self, claim: Claim, lease_s: float) -> bool:
         """Lengthen the lease; return False where the job is deleted or another worker has it."""
@@ -242,20 +228,10 @@ class Database:
     def claim_notice(self, lease_s: float) -> Notice | None:
         """Take a notification that is due; None where there is none."""
         with self._writing() as connection:
-            now = _now_us(connection)
-            query = (
-                sql.select(_notices)
-                .where(_notices.c.free_us <= now)
-                .order_by(_notices.c.free_us)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            row = connection.execute(query).first()
-            if row is None:
+            taken = _take(connection, _notices, lease_s, _notices.c.free_us)
+            if taken is None:
                 return None
-            token = str(uuid4())
-            held = {"token": token, "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
-            connection.execute(_notices.update().where(_notices.c.id == row.id).values(**held))
+            row, token = taken
             job = connection.execute(sql.select(_jobs).where(_jobs.c.id == row.job)).one()
             return Notice(id=row.id, job=_job(job), number=row.number, attempts=row.attempts + 1, token=token)
 
@@ -359,6 +335,31 @@ def _sqlite(url: sql.URL) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _take(
+    connection: Connection,
+    table: sql.Table,
+    lease_s: float,
+    order: sql.Column[int],
+    *conditions: sql.ColumnElement[bool],
+) -> tuple[Any, str] | None:
+    """Take the first free row with a lease; return it as it was and the new token, None where no row is free."""
+    now = _now_us(connection)
+    # SQLite knows no lock of a row: there a transaction that writes has the database alone.
+    query = (
+        sql.select(table)
+        .where(table.c.free_us <= now, *conditions)
+        .order_by(order)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    held = {"token": str(uuid4()), "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
+    connection.execute(table.update().where(table.c.id == row.id).values(**held))
+    return row, held["token"]
 
 
 def _now_us(connection: Connection) -> int:
