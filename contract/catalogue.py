@@ -28,6 +28,7 @@ OPTIONAL_ROLES = (RESCORER, LM, SPEAKER)
 SAMPLES, ENCODER_FRAMES = "samples", "encoder_frames"
 MODES = BATCH_MODE, REALTIME_MODE = ("batch", "realtime")
 BATCH = "batch"
+_USUAL_LANGUAGE = "en"
 TYPES = ("FP16", "FP32", "INT32")
 PRECISIONS = ("fp32", "fp16")
 INT8 = "int8"
@@ -253,6 +254,13 @@ class Catalogue:
     def languages(self) -> tuple[str, ...]:
         """Return the languages that a CTC head recognises, sorted."""
         return tuple(sorted({family.language for family in self.of_role(CTC) if family.language}))
+
+    def usual_language(self) -> str | None:
+        """Return the language of a request that names none: the only one, or English; None where it must be named."""
+        known = self.languages()
+        if len(known) == 1:
+            return known[0]
+        return _USUAL_LANGUAGE if _USUAL_LANGUAGE in known else None
 
     def of_role(self, role: str) -> tuple[Family, ...]:
         """Return the families with a role."""

@@ -75,9 +75,6 @@ class Options:
     max_speakers: int | None = None
 
 
-_USUAL_LANGUAGE = "en"
-
-
 @click.command()
 @click.argument("files", nargs=-1, metavar="FILE|FOLDER|@LIST...")
 @click.option("--list", "lists", multiple=True, metavar="LIST",
@@ -224,11 +221,10 @@ def _check_stdin(recordings: tuple[Path, ...], lists: tuple[str, ...]) -> None:
 
 def _language(catalogue: Catalogue) -> str:
     """Return the language of a command line that names none."""
+    usual = catalogue.usual_language()
+    if usual is not None:
+        return usual
     known = catalogue.languages()
-    if len(known) == 1:
-        return known[0]
-    if _USUAL_LANGUAGE in known:
-        return _USUAL_LANGUAGE
     cause = f"it is missing, and {catalogue.folder} has {len(known)} languages"
     raise SettingError("--language", cause, f"Use {' or '.join(known)}")
 

@@ -117,7 +117,7 @@ def no_such_model(model: str, known: Sequence[str]) -> ApiError:
 def _language(given: str | None, catalogue: Catalogue) -> str:
     known = catalogue.languages()
     if given is None:
-        return "en" if "en" in known or not known else known[0]
+        return catalogue.usual_language() or next(iter(known), "en")
     # Clients send `en` and `en-US`.
     language = given.partition("-")[0].lower()
     if language not in known:
