@@ -6,27 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 
-from tests.integration import serving
 from tests.integration.reference import ROOT
 from tests.integration.serving import Running
 from transcriber.existing import is_done
 
 pytestmark = pytest.mark.integration
 COUNT = 12
-
-
-@pytest.fixture(scope="module")
-def server(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -25,13 +24,12 @@ from speechmatics.batch import (
 from speechmatics.batch._models import TrackingConfig
 
 from demo.scores import score
-from tests.integration import services, serving
-from tests.integration.reference import OUT, ROOT
+from tests.integration import services
+from tests.integration.reference import ROOT
 from tests.integration.services import Service, submit
 from tests.integration.serving import Running
 
 pytestmark = pytest.mark.integration
-NPM = Path(__file__).parent / "npm_batch"
 DIALOGUE = ROOT / "demo" / "dialogue.flac"
 REFERENCE = json.loads((ROOT / "demo" / "dialogue.json").read_text())
 SCHEMA = Draft202012Validator(json.loads((ROOT / "transcriber" / "json-v2.schema.json").read_text()))
@@ -41,16 +39,9 @@ COMMAND_S = 120
 
 
 @pytest.fixture(scope="module")
-def triton(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(triton: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with services.started(folder, f"--endpoint=127.0.0.1:{triton.grpc}") as running:
+    with services.started(folder, f"--endpoint=127.0.0.1:{server.grpc}") as running:
         yield running
 
 
@@ -199,24 +190,9 @@ def test_old_command_line_does_not_wait_its_fifteen_seconds(service: Service, sh
     assert time.monotonic() - started < 14, "the status was not held back until the job ended"
 
 
-@pytest.fixture(scope="module")
-def npm_client() -> Path:
-    """Return a folder with the npm client of the lock; skip only where npm or its registry is absent."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
-    folder = OUT / "npm_batch"
-    shutil.copytree(NPM, folder, dirs_exist_ok=True)
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMMAND_S)
-    if any(code in done.stderr for code in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN")):
-        pytest.skip("the registry of npm cannot be reached")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_npm_client(service: Service, short: Path, npm_client: Path) -> None:
+def test_npm_client(service: Service, short: Path, npm_clients: Path) -> None:
     command = ["node", "batch.mjs", service.url, str(short)]
-    done = subprocess.run(command, cwd=npm_client, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    done = subprocess.run(command, cwd=npm_clients, capture_output=True, text=True, timeout=COMMAND_S, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["text"].startswith("SPEAKER: S1\nhello sarah")
@@ -261,9 +237,9 @@ def test_channels(service: Service, tmp_path: Path) -> None:
     assert text.startswith("SPEAKER: agent\nhello sarah")
 
 
-def test_command_line_writes_what_the_schema_describes(triton: Running, tmp_path: Path) -> None:
+def test_command_line_writes_what_the_schema_describes(server: Running, tmp_path: Path) -> None:
     target = tmp_path / "dialogue.json"
-    command = [sys.executable, "-m", "transcriber", str(DIALOGUE), "--endpoint", f"127.0.0.1:{triton.grpc}"]
+    command = [sys.executable, "-m", "transcriber", str(DIALOGUE), "--endpoint", f"127.0.0.1:{server.grpc}"]
     subprocess.run([*command, "--output", str(target)], cwd=ROOT, check=True, capture_output=True)
     document = json.loads(target.read_text())
     assert [error.message for error in SCHEMA.iter_errors(document)] == []

@@ -24,7 +24,7 @@ import pytest
 
 from contract.files import write
 from service.jobs.database import Database
-from tests.integration import postgres, receiver, services, serving
+from tests.integration import postgres, receiver, services
 from tests.integration.receiver import Receiver
 from tests.integration.services import Service, submit
 from tests.integration.serving import Running
@@ -49,23 +49,16 @@ def tone(seconds: float, seed: int = 1) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope="module")
-def triton(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
-
-
 @pytest.fixture
-def options(triton: Running) -> tuple[str, ...]:
-    return (f"--endpoint=127.0.0.1:{triton.grpc}", *LOCAL)
+def options(server: Running) -> tuple[str, ...]:
+    return (f"--endpoint=127.0.0.1:{server.grpc}", *LOCAL)
 
 
 @pytest.fixture(scope="module")
-def service(triton: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Return a service with small limits, which every test leaves alive."""
     limits = ("--largest-upload=3", "--longest-recording=0.05", "--idle-upload=1", "--unfinished-jobs=50")
-    place = f"--endpoint=127.0.0.1:{triton.grpc}"
+    place = f"--endpoint=127.0.0.1:{server.grpc}"
     with services.started(tmp_path_factory.mktemp("service"), place, *LOCAL, *limits) as running:
         yield running
 
@@ -538,7 +531,7 @@ def test_quota(tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
-def test_service_without_a_server_keeps_jobs(triton: Running, tmp_path: Path) -> None:
+def test_service_without_a_server_keeps_jobs(server: Running, tmp_path: Path) -> None:
     """Jobs are stored while the server is away, and done when it is there."""
     away = services.start(tmp_path, "--endpoint=127.0.0.1:9")
     services.wait_ready(away, "/live")
@@ -549,7 +542,7 @@ def test_service_without_a_server_keeps_jobs(triton: Running, tmp_path: Path) ->
         job = submit(client, tone(2)).json()["id"]
         assert client.get(f"/v2/jobs/{job}?wait=1").json()["job"]["status"] == "running"
     assert away.stop() == 0
-    with services.started(tmp_path, f"--endpoint=127.0.0.1:{triton.grpc}") as there, there.client() as client:
+    with services.started(tmp_path, f"--endpoint=127.0.0.1:{server.grpc}") as there, there.client() as client:
         assert ended(client, job)["status"] == "done"
 
 

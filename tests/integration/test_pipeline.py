@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,6 @@ LARGEST_STREAMED_WORD_ERROR_RATES = {"standard": 0.10, "enhanced": 0.06}
 LARGEST_DIFFERENCE = 1e-4
 # An ensemble passes the encoder output on in FP16, where such a sum may round either way.
 LARGEST_DIFFERENCE_OF_ENSEMBLES = 1e-3
-
-
-@pytest.fixture(scope="module")
-def server(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
 
 
 def test_second_run_rebuilds_nothing(reference_graphs: Path, reference_engines: Path) -> None:
@@ -292,15 +284,6 @@ def test_runs_a_share_of_a_bulk_job(server: Running, tmp_path: Path) -> None:
     (transcript,) = [path for path in (tmp_path / "transcripts").rglob("*") if path.is_file()]
     assert transcript == tmp_path / "transcripts" / "monday" / "dialogue.flac.json"
     assert len(json.loads(transcript.read_text())["results"]) > 20
-
-
-@pytest.fixture(scope="module")
-def streams(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server in real-time mode."""
-    folder = tmp_path_factory.mktemp("streams")
-    with serving.started(reference_engines, folder, SM_BATCH_MODE="false") as running:
-        serving.wait_ready(running)
-        yield running
 
 
 @pytest.mark.parametrize("point", LARGEST_STREAMED_WORD_ERROR_RATES)

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,8 +29,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from contract.catalogue import read_catalogue
-from tests.integration import services, serving
-from tests.integration.reference import OUT, ROOT
+from tests.integration import services
+from tests.integration.reference import ROOT
 from tests.integration.services import Service
 from tests.integration.serving import Running
 from transcriber.audio import Samples
@@ -44,28 +43,20 @@ pytestmark = pytest.mark.integration
 DIALOGUE, RATE_HZ, SECONDS = ROOT / "demo" / "dialogue.flac", 16_000, 20
 RAW = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": RATE_HZ}
 PCM = rt.AudioFormat(encoding=AudioEncoding.PCM_S16LE, sample_rate=RATE_HZ)
-NPM = Path(__file__).parent / "npm"
 COMMAND_S = 120
 Message = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def triton(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server"), SM_BATCH_MODE="false") as running:
-        serving.wait_ready(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def service(triton: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(streams: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    with services.started(folder, f"--realtime-endpoint=127.0.0.1:{triton.grpc}") as running:
+    with services.started(folder, f"--realtime-endpoint=127.0.0.1:{streams.grpc}") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def recogniser(triton: Running) -> TritonStreams:
-    return connect_streams(Connection(f"127.0.0.1:{triton.grpc}", one_server=True), read_catalogue(), "en", "enhanced")
+def recogniser(streams: Running) -> TritonStreams:
+    return connect_streams(Connection(f"127.0.0.1:{streams.grpc}", one_server=True), read_catalogue(), "en", "enhanced")
 
 
 @pytest.fixture(scope="module")
@@ -269,26 +260,9 @@ def test_old_client_sends_raw_audio(service: Service, recogniser: TritonStreams,
     assert any(each["message"] == "AddPartialTranscript" for each in messages)
 
 
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    """Return the folder of the npm client, installed by its lock; skip only where its registry cannot be reached."""
-    folder = OUT / "npm"
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", "realtime.mjs"):
-        shutil.copy(NPM / name, folder / name)
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=COMMAND_S)
-    if any(code in done.stderr for code in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN")):
-        pytest.skip("the registry of npm cannot be reached")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.mark.parametrize("form", ["raw", "file"])
 def test_npm_client(
-    service: Service, node_modules: Path, wav: Path, samples: Samples, expected: list[str], form: str, tmp_path: Path
+    service: Service, npm_clients: Path, wav: Path, samples: Samples, expected: list[str], form: str, tmp_path: Path
 ) -> None:
     path = wav
     if form == "raw":
@@ -296,7 +270,7 @@ def test_npm_client(
         path.write_bytes(pcm(samples))
     done = subprocess.run(
         ["node", "realtime.mjs", url(service), path, form],
-        cwd=node_modules,
+        cwd=npm_clients,
         capture_output=True,
         text=True,
         check=False,
@@ -481,9 +455,9 @@ def assert_all_places_are_free(recogniser: TritonStreams) -> None:
         assert time.monotonic() < end, f"64 streams took {seconds:.1f} s to begin"
 
 
-def test_stops_in_order(triton: Running, samples: Samples, expected: list[str], tmp_path: Path) -> None:
+def test_stops_in_order(streams: Running, samples: Samples, expected: list[str], tmp_path: Path) -> None:
     """After SIGTERM the open session goes on to its end, and no new one begins."""
-    running = services.start(tmp_path, f"--realtime-endpoint=127.0.0.1:{triton.grpc}")
+    running = services.start(tmp_path, f"--realtime-endpoint=127.0.0.1:{streams.grpc}")
     services.wait_ready(running)
     with connect(url(running), max_size=2**20) as socket_:
         client = Client(socket_)
@@ -506,9 +480,9 @@ def test_stops_in_order(triton: Running, samples: Samples, expected: list[str], 
 
 
 def test_sessions_end_with_their_words_when_the_time_to_stop_is_over(
-    triton: Running, samples: Samples, tmp_path: Path
+    streams: Running, samples: Samples, tmp_path: Path
 ) -> None:
-    running = services.start(tmp_path, f"--realtime-endpoint=127.0.0.1:{triton.grpc}", "--drain=4")
+    running = services.start(tmp_path, f"--realtime-endpoint=127.0.0.1:{streams.grpc}", "--drain=4")
     services.wait_ready(running)
     with connect(url(running), max_size=2**20) as socket_:
         client = Client(socket_)

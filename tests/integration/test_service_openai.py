@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from demo.scores import word_errors
-from tests.integration import services, serving
+from tests.integration import services
 from tests.integration.services import Service
 from tests.integration.serving import ROOT, Running
 
@@ -24,13 +24,6 @@ DIALOGUE = ROOT / "demo" / "dialogue.flac"
 REFERENCE = json.loads((ROOT / "demo" / "dialogue.json").read_text())["text"]
 MOST_WRONG = 0.1
 LIMIT_MB = 2
-
-
-@pytest.fixture(scope="module")
-def server(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from demo.scores import word_errors
-from tests.integration import services, serving
+from tests.integration import services
 from tests.integration.services import Service
 from tests.integration.serving import ROOT, Running
 
@@ -26,20 +26,6 @@ REFERENCE = json.loads((ROOT / "demo" / "dialogue.json").read_text())
 WAIT_MS = 60_000
 SPOKEN_S = 11
 KEY = "0123456789abcdef0123"
-
-
-@pytest.fixture(scope="module")
-def server(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("server")) as running:
-        serving.wait_ready(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def streams(reference_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.started(reference_engines, tmp_path_factory.mktemp("streams"), SM_BATCH_MODE="false") as running:
-        serving.wait_ready(running)
-        yield running
 
 
 @pytest.fixture(scope="module")
