@@ -19,14 +19,14 @@ class Imported:
     and encoder_lengths INT32 [B], each at least 1."""
     head: nn.Module
     """The CTC head."""
-    rescorer: nn.Module | None
+    rescorer: nn.Module | None = None
     """Takes encoder_out, encoder_lengths, hypotheses INT [B, N, L] and hypothesis_lengths INT [B, N]. Returns scores
     FP32 [B, N]."""
     audio: AudioSpec
     frames: FrameRule
     """From samples to encoder frames; equals encoder_lengths."""
     tokens: TokenSpec
-    rescorer_weight: float | None
+    rescorer_weight: float | None = None
     origin: str
     """Text for people, without a path of this machine."""
     digest: str

@@ -82,12 +82,10 @@ def read(path: Path) -> Imported:
     return Imported(
         encoder=encoder,
         head=head,
-        rescorer=None,
         # A frame is centred on its first sample, which the rule of lengths does not express.
         audio=replace(audio_spec(config.front_end.sample_rate_hz, config.frames), first_centre_s=0.0),
         frames=config.frames,
         tokens=tokens,
-        rescorer_weight=None,
         origin=f"{'CTC head of a hybrid' if kind is _HYBRID else 'CTC'} FastConformer of NeMo, {path.name}",
         digest=digest.of_file(path),
         remarks=(WHOLE_RECORDINGS,),

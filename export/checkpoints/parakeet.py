@@ -38,12 +38,10 @@ def read(folder: Folder) -> Imported:
     return Imported(
         encoder=encoder,
         head=head,
-        rescorer=None,
         # A frame is centred on its first sample, which the rule of lengths does not express.
         audio=replace(audio_spec(config.front_end.sample_rate_hz, config.frames), first_centre_s=0.0),
         frames=config.frames,
         tokens=piece_tokens(folder, vocabulary, blank),
-        rescorer_weight=None,
         origin=f"Parakeet CTC in transformers' format, {folder.path.name}",
         digest=folder.digest,
         remarks=(WHOLE_RECORDINGS,),

@@ -77,11 +77,9 @@ def read(folder: Folder) -> Imported:
     return Imported(
         encoder=encoder,
         head=head,
-        rescorer=None,
         audio=audio_spec(config.front_end.sample_rate_hz, config.frames),
         frames=config.frames,
         tokens=character_tokens(folder, *tokens),
-        rescorer_weight=None,
         origin=f"w2v-BERT CTC in transformers' format, {folder.path.name}",
         digest=folder.digest,
         remarks=(WHOLE_RECORDINGS,),

@@ -64,11 +64,9 @@ def read(folder: Folder) -> Imported:
     return Imported(
         encoder=encoder,
         head=head,
-        rescorer=None,
         audio=audio_spec(rate, config.frames),
         frames=config.frames,
         tokens=character_tokens(folder, *tokens),
-        rescorer_weight=None,
         origin=f"{kind} CTC in transformers' format, {folder.path.name}",
         digest=folder.digest,
         remarks=(WHOLE_RECORDINGS,),

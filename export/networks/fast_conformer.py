@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frames import FrameRule, Stride
+from export.networks.feed_forward import FeedForward
 from export.networks.layers import MASKED_SCORE, Norm, by_key, valid_positions
 from export.networks.nemo_front_end import NemoFrontEnd, NemoFrontEndConfig
 
@@ -81,19 +82,6 @@ def _kept(values: Tensor, lengths: Tensor) -> Tensor:
     return values * valid_positions(lengths, values.shape[2])[:, None, :, None].to(values.dtype)
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with a SiLU between them."""
-
-    def __init__(self, config: FastConformerConfig) -> None:
-        super().__init__()
-        self.first = nn.Linear(config.size, config.hidden, bias=config.bias)
-        self.second = nn.Linear(config.hidden, config.size, bias=config.bias)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Transform [batch, time, size]; return the type of the weights."""
-        return self.second(functional.silu(self.first(values.to(self.first.weight.dtype))))  # type: ignore[no-any-return]
-
-
 class RelativeAttention(nn.Module):
     """Self-attention with relative positions: scores of content and of distance, each with a bias of its own."""
 
@@ -148,10 +136,10 @@ class Block(nn.Module):
     def __init__(self, config: FastConformerConfig) -> None:
         super().__init__()
         size = config.size
-        self.before_norm, self.before = Norm(size), FeedForward(config)
+        self.before_norm, self.before = Norm(size), FeedForward(size, config.hidden, functional.silu, bias=config.bias)
         self.attention_norm, self.attention = Norm(size), RelativeAttention(config)
         self.convolution_norm, self.convolution = Norm(size), Convolution(config)
-        self.after_norm, self.after = Norm(size), FeedForward(config)
+        self.after_norm, self.after = Norm(size), FeedForward(size, config.hidden, functional.silu, bias=config.bias)
         self.norm = Norm(size)
 
     def forward(self, values: Tensor, positions: Tensor, valid: Tensor) -> Tensor:

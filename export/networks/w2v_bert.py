@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frames import FrameRule
+from export.networks.feed_forward import FeedForward
 from export.networks.front_end import FilterBank, FilterBankConfig
 from export.networks.layers import MASKED_SCORE, Attention, Norm, by_key, valid_positions
 from export.networks.wav2vec2 import ACTIVATIONS
@@ -81,17 +82,15 @@ class StackedFeatures(nn.Module):
         return stacked, (lengths // STACKED).clamp(min=1)
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with an activation between them."""
+class WideFeedForward(FeedForward):
+    """Feed-forward layers whose output is FP32."""
 
     def __init__(self, size: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]
-        self.first, self.second = nn.Linear(size, hidden), nn.Linear(hidden, size)
+        super().__init__(size, hidden, ACTIVATIONS[activation])
 
     def forward(self, values: Tensor) -> Tensor:
         """Transform [batch, time, size] -> FP32."""
-        return self.second(self.activation(self.first(values.to(self.first.weight.dtype)))).float()  # type: ignore[no-any-return]
+        return super().forward(values).float()
 
 
 class DistanceAttention(Attention):
@@ -142,10 +141,10 @@ class Block(nn.Module):
     def __init__(self, config: W2vBertConfig) -> None:
         super().__init__()
         size, epsilon = config.size, config.epsilon
-        self.before_norm, self.before = Norm(size, epsilon), FeedForward(size, config.hidden, config.activation)
+        self.before_norm, self.before = Norm(size, epsilon), WideFeedForward(size, config.hidden, config.activation)
         self.attention_norm, self.attention = Norm(size, epsilon), DistanceAttention(config)
         self.convolution_norm, self.convolution = Norm(size, epsilon), Convolution(config)
-        self.after_norm, self.after = Norm(size, epsilon), FeedForward(size, config.hidden, config.activation)
+        self.after_norm, self.after = Norm(size, epsilon), WideFeedForward(size, config.hidden, config.activation)
         self.norm = Norm(size, epsilon)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ class Adapter(nn.Module):
         self.residual_norm, self.residual = Norm(size, epsilon), self._convolution(config)
         self.convolution_norm, self.convolution = Norm(size, epsilon), self._convolution(config)
         self.attention = Attention(size, config.heads, rotary=False)
-        self.feed_norm, self.feed = Norm(size, epsilon), FeedForward(size, config.hidden, config.adapter_activation)
+        self.feed_norm, self.feed = Norm(size, epsilon), WideFeedForward(size, config.hidden, config.adapter_activation)
 
     @staticmethod
     def _convolution(config: W2vBertConfig) -> nn.Conv1d:
@@ -207,7 +206,7 @@ class W2vBert(nn.Module):
         features, size, epsilon = STACKED * config.front_end.bands, config.size, config.epsilon
         self.projection_norm, self.projection = Norm(features, epsilon), nn.Linear(features, size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.widening = FeedForward(size, config.hidden, "relu") if config.widened else None
+        self.widening = WideFeedForward(size, config.hidden, "relu") if config.widened else None
         changed = config.adapters > 0 and config.adapter_size != size
         self.adapter_projection = nn.Linear(size, config.adapter_size) if changed else None
         self.adapter_norm = Norm(config.adapter_size, epsilon) if changed else None

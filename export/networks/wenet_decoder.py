@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.networks.decoder import causal_mask
+from export.networks.feed_forward import FeedForward
 from export.networks.layers import Attention, Norm, valid_positions
-from export.networks.wenet_encoder import FeedForward, position_table
+from export.networks.wenet_encoder import ACTIVATIONS, position_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,7 @@ class Block(nn.Module):
         self.self_norm, self.cross_norm, self.feed_norm = (Norm(size, epsilon) for _ in range(3))
         self.self_attention = Attention(size, config.heads, rotary=False)
         self.cross_attention = Attention(size, config.heads, rotary=False)
-        self.feed = FeedForward(size, config.hidden, config.activation)
+        self.feed = FeedForward(size, config.hidden, ACTIVATIONS[config.activation])
 
     def forward(self, values: Tensor, causal: Tensor, encoded: Tensor, encoded_mask: Tensor) -> Tensor:
         """Transform FP32 [batch*N, L, size]; the N hypotheses of an item share its row of `encoded`."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from contract.frames import FrameRule
 from export.networks.conformer_encoder import subsampled
+from export.networks.feed_forward import FeedForward
 from export.networks.front_end import FilterBank, FilterBankConfig
 from export.networks.layers import MASKED_SCORE, Attention, Norm, chunk_mask, valid_positions
 
@@ -91,19 +92,6 @@ class Subsampling(nn.Module):
         return self.out(values.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with an activation between them."""
-
-    def __init__(self, size: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]
-        self.first, self.second = nn.Linear(size, hidden), nn.Linear(hidden, size)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Transform [batch, time, size]; return the type of the weights."""
-        return self.second(self.activation(self.first(values.to(self.first.weight.dtype))))  # type: ignore[no-any-return]
-
-
 class PositionAttention(Attention):
     """Self-attention whose scores have a part for the content of a key and one for its position."""
 
@@ -175,7 +163,7 @@ class Block(nn.Module):
         self.feed_scale = 0.5 if config.macaron else 1.0
         if self.macaron:
             self.before_norm = Norm(size, epsilon)
-            self.before = FeedForward(size, config.hidden, config.activation)
+            self.before = FeedForward(size, config.hidden, ACTIVATIONS[config.activation])
         self.attention_norm = Norm(size, epsilon)
         relative = config.positions == RELATIVE
         self.attention = (
@@ -185,7 +173,7 @@ class Block(nn.Module):
             self.convolution_norm, self.convolution = Norm(size, epsilon), Convolution(config)
             self.norm = Norm(size, epsilon)
         self.after_norm = Norm(size, epsilon)
-        self.after = FeedForward(size, config.hidden, config.activation)
+        self.after = FeedForward(size, config.hidden, ACTIVATIONS[config.activation])
 
     def forward(self, values: Tensor, valid: Tensor, mask: Tensor, table: Tensor) -> Tensor:
         """Transform FP32 [batch, time, size]; `table` holds the positions [1, time, size]."""
