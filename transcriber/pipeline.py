@@ -29,8 +29,8 @@ _SHORTEST_S = 0.2
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 _NAMED_SPANS = 5
-# Mean confidence of a recording's words, by the best path of both reference networks: 0.89 or more for voices of the
-# training, 0.76 or more for an unseen accent, 0.67 to 0.89 for an unseen synthesiser, 0.77 or less for human prompts.
+# Mean confidence of a recording's words with the default search: 0.72 or less for human prompts, whose words are mostly
+# wrong; less than this for one of ten recordings of an unseen accent, and for none of voices of the training.
 _LOW_CONFIDENCE, _LEAST_WORDS = 0.75, 10
 
 Item = TypeVar("Item")

@@ -29,12 +29,7 @@ _OWNER, _CREATED = "voxwright", 1
 _POLL_S = 0.5
 # Requests that may wait for each one that is transcribed; more are refused at once.
 _WAITING = 16
-_NAMES = {
-    400: (INVALID, None),
-    401: (INVALID, "invalid_api_key"),
-    404: (INVALID, None),
-    429: ("rate_limit_error", "rate_limit_exceeded"),
-}
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _FORM = {
     "type": "object",
     "required": ["file", "model"],
@@ -85,8 +80,8 @@ def part(core: Core) -> Part:
 
 def render(error: ApiError) -> dict[str, Any]:
     """Return the body of an error as OpenAI's clients parse it."""
-    kind, code = _NAMES.get(error.status, (INVALID if error.status < 500 else "server_error", None))  # noqa: PLR2004
-    code = error.error if error.error == "model_not_found" else code
+    kind = "rate_limit_error" if error.status == 429 else INVALID if error.status < 500 else "server_error"  # noqa: PLR2004
+    code = error.error if error.error == "model_not_found" else _CODES.get(error.status)
     return {"error": {"message": error.detail, "type": kind, "param": error.field, "code": code}}
 
 
@@ -140,7 +135,7 @@ class Transcriptions:
                 work.cancelled.set()
                 if not isinstance(error, VoxwrightError | ApiError):
                     logs.exception("a transcription failed by a defect of the service")
-                yield stream.event(render(_shown(error)))
+                yield stream.event(render(errors.as_api_error(error)))
             finally:
                 # Starlette closes the generator when the client goes away.
                 work.cancelled.set()
@@ -215,10 +210,6 @@ class Work:
 def _warnings(found: TranscriptionResult) -> list[str]:
     """Return what is missing in a transcript because the recording is damaged; the server lost nothing."""
     return [error.cause for error in found.errors]
-
-
-def _shown(error: Exception) -> ApiError:
-    return errors.as_api_error(error)
 
 
 @contextlib.asynccontextmanager
