@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from build.bundle import Target
 from build.compilers import Compiler, compiler
 from build.job import Job
 from build.planning import plan
@@ -13,6 +14,7 @@ from contract.arch import Arch
 from contract.catalogue import CTC, ENCODER, SPEAKER, Family, read_catalogue
 from contract.client import AudioSpec, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from contract.graph import RECORD_FILE, WORDS_FILE, GraphFile, GraphRecord, samples_file
+from contract.platform import platform
 from tests.integration.networks import network
 
 DIMS = {
@@ -106,6 +108,19 @@ def jobs(folder: Path, *names: str) -> list[Job]:
 def cpu() -> Compiler:
     """Return the compiler of the CPU."""
     return compiler(None, Arch.CPU)
+
+
+def cpu_target(folder: Path, *, force: bool = False) -> Target:
+    """Return a target for the CPU whose bundle and store are in a folder."""
+    return Target(
+        folder=folder / "cpu",
+        catalogue=read_catalogue(),
+        platform=platform("embedded"),
+        arch=Arch.CPU,
+        compiler=cpu(),
+        store=folder / "store",
+        force=force,
+    )
 
 
 def _file(path: Path) -> GraphFile:

@@ -19,27 +19,13 @@ from build import bundle, gate, store
 from build.bundle import Target, make
 from contract import digest, manifest, verification
 from contract.arch import Arch
-from contract.catalogue import read_catalogue
 from contract.errors import CompileError, GateError, GraphError
-from contract.platform import platform
 from tests.integration.networks import network
-from tests.unit.engines.exported import cpu, export, jobs
+from tests.unit.engines.exported import cpu, cpu_target, export, jobs
 
 ROOT = Path(__file__).parents[3]
 KILLS = 20
 MODELS = ("am_en_standard", "body_standard", "diar_standard")
-
-
-def _target(folder: Path, *, force: bool = False) -> Target:
-    return Target(
-        folder=folder / "cpu",
-        catalogue=read_catalogue(),
-        platform=platform("embedded"),
-        arch=Arch.CPU,
-        compiler=cpu(),
-        store=folder / "store",
-        force=force,
-    )
 
 
 def _make(onnx_folder: Path, target: Target, *names: str) -> dict[str, str]:
@@ -56,7 +42,7 @@ def graphs(tmp_path: Path) -> Path:
 
 
 def test_manifest_describes_every_engine(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     made = manifest.load(tmp_path / "cpu")
     assert (made.platform, made.arch, [record.model for record in made.engines]) == ("embedded", Arch.CPU, list(MODELS))
     body = made.engines[1]
@@ -77,8 +63,8 @@ def test_manifest_describes_every_engine(graphs: Path, tmp_path: Path) -> None:
 
 
 def test_report_lists_built_and_reused_engines(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path), "body_standard")
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path), "body_standard")
+    _make(graphs, cpu_target(tmp_path))
     made, page = manifest.load(tmp_path / "cpu"), tmp_path / "cpu" / "report.html"
     named = {each.file: each.sha256 for each in made.files}
     assert named["report.html"] == digest.of_file(page)
@@ -86,33 +72,33 @@ def test_report_lists_built_and_reused_engines(graphs: Path, tmp_path: Path) -> 
 
 
 def test_reuses_unchanged_engines(graphs: Path, tmp_path: Path) -> None:
-    assert set(_make(graphs, _target(tmp_path)).values()) != {"unchanged"}
+    assert set(_make(graphs, cpu_target(tmp_path)).values()) != {"unchanged"}
     engine = tmp_path / "cpu" / "diar_standard" / "batch" / "model.onnx"
     before = engine.stat().st_ino
-    assert _make(graphs, _target(tmp_path)) == dict.fromkeys(MODELS, "unchanged")
+    assert _make(graphs, cpu_target(tmp_path)) == dict.fromkeys(MODELS, "unchanged")
     assert engine.stat().st_ino == before
-    assert "unchanged" not in _make(graphs, _target(tmp_path, force=True)).values()
+    assert "unchanged" not in _make(graphs, cpu_target(tmp_path, force=True)).values()
 
 
 def test_rebuilds_only_changed_engines(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     changed = onnx.load_from_string(network("diar_standard"))
     changed.producer_name = "another exporter"
     export(graphs, "diar_standard", changed.SerializeToString())
-    outcomes = _make(graphs, _target(tmp_path))
+    outcomes = _make(graphs, cpu_target(tmp_path))
     assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["diar_standard"]
 
 
 def test_rebuilds_damaged_engine(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     (tmp_path / "cpu" / "body_standard" / "batch" / "model.onnx").write_bytes(b"")
-    outcomes = _make(graphs, _target(tmp_path))
+    outcomes = _make(graphs, cpu_target(tmp_path))
     assert [model for model, outcome in outcomes.items() if outcome != "unchanged"] == ["body_standard"]
 
 
 def test_keeps_other_models_in_bundle(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
-    assert list(_make(graphs, _target(tmp_path), "diar_standard")) == ["diar_standard"]
+    _make(graphs, cpu_target(tmp_path))
+    assert list(_make(graphs, cpu_target(tmp_path), "diar_standard")) == ["diar_standard"]
     assert [record.model for record in manifest.load(tmp_path / "cpu").engines] == list(MODELS)
 
 
@@ -120,7 +106,7 @@ def test_rejects_damaged_graph_before_building(graphs: Path, tmp_path: Path) -> 
     path = graphs / "diar_standard" / "fp32.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(GraphError) as refusal:
-        _make(graphs, _target(tmp_path))
+        _make(graphs, cpu_target(tmp_path))
     assert str(refusal.value) == (
         f"{path}: it is damaged: its digest is not the one in the export record. "
         "Run `python -m export --model diar_standard --force`."
@@ -132,7 +118,7 @@ def test_names_missing_graph(graphs: Path, tmp_path: Path) -> None:
     path = graphs / "diar_standard" / "fp32.onnx"
     path.unlink()
     with pytest.raises(GraphError, match="the file is missing"):
-        _make(graphs, _target(tmp_path))
+        _make(graphs, cpu_target(tmp_path))
 
 
 def test_names_missing_precision(graphs: Path, tmp_path: Path) -> None:
@@ -141,7 +127,7 @@ def test_names_missing_precision(graphs: Path, tmp_path: Path) -> None:
     del record["graphs"]["fp32"]
     path.write_text(json.dumps(record))
     with pytest.raises(GraphError) as refusal:
-        _make(graphs, _target(tmp_path), "diar_standard")
+        _make(graphs, cpu_target(tmp_path), "diar_standard")
     assert str(refusal.value) == (
         f"{graphs / 'diar_standard'}: it holds no fp32 graph. "
         "Run `python -m export --model diar_standard`, which exports every graph."
@@ -151,7 +137,7 @@ def test_names_missing_precision(graphs: Path, tmp_path: Path) -> None:
 def test_compiler_rejects_file_that_is_no_graph(graphs: Path, tmp_path: Path) -> None:
     export(graphs, "diar_standard", b"not an ONNX graph")
     with pytest.raises(CompileError, match="diar_standard batch: ONNX Runtime rejects the graph"):
-        _make(graphs, _target(tmp_path))
+        _make(graphs, cpu_target(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx", "store"]
     # Engines built before the failure are in the store.
     kept = sorted(entry.record.model for entry in store.entries(tmp_path / "store"))
@@ -167,7 +153,7 @@ def test_rejects_types_that_differ_from_catalogue(graphs: Path, tmp_path: Path) 
     changed.graph.node.append(narrow)
     export(graphs, "diar_standard", changed.SerializeToString())
     with pytest.raises(CompileError) as refusal:
-        _make(graphs, _target(tmp_path))
+        _make(graphs, cpu_target(tmp_path))
     assert "the engine's tensors are" in str(refusal.value)
     assert "'embedding': 'FP16'" in str(refusal.value)
 
@@ -190,7 +176,7 @@ def test_gate_rejects_engine_that_differs_from_graph(graphs: Path, tmp_path: Pat
 
 
 def test_failed_gate_keeps_old_bundle(graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     before = (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes()
 
     def fail(*_: object, **__: object) -> None:
@@ -198,14 +184,14 @@ def test_failed_gate_keeps_old_bundle(graphs: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(gate, "check", fail)
     with pytest.raises(GateError):
-        _make(graphs, _target(tmp_path, force=True))
+        _make(graphs, cpu_target(tmp_path, force=True))
     assert (tmp_path / "cpu" / manifest.MANIFEST_FILE).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cpu", "onnx", "store"]
     assert list((tmp_path / "store").rglob("*.partial")) == []
 
 
 def test_killed_build_keeps_old_bundle_intact(graphs: Path, tmp_path: Path) -> None:
-    target = replace(_target(tmp_path / "embedded"), store=tmp_path.parent / f"{tmp_path.name}-store")
+    target = replace(cpu_target(tmp_path / "embedded"), store=tmp_path.parent / f"{tmp_path.name}-store")
     _make(graphs, target)
     command = [sys.executable, "-m", "build.engines", "--arch", "cpu", "--force", "--onnx", str(graphs)]
     command += ["--out", str(tmp_path), "--store", str(target.store)]
@@ -238,51 +224,51 @@ def test_reports_unwritable_folder_in_one_sentence(graphs: Path, tmp_path: Path)
 
 
 def test_second_bundle_takes_engines_from_store(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
-    other = replace(_target(tmp_path), folder=tmp_path / "other")
+    _make(graphs, cpu_target(tmp_path))
+    other = replace(cpu_target(tmp_path), folder=tmp_path / "other")
     assert _make(graphs, other) == dict.fromkeys(MODELS, bundle.FROM_STORE)
     verification.check(other.folder, manifest.load(other.folder))
 
 
 def test_bundle_without_store_is_reused(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
-    moved = replace(_target(tmp_path), store=tmp_path / "empty")
+    _make(graphs, cpu_target(tmp_path))
+    moved = replace(cpu_target(tmp_path), store=tmp_path / "empty")
     assert _make(graphs, moved) == dict.fromkeys(MODELS, bundle.UNCHANGED)
     assert len(list(store.entries(moved.store))) == len(MODELS)
 
 
 def test_rebuilds_damaged_store_entry(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     entry = next(each for each in store.entries(tmp_path / "store") if each.record.model == "diar_standard")
     engine = entry.folder / entry.record.file
     engine.unlink()
     engine.write_bytes(b"damaged")
-    other = replace(_target(tmp_path), folder=tmp_path / "other")
+    other = replace(cpu_target(tmp_path), folder=tmp_path / "other")
     assert _make(graphs, other) == {**dict.fromkeys(MODELS, bundle.FROM_STORE), "diar_standard": bundle.BUILT}
 
 
 def test_does_not_touch_unchanged_bundle(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     path = tmp_path / "cpu" / manifest.MANIFEST_FILE
     before = path.stat()
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_record_lists_changes_since_last_build(graphs: Path, tmp_path: Path) -> None:
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     assert all(record.changes == () for record in manifest.load(tmp_path / "cpu").engines)
     changed = onnx.load_from_string(network("diar_standard"))
     changed.producer_name = "another exporter"
     export(graphs, "diar_standard", changed.SerializeToString())
-    _make(graphs, _target(tmp_path))
+    _make(graphs, cpu_target(tmp_path))
     records = {record.model: record for record in manifest.load(tmp_path / "cpu").engines}
     assert [change.part for change in records["diar_standard"].changes] == ["graph", "reference"]
     assert records["body_standard"].changes == ()
 
 
 def test_builds_engines_in_parallel_processes(graphs: Path, tmp_path: Path) -> None:
-    assert list(_make(graphs, replace(_target(tmp_path), processes=2))) == list(MODELS)
+    assert list(_make(graphs, replace(cpu_target(tmp_path), processes=2))) == list(MODELS)
     verification.check(tmp_path / "cpu", manifest.load(tmp_path / "cpu"))
 
 

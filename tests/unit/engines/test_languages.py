@@ -17,12 +17,11 @@ from contract.catalogue import Catalogue, read_catalogue
 from contract.client import merge
 from contract.errors import CatalogueError, GateError
 from contract.manifest import Accuracy, BundleManifest
-from contract.platform import platform
 from export import exporter
 from export.plan import plan as plan_graphs
 from export.speech import read_demo
 from tests.unit.engines import other_languages
-from tests.unit.engines.exported import cpu
+from tests.unit.engines.exported import cpu, cpu_target
 from tests.unit.engines.other_languages import QQ, record, write_catalogue
 
 Build = Callable[..., BundleManifest]
@@ -44,14 +43,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 
 
 def _target(folder: Path, catalogue: Catalogue) -> Target:
-    return Target(
-        folder=folder / "cpu",
-        catalogue=catalogue,
-        platform=platform("embedded"),
-        arch=Arch.CPU,
-        compiler=cpu(),
-        store=folder / "store",
-    )
+    return replace(cpu_target(folder), catalogue=catalogue)
 
 
 def _jobs(folder: Path, catalogue: Catalogue) -> list[Job]:

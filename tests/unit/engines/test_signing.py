@@ -6,25 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from build.bundle import Target, make
-from contract.arch import Arch
-from contract.catalogue import read_catalogue
+from build.bundle import make
 from contract.manifest import MANIFEST_FILE, SCHEMA_VERSION, load
-from contract.platform import platform
 from tests.unit.engines import commands
-from tests.unit.engines.exported import cpu, export, jobs
+from tests.unit.engines.exported import cpu_target, export, jobs
 from tests.unit.engines.test_quantisation import decoder
 
 
 def built(folder: Path) -> Path:
-    target = Target(
-        folder=folder / "cpu",
-        catalogue=read_catalogue(),
-        platform=platform("embedded"),
-        arch=Arch.CPU,
-        compiler=cpu(),
-        store=folder / "store",
-    )
+    target = cpu_target(folder)
     make(target, jobs(folder / "onnx"), lambda *_: None)
     return target.folder
 

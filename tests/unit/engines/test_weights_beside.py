@@ -9,7 +9,7 @@ import pytest
 
 import contract.verification
 from build import bundle, gate, inspection, quantisation, reference, store
-from build.bundle import Target, make
+from build.bundle import make
 from build.compilers import opset
 from build.planning import plan
 from contract import digest, manifest
@@ -17,8 +17,7 @@ from contract.arch import Arch
 from contract.catalogue import INT8, read_catalogue
 from contract.errors import BundleError, GraphError, ManifestError
 from contract.graph import RECORD_FILE, data_file, load
-from contract.platform import platform
-from tests.unit.engines.exported import cpu, export, jobs
+from tests.unit.engines.exported import cpu, cpu_target, export, jobs
 from tests.unit.engines.test_quantisation import decoder
 
 MODEL, DATA = "diar_standard", data_file("model.onnx")
@@ -51,21 +50,10 @@ def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "onnx"
 
 
-def target(folder: Path) -> Target:
-    return Target(
-        folder=folder / "cpu",
-        catalogue=read_catalogue(),
-        platform=platform("embedded"),
-        arch=Arch.CPU,
-        compiler=cpu(),
-        store=folder / "store",
-    )
-
-
 def built(graphs: Path, folder: Path) -> str:
     """Build the bundle and return the outcome of its engine."""
     outcomes = []
-    make(target(folder), jobs(graphs, MODEL), lambda _job, _record, outcome: outcomes.append(outcome))
+    make(cpu_target(folder), jobs(graphs, MODEL), lambda _job, _record, outcome: outcomes.append(outcome))
     (outcome,) = outcomes
     return outcome
 
@@ -218,7 +206,7 @@ def test_int8_engine_has_its_weights_in_a_file(tmp_path: Path, monkeypatch: pyte
             mode="batch",
             precision=INT8,
         )
-        made = make(target(tmp_path / name), [job], lambda *_: None)
+        made = make(cpu_target(tmp_path / name), [job], lambda *_: None)
         engines.append((job, made.engines[0], tmp_path / name / "cpu" / made.engines[0].file))
         # The quantiser writes beside the graph for a while.
         assert not list(job.folder.glob("*inferred*"))

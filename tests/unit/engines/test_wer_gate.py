@@ -11,20 +11,18 @@ import pytest
 from onnx import numpy_helper
 
 from build import wer_gate
-from build.bundle import Target, make
+from build.bundle import make
 from build.compilers import Compiled, onnxruntime
 from build.job import Job
 from build.options import Options
 from build.wer_gate import GatedEnsemble
 from contract import digest, manifest
-from contract.arch import Arch
 from contract.catalogue import read_catalogue
 from contract.errors import GateError
 from contract.graph import WORDS_FILE
 from contract.manifest import Accuracy, BundleManifest
-from contract.platform import platform
 from contract.tokens import collapse, spell
-from tests.unit.engines.exported import TOKENS, cpu, export, jobs, speak
+from tests.unit.engines.exported import TOKENS, cpu_target, export, jobs, speak
 
 TEXTS = ("one two three", "four four one two", "three two one")
 
@@ -37,17 +35,7 @@ def graphs(tmp_path: Path) -> Path:
 
 
 def _make(graphs: Path, *names: str, force: bool = False) -> BundleManifest:
-    folder = graphs.parent / "cpu"
-    target = Target(
-        folder=folder,
-        catalogue=read_catalogue(),
-        platform=platform("embedded"),
-        arch=Arch.CPU,
-        compiler=cpu(),
-        store=graphs.parent / "store",
-        force=force,
-    )
-    return make(target, jobs(graphs, *names), lambda *_: None)
+    return make(cpu_target(graphs.parent, force=force), jobs(graphs, *names), lambda *_: None)
 
 
 def _accuracy(graphs: Path, wrong: int = 0, in_fp32: int = 0, **other: object) -> Accuracy:
