@@ -24,7 +24,7 @@ from transcriber.triton_recogniser import TritonRecogniser, TritonStreams, conne
 
 _WATCH_S = 2.0
 _SHORT_REMEDY = "Send it in parts"
-NAMES_OF_CLIENTS = frozenset({"standard", "enhanced"})
+_NAMES_OF_CLIENTS = frozenset({"standard", "enhanced"})
 """Clients send one of these even where their user chose none; a catalogue of other networks may have neither."""
 
 Kind_co = TypeVar("Kind_co", bound=TritonRecogniser, covariant=True)
@@ -134,6 +134,11 @@ def streams_of(endpoint: str, catalogue: Catalogue, access: Access = PLAIN) -> R
     return Recognisers(endpoint, catalogue, connect_streams, access, one_server=True)
 
 
+def chosen_point(name: str | None, catalogue: Catalogue) -> str | None:
+    """Return a requested operating point; None, the best one, for a name that clients send unless another is chosen."""
+    return None if name in _NAMES_OF_CLIENTS and name not in catalogue.operating_points else name
+
+
 class Diarization(StrEnum):
     """How speakers are distinguished."""
 
@@ -182,14 +187,10 @@ class Transcriber:
             raise SettingError("language", " ".join(cause.split()), f"Use {', '.join(catalogue.languages())}")
 
     def _served(self, wanted: Wanted) -> Wanted:
-        """Return what is wanted, with the best point for a name that clients send unless another is chosen.
-
-        Raises SettingError, whose sentences clients read, for an unknown language or operating point.
-        """
+        """Return what is wanted; raise SettingError, whose sentences clients read, for an unknown language or point."""
         catalogue = self.recognisers.catalogue
         languages, points = catalogue.languages(), catalogue.operating_points
-        if wanted.operating_point in NAMES_OF_CLIENTS and wanted.operating_point not in points:
-            wanted = replace(wanted, operating_point=None)
+        wanted = replace(wanted, operating_point=chosen_point(wanted.operating_point, catalogue))
         if wanted.operating_point is not None and wanted.operating_point not in points:
             cause = f"{wanted.operating_point!r} is not a model of this service; the models are {', '.join(points)}"
             raise SettingError("operating_point", cause, "Use one of them")

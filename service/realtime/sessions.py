@@ -17,7 +17,7 @@ from service.realtime.config import StartRecognition
 from service.realtime.errors import ErrorType, SessionError
 from service.realtime.messages import Message
 from service.realtime.session import Ready, Session, SessionLimits
-from service.recognition import NAMES_OF_CLIENTS
+from service.recognition import chosen_point
 from transcriber import phrases
 from transcriber.phrases import Phrase
 from transcriber.triton_recogniser import TritonStreams
@@ -136,9 +136,8 @@ class Sessions:
         if streams is None:
             raise SessionError(ErrorType.NOT_ALLOWED, "this service transcribes recordings only, no streams")
         config = start.transcription_config
-        point, points = config.operating_point or config.model, streams.catalogue.operating_points
-        if point in NAMES_OF_CLIENTS and point not in points:
-            point = None
+        points = streams.catalogue.operating_points
+        point = chosen_point(config.operating_point or config.model, streams.catalogue)
         if point is not None and point not in points:
             known = " or ".join(points)
             raise SessionError(ErrorType.INVALID_MODEL, f"{point!r} is not a model of this service; use {known}")
