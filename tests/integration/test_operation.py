@@ -35,9 +35,15 @@ from tests.integration.serving import Running
 pytestmark = pytest.mark.integration
 ADMIN_KEY = "0123456789abcdef0123456789abcdef"
 STANDARD = ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"]
-# Encoder frames of a request that takes longer than everything a test does while the request runs, and of a short one.
-LONG, SHORT = 1000, 2
+# Encoder frames of a request.
+FRAMES = 2
+# The steps of a short request (after four of them the products are all but zero), and those whose time shows how fast
+# this machine is; a step takes about a millisecond.
+SHORT, MEASURED = 4, 500
+# The duration of a request that takes longer than everything that a test does while it runs.
+LONG_S = 8.0
 BODY = FrameRule.of((400, 160), (3, 2), (3, 2))
+SAMPLES = BODY.shortest + (FRAMES - 1) * BODY.hop
 TIMEOUT_S = 30.0
 
 
@@ -82,37 +88,43 @@ def licensed(folder: Path, *points: str) -> dict[str, str]:
     return {"VOXWRIGHT_LICENCE": f"{folder}/license.json", "VOXWRIGHT_VENDOR_KEY": f"{folder}/vendor.pem"}
 
 
-def sample_count(frames: int) -> int:
-    """Return the number of samples that make a number of encoder frames."""
-    return BODY.shortest + (frames - 1) * BODY.hop
-
-
-def speech(frames: int) -> Arrays:
-    samples = sample_count(frames)
+def speech(steps: int) -> Arrays:
+    """Return a recording of FRAMES encoder frames that keeps the slow body busy for a number of steps."""
     return {
-        "audio": np.ones((1, samples), dtype=np.float32),
-        "audio_lengths": np.array([[samples]], dtype=np.int32),
+        "audio": np.full((1, SAMPLES), steps, dtype=np.float32),
+        "audio_lengths": np.array([[SAMPLES]], dtype=np.int32),
     }
 
 
-def over_grpc(server: Running, frames: int, timeout_s: float = TIMEOUT_S) -> int:
+def over_grpc(server: Running, steps: int, timeout_s: float = TIMEOUT_S) -> int:
     """Send a request to the slow body and return the encoder length of its response."""
     with triton.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
-        result = client.infer("body_standard", tensors(speech(frames)), client_timeout=timeout_s)
+        result = client.infer("body_standard", tensors(speech(steps)), client_timeout=timeout_s)
         return int(result.as_numpy("encoder_lengths")[0, 0])
 
 
-def over_http(server: Running, frames: int, timeout_s: float = TIMEOUT_S) -> int:
+def over_http(server: Running, steps: int, timeout_s: float = TIMEOUT_S) -> int:
     """Send the same request over HTTP."""
-    samples = sample_count(frames)
     request = {
-        "audio": Array(type="FP32", shape=(1, samples), values=(1.0,) * samples),
-        "audio_lengths": Array(type="INT32", shape=(1, 1), values=(samples,)),
+        "audio": Array(type="FP32", shape=(1, SAMPLES), values=(float(steps),) * SAMPLES),
+        "audio_lengths": Array(type="INT32", shape=(1, 1), values=(SAMPLES,)),
     }
     body, headers = answers.encode(request)
     with opened(server, "/v2/models/body_standard/infer", body, headers, timeout_s) as response:
         answer = answers.decode(response.read(), int(response.headers[answers.HEADER_LENGTH]))
     return int(answer["encoder_lengths"].values[0])
+
+
+def steps_of(server: Running, duration_s: float) -> int:
+    """Return the steps that keep the slow body busy for a time, however fast this machine is."""
+
+    def measured() -> float:
+        start = time.monotonic()
+        over_grpc(server, MEASURED)
+        return time.monotonic() - start
+
+    # The fastest of several: a busy machine may soon be less busy.
+    return round(duration_s * MEASURED / min(measured() for _ in range(3)))
 
 
 def opened(server: Running, path: str, body: bytes | None, headers: dict[str, str], timeout_s: float) -> Any:
@@ -217,7 +229,7 @@ def test_grpc_administration_is_restricted(closed: Running, api: str) -> None:
 
 
 def test_client_interfaces_are_open(closed: Running) -> None:
-    assert over_grpc(closed, SHORT) == over_http(closed, SHORT) == SHORT
+    assert over_grpc(closed, SHORT) == over_http(closed, SHORT) == FRAMES
     with triton.InferenceServerClient(f"127.0.0.1:{closed.grpc}") as client:
         assert client.is_server_ready()
         assert client.get_model_metadata("body_standard").name == "body_standard"
@@ -229,8 +241,9 @@ def test_client_interfaces_are_open(closed: Running) -> None:
 def test_completes_request_in_flight_before_shutdown(engines: Path, tmp_path: Path, send: Callable[..., int]) -> None:
     with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard", VOXWRIGHT_THREADS="1") as server:
         serving.wait_ready(server)
+        steps = steps_of(server, LONG_S)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            answer: Future[int] = pool.submit(send, server, LONG)
+            answer: Future[int] = pool.submit(send, server, steps)
             time.sleep(1.0)
             server.process.send_signal(signal.SIGTERM)
             refused_over_http(server)
@@ -241,7 +254,7 @@ def test_completes_request_in_flight_before_shutdown(engines: Path, tmp_path: Pa
                     over_grpc(server, SHORT)
             # The request was still in flight during all of the above.
             assert not answer.done()
-            assert answer.result(TIMEOUT_S) == LONG
+            assert answer.result(TIMEOUT_S) == FRAMES
         assert server.process.wait(TIMEOUT_S) == 0
 
 
@@ -311,7 +324,7 @@ def load(server: Running, answered: threading.Semaphore, over_since: list[float]
     while True:
         start = time.monotonic()
         try:
-            assert over_grpc(server, SHORT, timeout_s=DEADLINE_S) == SHORT
+            assert over_grpc(server, SHORT, timeout_s=DEADLINE_S) == FRAMES
         except InferenceServerException:
             over_since.append(time.monotonic() - start)
             return
