@@ -28,6 +28,8 @@ _DAMAGE_TOLERANCE_S = 0.1
 # A shorter jump of the time stamps is rounding; a longer one is another clock, not a pause.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 3_600.0
 _NAMED_SPANS = 5
+# Of recordings; a stream has the blocks of its frames. Frames of 10 to 90 ms would cost more than their decoding.
+_BLOCKS_PER_S = 4
 # libav buffers the first 3.3 s of a WAV from a pipe to detect its format; with these options 2.1 s, the least possible.
 _LIVE_OPTIONS = MappingProxyType({"probesize": "4096", "analyzeduration": "100000"})
 _TRUNCATED, _DAMAGED = "the file is truncated", "its data is damaged"
@@ -62,6 +64,7 @@ class Recording:
         self.path = path
         self.sample_rate_hz, self._raw, self._track_number = sample_rate_hz, raw, track
         self._options = dict(_LIVE_OPTIONS) if live else {}
+        self._block = 0 if live else sample_rate_hz // _BLOCKS_PER_S
         self._parts = [Part()] if raw is not None else _parts(path)
         self._container, self._stream = self._open_part(self._parts[0])
         self.channels = self._stream.codec_context.layout.nb_channels
@@ -145,7 +148,7 @@ class Recording:
 
     def _with_silence(self) -> Iterator[Channels]:
         """Resample every frame, with silence where the time stamps of the frames run ahead of their samples."""
-        converter, stamps = Converter(self.sample_rate_hz), _Clock(_container_start_s(self._container))
+        converter, stamps = Converter(self.sample_rate_hz, self._block), _Clock(_container_start_s(self._container))
         for frame in self._frames():
             pause_s = stamps.pause_before(frame)
             if pause_s > 0:

@@ -5,18 +5,23 @@ from typing import TypeAlias
 
 import av
 import numpy as np
+from av.audio.plane import AudioPlane
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 Samples: TypeAlias = NDArray[np.float32]
 Channels: TypeAlias = NDArray[np.float32]
 """Samples [count, channels]."""
+FrameFormat: TypeAlias = tuple[str, str, int]
+"""The sample format, the layout of the channels and the sampling rate."""
 
 _FLOATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 # 60 dB over full scale. Recorders that write floats go over full scale, but not that far. Some programs write floats in
 # the range of 16-bit integers: there, half of the samples that are not zero are at least 1.
 _LARGEST, _LARGEST_AMONG_INTEGERS = 1e3, 1e5
 _FULL_SCALE = 1.0
+# PyAV reads memory outside a frame from the ninth plane on.
+_READABLE_PLANES = 8
 _JOIN_S = 0.1
 # The correlation of two channels below which one of them is turned; unrelated channels are at 0.
 _OPPOSITE = -0.5
@@ -40,18 +45,24 @@ class Cleaner:
         """Collect the spans of one channel, or those of all."""
         self.spans: list[Impossible] = []
         self._channel = channel
+        self._packer = _Packer()
 
     def clean(self, frame: av.AudioFrame, start_s: float) -> av.AudioFrame:
         """Return the frame, or a copy without impossible samples; `start_s` is its time in the recording."""
         if frame.format.name not in _FLOATS:
             return frame
-        packed = _packed(frame)
+        is_readable = _is_readable(frame)
+        if is_readable and _is_possible(frame):
+            return frame
+        packed = self._packer.pack(frame)
+        # Always of one format, so that the resampler goes on.
+        same = frame if is_readable else packed
         values = _channels(packed)
         possible = np.abs(values) <= _largest(values)  # NaN compares as False
         if possible.all():
-            return packed
+            return same
         self._note(~possible, start_s, frame.sample_rate)
-        return _like(packed, np.where(possible, values, np.float32(0.0)))
+        return _like(same, np.where(possible, values, np.float32(0.0)))
 
     def _note(self, impossible: NDArray[np.bool_], start_s: float, rate_hz: int) -> None:
         chosen = impossible if self._channel is None else impossible[:, self._channel : self._channel + 1]
@@ -67,22 +78,44 @@ class Cleaner:
             self.spans.append(Impossible(start_s=first_s, end_s=end_s, silent_s=silent_s))
 
 
+class _Packer:
+    """Pack the channels of float frames. A resampler takes longer to open than to convert an hour of frames."""
+
+    def __init__(self) -> None:
+        self._resampler: AudioResampler | None = None
+        self._format: FrameFormat | None = None
+
+    def pack(self, frame: av.AudioFrame) -> av.AudioFrame:
+        """Return a frame as packed float32, so that it has one plane; see _READABLE_PLANES."""
+        if frame.format.name == "flt":
+            return frame
+        if self._resampler is None or self._format != _format(frame):
+            self._format = _format(frame)
+            self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=frame.sample_rate)
+        frame.pts = None
+        (packed,) = self._resampler.resample(frame)
+        return packed
+
+
 class Converter:
     """Resample with libswresample, with a new resampler where a stream changes its format in the middle."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._sample_rate_hz = sample_rate_hz
+    def __init__(self, sample_rate_hz: int, block: int = 0) -> None:
+        """Return blocks of `block` samples, or with 0 what each frame makes at once, as a stream needs it."""
+        self._sample_rate_hz, self._block = sample_rate_hz, block
         self._resampler: AudioResampler | None = None
-        self._format: tuple[object, ...] = ()
+        self._format: FrameFormat | None = None
 
     def convert(self, frame: av.AudioFrame) -> list[Channels]:
         """Return the samples of a frame, each array with all channels of its frame."""
-        frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        frame_format = _format(frame)
         rest = self.flush() if frame_format != self._format else []
         if self._resampler is None:
             self._format = frame_format
             # With all channels: the average is computed here, because libswresample's own is 3 dB louder.
-            self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=self._sample_rate_hz)
+            self._resampler = AudioResampler(
+                format="flt", layout=frame.layout.name, rate=self._sample_rate_hz, frame_size=self._block or None
+            )
         # Only the order of the frames matters here; the resampler would log odd time stamps.
         frame.pts = None
         return [*rest, *map(_channels, self._resampler.resample(frame))]
@@ -115,7 +148,11 @@ class Mixer:
             if turned.any():
                 self.turned.update(np.flatnonzero(turned).tolist())
                 channels = channels * np.where(turned, np.float32(-1.0), np.float32(1.0))
-        mixed: Samples = channels.mean(axis=1, dtype=np.float32)
+        # Column by column: NumPy's mean of short rows takes several times as long.
+        mixed: Samples = channels[:, 0].copy()
+        for column in channels.T[1:]:
+            mixed += column
+        mixed /= np.float32(count)
         return mixed
 
     def _opposite(self, channels: Channels) -> NDArray[np.bool_]:
@@ -132,6 +169,23 @@ class Mixer:
         return opposite
 
 
+def _is_readable(frame: av.AudioFrame) -> bool:
+    """Return whether the planes of a frame are float32 and can be read."""
+    return frame.format.name in {"flt", "fltp"} and len(frame.planes) <= _READABLE_PLANES
+
+
+def _is_possible(frame: av.AudioFrame) -> bool:
+    """Return whether no sample of a readable frame is far too large or no number."""
+    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    planes = (_values(plane, count) for plane in frame.planes)
+    # NaN compares as False.
+    return all(plane.max() <= _LARGEST and plane.min() >= -_LARGEST for plane in planes)
+
+
+def _format(frame: av.AudioFrame) -> FrameFormat:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
 def _largest(values: Channels) -> float:
     if not np.abs(values).max(initial=0.0) > _LARGEST:
         return _LARGEST
@@ -139,23 +193,19 @@ def _largest(values: Channels) -> float:
     return _LARGEST if not sizes.size or np.median(sizes) < _FULL_SCALE else _LARGEST_AMONG_INTEGERS
 
 
-def _packed(frame: av.AudioFrame) -> av.AudioFrame:
-    """Return a frame as packed float32. Not planar: from the ninth plane on PyAV reads memory outside the frame."""
-    if frame.format.name == "flt":
-        return frame
-    frame.pts = None
-    (packed,) = AudioResampler(format="flt", layout=frame.layout.name, rate=frame.sample_rate).resample(frame)
-    return packed
-
-
 def _like(frame: av.AudioFrame, values: Channels) -> av.AudioFrame:
-    copy = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(values.reshape(1, -1)), format="flt", layout=frame.layout.name
-    )
+    array = values.T if frame.format.is_planar else values.reshape(1, -1)
+    copy = av.AudioFrame.from_ndarray(np.ascontiguousarray(array), format=frame.format.name, layout=frame.layout.name)
     copy.sample_rate = frame.sample_rate
     return copy
 
 
 def _channels(frame: av.AudioFrame) -> Channels:
-    values: Channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).astype(np.float32, copy=False)
-    return values
+    """Return the samples of a packed frame, without a copy."""
+    count = frame.layout.nb_channels
+    return _values(frame.planes[0], frame.samples * count).reshape(-1, count)
+
+
+def _values(plane: AudioPlane, count: int) -> Samples:
+    """Return the samples of a plane of float32, which may be padded."""
+    return np.frombuffer(memoryview(plane), dtype=np.float32, count=count)
