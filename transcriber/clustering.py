@@ -6,7 +6,6 @@ from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from transcriber.ctc import Floats
 
@@ -180,6 +179,8 @@ def _links(embeddings: Floats) -> Links:
     if len(embeddings) == 1:
         return np.empty((0, 4))
     cosines = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), k=1)]
+    from scipy.cluster.hierarchy import linkage  # noqa: PLC0415 - a quarter of a second, for speakers alone
+
     # Cutting needs distances that are not negative; the cut itself tolerates rounding.
     found: Links = linkage(np.clip(1.0 - cosines.astype(np.float64), 0.0, None), method="average")
     return found
@@ -210,5 +211,7 @@ def _links_of_means(centres: Floats, sizes: Labels) -> Links:
 def _cut(links: Links, limit: float, criterion: str) -> Labels:
     if not len(links):
         return np.zeros(1, dtype=np.int64)
+    from scipy.cluster.hierarchy import fcluster  # noqa: PLC0415 - as in `_links`
+
     cut: Callable[..., Labels] = fcluster
     return cut(links, t=limit, criterion=criterion).astype(np.int64) - 1
