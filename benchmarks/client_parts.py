@@ -15,21 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tritonclient.grpc import InferenceServerClient
-
 from contract.catalogue import read_catalogue
-from transcriber import ctc, formats, pipeline, rescoring, speakers, words
+from transcriber import ctc, formats, pipeline, rescoring, speakers, wire, words
 from transcriber.audio import Recording
+from transcriber.channel import Client
 from transcriber.connection import Connection
 from transcriber.pipeline import Plan, transcribe
 from transcriber.triton_recogniser import TritonRecogniser, connect
 
 OWN_THREADS = "gRPC's own threads"
-ITERATED = (
+ITERATED: tuple[tuple[Any, str, str], ...] = (
     (Recording, "blocks", "decoding"),
     (pipeline, "split", "splitting at silence"),
 )
-CALLED = (
+CALLED: tuple[tuple[Any, str, str], ...] = (
     (ctc, "beam", "search"),
     (ctc, "align", "alignment"),
     (rescoring, "rescore", "rescoring, without its requests"),
@@ -37,7 +36,8 @@ CALLED = (
     (speakers, "with_noise_floor", "speakers: test for narrow band"),
     (speakers, "label", "speakers: clustering"),
     (speakers, "turns", "speakers: turns"),
-    (InferenceServerClient, "infer", "requests in the calling thread"),
+    (wire, "message", "requests: their messages"),
+    (Client, "send", "requests: sending and receiving, in the calling thread"),
     (TritonRecogniser, "recognise", "tensors of the recogniser"),
     (TritonRecogniser, "score", "tensors of the rescorers"),
     (TritonRecogniser, "embed", "tensors of the speaker network"),

@@ -41,7 +41,11 @@ def pad_audio(items: Sequence[Samples], size: int) -> Samples:
 
 def pad_to(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
     """Return an array with zeros after its last element on each axis, so that it has these sizes."""
-    return np.pad(array, [(0, size - present) for size, present in zip(sizes, array.shape, strict=True)])
+    if array.shape == sizes:
+        return array
+    padded = np.zeros(sizes, dtype=array.dtype)
+    padded[tuple(slice(size) for size in array.shape)] = array
+    return padded
 
 
 def pad_tokens(sequences: Sequence[Sequence[int]], rows: int, columns: int) -> tuple[Integers, Integers]:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin
+from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin, InferResult, service_pb2
+from tritonclient.utils import InferenceServerException
 
 from contract import certificates, proxies
 from contract.access import Access
 from contract.certificates import Problem
+from transcriber import wire
 from transcriber.endpoint import split
 
 # Address translators and balancers forget a connection without data, some after less than a minute, and report nothing.
@@ -46,6 +48,42 @@ _RESTRICTED = "protocol is restricted"
 _HTTP1 = "http1.x server"
 
 
+class Client(InferenceServerClient):  # type: ignore[misc]
+    """tritonclient's client, which also sends messages that are serialised already."""
+
+    def __init__(
+        self, endpoint: str, credentials: grpc.ChannelCredentials | None, arguments: list[Any], access: Access
+    ) -> None:
+        """Prepare a client; nothing is sent yet."""
+        super().__init__(endpoint, creds=credentials, channel_args=arguments)
+        if access.headers:
+            self.register_plugin(_Headers(access.headers))
+        self._metadata = tuple((name.lower(), value) for name, value in access.headers.items())
+        # With equal arguments it shares the connection of tritonclient's channel.
+        self._requests = (
+            grpc.insecure_channel(endpoint, options=arguments)
+            if credentials is None
+            else grpc.secure_channel(endpoint, credentials, options=arguments)
+        )
+        self._call = self._requests.unary_unary(
+            wire.METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
+
+    def send(self, message: bytes, timeout_s: float) -> InferResult:
+        """Send a message of `wire`, and return the answer; raise InferenceServerException as tritonclient does."""
+        try:
+            return InferResult(self._call(message, timeout=timeout_s, metadata=self._metadata))
+        except grpc.RpcError as error:
+            raise InferenceServerException(
+                msg=error.details(), status=str(error.code()), debug_details=error.debug_error_string()
+            ) from None
+
+    def close(self) -> None:
+        """Close the channels."""
+        super().close()
+        self._requests.close()
+
+
 class Channels:
     """Open clients of a server, all with the same options."""
 
@@ -58,14 +96,11 @@ class Channels:
         self._arguments = [*_ARGUMENTS, *balancing, *([] if self.proxy else [_NO_PROXY])]
         self._credentials = _credentials(access) if access.tls else None
 
-    def open(self, generation: int = 0) -> InferenceServerClient:
+    def open(self, generation: int = 0) -> Client:
         """Return a client. Nothing is sent yet, and the clients of a generation share their connections."""
         # gRPC shares a connection between channels whose arguments are equal, so any argument keeps them apart.
         arguments = [*self._arguments, ("voxwright.generation", generation)]
-        client = InferenceServerClient(self._endpoint, creds=self._credentials, channel_args=arguments)
-        if self._access.headers:
-            client.register_plugin(_Headers(self._access.headers))
-        return client
+        return Client(self._endpoint, self._credentials, arguments, self._access)
 
     def permanent_problem(self, status: str | None, text: str) -> Problem | None:
         """Return why requests will never succeed, from the status and the text of a failed one; None for an outage."""

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from contract.access import PLAIN, Access
 from contract.catalogue import Family, Tensor
 from contract.errors import ServerContractError, ServerUnreachableError
 from contract.synthetic_inputs import DTYPES
-from transcriber.channel import IDLE_S, REFUSALS, Channels
+from transcriber import wire
+from transcriber.channel import IDLE_S, REFUSALS, Channels, Client
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.parameters import SERVE_REMEDY
 from transcriber.recogniser import RequestError
@@ -169,20 +169,20 @@ class Connection:
         request of a stream reports that it waits for one of them.
         """
         types = {tensor.name: tensor.type for tensor in family.inputs}
-        tensors = [_input(name, types[name], array) for name, array in inputs.items()]
-        outputs = [InferRequestedOutput(tensor.name) for tensor in family.outputs]
-        sequence: dict[str, Any] = {}
+        sequence: dict[str, int | bool] = {}
         if position is not None:
             sequence = {
                 "sequence_id": position.stream,
                 "sequence_start": position.start,
                 "sequence_end": position.end,
             }
+        tensors = [(name, types[name], _wire_array(array, types[name])) for name, array in inputs.items()]
+        message = wire.message(model, tensors, [tensor.name for tensor in family.outputs], sequence)
         timeout_s = _STATUS_TIMEOUT_S if is_brief else REQUEST_TIMEOUT_S if position is None else position.timeout_s
 
-        def send(client: InferenceServerClient) -> Any:
+        def send(client: Client) -> Any:
             with self._reported_wait(places if position is not None and position.start else None):
-                return client.infer(model, tensors, outputs=outputs, client_timeout=timeout_s, **sequence)
+                return client.send(message, timeout_s)
 
         try:
             response = self._call(send, once=is_brief or (position is not None and not position.start))
@@ -196,14 +196,14 @@ class Connection:
         )
         return response.config
 
-    def _describe(self, model: str, action: Callable[[InferenceServerClient], Any]) -> Any:
+    def _describe(self, model: str, action: Callable[[Client], Any]) -> Any:
         try:
             return self._query(action)
         except RequestError as error:
             cause = f"its metadata or configuration cannot be read ({error})"
             raise ServerContractError(f"{model} at {self.endpoint}", cause, SERVE_REMEDY) from error
 
-    def _query(self, action: Callable[[InferenceServerClient], Result]) -> Result:
+    def _query(self, action: Callable[[Client], Result]) -> Result:
         """Call the server for something that it answers at once, so that no answer in time is an outage as well."""
 
         def attempt() -> Result:
@@ -214,7 +214,7 @@ class Connection:
 
         return self._with_retries(attempt)
 
-    def _call(self, action: Callable[[InferenceServerClient], Result], *, once: bool = False) -> Result:
+    def _call(self, action: Callable[[Client], Result], *, once: bool = False) -> Result:
         """Call the server, and repeat the call while the server is away, unless `once` is set."""
 
         def attempt() -> Result:
@@ -227,7 +227,7 @@ class Connection:
 
         return self._with_retries(attempt)
 
-    def _try(self, action: Callable[[InferenceServerClient], Result]) -> Result:
+    def _try(self, action: Callable[[Client], Result]) -> Result:
         """Call the server once; raise _AwayError, _DeadlineError, or RequestError for a request that it refuses."""
         try:
             with self._used_client() as client:
@@ -324,7 +324,7 @@ class Connection:
         )
 
     @contextlib.contextmanager
-    def _used_client(self) -> Iterator[InferenceServerClient]:
+    def _used_client(self) -> Iterator[Client]:
         """Yield this thread's client, another one where the connection was idle for so long that it may be gone."""
         generation = self._use.begin()
         try:
@@ -435,12 +435,9 @@ def _shapes_agree(served: list[int], expected: list[int]) -> bool:
     )
 
 
-def _input(name: str, kind: str, array: NDArray[Any]) -> InferInput:
+def _wire_array(array: NDArray[Any], kind: str) -> NDArray[Any]:
     typed = np.ascontiguousarray(array, dtype=DTYPES[kind])
-    shaped = typed[:, None] if typed.ndim == 1 else typed
-    tensor = InferInput(name, list(shaped.shape), kind)
-    tensor.set_data_from_numpy(shaped)
-    return tensor
+    return typed[:, None] if typed.ndim == 1 else typed
 
 
 def _output(response: Any, tensor: Tensor, model: str) -> NDArray[Any]:
