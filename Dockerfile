@@ -118,7 +118,6 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["python3", "-m", "service.probe"]
 ENTRYPOINT ["python3", "-m", "service"]
-CMD ["--help"]
 
 
 # ---- the server without a GPU: the tritonserver of nvidia-pytriton's wheel, and the bundle for arch cpu

@@ -3,7 +3,7 @@
 # make test   environment, then every test but the slow ones: units, the slim environment, the real server and compilers
 # make test-all  the same with the slow tests: the training in small, all four compile targets, longer kill loops
 # make lint   ruff, mypy --strict, import-linter, the list of words
-# make images builds two images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
+# make images builds three images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
 # make bench  measure speed, memory and accuracy, side by side
 # make lock   resolve requirements.lock again
 PYTHON ?= python3

@@ -1,9 +1,9 @@
-"""Build images and test them together: the server's image serves, and the client's image transcribes the dialogue.
+"""Build images and test them together: the server's image serves, and those of its clients transcribe the dialogue.
 
-python -m images [TARGET...]                             default: runtime-cpu transcriber
+python -m images [TARGET...]                             default: runtime-cpu transcriber service
 python -m images runtime --stub-nvidia [--platform NAME]  the image for GPUs, from a stub of NVIDIA's image
 
-Both containers run as an operator should run them: read-only root, one tmpfs, their own user, no capabilities.
+All containers run as an operator should run them: read-only root, one tmpfs, their own user, no capabilities.
 Needs dist/engines/embedded/cpu, and a Docker engine; or, as root on Debian, buildah, runc and debootstrap, with a base
 image that debootstrap builds. Debian's and Python's packages come from this host's own package sources.
 
@@ -30,7 +30,7 @@ from images.sources import secrets
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build the requested targets, and test them together when both server and client are among them."""
+    """Build the requested targets, and test them together when the server and its clients are among them."""
     parser = argparse.ArgumentParser(prog="ci/images", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"default: {' '.join(TARGETS)}")
     parser.add_argument("--stub-nvidia", action="store_true", help="build runtime from a stub of NVIDIA's image")

@@ -14,8 +14,8 @@ from typing import Any
 from images.engine import (
     CLIENT,
     ROOT,
-    SERVER,
     STUB_REGISTRY,
+    USER_ID,
     Container,
     Layer,
     abbreviate,
@@ -83,10 +83,19 @@ class Buildah:
         return health_check_command(self._config(target)["Healthcheck"]["Test"])
 
     @contextlib.contextmanager
-    def serve(self, **variables: str) -> Iterator[Container]:
-        """Run the server's image with some environment variables, and remove the container at the end."""
-        bundle = self._bundle(SERVER, [], {}, variables)
-        name = f"voxwright-{os.getpid()}"
+    def serve(
+        self,
+        target: str,
+        variables: Mapping[str, str],
+        *,
+        beside: Container | None = None,
+        folders: Mapping[Path, str] | None = None,
+        volumes: Sequence[str] = (),
+    ) -> Iterator[Container]:
+        """Run an image with some environment variables, and remove the container at the end."""
+        namespaces = {} if beside is None else self._network(beside.name)
+        bundle = self._bundle(target, [], namespaces, variables, folders, volumes)
+        name = f"voxwright-{target}-{os.getpid()}"
         with started_process([*self._runc(), "run", "--bundle", str(bundle), name]) as process:
             try:
                 yield _RuncContainer(self, name, process)
@@ -103,9 +112,13 @@ class Buildah:
 
     def transcribe(self, server: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the transcriber's image in the network of the server's container."""
-        state = json.loads(run(*self._runc(), "state", server).stdout)
-        bundle = self._bundle(CLIENT, arguments, {"network": f"/proc/{state['pid']}/ns/net"}, {})
+        bundle = self._bundle(CLIENT, arguments, self._network(server), {})
         return run(*self._runc(), "run", "--bundle", str(bundle), f"{server}-client", check=False)
+
+    def _network(self, name: str) -> dict[str, str]:
+        """Return the network namespace of a running container."""
+        state = json.loads(run(*self._runc(), "state", name).stdout)
+        return {"network": f"/proc/{state['pid']}/ns/net"}
 
     def run_once(
         self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
@@ -192,6 +205,7 @@ class Buildah:
         namespaces: dict[str, str],
         variables: Mapping[str, str],
         folders: Mapping[Path, str] | None = None,
+        volumes: Sequence[str] = (),
     ) -> Path:
         """Write an OCI bundle that runs an image with the confinement of docs/architecture/90-containers.md."""
         root = self._mounted(target)
@@ -204,6 +218,7 @@ class Buildah:
         specification = _oci_config(root, config, command, namespaces)
         mounted = {bundle / "hosts": "/etc/hosts", **(folders or {})}
         specification["mounts"] += [_bind_mount(source, place) for source, place in mounted.items()]
+        specification["mounts"] += [_volume(path) for path in volumes]
         (bundle / "config.json").write_text(json.dumps(specification))
         return bundle
 
@@ -275,6 +290,11 @@ def _oci_config(root: str, config: dict[str, Any], command: list[str], namespace
 
 def _bind_mount(source: Path, destination: str) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": str(source), "options": ["rbind", "ro"]}
+
+
+def _volume(path: str) -> dict[str, Any]:
+    options = ["nosuid", "noexec", "nodev", "mode=700", f"uid={USER_ID}", f"gid={USER_ID}"]
+    return {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options}
 
 
 def _namespace_path(path: str | None) -> dict[str, str]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from images.engine import (
     CLIENT,
     ROOT,
-    SERVER,
     STUB_REGISTRY,
     Container,
     Layer,
@@ -48,12 +47,22 @@ class Docker:
         return health_check_command(json.loads(found.stdout))
 
     @contextlib.contextmanager
-    def serve(self, **variables: str) -> Iterator[Container]:
-        """Run the server's image with some environment variables, and remove the container at the end."""
-        name = f"voxwright-{os.getpid()}"
-        environment = [f"--env={name}={value}" for name, value in variables.items()]
-        command = ["docker", "run", "--rm", "--name", name, *environment, *self._confinement(), tag(SERVER)]
-        with started_process(command) as process:
+    def serve(
+        self,
+        target: str,
+        variables: Mapping[str, str],
+        *,
+        beside: Container | None = None,
+        folders: Mapping[Path, str] | None = None,
+        volumes: Sequence[str] = (),
+    ) -> Iterator[Container]:
+        """Run an image with some environment variables, and remove the container at the end."""
+        name = f"voxwright-{target}-{os.getpid()}"
+        # Docker gives a new volume the owner that its folder has in the image.
+        mounted = [*(f"--volume={path}" for path in volumes), *_bind_mounts(folders)]
+        network = [] if beside is None else [f"--network=container:{beside.name}"]
+        options = ["--rm", "--name", name, *_environment(variables), *mounted, *network, *self._confinement()]
+        with started_process(["docker", "run", *options, tag(target)]) as process:
             try:
                 yield _DockerContainer(name, process, self._confinement())
             finally:
@@ -63,10 +72,8 @@ class Docker:
         self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run an image's own command or another one to its end, with folders of the host that it may read."""
-        mounted = [f"--volume={source}:{place}:ro" for source, place in (folders or {}).items()]
-        environment = [f"--env={name}={value}" for name, value in variables.items()]
         program = [f"--entrypoint={command[0]}"] if command else []
-        options = ["--rm", *environment, *mounted, *program, *self._confinement()]
+        options = ["--rm", *_environment(variables), *_bind_mounts(folders), *program, *self._confinement()]
         return run("docker", "run", *options, tag(target), *command[1:], check=False)
 
     def layers(self, target: str) -> list[Layer]:
@@ -79,6 +86,14 @@ class Docker:
     @staticmethod
     def _confinement() -> list[str]:
         return ["--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+
+
+def _environment(variables: Mapping[str, str]) -> list[str]:
+    return [f"--env={name}={value}" for name, value in variables.items()]
+
+
+def _bind_mounts(folders: Mapping[Path, str] | None) -> list[str]:
+    return [f"--volume={source}:{place}:ro" for source, place in (folders or {}).items()]
 
 
 @dataclass(frozen=True, slots=True)

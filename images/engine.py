@@ -10,8 +10,10 @@ from typing import Protocol
 from images.host import run
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVER, CLIENT, GPU_SERVER = "runtime-cpu", "transcriber", "runtime"
-TARGETS = (SERVER, CLIENT)
+SERVER, CLIENT, SERVICE, GPU_SERVER = "runtime-cpu", "transcriber", "service", "runtime"
+TARGETS = (SERVER, CLIENT, SERVICE)
+# The user of every image, who must own a volume that a container writes to.
+USER_ID = 10001
 # The registry of NVIDIA's images is replaced by this name when they are stubs.
 STUB_REGISTRY = "localhost/stub-of-nvidia"
 _MAX_LINE_CHARS = 110
@@ -26,13 +28,17 @@ class Layer:
 
 
 class Container(Protocol):
-    """A running container of the server's image."""
+    """A running container of an image."""
+
+    @property
+    def name(self) -> str:
+        """Return the name by which the engine knows the container."""
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container."""
 
     def stop(self) -> int:
-        """Send SIGTERM to the server, wait for its end, and return its exit code."""
+        """Send SIGTERM to the first process, wait for its end, and return its exit code."""
 
     def transcribe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the transcriber's image in the container's network, with the recordings of demo/."""
@@ -52,8 +58,20 @@ class Engine(Protocol):
     def health_command(self, target: str) -> list[str]:
         """Return the command of the image's own health check."""
 
-    def serve(self, **variables: str) -> contextlib.AbstractContextManager[Container]:
-        """Run the server's image with some environment variables, and remove the container at the end."""
+    def serve(
+        self,
+        target: str,
+        variables: Mapping[str, str],
+        *,
+        beside: Container | None = None,
+        folders: Mapping[Path, str] | None = None,
+        volumes: Sequence[str] = (),
+    ) -> contextlib.AbstractContextManager[Container]:
+        """Run an image with some environment variables, and remove the container at the end.
+
+        It joins the network of the container `beside`, may read `folders` of the host, and has an empty volume of its
+        own at each path of `volumes`.
+        """
 
     def run_once(
         self, target: str, *command: str, folders: Mapping[Path, str] | None = None, **variables: str
