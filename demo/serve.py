@@ -1,6 +1,7 @@
 """python -m demo.serve: one command that starts a server for recordings, one for streams, and the service.
 
-Options go to `python -m service`. Without engines it exports and builds those of the reference networks for the CPU.
+Options go to `python -m service`. Without engines for recordings and for streams it exports and builds those of the
+reference networks for the CPU.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.catalogue import MODES
 from contract.errors import guard
 from demo.__main__ import FOLDER, StepError, call, heading, wait
 from demo.ports import free_ports, port_options
@@ -28,8 +30,8 @@ def main() -> None:
 def run(options: Sequence[str]) -> None:
     """Serve until SIGINT or SIGTERM; then stop the service and its servers in this order."""
     os.chdir(FOLDER.parent)
-    if not list(Path("dist/engines").glob("*/*/manifest.json")):
-        heading("Build", "Exports and builds the reference networks for the CPU. Minutes, once.")
+    if not has_engines(Path("dist/engines")):
+        heading("Build", "Exports and builds what is missing for the CPU of the reference networks. Minutes, once.")
         call("export", "--out", "dist/onnx")
         call("build.engines", "--arch", "cpu")
     # A terminal sends SIGINT to all programs at once; the service must be the first that ends.
@@ -42,6 +44,12 @@ def run(options: Sequence[str]) -> None:
         code = service.wait()
         if code:
             raise StepError("python -m service", code)
+
+
+def has_engines(folder: Path) -> bool:
+    """Return whether one bundle has engines for recordings and for streams; `make demo` builds those for recordings."""
+    bundles = [manifest.parent for manifest in folder.glob("*/*/manifest.json")]
+    return any(all(any(bundle.glob(f"*/{mode}")) for mode in MODES) for bundle in bundles)
 
 
 @contextmanager
