@@ -22,6 +22,12 @@ VALUES: dict[str, dict[str, Any]] = {
     "voxwright": {
         "architectures": {arch.value: {"replicas": 1, "maxReplicas": 4} for arch in Arch if arch is not Arch.CPU},
         "licence": {"secretName": "voxwright-licence"},
+        "applications": {
+            "enabled": True,
+            "keys": {"secretName": "voxwright-api-keys"},
+            "database": {"secretName": "voxwright-database"},
+            "storage": {"volume": {"persistentVolumeClaim": {"claimName": "voxwright-jobs"}}},
+        },
     },
     "voxwright-bulk": {"list": "# One recording a line, relative to the volume of recordings.\ncalls/0001.wav\n"},
 }

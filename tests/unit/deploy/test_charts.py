@@ -1,23 +1,36 @@
 """Test the Helm charts, rendered by Helm, against Kubernetes' schemas and the code that runs in their pods."""
 
+import copy
+import functools
 import json
+import operator
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import helm_python
 import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
+from fastapi.routing import APIRoute
 
-from contract import errors
+from contract import access, errors
 from contract.arch import Arch
 from contract.platform import platforms
 from deploy import render
 from runtime import flags
 from runtime.__main__ import command, parse
+from service import health
+from service.__main__ import command as service_command
+from service.__main__ import parse as parse_service
+from service.core import Core
+from service.settings import DEFAULT_PORT
+from tests.unit.images.dockerfile import stages
 from transcriber.__main__ import parse as parse_transcriber
 from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 from transcriber.formats import FORMATS
@@ -81,14 +94,58 @@ OUTSIDE: dict[str, Any] = {
     "podDisruptionBudget": {"maxUnavailable": "25%"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "30s", "scrapeTimeout": "10s"},
 }
+JOBS = {"persistentVolumeClaim": {"claimName": "jobs"}}
+APPLICATIONS: dict[str, Any] = {
+    "architectures": {"cpu": {"replicas": 1}},
+    "applications": {
+        "enabled": True,
+        "keys": {"secretName": "api-keys"},
+        "storage": {"volume": JOBS},
+    },
+}
+EVERY_APPLICATION_VALUE: dict[str, Any] = {
+    "architectures": {"cpu": {"replicas": 1}},
+    "image": {"registry": "registry.example/speech/", "pullSecrets": ["registry"]},
+    "mode": "realtime",
+    "tls": {"secretName": "server-tls", "clientCertificates": True},
+    "addresses": {"http": "::", "grpc": "::", "metrics": "::"},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "interval": "30s", "scrapeTimeout": "10s"},
+    "applications": {
+        "enabled": True,
+        "replicas": 3,
+        "endpoint": "batch:8001",
+        "servers": {
+            "tls": {"secretName": "client-tls", "clientCertificate": True},
+            "headers": {"secretName": "headers"},
+        },
+        "keys": {"secretName": "api-keys"},
+        "database": {"secretName": "database", "port": 6432},
+        "storage": {"url": "s3://bucket/jobs"},
+        "tls": {"secretName": "public-tls"},
+        "drainSeconds": 60,
+        "service": {"type": "LoadBalancer", "port": 443, "annotations": {"example.com/internal": "true"}},
+        "ingress": {"enabled": True, "className": "nginx", "host": "speech.example", "tlsSecretName": "host-tls"},
+        "clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+        "moreEgress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"protocol": "TCP", "port": 443}]}],
+        "scratch": {"sizeLimit": "32Gi"},
+        **PODS,
+        "extraEnv": [{"name": "VOXWRIGHT_SERVICE_RETENTION", "value": "1"}],
+    },
+}
 BULK: dict[str, Any] = {"list": "a.wav\nb/c.flac\n", "operatingPoint": "enhanced", "image": {"pullSecrets": ["x"]}}
+BULK_TLS: dict[str, Any] = {
+    "tls": {"secretName": "client-tls", "clientCertificate": True},
+    "headers": {"secretName": "headers"},
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "one GPU": ("voxwright", {"architectures": {"sm75": {"replicas": 1}}}),
     "everything": ("voxwright", EVERYTHING),
     "as shipped": ("voxwright", render.VALUES["voxwright"]),
     "bulk": ("voxwright-bulk", BULK),
     "open to the outside": ("voxwright", OUTSIDE),
-    "bulk with everything": ("voxwright-bulk", {**BULK, **PODS}),
+    "bulk with everything": ("voxwright-bulk", {**BULK, **PODS, **BULK_TLS}),
+    "applications": ("voxwright", APPLICATIONS),
+    "applications with everything": ("voxwright", EVERY_APPLICATION_VALUE),
 }
 # Definitions of the Prometheus operator, which Kubernetes' schemas do not contain.
 OPERATOR_KINDS = {"ServiceMonitor"}
@@ -105,7 +162,11 @@ def _kind(kind: str, values: dict[str, Any], chart: str = "voxwright") -> dict[s
 
 def _deployments(values: dict[str, Any]) -> dict[str, Any]:
     found = _kind("Deployment", values).values()
-    return {each["metadata"]["labels"]["voxwright/arch"]: each for each in found}
+    return {arch: each for each in found if (arch := each["metadata"]["labels"].get("voxwright/arch"))}
+
+
+def _application(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    return dict(_kind(kind, values)["voxwright-service"])
 
 
 def _pod(workload: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +334,7 @@ def test_pods_run_with_minimal_privileges(case: str) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-        assert writable <= {"/tmp", "/dev/shm", "/transcripts"}  # noqa: S108 - in the container
+        assert writable <= {"/tmp", "/dev/shm", "/transcripts", "/data"}  # noqa: S108 - in the container
 
 
 def test_licence_is_mounted_at_expected_path() -> None:
@@ -376,7 +437,7 @@ def test_pods_get_what_cluster_operators_set(case: str) -> None:
         metadata = each["spec"]["template"]["metadata"]
         assert metadata["annotations"] == PODS["podAnnotations"]
         assert metadata["labels"]["team"] == "speech"
-        assert container["env"][-2:] == PODS["extraEnv"]
+        assert container["env"][-len(PODS["extraEnv"]) :] == PODS["extraEnv"]
         assert container["volumeMounts"][-1] == PODS["extraVolumeMounts"][0]
         assert pod["volumes"][-1] == PODS["extraVolumes"][0]
 
@@ -441,10 +502,219 @@ def test_service_monitor_gives_the_labels_of_the_scrape_configuration() -> None:
     (headless,) = _kind("Service", EVERYTHING).values()
     assert headless["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "voxwright"
     assert headless["metadata"]["labels"]["voxwright/metrics"] == "true"
-    (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "kubernetes.yaml").read_text())["scrape_configs"]
+    job, _ = yaml.safe_load((ROOT / "deploy" / "prometheus" / "kubernetes.yaml").read_text())["scrape_configs"]
     arch = {"source_labels": endpoint["relabelings"][0]["sourceLabels"], "target_label": "arch"}
     assert arch in job["relabel_configs"]
     assert _kind("ServiceMonitor", EVERYTHING) == {}
+
+
+def test_service_accepts_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every variable is an option of the service or of its access to servers, and its image sets the rest."""
+    environment = _environment(_application("Deployment", EVERY_APPLICATION_VALUE))
+    options = {name for option in service_command().params for name in option.envvar or ()}
+    to_servers = {"VOXWRIGHT_CA", "VOXWRIGHT_CLIENT_CERTIFICATE", "VOXWRIGHT_CLIENT_KEY", "VOXWRIGHT_HEADERS"}
+    assert environment.keys() <= options | to_servers
+    assert to_servers <= environment.keys() & access_variables()
+    in_image = stages((ROOT / "Dockerfile").read_text())["service"].environment()
+    secrets = {
+        "VOXWRIGHT_SERVICE_DATABASE": "postgresql://voxwright:x@database/voxwright",
+        "VOXWRIGHT_HEADERS": "authorization: Bearer x",
+        "VOXWRIGHT_SERVICE_API_KEYS": str(tmp_path / "keys"),
+    }
+    (tmp_path / "keys").write_text("alice 0123456789abcdef\n")
+    files = {"/tls/": "public", "/servers-tls/": "client"}
+    for name, text in {**in_image, **environment, **secrets}.items():
+        if isinstance(text, str) and name.startswith("VOXWRIGHT_"):
+            for folder, stem in files.items():
+                text = text.replace(folder, f"{tmp_path}/{stem}/")  # noqa: PLW2901
+            monkeypatch.setenv(name, text)
+    make_certificates(tmp_path / "public", tmp_path / "client")
+    settings = parse_service([])
+    assert (settings.endpoint, settings.realtime_endpoint) == ("batch:8001", "voxwright:8001")
+    assert (settings.storage, settings.drain_s) == ("s3://bucket/jobs", 60)
+    assert settings.tls is not None
+    assert settings.access.tls
+    assert settings.access.headers == {"authorization": "Bearer x"}
+    assert settings.limits.retention_s == 86_400
+    assert {"VOXWRIGHT_SERVICE_DATABASE", "VOXWRIGHT_HEADERS"} == {
+        name for name, value in environment.items() if isinstance(value, dict)
+    }
+
+
+def access_variables() -> set[str]:
+    """Return the variables that every client of a server has."""
+    described = click.command()(access.options(lambda **_: None))
+    return {str(option.envvar) for option in described.params if option.envvar}
+
+
+def make_certificates(*folders: Path) -> None:
+    """Write a self-signed certificate as a Secret of the type kubernetes.io/tls has it."""
+    for folder in folders:
+        folder.mkdir()
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=x"
+        files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
+        subprocess.run([*command.split(), *files], check=True, capture_output=True)
+        shutil.copy(folder / "tls.crt", folder / "ca.crt")
+
+
+def _leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, value in values.items():
+        nested = isinstance(value, dict) and name not in ("affinity", "nodeSelector", "podAnnotations", "podLabels")
+        found += _leaves(value, (*path, name)) if nested and value else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", _leaves(EVERY_APPLICATION_VALUE["applications"]), ids=".".join)
+def test_every_value_of_the_service_is_used(path: tuple[str, ...]) -> None:
+    """Without the value the manifest is another one, or the chart demands the value."""
+    without = copy.deepcopy(EVERY_APPLICATION_VALUE)
+    *parents, last = "applications", *path
+    functools.reduce(operator.getitem, parents, without).pop(last)
+    try:
+        assert render.manifests("voxwright", without) != render.manifests("voxwright", EVERY_APPLICATION_VALUE)
+    except helm_python.HelmError as error:
+        assert f"applications.{path[0]}" in str(error)  # noqa: PT017
+
+
+def test_values_of_the_service_are_all_tested() -> None:
+    values = yaml.safe_load((render.CHARTS / "voxwright" / "values.yaml").read_text())["applications"]
+    schema = json.loads((render.CHARTS / "voxwright" / "values.schema.json").read_text())
+    assert schema["properties"]["applications"]["properties"].keys() == values.keys()
+    given = {path[:2] for case in (APPLICATIONS, EVERY_APPLICATION_VALUE) for path in _leaves(case["applications"])}
+    own = {"realtimeEndpoint", "resources"}  # the first is empty, the second kept as it is
+    assert values.keys() - own <= {path[0] for path in given}
+
+
+@pytest.mark.parametrize("mode", ["batch", "realtime"])
+def test_service_uses_the_servers_of_its_release(mode: str) -> None:
+    values = {**APPLICATIONS, "mode": mode}
+    environment = _environment(_application("Deployment", values))
+    variable = {"batch": "VOXWRIGHT_SERVICE_ENDPOINT", "realtime": "VOXWRIGHT_SERVICE_REALTIME_ENDPOINT"}
+    assert environment == {variable[mode]: "voxwright:8001", "VOXWRIGHT_SERVICE_DRAIN": "30"}
+    other = {**APPLICATIONS["applications"], "realtimeEndpoint": "other:8001"}
+    environment = _environment(_application("Deployment", {**values, "applications": other}))
+    assert environment[variable["realtime"]] == "other:8001"
+
+
+@pytest.mark.parametrize(
+    ("values", "scheme"), [(APPLICATIONS, "http"), (EVERY_APPLICATION_VALUE, "https")], ids=["http", "https"]
+)
+def test_ports_probes_and_ingress_of_the_service(values: dict[str, Any], scheme: str) -> None:
+    container = _container(_application("Deployment", values))
+    assert container["ports"] == [{"name": scheme, "containerPort": DEFAULT_PORT}]
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
+    paths = {route.path for route in health.part(cast("Core", None)).router.routes if isinstance(route, APIRoute)}
+    assert {probe["path"] for probe in probes.values()} == {"/live", "/ready"} <= paths
+    assert {probe["scheme"] for probe in probes.values()} == {scheme.upper()}
+    (port,) = _application("Service", values)["spec"]["ports"]
+    assert (port["name"], port["targetPort"], port["appProtocol"]) == (scheme, scheme, scheme)
+    (monitor,) = _application("ServiceMonitor", {**values, "serviceMonitor": {"enabled": True}})["spec"]["endpoints"]
+    assert (monitor["port"], monitor["scheme"], "tlsConfig" in monitor) == (scheme, scheme, scheme == "https")
+
+
+def test_pods_of_the_service_end_after_their_work() -> None:
+    for values, drain_s in ((APPLICATIONS, 30), (EVERY_APPLICATION_VALUE, 60)):
+        deployment = _application("Deployment", values)
+        assert float(_environment(deployment)["VOXWRIGHT_SERVICE_DRAIN"]) == drain_s
+        assert _pod(deployment)["terminationGracePeriodSeconds"] >= drain_s + 10
+
+
+def test_service_mounts_what_its_image_expects() -> None:
+    in_image = stages((ROOT / "Dockerfile").read_text())["service"].environment()
+    mounts = {
+        mount["mountPath"]: mount for mount in _container(_application("Deployment", APPLICATIONS))["volumeMounts"]
+    }
+    keys = mounts[in_image["VOXWRIGHT_SERVICE_API_KEYS"]]
+    assert (keys["subPath"], keys["readOnly"]) == ("api-keys", True)
+    assert Path(in_image["VOXWRIGHT_SERVICE_STORAGE"]).parent == Path("/data") in map(Path, mounts)
+    assert in_image["VOXWRIGHT_SERVICE_DATABASE"].startswith("sqlite:////data/")
+    volumes = {volume["name"]: volume for volume in _pod(_application("Deployment", APPLICATIONS))["volumes"]}
+    assert volumes["data"] == {"name": "data", **JOBS}
+    assert volumes["api-keys"]["secret"]["secretName"] == "api-keys"
+
+
+def test_update_of_the_service_fits_its_database() -> None:
+    """Two services share PostgreSQL; SQLite in a volume is for one."""
+    assert _application("Deployment", APPLICATIONS)["spec"]["strategy"] == {"type": "Recreate"}
+    strategy = _application("Deployment", EVERY_APPLICATION_VALUE)["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def test_ingress_leaves_websockets_and_uploads_alone() -> None:
+    ingress = _application("Ingress", EVERY_APPLICATION_VALUE)
+    prefix = "nginx.ingress.kubernetes.io/"
+    annotations = {name.removeprefix(prefix): text for name, text in ingress["metadata"]["annotations"].items()}
+    assert annotations == {
+        "backend-protocol": "HTTPS",
+        "proxy-body-size": "0",
+        "proxy-buffering": "off",
+        "proxy-read-timeout": "3600",
+        "proxy-request-buffering": "off",
+        "proxy-send-timeout": "3600",
+    }
+    assert ingress["spec"]["tls"] == [{"hosts": ["speech.example"], "secretName": "host-tls"}]
+    (rule,) = ingress["spec"]["rules"]
+    backend = rule["http"]["paths"][0]["backend"]["service"]
+    assert (rule["host"], backend) == ("speech.example", {"name": "voxwright-service", "port": {"name": "https"}})
+    plain = {**APPLICATIONS["applications"], "ingress": {"enabled": True, "host": "a"}}
+    assert (
+        f"{prefix}backend-protocol"
+        not in (_application("Ingress", {**APPLICATIONS, "applications": plain})["metadata"]["annotations"])
+    )
+
+
+def test_network_policies_connect_the_service_with_servers_and_database() -> None:
+    policies = _kind("NetworkPolicy", EVERY_APPLICATION_VALUE)
+    servers, service = (policies[f"voxwright-{name}"]["spec"] for name in ("server", "service"))
+    pod = _application("Deployment", EVERY_APPLICATION_VALUE)["spec"]["template"]["metadata"]["labels"]
+    assert servers["ingress"][0]["from"][0]["podSelector"]["matchLabels"].items() <= pod.items()
+    to_servers, names, database, more = service["egress"]
+    labels = _deployments(EVERY_APPLICATION_VALUE)["cpu"]["spec"]["template"]["metadata"]["labels"]
+    assert to_servers["to"][0]["podSelector"]["matchLabels"].items() <= labels.items()
+    assert [port["port"] for port in to_servers["ports"]] == ["grpc"]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert database == {"ports": [{"protocol": "TCP", "port": 6432}]}
+    assert more == EVERY_APPLICATION_VALUE["applications"]["moreEgress"][0]
+    clients, prometheus = service["ingress"]
+    assert clients["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    assert [port["port"] for port in (*clients["ports"], *prometheus["ports"])] == ["https", "https"]
+    (everyone,) = _application("NetworkPolicy", APPLICATIONS)["spec"]["ingress"]
+    assert everyone == {"ports": [{"protocol": "TCP", "port": "http"}]}
+    assert len(_application("NetworkPolicy", APPLICATIONS)["spec"]["egress"]) == 2
+
+
+def test_server_has_the_variables_of_tls_and_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    deployment = _deployments(EVERY_APPLICATION_VALUE)["cpu"]
+    environment = _environment(deployment)
+    assert environment.keys() <= {option.envvar for option in command().params}
+    make_certificates(tmp_path / "tls")
+    for name, value in environment.items():
+        if isinstance(value, str):
+            monkeypatch.setenv(name, value.replace("/tls/", f"{tmp_path}/tls/"))
+    settings = parse(_container(deployment)["args"])
+    assert settings.grpc_tls is not None
+    assert {name: environment[f"VOXWRIGHT_{name}_ADDRESS"] for name in ("HTTP", "GRPC", "METRICS")} == (
+        dict.fromkeys(("HTTP", "GRPC", "METRICS"), "::")
+    )
+    assert environment["VOXWRIGHT_GRPC_CLIENT_CA"] == "/tls/ca.crt"
+    ports = _kind("Service", EVERY_APPLICATION_VALUE)["voxwright"]["spec"]["ports"]
+    assert [port["appProtocol"] for port in ports if port["name"] == "grpc"] == ["https"]
+
+
+def test_bulk_job_reaches_servers_with_tls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (job,) = _kind("Job", {**BULK, **BULK_TLS}, "voxwright-bulk").values()
+    environment = _environment(job)
+    own = {name: value for name, value in environment.items() if name.startswith("VOXWRIGHT_")}
+    assert own.keys() <= access_variables()
+    make_certificates(tmp_path / "tls")
+    for name, value in own.items():
+        if isinstance(value, str):
+            monkeypatch.setenv(name, value.replace("/tls/", f"{tmp_path}/tls/"))
+    found = parse_transcriber(["a.wav"]).access
+    assert (found.tls, found.certificate) == (True, tmp_path / "tls/tls.crt")
+    assert own["VOXWRIGHT_HEADERS"] == {"secretKeyRef": {"name": "headers", "key": "headers"}}
+    assert "/tls" in {mount["mountPath"] for mount in _container(job)["volumeMounts"] if mount.get("readOnly")}
 
 
 def test_disruption_budget_is_optional() -> None:
@@ -544,6 +814,37 @@ def test_render_rejects_files_with_other_values(content: str | None, sentence: s
         ("voxwright", {"architectures": EVERY_ARCH, "podAnnotations": {"a": 1}}, "podAnnotations"),
         ("voxwright", {"architectures": EVERY_ARCH, "podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable"),
         ("voxwright", {"architectures": EVERY_ARCH, "serviceMonitor": {"interval": "often"}}, "interval"),
+        *(
+            ("voxwright", {**APPLICATIONS, "applications": {**APPLICATIONS["applications"], **changed}}, sentence)
+            for changed, sentence in (
+                ({"keys": {"secretName": ""}}, "applications.keys.secretName: it is empty, and the service demands"),
+                ({"replicas": 2}, "applications.replicas: several services share one PostgreSQL database."),
+                ({"storage": {}}, "applications.storage: recordings and transcripts have no place. Set volume"),
+                ({"storage": {"volume": JOBS, "url": "s3://b"}}, "applications.storage: volume and url are both set."),
+                ({"storage": {"url": "s3://b"}}, "applications.storage.url: the database would be lost with the pod."),
+                ({"storage": {"url": "bucket"}}, "url"),
+                ({"ingress": {"enabled": True}}, "applications.ingress.host: it is empty."),
+                ({"endpoint": "voxwright"}, "endpoint"),
+                ({"service": {"type": "Headless"}}, "type"),
+                ({"podLabels": {"voxwright/client": "x"}}, "applications.podLabels: the chart itself sets voxwright/"),
+                ({"nodeSelector": {"kubernetes.io/arch": "x"}}, "applications.nodeSelector: the chart itself sets"),
+                (
+                    {"extraEnv": [{"name": "VOXWRIGHT_SERVICE_DRAIN", "value": "1"}]},
+                    "applications.extraEnv: the chart itself sets VOXWRIGHT_SERVICE_DRAIN",
+                ),
+                ({"extraVolumes": [{"name": "data"}]}, "applications.extraVolumes: the chart itself sets data"),
+                (
+                    {"extraVolumeMounts": [{"name": "x", "mountPath": "/data"}]},
+                    "applications.extraVolumeMounts: the chart itself sets /data",
+                ),
+            )
+        ),
+        (
+            "voxwright",
+            {"architectures": EVERY_ARCH, "extraEnv": [{"name": "VOXWRIGHT_HTTP_ADDRESS"}]},
+            "extraEnv: the chart itself sets VOXWRIGHT_HTTP_ADDRESS",
+        ),
+        ("voxwright-bulk", {**BULK, "extraEnv": [{"name": "VOXWRIGHT_CA"}]}, "the chart itself sets VOXWRIGHT_CA"),
     ],
 )
 def test_rejects_unusable_values(chart: str, values: dict[str, Any], sentence: str) -> None:

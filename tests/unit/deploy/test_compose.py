@@ -18,7 +18,9 @@ from runtime import flags
 from runtime.__main__ import command, parse
 from service.__main__ import command as service_command
 from service.__main__ import parse as parse_service
+from tests.unit.deploy.test_charts import access_variables, make_certificates
 from tests.unit.images.dockerfile import stages
+from transcriber.__main__ import parse as parse_transcriber
 from transcriber.endpoint import ENDPOINT_VARIABLE, checked_endpoint
 
 ROOT = Path(__file__).parents[3]
@@ -190,6 +192,46 @@ def test_licence_is_mounted_at_expected_path() -> None:
     assert "volumes" not in _services("gpu")["server"]
     (volume,) = _services("gpu", "licence.yaml", LICENCE="/etc/voxwright.json")["server"]["volumes"]
     assert (volume["source"], volume["target"], volume["read_only"]) == ("/etc/voxwright.json", "/license.json", True)
+
+
+def test_tls_files_fit_each_other_and_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variables of tls.yaml and service-tls.yaml are those of the three commands, with files of one folder."""
+    more = ("service.yaml", "tls.yaml", "service-tls.yaml")
+    found = _services("cpu", *more, DATABASE_PASSWORD="secret", TLS=str(tmp_path))  # noqa: S106
+    for service in found.values():
+        for volume in service.get("volumes", []):
+            if volume["target"] == "/tls":
+                assert (volume["source"], volume["read_only"]) == (str(tmp_path), True)
+    folders = {name for name, service in found.items() if "/tls" in [each["target"] for each in service["volumes"]]}
+    assert folders == {"server", "transcriber", "service"}
+    # The other volumes and variables of a service stay.
+    assert {"/recordings", "/transcripts"} <= {volume["target"] for volume in found["transcriber"]["volumes"]}
+    assert found["transcriber"]["environment"][ENDPOINT_VARIABLE] == "server:8001"
+    for name in ("server", "client", "service"):
+        make_certificates(tmp_path / name)
+        for suffix, made in (("pem", "tls.crt"), ("key", "tls.key")):
+            (tmp_path / f"{name}.{suffix}").write_bytes((tmp_path / name / made).read_bytes())
+    (tmp_path / "ca.pem").write_bytes((tmp_path / "server.pem").read_bytes())
+    for name, text in _tls_variables(
+        found["server"], tmp_path, {str(each.envvar) for each in command().params}
+    ).items():
+        monkeypatch.setenv(name, text)
+    settings = parse(found["server"]["command"])
+    assert settings.grpc_tls is not None
+    access = _tls_variables(found["transcriber"], tmp_path, access_variables())
+    assert access.items() <= _tls_variables(found["service"], tmp_path).items()
+    for name, text in _tls_variables(found["service"], tmp_path).items():
+        monkeypatch.setenv(name, text)
+    service_settings = parse_service([])
+    assert (service_settings.access.tls, service_settings.tls is not None) == (True, True)
+    assert parse_transcriber(["a.wav"]).access == service_settings.access
+
+
+def _tls_variables(service: dict[str, Any], folder: Path, known: set[str] | None = None) -> dict[str, str]:
+    named = {name: text for name, text in service["environment"].items() if text.startswith("/tls/")}
+    assert named
+    assert known is None or named.keys() <= known
+    return {name: text.replace("/tls", str(folder)) for name, text in named.items()}
 
 
 def test_service_accepts_its_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def _stage(image: str) -> str:
 
 
 def _pods() -> list[dict[str, Any]]:
-    values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}}
+    applications = render.VALUES["voxwright"]["applications"]
+    values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}, "applications": applications}
     texts = [render.manifests("voxwright", values), render.manifests("voxwright-bulk", {"list": "a.wav"})]
     documents = [each for text in texts for each in yaml.safe_load_all(text)]
     return [each["spec"]["template"]["spec"] for each in documents if "template" in each.get("spec", {})]
@@ -41,9 +42,7 @@ def _name(reference: str) -> str:
 
 def test_images_of_deploy_are_built_by_dockerfile() -> None:
     named = {_name(container["image"]) for pod in _pods() for container in pod["containers"]}
-    assert named == {*SERVERS, CLIENT}
-    # The service runs with Compose only so far.
-    named |= {SERVICE}
+    assert named == {*SERVERS, CLIENT, SERVICE}
     for path in (DEPLOY / "compose").glob("*.yaml"):
         services = yaml.safe_load(path.read_text())["services"].values()
         images = [re.sub(r"\$\{[^}]*\}", "", service["image"]) for service in services if "image" in service]
@@ -52,7 +51,7 @@ def test_images_of_deploy_are_built_by_dockerfile() -> None:
         assert f'org.opencontainers.image.title="{image}"' in _stage(image)
 
 
-@pytest.mark.parametrize("image", [*SERVERS, CLIENT])
+@pytest.mark.parametrize("image", [*SERVERS, CLIENT, SERVICE])
 def test_image_user_matches_pods(image: str) -> None:
     (user,) = re.findall(r"^USER (\S+)$", _stage(image), re.MULTILINE)
     assert {f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" for pod in _pods()} == {
@@ -78,6 +77,12 @@ def test_server_image_has_ports_and_health_check(image: str) -> None:
     assert re.search(r"^HEALTHCHECK .*runtime\.probe", _stage(image), re.MULTILINE)
     # The entrypoint receives the arguments: deploy/ passes flags for tritonserver.
     assert 'ENTRYPOINT ["python3", "-m", "runtime"]' in _stage(image)
+
+
+def test_service_image_starts_without_arguments() -> None:
+    """Compose and the chart give it variables only. A default argument such as --help would end it at once."""
+    assert 'ENTRYPOINT ["python3", "-m", "service"]' in _stage(SERVICE)
+    assert not re.search(r"^CMD ", _stage(SERVICE), re.MULTILINE)
 
 
 def test_recordings_are_relative_to_mounted_folder() -> None:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from contract.arch import Arch
+from deploy import render
+from service.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
@@ -22,6 +24,17 @@ DASHBOARD = DEPLOY / "grafana" / "voxwright.json"
 # `ci/promtool` extracts it to dist/tools if the host has none.
 PROMTOOL = shutil.which("promtool", path=f"{os.environ['PATH']}:{ROOT / 'dist' / 'tools'}")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed: run ci/promtool")
+
+
+SERVICE_WITH_TLS: dict[str, Any] = {
+    "architectures": {"cpu": {"replicas": 1}},
+    "applications": {
+        "enabled": True,
+        "keys": {"secretName": "keys"},
+        "storage": {"volume": {"persistentVolumeClaim": {"claimName": "jobs"}}},
+        "tls": {"secretName": "tls"},
+    },
+}
 
 
 def _promtool(*arguments: str | Path) -> str:
@@ -38,6 +51,11 @@ def _rules() -> list[dict[str, Any]]:
 def _panels() -> list[dict[str, Any]]:
     panels: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
     return panels
+
+
+def _queries() -> list[str]:
+    """Return the queries of the dashboard; a row has no panel of its own."""
+    return [target["expr"] for panel in _panels() if panel["type"] != "row" for target in panel["targets"]]
 
 
 def test_files_pass_yamllint() -> None:
@@ -85,7 +103,7 @@ def test_deployment_alert_covers_every_architecture() -> None:
 @pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml"])
 def test_scrape_configurations_are_valid(name: str, tmp_path: Path) -> None:
     table = yaml.safe_load((PROMETHEUS / name).read_text())
-    assert [job["job_name"] for job in table["scrape_configs"]] == ["voxwright"]
+    assert [job["job_name"] for job in table["scrape_configs"]] == ["voxwright", "voxwright-service"]
     for job in table["scrape_configs"]:
         # Debian's promtool does not support discovery through Kubernetes. Everything else is checked.
         if job.pop("kubernetes_sd_configs", None):
@@ -96,18 +114,26 @@ def test_scrape_configurations_are_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_scrape_configuration_matches_labels_of_chart() -> None:
-    (job,) = yaml.safe_load((PROMETHEUS / "kubernetes.yaml").read_text())["scrape_configs"]
-    assert job["kubernetes_sd_configs"] == [{"role": "pod"}]
-    manifests = yaml.safe_load_all((DEPLOY / "kubernetes" / "voxwright.yaml").read_text())
-    pods = [each["spec"]["template"] for each in manifests if each["kind"] == "Deployment"]
-    for pod in pods:
-        ports = {port["name"] for container in pod["spec"]["containers"] for port in container["ports"]}
-        found = {_kept(job["relabel_configs"], pod["metadata"]["labels"], port) for port in ports}
-        assert found == {None, pod["metadata"]["labels"]["voxwright/arch"]}
+    """Each job takes one port of each pod: the metrics of a server, and the only port of a service."""
+    jobs = yaml.safe_load((PROMETHEUS / "kubernetes.yaml").read_text())["scrape_configs"]
+    assert [job["kubernetes_sd_configs"] for job in jobs] == [[{"role": "pod"}]] * 2
+    texts = (DEPLOY / "kubernetes" / "voxwright.yaml").read_text(), render.manifests("voxwright", SERVICE_WITH_TLS)
+    manifests = [each for text in texts for each in yaml.safe_load_all(text) if each["kind"] == "Deployment"]
+    kept: list[tuple[str, str, str | None, str | None]] = []
+    for pod in (each["spec"]["template"] for each in manifests):
+        labels = pod["metadata"]["labels"]
+        for port in (port["name"] for container in pod["spec"]["containers"] for port in container["ports"]):
+            for job in jobs:
+                found = _relabelled(job["relabel_configs"], labels, port)
+                if found is not None:
+                    kept.append((job["job_name"], port, found.get("arch"), found.get("__scheme__")))
+    servers = [("voxwright", "metrics", arch.value, None) for arch in Arch if arch.capability]
+    services = [("voxwright-service", scheme, None, scheme) for scheme in ("http", "https")]
+    assert sorted(kept, key=str) == sorted([*servers, ("voxwright", "metrics", "cpu", None), *services], key=str)
 
 
-def _kept(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> str | None:
-    """Apply Prometheus' relabelling to a pod's port. Return the label `arch`, or None for a dropped target."""
+def _relabelled(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> dict[str, str] | None:
+    """Apply Prometheus' relabelling to a pod's port. Return the labels, or None for a dropped target."""
     prefix = "__meta_kubernetes_pod_label_"
     known = {prefix + re.sub(r"[^a-zA-Z0-9]", "_", name): text for name, text in labels.items()}
     known |= {"__meta_kubernetes_pod_container_port_name": port, "__meta_kubernetes_pod_phase": "Running"}
@@ -118,7 +144,7 @@ def _kept(rules: list[dict[str, Any]], labels: dict[str, str], port: str) -> str
                 return None
         else:
             known[rule["target_label"]] = value
-    return known["arch"]
+    return known
 
 
 @needs_promtool
@@ -164,6 +190,14 @@ def test_dashboard_has_expected_panels() -> None:
         "Failures per second, by model and reason",
         "GPU utilisation",
         "GPU memory",
+        "Service for applications",
+        "Real-time sessions",
+        "Jobs waiting and running",
+        "Audio seconds per second, by kind",
+        "Real-time factor, p50 and p95",
+        "Errors per second, by kind",
+        "Answers per second, by route and status",
+        "Time to answer, p95, by route",
     ):
         assert wanted in titles
 
@@ -181,8 +215,8 @@ def test_panels_do_not_overlap() -> None:
 
 @needs_promtool
 def test_dashboard_queries_are_valid(tmp_path: Path) -> None:
-    queries = [target["expr"] for panel in _panels() for target in panel["targets"]]
-    assert len(queries) >= len(_panels())
+    queries = _queries()
+    assert len(queries) >= len([panel for panel in _panels() if panel["type"] != "row"])
     filled = [re.sub(r"\$\w+", ".*", query) for query in queries]
     rules = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(filled)]
     path = tmp_path / "panels.yaml"
@@ -192,8 +226,7 @@ def test_dashboard_queries_are_valid(tmp_path: Path) -> None:
 
 def test_dashboard_uses_existing_recorded_rules() -> None:
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
-    texts = [target["expr"] for panel in _panels() for target in panel["targets"]]
-    used = {name for text in texts for name in re.findall(r"\bvoxwright:\w+:\w+", text)}
+    used = {name for text in _queries() for name in re.findall(r"\bvoxwright:\w+:\w+", text)}
     assert used <= recorded
 
 
@@ -202,3 +235,31 @@ def test_dashboard_variables_are_defined() -> None:
     defined = {variable["name"] for variable in table["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", DASHBOARD.read_text())) - {"__all"}
     assert used == defined
+
+
+def test_metrics_of_the_service_exist() -> None:
+    """Every metric and label of the service in rules and dashboard is one that it has."""
+    metrics = Metrics()
+    for kind in ("job", "request", "session"):
+        metrics.transcribed(kind, 1.0, 1.0)
+    metrics.jobs.labels("waiting")
+    metrics.requests.labels("/v2/jobs", "200")
+    metrics.request_s.labels("/v2/jobs")
+    served = {
+        name: set(re.findall(r"(\w+)=", labels))
+        for name, labels in re.findall(r"^(voxwright_\w+)(?:\{(.*)\})? ", metrics.text().decode(), re.MULTILINE)
+    }
+    texts = [*_queries(), *(rule["expr"] for rule in _rules())]
+    used = {name: labels for text in texts for name, labels in re.findall(r"\b(voxwright_\w+)\{([^}]*)\}", text)}
+    assert used.keys() <= served.keys()
+    assert {"voxwright_ready", "voxwright_sessions", "voxwright_jobs", "voxwright_errors_total"} <= used.keys()
+    for name, labels in used.items():
+        assert set(re.findall(r"(\w+)=", labels)) - {"job", "namespace"} <= served[name], name
+
+
+def test_defects_are_counted_from_the_start() -> None:
+    """A counter that begins with 1 shows no increase to Prometheus."""
+    (rule,) = [rule for rule in _rules() if rule.get("alert") == "VoxwrightServiceDefect"]
+    (kinds,) = re.findall(r'kind=~"([^"]*)"', rule["expr"])
+    served = re.findall(r'^voxwright_errors_total\{kind="(\w+)"\} 0.0$', Metrics().text().decode(), re.MULTILINE)
+    assert sorted(served) == sorted(kinds.split("|"))

@@ -74,7 +74,8 @@ def test_blocks_without_other_requirements_run(tmp_path: Path) -> None:
     assert keys.read(tmp_path / "deploy/compose/api-keys").names
     images = re.findall(r"image: (.*)$", (tmp_path / "dist/voxwright.yaml").read_text(), re.MULTILINE)
     assert images
-    assert all(image.startswith('"registry.example/speech/voxwright-runtime:') for image in images)
+    named = {image.partition(":")[0] for image in images}
+    assert named == {f'"registry.example/speech/voxwright-{name}' for name in ("runtime", "service")}
     own = (tmp_path / "dist/voxwright-sm86.yaml").read_text()
     assert re.findall(r"image: (.*)$", own, re.MULTILINE) == [
         '"registry.example/speech/voxwright-runtime:0.1.0-26.08-sm86"'
@@ -144,10 +145,10 @@ def test_table_of_values_lists_existing_values() -> None:
 
 def test_built_images_are_those_that_are_deployed() -> None:
     tags = {match for command in COMMANDS for match in re.findall(r"--tag (\S+) \.", command)}
-    values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}}
+    applications = render.VALUES["voxwright"]["applications"]
+    values = {"architectures": {"cpu": {"replicas": 1}, "sm86": {"replicas": 1}}, "applications": applications}
     text = render.manifests("voxwright", values) + "---\n" + render.manifests("voxwright-bulk", {"list": "a.wav"})
-    # The service runs with Compose only.
-    assert tags - {"voxwright-service:0.1.0"} == set(re.findall(r'image: "([^"]+)"', text))
+    assert tags == set(re.findall(r'image: "([^"]+)"', text))
 
 
 def test_lists_gpus_of_architectures() -> None:
