@@ -68,6 +68,14 @@ class TokenSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """From the probability of a word to its confidence: log-odds are multiplied by `slope`, then `offset` is added."""
+
+    slope: float
+    offset: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpec:
     """The weights of a search: how much the n-gram model and the rescorers count."""
 
@@ -81,6 +89,10 @@ class SearchSpec:
     """The n-gram model in base 85 (transcriber/ngram.py); None where there is none."""
     words: str | None = None
     """The words of an n-gram model of words, separated by blanks; None for a model of tokens."""
+    confidence: Calibration | None = None
+    """The calibration of words in a search without n-gram model; None keeps their probabilities."""
+    confidence_with_ngram: Calibration | None = None
+    """The same in a search with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +199,18 @@ def _search(table: Fields) -> SearchSpec:
         rescorers_with_ngram=_numbers(table.table("rescorers_with_ngram")),
         ngram=table.text("ngram") if table.has("ngram") else None,
         words=table.text("words") if table.has("words") else None,
+        confidence=read_calibration(table, "confidence"),
+        confidence_with_ngram=read_calibration(table, "confidence_with_ngram"),
     )
+
+
+def read_calibration(table: Fields, key: str) -> Calibration | None:
+    """Return the calibration below a key, None where there is none; raise the table's error for a wrong field."""
+    if not table.has(key):
+        return None
+    found = table.table(key)
+    found.reject_unknown(*(each.name for each in fields(Calibration)))
+    return Calibration(slope=_positive(found, "slope"), offset=found.number("offset"))
 
 
 def _speaker(table: Fields) -> SpeakerSpec:

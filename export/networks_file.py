@@ -7,6 +7,7 @@
     ngram = "checkpoints/4gram.arpa"                # optional
     speaker = "checkpoints/speaker.onnx"            # optional
     recordings = "checkpoints/dev"                  # optional: a folder of audio with texts, for the word error rate
+    confidence = { slope = 0.6, offset = 1.7 }      # optional: the calibration of the confidences of words
 
 Paths are relative to the folder of the file.
 """
@@ -16,6 +17,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.client import Calibration, read_calibration
 from contract.errors import SettingError
 from contract.fields import Fields
 
@@ -35,6 +37,7 @@ class OwnPoint:
     ngram: Path | None
     speaker: Path | None
     recordings: Path | None
+    confidence: Calibration | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,7 @@ def _point(table: Fields, language: str, name: str, folder: Path) -> OwnPoint:
     if not isinstance(table.raw(name), dict):
         raise table.error(name, f"it is outside an operating point; begin one with [{language}.standard]")
     fields = table.table(name)
-    fields.reject_unknown("recogniser", "ngram", "speaker", "recordings")
+    fields.reject_unknown("recogniser", "ngram", "speaker", "recordings", "confidence")
     return OwnPoint(
         language=language,
         operating_point=name,
@@ -89,6 +92,7 @@ def _point(table: Fields, language: str, name: str, folder: Path) -> OwnPoint:
         ngram=_existing(fields, "ngram", folder) if fields.has("ngram") else None,
         speaker=_existing(fields, "speaker", folder) if fields.has("speaker") else None,
         recordings=_existing(fields, "recordings", folder) if fields.has("recordings") else None,
+        confidence=read_calibration(fields, "confidence"),
     )
 
 

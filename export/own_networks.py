@@ -105,8 +105,12 @@ def _read(point: OwnPoint) -> _Read:
     weight = recogniser.rescorer_weight if isinstance(recogniser, Imported) else None
     weights = {RESCORER: weight} if weight is not None else {}
     search = SearchSpec(rescorers=weights, rescorers_with_ngram=weights)
+    # The calibration is that of the default search.
     if point.ngram is not None:
         recogniser, search = _with_ngram(recogniser, search, point.ngram)
+        search = replace(search, confidence_with_ngram=point.confidence)
+    else:
+        search = replace(search, confidence=point.confidence)
     return _Read(point=point, recogniser=recogniser, speaker=speaker, search=search)
 
 

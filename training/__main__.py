@@ -23,6 +23,7 @@ STAGES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ngram": ("training.ngram", "build"),
         "speakers": ("training.speakers", "train"),
         "weighting": ("training.weighting", "tune"),
+        "confidence": ("training.confidence", "fit"),
         "dialogue": ("training.dialogue", "write"),
         "evaluation": ("training.recordings", "write"),
         "card": ("training.card", "write"),

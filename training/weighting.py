@@ -83,14 +83,21 @@ class EncodedUtterance:
     def candidates(self, fusion: Fusion | None) -> Candidates:
         """Search, and score the hypotheses."""
         hypotheses = ctc.beam(self.emissions, self.pieces.spec(), fusion=fusion)
-        self._score([one.tokens for one in hypotheses if one.tokens not in self.scored])
-        found = [self.scored[one.tokens] for one in hypotheses]
+        found = self._scored([one.tokens for one in hypotheses])
         scores = {name: np.array([one.scores[name] for one in found]) for name in found[0].scores}
         return Candidates(
             words=len(self.text.split()),
             wrong=np.array([one.wrong for one in found]),
             scores={"search": np.array([one.score for one in hypotheses]), **scores},
         )
+
+    def scores(self, hypotheses: Sequence[tuple[int, ...]]) -> list[Mapping[str, float]]:
+        """Return the scores of hypotheses by the rescorers."""
+        return [one.scores for one in self._scored(hypotheses)]
+
+    def _scored(self, hypotheses: Sequence[tuple[int, ...]]) -> list[ScoredHypothesis]:
+        self._score([one for one in hypotheses if one not in self.scored])
+        return [self.scored[one] for one in hypotheses]
 
     @torch.inference_mode()
     def _score(self, unknown: Sequence[tuple[int, ...]]) -> None:
@@ -128,7 +135,7 @@ def tune(recipe: Recipe) -> None:
     logger = reporting.open_log(recipe)
     # One utterance at a time is too little work for two threads: they would mostly wait for each other.
     torch.set_num_threads(1)
-    models = {point.name: _ngram(recipe.ngram(point)) for point in recipe.points}
+    models = {point.name: ngram_model(recipe.ngram(point)) for point in recipe.points}
     data = dataset.load(recipe)
     examples = {part: data.part(part)[: recipe.weighting_utterances] for part in EVALUATION_PARTS}
     for point in recipe.points:
@@ -184,7 +191,8 @@ def tune_rescorers(utterances: Mapping[str, Sequence[EncodedUtterance]], fusion:
     return Tuned(ngram=weight, bonus=bonus, rescorers=tried[best], wrong=sums[best] / around.size, found=found)
 
 
-def _ngram(path: Path) -> Ngram:
+def ngram_model(path: Path) -> Ngram:
+    """Read the n-gram model of a point; raise MissingDataError where the stage `ngram` has not run."""
     if not path.is_file():
         raise MissingDataError(path, "ngram")
     return ngram.decode(path.read_bytes(), BOUNDARY)

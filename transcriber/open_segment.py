@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from contract.tokens import spell, word_groups
-from transcriber import ctc, phrases, pipeline, rescoring, words
+from transcriber import confidence, ctc, phrases, pipeline, rescoring, words
 from transcriber.audio import Samples
 from transcriber.buckets import full_windows
 from transcriber.ctc import AlignedToken, Emissions
@@ -37,6 +37,7 @@ class OpenSegment:
     def __init__(self, recogniser: StreamRecogniser, plan: Plan, start_s: float = 0.0) -> None:
         self._recogniser, self._plan = recogniser, plan
         self._phrases = phrases.spelled(plan.vocabulary, recogniser.tokens)
+        self._calibration = confidence.calibration(recogniser, plan.search, ngram=plan.ngram)
         self._stream = new_stream_id()
         self._samples, self._waiting = 0, np.empty(0, dtype=np.float32)
         self._windows, self._outputs = list[Samples](), list[EncoderOutput]()
@@ -146,7 +147,8 @@ class OpenSegment:
 
     def _joined(self, aligned: tuple[AlignedToken, ...], segment: Segment) -> list[Word]:
         recogniser = self._recogniser
-        found = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+        joined = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+        found = confidence.calibrated(joined, self._calibration)
         if found and found[0].start_s < self.settled_s < found[0].end_s:
             found[0] = replace(found[0], start_s=self.settled_s)
         return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from contract.client import AudioSpec
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError, VoxwrightError
-from transcriber import ctc, phrases, rescoring, speakers, words
+from transcriber import confidence, ctc, phrases, rescoring, speakers, words
 from transcriber.audio import Recording, Samples
 from transcriber.clustering import NO_LIMITS, SpeakerLimits
 from transcriber.ctc import Floats
@@ -29,9 +29,10 @@ _SHORTEST_S = 0.2
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 _NAMED_SPANS = 5
-# Mean confidence of a recording's words with the default search: 0.72 or less for human prompts, whose words are mostly
-# wrong; less than this for one of ten recordings of an unseen accent, and for none of voices of the training.
-_LOW_CONFIDENCE, _LEAST_WORDS = 0.75, 10
+# Mean probability of a recording's words with the default search, which the calibration of confidences does not change:
+# 0.72 or less for human prompts, whose words are mostly wrong; less than this for one of ten recordings of an unseen
+# accent, and for none of voices of the training.
+_LOW_PROBABILITY, _LEAST_WORDS = 0.75, 10
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -190,7 +191,8 @@ def decode_segment(
     """Search the words of a segment in the encoder output, and embed its speech; `plan` names the search."""
     best = best_hypothesis(recogniser, plan, encoded, None)
     aligned = ctc.align(encoded.emissions, best.tokens, recogniser.tokens)
-    found = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+    joined = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
+    found = confidence.calibrated(joined, confidence.calibration(recogniser, plan.search, ngram=plan.ngram))
     spelled = phrases.spelled(plan.vocabulary, recogniser.tokens)
     if spelled is not None:
         found = spelled.write(found)
@@ -298,10 +300,12 @@ def _notes(
         yield "no speech was found in it" if not results else "no words were found in it"
     if plan.speakers and recogniser.speaker is None:
         yield f"the server has no speaker network for {recogniser.operating_point}, so speakers are not distinguished"
-    confidences = [word.confidence for turn in turns for word in turn.words]
-    if len(confidences) >= _LEAST_WORDS and (mean := sum(confidences) / len(confidences)) < _LOW_CONFIDENCE:
+    # What the networks themselves state: a calibration holds for speech like that of the training.
+    calibration = confidence.calibration(recogniser, plan.search, ngram=plan.ngram)
+    probabilities = [confidence.invert(word.confidence, calibration) for turn in turns for word in turn.words]
+    if len(probabilities) >= _LEAST_WORDS and (mean := sum(probabilities) / len(probabilities)) < _LOW_PROBABILITY:
         yield (
-            f"the mean confidence of its words is {mean:.2f}, so many of them are probably wrong: "
+            f"the mean probability of its words is {mean:.2f}, so many of them are probably wrong: "
             "this does not sound like what the models were trained on"
         )
     wanted, found = plan.speaker_limits.least, len({turn.speaker for turn in turns})

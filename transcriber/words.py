@@ -19,7 +19,7 @@ def join(
     """Return the words of a segment that lies between two times of the recording, from its aligned tokens.
 
     Times rise, do not overlap and stay within the segment. A word's confidence is the geometric mean of its tokens'
-    probabilities.
+    probabilities, which confidence.py calibrates.
     """
     groups = word_groups([each.token for each in aligned], tokens)
     words = [_word([aligned[place] for place in group], tokens, audio, start_s, end_s) for group in groups]

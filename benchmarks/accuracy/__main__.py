@@ -7,7 +7,8 @@ import click
 
 from benchmarks import recordings
 from benchmarks.accuracy.measure import measure
-from benchmarks.accuracy.page import page
+from benchmarks.accuracy.page import PICTURE, page, pooled
+from benchmarks.accuracy.reliability import draw
 from benchmarks.server import update_bundle
 from contract import command_line, files
 
@@ -18,7 +19,7 @@ RESULTS, PAGE = Path("dist/accuracy/results.json"), Path("docs/accuracy.md")
 @click.option("--recordings", "folder", type=click.Path(path_type=Path), default=recordings.FOLDER, show_default=True,
               help="Folder of the sets that `python -m training evaluation` writes.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=2), help="Measure at most this many recordings of each set.")
-@click.option("--keep", is_flag=True, help=f"Write the tables to {PAGE} as well.")
+@click.option("--keep", is_flag=True, help=f"Write the tables to {PAGE} and the curves to {PICTURE} as well.")
 @command_line.verbose_option()
 def command(folder: Path, limit: int | None, *, keep: bool) -> None:
     """Measure word error rates, equal error rates and diarization error rates through the embedded server."""
@@ -30,7 +31,8 @@ def command(folder: Path, limit: int | None, *, keep: bool) -> None:
     print(text)
     if keep:
         files.write(PAGE, text)
-    print(f"\n{RESULTS}" + (f", {PAGE}" if keep else ""))
+        draw(PICTURE, pooled(results))
+    print(f"\n{RESULTS}" + (f", {PAGE}, {PICTURE}" if keep else ""))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from scipy import signal
 
+from benchmarks.accuracy.reliability import Judged, judge, reliability
 from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
 from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet
 from benchmarks.server import served
@@ -27,7 +28,7 @@ from contract.errors import AudioError, ServerContractError
 from contract.tokens import spell
 from demo.scores import equal_error_rate, word_errors
 from training import augment
-from transcriber import ctc, pipeline, realtime, rescoring
+from transcriber import confidence, ctc, pipeline, realtime, rescoring
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
 from transcriber.ctc import Hypothesis
@@ -42,6 +43,7 @@ REPOSITORY = "dist/accuracy/repository"
 RESCORER_NAMES = {RESCORER: "decoder", LM: "lm"}
 RESCORERS = ((RESCORER,), (RESCORER, LM))
 CONCURRENCY = 4
+PLAN = pipeline.Plan()
 RESAMPLES, SHARE_WITHIN = 1_000, 0.95
 EQUAL_ERROR_SECONDS = 3.0
 # What is before it may be silence.
@@ -51,6 +53,8 @@ COLLAR_SECONDS = 0.25
 VOICES_SET, STREAMED_SET = "voices", "grammar"
 # How dialogues are transcribed.
 RECORDINGS, STREAMS, TELEPHONE = "recordings", "streams", "telephone"
+# What the reliability of confidences is measured on besides the sets.
+ALL, AS_STREAMS = "all recordings", f"{STREAMED_SET} as streams"
 TELEPHONE_FOLDER, TELEPHONE_RATE_HZ = Path("dist/accuracy/telephone"), 8_000
 
 SpokenTurn: TypeAlias = tuple[str, float, float]
@@ -68,6 +72,8 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
     with served(REPOSITORY) as endpoint:
         points = dict(operating_points(Connection(endpoint, access=from_environment()), TritonRecogniser))
         errors = {point: {one.name: count_word_errors(each, one) for one in chosen} for point, each in points.items()}
+        judged = {point: judge_sets(each, chosen) for point, each in points.items()}
+        calibrations = {point: confidence.calibration(each, None, ngram=True) for point, each in points.items()}
         equal_errors = {point: speaker_eer(each, voices.recordings) for point, each in points.items() if voices}
         diarization = {
             point: {
@@ -85,6 +91,8 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
             if streamed:
                 counts = count_word_errors(WindowedRecogniser(each), streamed)
                 streams[point] = compare_streams(counts, errors[point][STREAMED_SET], lengths[STREAMED_SET])
+                transcribe = of_stream(each, pipeline.Plan(speakers=False))
+                judged[point][AS_STREAMS] = judge(f"{point} {AS_STREAMS}", transcribe, streamed)
     return Results(
         sets={one.name: one.description for one in chosen},
         words=_rates(errors, lengths),
@@ -92,9 +100,21 @@ def measure(chosen: Sequence[RecordingSet], dialogues: Sequence[Dialogue]) -> Re
         streams=streams,
         equal_errors=equal_errors,
         diarization=diarization,
+        reliability={
+            point: {name: reliability(each, calibrations[point]) for name, each in by_set.items() if len(each)}
+            for point, by_set in judged.items()
+        },
         recordings=sum(len(one.recordings) for one in chosen),
         hours=sum(each.seconds for one in chosen for each in one.recordings) / 3600,
     )
+
+
+def judge_sets(recogniser: Recogniser, chosen: Sequence[RecordingSet]) -> dict[str, Judged]:
+    """Return by set the words of the default search with their confidences, and all of them together."""
+    transcribe = of_recording(recogniser, pipeline.Plan(speakers=False))
+    title = f"{recogniser.operating_point} confidences"
+    found = {one.name: judge(f"{title} {one.name}", transcribe, one) for one in chosen}
+    return {**found, ALL: np.concatenate(list(found.values()))}
 
 
 def count_word_errors(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, Counts]:
@@ -237,22 +257,22 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
     return equal_error_rate(similarity[same], similarity[~same])
 
 
-def of_recording(recogniser: Recogniser) -> Callable[[Path], Transcript]:
+def of_recording(recogniser: Recogniser, plan: pipeline.Plan = PLAN) -> Callable[[Path], Transcript]:
     """Return a function that transcribes a file as a recording."""
     rate_hz = recogniser.audio.sample_rate_hz
 
     def transcribe(path: Path) -> Transcript:
         recording = Recording(path, sample_rate_hz=rate_hz)
-        return pipeline.transcribe(recording, recogniser, pipeline.Plan()).transcript
+        return pipeline.transcribe(recording, recogniser, plan).transcript
 
     return transcribe
 
 
-def of_stream(recogniser: StreamRecogniser) -> Callable[[Path], Transcript]:
+def of_stream(recogniser: StreamRecogniser, plan: pipeline.Plan = PLAN) -> Callable[[Path], Transcript]:
     """Return a function that transcribes a file as a stream."""
 
     def transcribe(path: Path) -> Transcript:
-        found = realtime.transcribe(realtime.Source(path), recogniser, pipeline.Plan(), lambda _: None)
+        found = realtime.transcribe(realtime.Source(path), recogniser, plan, lambda _: None)
         if found is None:
             raise AudioError(path, "its stream was stopped", "Run the benchmark again")
         return found.transcript

@@ -40,6 +40,35 @@ class StreamRates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """The words whose confidences are in a range: their number, mean confidence, and share that is right."""
+
+    words: int
+    confidence: float
+    right: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reliability:
+    """How well confidences state the share of words that are right, before and after the calibration."""
+
+    words: int
+    right: float
+    """The share of the words that are right."""
+    probability: float
+    """The mean of what the networks state."""
+    confidence: float
+    """The mean after the calibration."""
+    calibration_error_before: float
+    calibration_error: float
+    cross_entropy_before: float
+    cross_entropy: float
+    """Normalised: 1 is perfect, 0 is as good as the share of right words alone."""
+    curve_before: tuple[Bin, ...]
+    curve: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Results:
     """All figures: word error rates by operating point, set and search; errors of the speaker networks by point."""
 
@@ -52,6 +81,8 @@ class Results:
     equal_errors: dict[str, float]
     diarization: dict[str, dict[str, DiarizationScore]]
     """By point, and by how the dialogues are transcribed: as recordings, as streams, or in telephone band."""
+    reliability: dict[str, dict[str, Reliability]]
+    """By point and set, with the streams and all recordings together as further sets."""
     recordings: int
     hours: float
 

@@ -7,7 +7,8 @@ the weights that differ. A fourth text, `within`, then names the other file, rel
 digest.
 
 The parameters are `tokens` of a CTC head and `same_speaker_similarity` of a speaker network. The n-gram model of a head
-is a file next to its weights. The weights of the search are in figures.json, where training records them.
+is a file next to its weights. The weights of the search and the
+calibration of its confidences are in figures.json, where training records them.
 """
 
 import base64
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from contract import digest
 from contract.catalogue import CTC, LM, RESCORER, SPEAKER, Model
-from contract.client import ClientSpec, SearchSpec
+from contract.client import Calibration, ClientSpec, SearchSpec
 from contract.errors import CheckpointError
 from export.checkpoints import roles
 from export.checkpoints.checkpoint import Checkpoint
@@ -51,11 +52,14 @@ def ngram_path(family: str, operating_point: str) -> Path:
 def search_spec(operating_point: str, ngram: Path | None = None) -> SearchSpec:
     """Return the weights of a point's search and rescorers, from what `python -m training weighting` recorded.
 
+    The calibration of confidences is what `python -m training confidence` recorded; None where it did not run.
     Raises CheckpointError when figures.json has no such weights.
     """
     path = REFERENCE_FOLDER / "figures.json"
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))[f"weighting_{operating_point}"]
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        figures = recorded[f"weighting_{operating_point}"]
+        confidence = recorded.get(f"confidence_{operating_point}", {})
         rescorers = {family: role for family, role in _RESCORERS.items() if family in figures}
         return SearchSpec(
             ngram_weight=figures["ngram"],
@@ -63,10 +67,18 @@ def search_spec(operating_point: str, ngram: Path | None = None) -> SearchSpec:
             rescorers={role: figures[family] for family, role in rescorers.items()},
             rescorers_with_ngram={role: figures[f"{family}_ngram"] for family, role in rescorers.items()},
             ngram=base64.b85encode(ngram.read_bytes()).decode() if ngram is not None else None,
+            confidence=_calibration(confidence, ""),
+            confidence_with_ngram=_calibration(confidence, "_ngram"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         cause = f"it has no weights of the search for {operating_point} ({error!r})"
         raise CheckpointError(path, cause, "Run `python -m training weighting`, or restore the file") from error
+
+
+def _calibration(figures: dict[str, float], suffix: str) -> Calibration | None:
+    if not figures:
+        return None
+    return Calibration(slope=figures[f"slope{suffix}"], offset=figures[f"offset{suffix}"])
 
 
 def open_checkpoint(model: Model) -> Checkpoint:

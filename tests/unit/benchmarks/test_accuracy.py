@@ -1,6 +1,7 @@
 """The measurement of accuracy: its counts, its intervals, and its page."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import soundfile
 from benchmarks import recordings
 from benchmarks.accuracy import measure
 from benchmarks.accuracy.page import INTRODUCTION, page
+from benchmarks.accuracy.reliability import (
+    FEWEST_WORDS,
+    calibration_error,
+    curve,
+    draw,
+    normalised_cross_entropy,
+    reliability,
+)
 from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
 from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet, Turn
 from benchmarks.streams import WindowedRecogniser
+from contract.client import Calibration
 from contract.errors import AudioError
 from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
 from tests.unit.transcriber.models import single_tokens
@@ -27,6 +37,11 @@ def recording(tmp_path: Path) -> Path:
     samples = np.concatenate([silence(0.5), burst(1.0), silence(1.0), burst(1.0, level=0.02), silence(0.5)])
     soundfile.write(tmp_path / "both.flac", samples, RATE_HZ)
     return tmp_path / "both.flac"
+
+
+# Three words of four are right; the network states one half for each.
+CALIBRATION = Calibration(slope=1.0, offset=math.log(3))
+JUDGED = np.array([[0.75, 1.0], [0.75, 1.0], [0.75, 0.0], [0.75, 1.0]])
 
 
 def labelled(path: Path, text: str, speaker: str = "x") -> LabelledRecording:
@@ -169,10 +184,13 @@ def test_page_has_every_figure() -> None:
             "standard": diarization(0.1, 0.5),
             "enhanced": diarization(0.09, 0.75),
         },
+        reliability={"standard": {"grammar": reliability(JUDGED, CALIBRATION)}},
         recordings=3,
         hours=0.5,
     )
     text = page(results)
+    assert "![Reliability curves of both operating points](pictures/confidence.png)" in text
+    assert "| standard | grammar | 4 | 75.0 % | 50.0 % | 75.0 % | 25.0 % | 0.0 % | -0.23 | 0.00 |" in text
     assert "| grammar | meetings | 12.3 ± 2.5 | 12.3 ± 2.5 |" in text
     assert "| grammar | 2.0 ± 1.0 |" in text
     assert "grammar, in windows of 320 ms" in text
@@ -182,6 +200,33 @@ def test_page_has_every_figure() -> None:
     assert "| dialogues with the right number of voices | 50.0 % | 75.0 % |" in text
     assert "| diarization error rate, the dialogues as streams | 12.0 % | 11.0 % |" in text
     assert "| diarization error rate, the dialogues at 300 to 3400 Hz, as 8 kHz mu-law | 14.0 % | 13.0 % |" in text
+
+
+def test_errors_of_confidences() -> None:
+    """Two bins: words of 0.25 of which none is right, words of 0.75 of which all are."""
+    confidences, right = np.array([0.25, 0.25, 0.75, 0.75]), np.array([0.0, 0.0, 1.0, 1.0])
+    assert [(each.words, each.confidence, each.right) for each in curve(confidences, right)] == [
+        (2, 0.25, 0.0),
+        (2, 0.75, 1.0),
+    ]
+    assert calibration_error(confidences, right) == pytest.approx(0.25)
+    # The entropy of one half is ln 2, the cross entropy -ln 0.75.
+    assert normalised_cross_entropy(confidences, right) == pytest.approx(1 + math.log(0.75) / math.log(2))
+    assert math.isnan(normalised_cross_entropy(confidences, np.ones(4)))
+    assert normalised_cross_entropy(np.full(4, 0.5), right) == pytest.approx(0.0)
+
+
+def test_judges_the_words_of_the_default_search(recording: Path) -> None:
+    chosen = RecordingSet(name="a", description="", recordings=(labelled(recording, "loud sofa"),))
+    found = measure.judge_sets(FakeRecogniser(), [chosen])
+    assert [right for _, right in found["a"].tolist()] == [1.0, 0.0]
+    assert found[measure.ALL].tolist() == found["a"].tolist()
+
+
+def test_draws_the_curves(tmp_path: Path) -> None:
+    many = np.tile(JUDGED, (FEWEST_WORDS, 1))
+    draw(tmp_path / "new" / "curve.png", {"standard": reliability(many, CALIBRATION)})
+    assert (tmp_path / "new" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_missing_recordings_have_a_remedy(tmp_path: Path) -> None:

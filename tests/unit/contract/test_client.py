@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
-from contract.client import AudioSpec, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec, merge
+from contract.client import AudioSpec, Calibration, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec, merge
 from contract.errors import ServerContractError
 
 AUDIO = AudioSpec(sample_rate_hz=16_000, shortest_samples=1360, hop_s=0.04, first_centre_s=0.0425)
 TOKENS = TokenSpec(pieces=("▁the", '"\\', "ß", "<blank>"), blank=3, unspoken=(1,), boundary=0, style="characters")
 SEARCH = SearchSpec(
-    ngram_weight=0.5, token_bonus=1.5, rescorers={"rescorer": 0.5}, rescorers_with_ngram={"lm": 0.25}, ngram="abc"
+    ngram_weight=0.5,
+    token_bonus=1.5,
+    rescorers={"rescorer": 0.5},
+    rescorers_with_ngram={"lm": 0.25},
+    ngram="abc",
+    confidence=Calibration(slope=1.5, offset=-0.5),
+    confidence_with_ngram=Calibration(slope=0.5, offset=2.0),
 )
 SPEAKER = SpeakerSpec(sample_rate_hz=8_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=1.0, padding="exact")
 FULL = ClientSpec(audio=AUDIO, tokens=TOKENS, search=SEARCH, speaker=SPEAKER)
@@ -118,3 +124,28 @@ def test_rejects_text_that_is_not_a_spec(text: str, cause: str) -> None:
     with pytest.raises(ServerContractError) as error:
         read(text)
     assert str(error.value) == f"model x: {cause}. {REMEDY}."
+
+
+def test_spec_of_an_older_release_has_no_calibration() -> None:
+    table = FULL.to_table()
+    del table["search"]["confidence"], table["search"]["confidence_with_ngram"]
+    search = read(json.dumps(table)).search
+    assert search is not None
+    assert (search.confidence, search.confidence_with_ngram) == (None, None)
+    assert search.ngram == SEARCH.ngram
+
+
+@pytest.mark.parametrize(
+    ("calibration", "cause"),
+    [
+        ({"slope": -0.5, "offset": 0.0}, "search.confidence.slope: -0.5 is not above 0"),
+        ({"slope": 0.5}, "search.confidence.offset: this field is missing"),
+        ({"slope": 0.5, "offset": 0.0, "knots": []}, "search.confidence.knots: this field is unknown"),
+    ],
+)
+def test_rejects_damaged_calibration(calibration: dict[str, Any], cause: str) -> None:
+    table = FULL.to_table()
+    table["search"]["confidence"] = calibration
+    with pytest.raises(ServerContractError) as caught:
+        read(json.dumps(table))
+    assert caught.value.cause == cause

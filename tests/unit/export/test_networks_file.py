@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.client import Calibration
 from contract.errors import SettingError
 from export.networks_file import OwnNetworks, OwnPoint, read
 
@@ -27,6 +28,7 @@ def test_reads_every_field(tmp_path: Path) -> None:
     ngram = "words.arpa"
     speaker = "speaker.onnx"
     recordings = "dev"
+    confidence = { slope = 0.6, offset = 2 }
     """
     path = written(tmp_path, text)
     found = read(path)
@@ -37,6 +39,7 @@ def test_reads_every_field(tmp_path: Path) -> None:
         ngram=tmp_path / "words.arpa",
         speaker=tmp_path / "speaker.onnx",
         recordings=tmp_path / "dev",
+        confidence=Calibration(slope=0.6, offset=2.0),
     )
     assert found == OwnNetworks(path=path, operating_points=("enhanced",), points=(point,))
     assert found.recordings() == {"en": tmp_path / "dev"}
@@ -77,6 +80,8 @@ def test_ranks_operating_points(tmp_path: Path, first: str, tables: tuple[str, .
         ('[en.enhanced]\nrecogniser = 5', "en.enhanced.recogniser: expected a string, found an integer"),
         ('[en.enhanced]\nrecogniser = "network.nemo"\nspeakers = "speaker.onnx"',
          "en.enhanced.speakers: this field is unknown"),
+        ('[en.enhanced]\nrecogniser = "network.nemo"\nconfidence = { slope = 0, offset = 1 }',
+         "en.enhanced.confidence.slope: 0.0 is not above 0"),
         ('operating_points = ["standard"]\n[en.enhanced]\nrecogniser = "network.nemo"',
          "operating_points: it must list each of enhanced once"),
         ('operating_points = ["enhanced", "enhanced"]\n[en.enhanced]\nrecogniser = "network.nemo"',

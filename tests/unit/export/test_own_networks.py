@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from contract.catalogue import read_catalogue
-from contract.client import EXACT, MASKED, SearchSpec
+from contract.client import EXACT, MASKED, Calibration, SearchSpec
 from contract.errors import CheckpointError
 from export import networks_file
 from export.checkpoints import network_measuring, transformers
@@ -100,6 +100,19 @@ def test_ngram_of_tokens_joins_the_search(imported: Write, tmp_path: Path) -> No
     assert search is not None
     assert (search.ngram_weight, search.token_bonus) == (0.5, 1.0)
     assert search.ngram is not None
+
+
+@pytest.mark.parametrize("ngram", ["", 'ngram = "tokens.arpa"\n'])
+def test_calibration_is_that_of_the_default_search(imported: Write, tmp_path: Path, ngram: str) -> None:
+    (tmp_path / "tokens.arpa").write_text(ARPA)
+    lines = f"{ngram}confidence = {{ slope = 0.5, offset = 1.5 }}\n"
+    found = imported(f'[qa.standard]\nrecogniser = "wenet"\n{lines}')
+    search = found.checkpoints["am_qa_standard"].client.search
+    assert search is not None
+    stated, absent = search.confidence, search.confidence_with_ngram
+    if ngram:
+        stated, absent = absent, stated
+    assert (stated, absent) == (Calibration(slope=0.5, offset=1.5), None)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,27 @@ from pathlib import Path
 import pytest
 
 from contract.catalogue import HYPOTHESIS_ROLES, read_catalogue
-from contract.client import SearchSpec
+from contract.client import Calibration, SearchSpec
 from contract.errors import CheckpointError
 from export.checkpoints import SOURCES, random, reference
 
 CATALOGUE = read_catalogue()
 EXPECTED = {
     "standard": SearchSpec(
-        ngram_weight=0.8, token_bonus=2.0, rescorers={"rescorer": 1.5}, rescorers_with_ngram={"rescorer": 1.25}
+        ngram_weight=0.8,
+        token_bonus=2.0,
+        rescorers={"rescorer": 1.5},
+        rescorers_with_ngram={"rescorer": 1.25},
+        confidence=Calibration(slope=1.105, offset=-1.432),
+        confidence_with_ngram=Calibration(slope=0.615, offset=1.668),
     ),
     "enhanced": SearchSpec(
         ngram_weight=0.8,
         token_bonus=2.5,
         rescorers={"rescorer": 1.0, "lm": 0.5},
         rescorers_with_ngram={"rescorer": 2.0, "lm": 0.6},
+        confidence=Calibration(slope=1.072, offset=-2.035),
+        confidence_with_ngram=Calibration(slope=0.462, offset=2.234),
     ),
 }
 
@@ -33,6 +40,15 @@ def test_reference_head_has_the_recorded_weights(point: str) -> None:
     assert found == reference.search_spec(point, reference.ngram_path("am_en", point))
     assert found is not None
     assert found.ngram is not None
+
+
+def test_calibration_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = json.loads((reference.REFERENCE_FOLDER / "figures.json").read_text())
+    del figures["confidence_standard"]
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    monkeypatch.setattr(reference, "REFERENCE_FOLDER", tmp_path)
+    found = reference.search_spec("standard")
+    assert (found.ngram_weight, found.confidence, found.confidence_with_ngram) == (0.8, None, None)
 
 
 @pytest.mark.parametrize("point", CATALOGUE.operating_points)

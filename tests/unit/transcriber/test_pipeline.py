@@ -1,5 +1,6 @@
 """Transcribe files from end to end, with a recogniser that needs no server."""
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.client import Calibration
 from contract.errors import AudioError, SegmentError, ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.fakes import FT, PIECES, FakeRecogniser
 from tests.unit.transcriber.models import single_tokens
@@ -70,10 +72,38 @@ def test_notes_low_confidence(words: int, probability: float, noted: bool, tmp_p
     found = result_of(path, recogniser)
     assert sum(len(turn.words) for turn in found.transcript.turns) == words
     expected = (
-        "the mean confidence of its words is 0.50, so many of them are probably wrong: this does not sound like what "
+        "the mean probability of its words is 0.50, so many of them are probably wrong: this does not sound like what "
         "the models were trained on",
     )
     assert found.notes == (expected if noted else ())
+
+
+WITHOUT, WITH = Calibration(slope=2.0, offset=-1.0), Calibration(slope=0.5, offset=1.0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "calibration"),
+    [(Plan(), WITH), (Plan(search="beam"), WITH), (Plan(ngram=False), WITHOUT), (Plan(search="greedy"), WITHOUT)],
+)
+def test_confidences_are_calibrated_for_the_search(talk: Path, plan: Plan, calibration: Calibration) -> None:
+    recogniser = _Unsure(ngram=single_tokens(len(PIECES), unlikely=FT))
+    raw = result_of(talk, recogniser, plan).transcript
+    recogniser.search = replace(recogniser.search, confidence=WITHOUT, confidence_with_ngram=WITH)
+    found = result_of(talk, recogniser, plan).transcript
+    before, after = ([word.confidence for turn in each.turns for word in turn.words] for each in (raw, found))
+    assert len(after) == 3
+    assert before == pytest.approx([0.5] * 3)
+    # The log-odds of one half are 0.
+    assert after == pytest.approx([1 / (1 + math.exp(-calibration.offset))] * 3)
+
+
+def test_calibration_does_not_hide_a_low_probability(tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav", np.concatenate([silence(2), burst(1)] * 10 + [silence(2)]))
+    recogniser = _Unsure()
+    recogniser.search = replace(recogniser.search, confidence=Calibration(slope=0.5, offset=4.0))
+    found = result_of(path, recogniser)
+    assert all(word.confidence > 0.9 for turn in found.transcript.turns for word in turn.words)
+    assert found.notes[0].startswith("the mean probability of its words is 0.50, so many of them are probably wrong")
 
 
 def test_notes_missing_speaker_network(talk: Path) -> None:
@@ -114,7 +144,7 @@ def test_notes_a_low_mean_confidence(talk: Path, confidence: float, count: int, 
     turns = [Turn(words=tuple(found_words), speaker="S1")]
     found = collect(Recording(talk), FakeRecogniser(), Plan(), [SegmentResult(words=found_words)], turns, None, 1.0)
     remark = (
-        f"the mean confidence of its words is {confidence:.2f}, so many of them are probably wrong: "
+        f"the mean probability of its words is {confidence:.2f}, so many of them are probably wrong: "
         "this does not sound like what the models were trained on"
     )
     assert found.notes == ((remark,) if noted else ())

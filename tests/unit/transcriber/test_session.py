@@ -8,16 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from contract.client import Calibration
 from contract.errors import ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.fakes import LOUD, YES, confident
 from tests.unit.transcriber.sounds import burst, silence
 from tests.unit.transcriber.streams import FakeStreams
-from transcriber import pipeline
+from transcriber import confidence, pipeline
 from transcriber.audio import Samples
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
 from transcriber.recogniser import EncoderOutput, RequestError
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
+from transcriber.transcript import Word
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,13 @@ def words(events: Sequence[Event]) -> list[str]:
     return [word.content for final in finals for turn in final.turns for word in turn.words]
 
 
+def all_words(events: Sequence[Event]) -> list[Word]:
+    """Return the words of partials and finals."""
+    partials = [word for event in events if isinstance(event, Partial) for word in event.words]
+    finals = [event for event in events if isinstance(event, Final)]
+    return partials + [word for final in finals for turn in final.turns for word in turn.words]
+
+
 @pytest.mark.parametrize("size", [1, 7, 160, 4000, 200_000])
 def test_sizes_of_blocks_change_no_event(size: int) -> None:
     samples = talk()[: 40_000 if size < 100 else None]
@@ -68,6 +77,18 @@ def test_partials_have_words_with_times() -> None:
     for partial in partials:
         assert " ".join(word.content for word in partial.words) == partial.text
         assert all(partial.start_s <= word.start_s < word.end_s <= partial.end_s for word in partial.words)
+
+
+@pytest.mark.parametrize("delay_s", [None, 1.0])
+def test_partials_and_finals_have_calibrated_confidences(delay_s: float | None) -> None:
+    recogniser = ManyWords()
+    raw = [word.confidence for word in all_words(transcribed(recogniser, burst(3), max_delay_s=delay_s))]
+    calibration = Calibration(slope=0.5, offset=-1.0)
+    recogniser.search = dataclasses.replace(recogniser.search, confidence=calibration)
+    found = [word.confidence for word in all_words(transcribed(recogniser, burst(3), max_delay_s=delay_s))]
+    assert len(found) > 10
+    assert found == pytest.approx([confidence.apply(each, calibration) for each in raw])
+    assert max(found) < min(raw)
 
 
 @pytest.mark.parametrize("delay_s", [0.7, 2.0, 4.0])
