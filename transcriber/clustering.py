@@ -178,9 +178,10 @@ def _voices(speech: Speech, clusters: Labels) -> Labels:
 def _links(embeddings: Floats) -> Links:
     if len(embeddings) == 1:
         return np.empty((0, 4))
-    cosines = (embeddings @ embeddings.T)[np.triu_indices(len(embeddings), k=1)]
     from scipy.cluster.hierarchy import linkage  # noqa: PLC0415 - a quarter of a second, for speakers alone
+    from scipy.spatial.distance import squareform  # noqa: PLC0415 - imported by the hierarchy
 
+    cosines = squareform(embeddings @ embeddings.T, checks=False)
     # Cutting needs distances that are not negative; the cut itself tolerates rounding.
     found: Links = linkage(np.clip(1.0 - cosines.astype(np.float64), 0.0, None), method="average")
     return found

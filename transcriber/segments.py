@@ -1,5 +1,6 @@
 """Split a stream of samples at its silences into segments that the server takes, at exact sample offsets."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -264,6 +265,7 @@ class _Splitter:
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
+        self._frame_samples, self._longest = timing.frame, timing.longest
         self._samples: Samples = np.empty(0, dtype=np.float32)
         self._base = 0  # offset of the first sample held
         self._frame = 0  # the next frame to process
@@ -279,7 +281,9 @@ class _Splitter:
         """Add a batch, and yield the segments that it completes."""
         self._samples = np.concatenate((self._samples, batch))
         for flag in voiced:
-            yield from self._step(voiced=flag)
+            ended = self._step(voiced=flag)
+            if ended is not None:
+                yield ended
         self._drop_samples()
 
     def open_segment(self) -> Segment | None:
@@ -304,17 +308,21 @@ class _Splitter:
         if self._begin is not None:
             yield self._close(self._speech_end())
 
-    def _step(self, *, voiced: bool) -> Iterator[Segment]:
+    def _step(self, *, voiced: bool) -> Segment | None:
+        """Process a frame; return the segment that it completes."""
         index, self._frame = self._frame, self._frame + 1
         self._recent.append(voiced)
         if voiced:
             self._last_voiced = index
         if self._begin is None:
-            self._open(index)
+            # Most frames of a silence: without the search for a beginning.
+            if voiced:
+                self._open(index)
         elif index - self._last_voiced >= self.hangover_frames:
-            yield self._close(self._speech_end())
-        elif (index + 1) * self._timing.frame - self._begin >= self._timing.longest:
-            yield from self._cut()
+            return self._close(self._speech_end())
+        elif (index + 1) * self._frame_samples - self._begin >= self._longest:
+            return self._cut()
+        return None
 
     def _open(self, index: int) -> None:
         if sum(self._recent) < _ONSET_VOICED:
@@ -322,17 +330,17 @@ class _Splitter:
         first = index - len(self._recent) + 1 + list(self._recent).index(True)
         self._begin = max(self._previous_end, first * self._timing.frame - self._timing.padding)
 
-    def _cut(self) -> Iterator[Segment]:
+    def _cut(self) -> Segment:
         begin = self._begin or 0
         earliest = max(begin + self._timing.earliest_cut, self.kept)
         window = self._samples[earliest - self._base : begin + self._timing.longest - self._base]
         cut = earliest + _quietest(window, self._timing.frame)
         if self._last_voiced * self._timing.frame < cut:
             # The quietest point lies in the silence that has just begun.
-            yield self._close(self._speech_end())
-        else:
-            yield replace(self._close(cut), is_cut=True)
-            self._begin = cut
+            return self._close(self._speech_end())
+        segment = replace(self._close(cut), is_cut=True)
+        self._begin = cut
+        return segment
 
     def _speech_end(self) -> int:
         return min(self.position, self.voiced_end + self._timing.padding)
@@ -355,24 +363,32 @@ class _Splitter:
 
 def _voiced_frames(vad: webrtcvad.Vad, batch: Samples, gain: float, timing: Timing) -> list[bool]:
     frames = np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0) * 32_767
-    return [vad.is_speech(frame.tobytes(), timing.sample_rate_hz) for frame in frames.astype("<i2")]
+    data, size = frames.astype("<i2").tobytes(), 2 * timing.frame
+    return [vad.is_speech(data[start : start + size], timing.sample_rate_hz) for start in range(0, len(data), size)]
 
 
 def _framed(batch: Samples, length: int) -> Samples:
     """Return frames [count, length], the last one padded with zeros."""
     missing = -batch.size % length
-    return np.pad(batch, (0, missing)).reshape(-1, length)
+    return (np.pad(batch, (0, missing)) if missing else batch).reshape(-1, length)
 
 
 def _energies(samples: Samples, length: int) -> NDArray[np.float64]:
-    frames = _framed(samples, length).astype(np.float64)
-    energies: NDArray[np.float64] = (frames**2).mean(axis=1)
+    energies: NDArray[np.float64] = np.square(_framed(samples, length), dtype=np.float64).mean(axis=1)
     return energies
 
 
 def _loudness(energies: Iterable[float]) -> float:
-    """Return the RMS of the loud frames, from the energies of all frames."""
-    return float(np.sqrt(np.quantile(np.fromiter(energies, dtype=np.float64), _LOUD_QUANTILE)))
+    """Return the RMS of the loud frames, from the energies of all frames, at least one.
+
+    The same as with numpy.quantile, which would take half of the time of the splitting of a stream.
+    """
+    ordered = np.sort(np.fromiter(energies, dtype=np.float64))
+    place = _LOUD_QUANTILE * (ordered.size - 1)
+    below = int(place)
+    share, low, high = place - below, ordered[below], ordered[min(below + 1, ordered.size - 1)]
+    between = low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)  # noqa: PLR2004
+    return math.sqrt(between)
 
 
 def _quietest(samples: Samples, length: int) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.unit.transcriber.sounds import burst, silence
+from transcriber import segments as segmenting
 from transcriber.segments import Segment, Timing, follow, split
 
 LONGEST_SAMPLES, PADDING_SAMPLES = 16 * 16_000, 16_000 // 5
@@ -229,3 +230,10 @@ def test_pause_of_a_stream_ends_its_segment() -> None:
     assert 32_320 <= second.start < 34_000
     assert second.end >= samples.size
     assert np.array_equal(second.samples[:10_000], samples[second.start : second.start + 10_000])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20, 99, 100])
+def test_loudness_is_the_quantile_of_numpy(count: int) -> None:
+    for seed in range(20):
+        energies = np.random.default_rng(seed).exponential(size=count) ** 3
+        assert segmenting._loudness(energies) == np.sqrt(np.quantile(energies, segmenting._LOUD_QUANTILE))

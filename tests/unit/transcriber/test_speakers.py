@@ -276,6 +276,15 @@ def test_recognises_a_line_of_8_khz(rate_hz: int, tmp_path: Path) -> None:
     assert not speakers.is_narrow(source.normal(0, 0.1, 24_000).astype(np.float32), 8_000)
 
 
+@pytest.mark.parametrize("count", [50, 1_000, 1_024, 40_000])
+def test_recognises_a_line_of_8_khz_at_every_length(count: int) -> None:
+    """Also in less than a frame of the spectrum, and where a cut through the speech ends it."""
+    wide = np.random.default_rng(2).normal(0, 0.1, count).astype(np.float32)
+    assert not speakers.is_narrow(wide, 16_000)
+    tone = np.sin(2 * np.pi * 1_000 / 16_000 * np.arange(count)).astype(np.float32)
+    assert speakers.is_narrow(tone, 16_000)
+
+
 def test_adds_noise_to_a_line_of_8_khz_only(tmp_path: Path) -> None:
     """The noise is 40 dB below the speech, the same in every run, and fills the bands that the line lacks."""
     source = np.random.default_rng(2)
