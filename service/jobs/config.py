@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from contract.catalogue import Catalogue
 from service.additional_vocabulary import AdditionalVocabulary, phrases_of
 from service.errors import ApiError
 from service.recognition import Diarization, Wanted
@@ -40,7 +41,7 @@ class SpeakerDiarization(_Record):
 class Transcription(_Record):
     """How to transcribe. Fields that are not described are accepted and have no effect."""
 
-    language: Short = Field("en", description="A language of the served models.")
+    language: Short | None = Field(None, description="A language of the served models; the usual one if it is absent.")
     model: Short | None = Field(None, description="An operating point, such as standard or enhanced.")
     operating_point: Short | None = Field(None, description="The same as model.")
     diarization: Literal["none", "speaker", "channel"] | None = Field(
@@ -148,10 +149,26 @@ def read(text: bytes) -> JobConfig:
     return config
 
 
+def with_language(config: JobConfig, catalogue: Catalogue) -> JobConfig:
+    """Return a configuration that names its language, the catalogue's usual one where the client named none.
+
+    So the stored job does not depend on a catalogue that changes. Raises ApiError 400 where there is no usual language.
+    """
+    chosen = config.transcription_config or Transcription.model_validate({})
+    if chosen.language is not None:
+        return config
+    language = catalogue.usual_language()
+    if language is None:
+        detail = f"transcription_config.language: it is missing; use {' or '.join(catalogue.languages())}"
+        raise ApiError(400, "No language selected", detail, field="transcription_config.language")
+    return config.model_copy(update={"transcription_config": chosen.model_copy(update={"language": language})})
+
+
 def wanted(config: dict[str, Any]) -> Wanted:
     """Return what a stored configuration requests of the recogniser."""
     chosen = config.get("transcription_config", {})
     return Wanted(
+        # Jobs of earlier releases have none where it was English.
         language=chosen.get("language", "en"),
         operating_point=chosen.get("model") or chosen.get("operating_point"),
         diarization=Diarization(chosen.get("diarization", "none")),

@@ -77,7 +77,7 @@ class Jobs:
             text = await form.text("config")
             if text is None:
                 raise ApiError(400, MALFORMED, "config: the part is absent", field="config")
-            chosen = config.read(text)
+            chosen = config.with_language(config.read(text), self._core.settings.catalogue)
             await run_in_threadpool(self._check, chosen)
             upload = form.file("data_file")
             if (upload is None) == (chosen.fetch_data is None):

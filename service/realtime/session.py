@@ -112,7 +112,7 @@ class Session:
         *,
         language: str | None,
         admit: Callable[["Session", StartRecognition], tuple[Message, ...]],
-        prepare: Callable[[StartRecognition, str], Awaitable[Ready]],
+        prepare: Callable[[StartRecognition, str | None], Awaitable[Ready]],
         limits: SessionLimits,
     ) -> None:
         self.id = str(uuid4())
@@ -243,7 +243,7 @@ class Session:
         if self._state.start is not None:
             raise SessionError(ErrorType.PROTOCOL_ERROR, "StartRecognition came twice")
         start = config.start(message)
-        language = start.transcription_config.language or self._language or "en"
+        language = start.transcription_config.language or self._language
         notes = self._admit(self, start)
         try:
             ready = await asyncio.wait_for(self._prepare(start, language), _PREPARE_S)
@@ -254,7 +254,7 @@ class Session:
         self._state.rules, self._state.last_audio_s = config.rules(chosen), time.monotonic()
         labels = (chosen.channel_diarization_labels or []) if chosen.has_channels else None
         separator = ready.recogniser.tokens.word_separator
-        self._put(messages.started(self.id, language, separator, labels))
+        self._put(messages.started(self.id, ready.recogniser.language, separator, labels))
         for note in (*notes, *ready.warnings):
             self._put(note)
         for label in [None] if labels is None else labels:

@@ -100,11 +100,11 @@ class Sessions:
         for session in list(self._streams):
             session.stop(SessionError(ErrorType.UNKNOWN_ERROR, "the service stops; connect again"))
 
-    async def _prepare(self, start: StartRecognition, language: str) -> Ready:
+    async def _prepare(self, start: StartRecognition, language: str | None) -> Ready:
         """Return what a session needs; it may wait for the server."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._prepared, start, language)
 
-    def _prepared(self, start: StartRecognition, language: str) -> Ready:
+    def _prepared(self, start: StartRecognition, language: str | None) -> Ready:
         recogniser = self._recogniser(start, language)
         known, warnings = _vocabulary(start.transcription_config.additional_vocab, recogniser)
         return Ready(
@@ -131,7 +131,7 @@ class Sessions:
             ),
         )
 
-    def _recogniser(self, start: StartRecognition, language: str) -> TritonStreams:
+    def _recogniser(self, start: StartRecognition, language: str | None) -> TritonStreams:
         streams = self._core.streams
         if streams is None:
             raise SessionError(ErrorType.NOT_ALLOWED, "this service transcribes recordings only, no streams")
@@ -141,8 +141,11 @@ class Sessions:
         if point is not None and point not in points:
             known = " or ".join(points)
             raise SessionError(ErrorType.INVALID_MODEL, f"{point!r} is not a model of this service; use {known}")
+        known = ", ".join(streams.catalogue.languages())
+        language = language or streams.catalogue.usual_language()
+        if language is None:
+            raise SessionError(ErrorType.INVALID_LANGUAGE, f"transcription_config.language: it is missing; use {known}")
         if language not in streams.catalogue.languages():
-            known = ", ".join(streams.catalogue.languages())
             raise SessionError(ErrorType.INVALID_LANGUAGE, f"{language!r} is not served; use {known}")
         try:
             return streams.get(language, point)

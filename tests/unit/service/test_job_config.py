@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
+from service.errors import ApiError
 from service.jobs import config
 from service.recognition import Diarization, Wanted
+from tests.unit.service import make
 from transcriber.phrases import Phrase
 
 
@@ -28,3 +32,29 @@ def test_wanted() -> None:
 def test_defaults() -> None:
     read = config.read(json.dumps({"type": "transcription", "transcription_config": {"language": "en"}}).encode())
     assert config.wanted(read.document()) == Wanted(language="en")
+
+
+@pytest.mark.parametrize(
+    ("languages", "given", "chosen"),
+    [
+        (("de",), None, "de"),
+        (("de",), {"diarization": "speaker"}, "de"),
+        (("de", "en"), None, "en"),
+        (("de", "en"), {"language": "de"}, "de"),
+        # What the client names is checked later.
+        (("de",), {"language": "en"}, "en"),
+    ],
+)
+def test_names_the_usual_language(languages: tuple[str, ...], given: dict[str, str] | None, chosen: str) -> None:
+    document = {"type": "transcription", **({} if given is None else {"transcription_config": given})}
+    read = config.with_language(config.read(json.dumps(document).encode()), make.catalogue_of(*languages))
+    assert read.document()["transcription_config"] == {**(given or {}), "language": chosen}
+    assert config.wanted(read.document()).language == chosen
+
+
+def test_language_is_needed_where_none_is_usual() -> None:
+    read = config.read(b'{"type": "transcription"}')
+    with pytest.raises(ApiError) as raised:
+        config.with_language(read, make.catalogue_of("de", "fr"))
+    assert (raised.value.status, raised.value.error) == (400, "No language selected")
+    assert raised.value.detail == "transcription_config.language: it is missing; use de or fr"

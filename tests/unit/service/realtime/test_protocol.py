@@ -25,7 +25,7 @@ from service.core import Core
 from service.realtime import session, sessions
 from service.settings import RealtimeLimits
 from tests.ports import free_ports
-from tests.unit.service.make import KEY, keys, settings
+from tests.unit.service.make import KEY, catalogue_of, keys, settings
 from tests.unit.transcriber.sounds import burst, silence
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline
@@ -524,6 +524,23 @@ def test_model_and_language_choose_the_recogniser(server: Server) -> None:
             client.send("StartRecognition", audio_format=RAW, transcription_config=config)
             client.until("RecognitionStarted")
     assert server.requests == [("en", "standard"), ("en", "enhanced")]
+
+
+@pytest.mark.parametrize(("languages", "used"), [(("de",), "de"), (("de", "en"), "en"), (("de", "fr"), None)])
+def test_session_without_language_has_the_usual_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch, languages: tuple[str, ...], used: str | None
+) -> None:
+    monkeypatch.setattr(server.core.streams, "catalogue", catalogue_of(*languages))
+    monkeypatch.setattr(server.recogniser, "language", used)
+    with server.connected() as client:
+        client.send("StartRecognition", audio_format=RAW, transcription_config={})
+        if used is None:
+            reason = "transcription_config.language: it is missing; use de, fr"
+            assert client.error() == ("invalid_language", reason, 1003)
+            return
+        started = client.until("RecognitionStarted")[-1]
+    assert server.requests == [(used, None)]
+    assert started["language_pack_info"]["language_description"] == used
 
 
 def test_names_of_clients_stand_for_the_best_model(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
