@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -28,10 +29,12 @@ class Service:
     port: int
     folder: Path
     log: Path
+    ca: Path | None = None
+    """The authority of its certificate; None without TLS."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.ca is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def api(self) -> str:
@@ -40,7 +43,12 @@ class Service:
 
     def client(self, **options: object) -> httpx.Client:
         """Return a client of the service."""
-        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
+        return httpx.Client(base_url=self.url, timeout=60, verify=self.verify, **options)  # type: ignore[arg-type]
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """How a client verifies the service."""
+        return True if self.ca is None else ssl.create_default_context(cafile=self.ca)
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -59,7 +67,7 @@ def command(folder: Path, port: int, *options: str) -> list[str]:
     return [sys.executable, "-m", "service", *own, *options]
 
 
-def start(folder: Path, *options: str, name: str = "service", **variables: str) -> Service:
+def start(folder: Path, *options: str, name: str = "service", ca: Path | None = None, **variables: str) -> Service:
     """Start a service without waiting for it."""
     chosen = free_ports(1)[0]
     log = folder / f"{name}.log"
@@ -72,13 +80,15 @@ def start(folder: Path, *options: str, name: str = "service", **variables: str) 
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    return Service(process=process, port=chosen, folder=folder, log=log)
+    return Service(process=process, port=chosen, folder=folder, log=log, ca=ca)
 
 
 @contextmanager
-def started(folder: Path, *options: str, name: str = "service", **variables: str) -> Iterator[Service]:
+def started(
+    folder: Path, *options: str, name: str = "service", ca: Path | None = None, **variables: str
+) -> Iterator[Service]:
     """Start a service and wait until it is ready; stop it at the end, and fail unless it ends in order."""
-    service = start(folder, *options, name=name, **variables)
+    service = start(folder, *options, name=name, ca=ca, **variables)
     try:
         wait_ready(service)
         yield service
@@ -95,7 +105,7 @@ def wait_ready(service: Service, path: str = "/ready") -> None:
     while time.monotonic() < end:
         assert service.process.poll() is None, service.log.read_text()
         try:
-            if httpx.get(f"{service.url}{path}", timeout=5).status_code == 200:
+            if httpx.get(f"{service.url}{path}", timeout=5, verify=service.verify).status_code == 200:
                 return
         except httpx.TransportError:
             pass
