@@ -1,9 +1,11 @@
 """Comparisons of two implementations, measured alternately, so that load on the machine affects both alike."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
@@ -47,6 +49,26 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor seconds of a process and of all processes below it, since they began."""
+    ticks, children = dict[int, int](), dict[int, list[int]]()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name of a process, which is in brackets, may contain blanks.
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        process = int(path.parent.name)
+        ticks[process] = sum(map(int, fields[11:15]))
+        children.setdefault(int(fields[1]), []).append(process)
+    found, waiting = 0, [pid]
+    while waiting:
+        process = waiting.pop()
+        found += ticks.get(process, 0)
+        waiting += children.get(process, [])
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 def alternate(rounds: int, first: Callable[[], T], second: Callable[[], T]) -> list[tuple[T, T]]:

@@ -1,7 +1,8 @@
 """python -m benchmarks.realtime: the delay of live transcripts, by the number of simultaneous streams.
 
-Every stream is a client in a process of its own that sends the demonstration's dialogue in real time. When the machine
-cannot keep up, delays grow with the length of the streams instead of staying constant.
+Every stream is a client in a process of its own that sends the demonstration's dialogue in real time. The streams begin
+when all are connected, at different places of the dialogue and not at the same moment, as those of different callers.
+When the machine cannot keep up, delays grow with the length of the streams instead of staying constant.
 """
 
 import json
@@ -11,12 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks.server import served, update_bundle
+from benchmarks.measuring import processor_seconds
+from benchmarks.server import Server, started, update_bundle
 from contract import command_line, files
 from contract.access import from_environment
 from contract.catalogue import read_catalogue
@@ -32,6 +35,10 @@ RESULTS = Path("dist/benchmarks/realtime.json")
 STREAMS = (1, 2, 4, 8)
 SECONDS = 40.0
 STEP_SAMPLES = SAMPLE_RATE_HZ // 10
+# The streams begin within this time.
+STAGGER_S = 1.0
+# Of this process: the barrier of all streams.
+_BARRIER: list[Barrier] = []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +53,10 @@ class Delays:
     operating_point: str
     partials: tuple[float, ...]
     finals: tuple[float, ...]
+    client_cores: float = 0.0
+    """The cores that the clients kept busy."""
+    server_cores: float = 0.0
+    """The cores that the server kept busy, also while the clients connected."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quantiles and the number of delays, for a JSON file."""
@@ -54,6 +65,8 @@ class Delays:
             "operating_point": self.operating_point,
             "partials": _quantiles(self.partials),
             "finals": _quantiles(self.finals),
+            "client_cores": round(self.client_cores, 2),
+            "server_cores": round(self.server_cores, 2),
         }
 
 
@@ -62,11 +75,13 @@ class PacedRecording:
 
     was_stopped = False
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        """Read the first seconds of a recording."""
+    def __init__(self, path: Path, seconds: float, begin: float = 0.0) -> None:
+        """Read some seconds of a recording, which begins again at its end; `begin` is the share that comes last."""
         self._recording = Recording(path)
         self.began = time.monotonic()
-        self._samples = np.concatenate(list(self._recording.blocks()))[: round(seconds * SAMPLE_RATE_HZ)]
+        samples = np.concatenate(list(self._recording.blocks()))
+        samples = np.roll(samples, -round(begin * samples.size))
+        self._samples = np.resize(samples, round(seconds * SAMPLE_RATE_HZ))
         self.read_s = 0.0
 
     def recording(self) -> Recording:
@@ -106,40 +121,68 @@ def command(streams: tuple[int, ...], points: tuple[str, ...], seconds: float) -
 def _run(streams: Sequence[int], points: Sequence[str], seconds: float) -> None:
     update_bundle()
     found = []
-    with served(SM_BATCH_MODE="false") as endpoint:
+    with started(SM_BATCH_MODE="false") as server:
         for point in points:
-            print(f"\n{point}: delay in seconds, median and 95th percentile")
+            print(f"\n{point}: delay in seconds, median, 95th and 99th percentile; cores of clients and server")
             for count in streams:
-                found.append(measure(endpoint, point, count, seconds))
-                print(_line(found[-1]), flush=True)
+                found.append(measure(server, point, count, seconds))
+                print(line(found[-1]), flush=True)
     files.write(RESULTS, json.dumps([each.to_dict() for each in found], indent=2) + "\n")
     print(f"\n{RESULTS}")
 
 
-def measure(endpoint: str, point: str, streams: int, seconds: float) -> Delays:
+def measure(server: Server, point: str, streams: int, seconds: float) -> Delays:
     """Measure some simultaneous streams, each with a client in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(streams) as pool:
-        parts = pool.starmap(_transcribe_stream, [(endpoint, point, seconds)] * streams)
+    # One process imports everything, and the others are copies of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.realtime"])
+    before_s = processor_seconds(server.pid)
+    with context.Pool(streams, _set_barrier, (context.Barrier(streams),)) as pool:
+        tasks = [(server.endpoint, point, seconds, number / streams) for number in range(streams)]
+        parts = pool.starmap(_transcribe_stream, tasks, 1)
+    server_s = processor_seconds(server.pid) - before_s
     return Delays(
         streams=streams,
         operating_point=point,
-        partials=tuple(delay for partials, _ in parts for delay in partials),
-        finals=tuple(delay for _, finals in parts for delay in finals),
+        partials=tuple(delay for part in parts for delay in part.partials),
+        finals=tuple(delay for part in parts for delay in part.finals),
+        client_cores=sum(part.processor_s for part in parts) / max(part.wall_s for part in parts),
+        server_cores=server_s / max(part.wall_s for part in parts),
     )
 
 
-def _transcribe_stream(endpoint: str, point: str, seconds: float) -> tuple[list[float], list[float]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stream:
+    partials: list[float]
+    finals: list[float]
+    processor_s: float
+    wall_s: float
+
+
+def _set_barrier(barrier: Barrier) -> None:
+    _BARRIER.append(barrier)
+
+
+def _transcribe_stream(endpoint: str, point: str, seconds: float, place: float) -> _Stream:
     connection = Connection(endpoint, access=from_environment(), one_server=True)
     recogniser = connect_streams(connection, read_catalogue(), "en", point)
-    source: Any = PacedRecording(RECORDING, seconds)
+    source: Any = PacedRecording(RECORDING, seconds, place)
     partials, finals = list[float](), list[float]()
 
     def record(event: Partial | Final) -> None:
         delay = time.monotonic() - source.began - event.end_s
         (finals if isinstance(event, Final) else partials).append(delay)
 
+    _BARRIER[0].wait()
+    time.sleep(place * STAGGER_S)
+    began_s, spent_s = time.monotonic(), time.process_time()
     realtime.transcribe(source, recogniser, Plan(), record)
-    return partials, finals
+    return _Stream(
+        partials=partials,
+        finals=finals,
+        processor_s=time.process_time() - spent_s,
+        wall_s=time.monotonic() - began_s,
+    )
 
 
 def _quantiles(delays: Sequence[float]) -> dict[str, float]:
@@ -147,13 +190,19 @@ def _quantiles(delays: Sequence[float]) -> dict[str, float]:
         "count": len(delays),
         "median": round(statistics.median(delays), 3),
         "p95": round(float(np.quantile(delays, 0.95)), 3),
+        "p99": round(float(np.quantile(delays, 0.99)), 3),
     }
 
 
-def _line(delays: Delays) -> str:
+def line(delays: Delays) -> str:
+    """Return the figures of some streams as a line of text."""
     found = delays.to_dict()
-    text = ", ".join(f"{name} {found[name]['median']:.2f} {found[name]['p95']:.2f}" for name in ("partials", "finals"))
-    return f"  {delays.streams:2d} streams: {text}"
+    parts = [
+        f"{name} {found[name]['median']:.2f} {found[name]['p95']:.2f} {found[name]['p99']:.2f}"
+        for name in ("partials", "finals")
+    ]
+    cores = f"cores {found['client_cores']:.2f} {found['server_cores']:.2f}"
+    return f"  {delays.streams:2d} streams: {', '.join([*parts, cores])}"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from contract import manifest
+from contract.catalogue import BATCH_MODE
 from contract.errors import ServerUnavailableError
 from demo.ports import free_ports, port_options
 
@@ -27,9 +29,30 @@ def update_bundle(*options: str) -> None:
     subprocess.run([sys.executable, "-m", "build.engines", "--arch", "cpu", *options], check=True)
 
 
+def engine(model: str, mode: str = BATCH_MODE) -> Path:
+    """Return the file of a model that is served."""
+    records = manifest.load(BUNDLE).engines
+    return BUNDLE / next(record.file for record in records if (record.model, record.mode) == (model, mode))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A running server: its gRPC endpoint, and the process that has all its other processes below it."""
+
+    endpoint: str
+    pid: int
+
+
 @contextmanager
 def served(repository: str = "dist/benchmarks/repository", **variables: str) -> Iterator[str]:
-    """Serve the bundle, with environment variables, and yield the gRPC endpoint.
+    """Serve the bundle, with environment variables, and yield the gRPC endpoint; see `started`."""
+    with started(repository, **variables) as server:
+        yield server.endpoint
+
+
+@contextmanager
+def started(repository: str = "dist/benchmarks/repository", **variables: str) -> Iterator[Server]:
+    """Serve the bundle, with environment variables, and yield the server.
 
     Raises ServerUnavailableError when the server does not get ready.
     """
@@ -44,7 +67,7 @@ def served(repository: str = "dist/benchmarks/repository", **variables: str) -> 
         probe = [sys.executable, "-m", "runtime.probe", "--url", url, "--timeout", str(READY_SECONDS)]
         if subprocess.run(probe, check=False, stdout=subprocess.DEVNULL).returncode:
             raise ServerUnavailableError(url, "the server did not get ready", "Run `python -m runtime` to see why")
-        yield f"localhost:{ports['grpc']}"
+        yield Server(endpoint=f"localhost:{ports['grpc']}", pid=child.pid)
     finally:
         child.terminate()
         child.wait()

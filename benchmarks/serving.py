@@ -9,8 +9,7 @@ import onnxruntime
 from tritonclient import grpc as triton
 
 from benchmarks.measuring import Comparison, alternate, seconds
-from benchmarks.server import BUNDLE, ensure_bundle, served
-from contract import manifest
+from benchmarks.server import engine, ensure_bundle, served
 from contract.access import from_environment
 from transcriber.channel import Channels
 
@@ -49,8 +48,7 @@ def measure() -> list[Comparison]:
 def _session(model: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count() or 1
-    path = next(record.file for record in manifest.load(BUNDLE).engines if record.model == model)
-    return onnxruntime.InferenceSession(BUNDLE / path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(engine(model), options, providers=["CPUExecutionProvider"])
 
 
 def _run_all(body: Any, head: Any, requests: list[np.ndarray[Any, Any]]) -> None:
