@@ -1,0 +1,183 @@
+"""The measurement of throughput: product, raw networks and sherpa-onnx in turn, in every round of one run."""
+
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from benchmarks import realtime
+from benchmarks.accuracy.measure import score_diarization
+from benchmarks.graphs import ExportedPoint, exported_points
+from benchmarks.measuring import Comparison
+from benchmarks.recordings import Dialogue, Turn
+from benchmarks.server import started
+from benchmarks.throughput import density, peer
+from benchmarks.throughput.limit import Limit
+from benchmarks.throughput.results import Accuracy, Peer, Results, Throughput
+from benchmarks.throughput.transcribers import Transcribers
+from demo.scores import word_errors
+from transcriber.pipeline import Plan
+from transcriber.transcript import Transcript
+
+DIALOGUE = Path("demo/dialogue.flac")
+FOLDER = Path("dist/benchmarks/throughput")
+ONNX = Path("dist/onnx")
+GREEDY, WORDS, SPEAKERS = "greedy", "best search", "best search and speakers"
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {GREEDY: Plan(search="greedy", speakers=False), WORDS: Plan(speakers=False), SPEAKERS: Plan()}
+)
+PARALLEL = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    rounds: int
+    repeats: int
+    """How often the dialogue is repeated in the recording."""
+    transcribers: tuple[int, ...]
+    stream_s: float
+    first_streams: int
+    resolution: float
+    """The share to which the largest number of streams is known."""
+
+
+SHORT = Extent(rounds=3, repeats=2, transcribers=(1, 2, 4), stream_s=20.0, first_streams=24, resolution=0.15)
+LONG = Extent(rounds=7, repeats=8, transcribers=(1, 2, 3, 4, 6, 8), stream_s=60.0, first_streams=24, resolution=0.05)
+
+
+def measure(points: Sequence[str], extent: Extent, price: float, *, streams: bool = True) -> Results:
+    """Measure operating points of the bundle that `benchmarks.server.update_bundle` made."""
+    recording = write_recording(extent.repeats)
+    results = Results(price=price, machine=machine(), audio_s=soundfile.info(recording).duration)
+    exported = [each for each in exported_points(ONNX) if each.operating_point in points]
+    with started() as server:
+        for each in exported:
+            with Transcribers(server, each.operating_point, max(extent.transcribers)) as transcribers:
+                _measure_point(results, each, transcribers, recording, extent)
+    if streams:
+        with started(SM_BATCH_MODE="false") as server:
+            for each in exported:
+                point = each.operating_point
+
+                def probe(count: int, point: str = point) -> realtime.Delays:
+                    found = realtime.measure(server, point, count, extent.stream_s)
+                    print(point, realtime.line(found), flush=True)
+                    return found
+
+                results.streams[point] = density.search(probe, extent.first_streams, extent.resolution)
+    return results
+
+
+def _measure_point(
+    results: Results, exported: ExportedPoint, transcribers: Transcribers, recording: Path, extent: Extent
+) -> None:
+    point, limit = exported.operating_point, Limit(exported)
+    folder = FOLDER / point
+    peer.write_model(exported, folder)
+    kinds = [Throughput(point=point, kind=kind) for kind in PLANS]
+    requests = {kind: limit.requests(recording, plan) for kind, plan in PLANS.items()}
+    peer_times: dict[str, list[float]] = {way: [] for way in peer.WAYS}
+    peer_text = ""
+    with multiprocessing.get_context("spawn").Pool(1, peer.open_ways, (folder, recording)) as pool:
+        for kind in kinds:
+            # This warms every process up.
+            limit.seconds(requests[kind.kind])
+            transcribers.run(recording, PLANS[kind.kind], max(extent.transcribers))
+        for way in peer.WAYS:
+            pool.apply(peer.run, (way,))
+        for number in range(extent.rounds):
+            for way, times in peer_times.items():
+                seconds, peer_text = pool.apply(peer.run, (way,))
+                times.append(results.audio_s / seconds)
+            for kind in kinds:
+                plan = PLANS[kind.kind]
+                kind.limit.append(results.audio_s / limit.seconds(requests[kind.kind]))
+                kind.parallel.append(transcribers.run(recording, replace(plan, in_flight=PARALLEL), 1))
+                for count in extent.transcribers:
+                    kind.runs.setdefault(count, []).append(transcribers.run(recording, plan, count))
+            print(f"{point}: round {number + 1} of {extent.rounds}", flush=True)
+    for kind in kinds:
+        kind.accuracy = accuracy(kind.runs[kind.best][0].transcript, extent.repeats)
+    results.throughput += kinds
+    results.peers.append(_against_peer(kinds[0], peer_times, peer_text, extent.repeats))
+
+
+def _against_peer(greedy: Throughput, times: Mapping[str, list[float]], text: str, repeats: int) -> Peer:
+    way = max(times, key=lambda each: statistics.median(times[each]))
+    ours = [run.hours_an_hour for run in greedy.runs[greedy.best]]
+    comparison = Comparison.of_pairs(
+        list(zip(times[way], ours, strict=True)),
+        title=f"{greedy.point}: greedy search",
+        unit="seconds of audio a second",
+        first=f"sherpa-onnx {peer.version()}",
+        second="transcriber and server",
+    )
+    words = accuracy(greedy.runs[greedy.best][0].transcript, repeats).words
+    return Peer(point=greedy.point, comparison=comparison, way=way, peer_words=_word_rate(text, repeats), words=words)
+
+
+def write_recording(repeats: int) -> Path:
+    """Write the demonstration's dialogue several times in sequence, and return the path."""
+    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
+    path = FOLDER / f"dialogue-{repeats}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.tile(samples, repeats), rate_hz)
+    return path
+
+
+def accuracy(transcript: Transcript, repeats: int) -> Accuracy:
+    """Return the errors in a transcript of the repeated dialogue."""
+    has_speakers = any(turn.speaker for turn in transcript.turns)
+    words = [word.content for turn in transcript.turns for word in turn.words]
+    return Accuracy(
+        words=_word_rate(" ".join(words), repeats),
+        diarization=_diarization_rate(transcript, repeats) if has_speakers else None,
+    )
+
+
+def _word_rate(text: str, repeats: int) -> float:
+    reference = " ".join([turn["text"] for turn in _turns()] * repeats)
+    return word_errors(reference, text) / len(reference.split())
+
+
+def _diarization_rate(transcript: Transcript, repeats: int) -> float:
+    length_s = soundfile.info(DIALOGUE).duration
+    turns = tuple(
+        Turn(speaker=turn["speaker"], start=turn["start"] + number * length_s, end=turn["end"] + number * length_s)
+        for number in range(repeats)
+        for turn in _turns()
+    )
+    dialogue = Dialogue(path=DIALOGUE, turns=turns)
+    return score_diarization("diarization errors", [dialogue], lambda _: transcript).error_with_collar
+
+
+def _turns() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DIALOGUE.with_suffix(".json").read_text())["turns"]
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on: processor, memory and versions."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    packages = ("onnxruntime", "nvidia-pytriton", "tritonclient", peer.PACKAGE)
+    return {
+        "processor": f"{peer.CORES} cores of {model or platform.machine()}",
+        "memory": f"{memory_gib:.0f} GiB",
+        "system": platform.platform(terse=True),
+        "Python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }

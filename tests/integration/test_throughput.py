@@ -1,0 +1,58 @@
+"""What the measurement of throughput measures: the same transcripts, the same weights, with the real server."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from benchmarks.graphs import OpenGraph, exported_points
+from benchmarks.recogniser import GraphRecogniser
+from benchmarks.server import Server
+from benchmarks.throughput import peer
+from benchmarks.throughput.transcribers import Transcribers
+from demo.scores import word_errors
+from tests.integration.reference import ROOT
+from tests.integration.serving import Running
+from transcriber import pipeline
+from transcriber.audio import Recording
+from transcriber.pipeline import Plan
+
+pytestmark = pytest.mark.integration
+DIALOGUE = ROOT / "demo" / "dialogue.flac"
+GREEDY = Plan(search="greedy", speakers=False)
+
+
+@pytest.fixture(scope="module")
+def expected(reference_graphs: Path) -> list[str]:
+    """Return the words of the greedy search with the graphs in this process."""
+    point = next(each for each in exported_points(reference_graphs) if each.operating_point == "standard")
+    networks = {role: OpenGraph(point.path(role, "fp32")) for role in ("encoder", "ctc")}
+    return _words(pipeline.transcribe(Recording(DIALOGUE), GraphRecogniser(point, networks), GREEDY))
+
+
+def _words(found: pipeline.TranscriptionResult) -> list[str]:
+    return [word.content for turn in found.transcript.turns for word in turn.words]
+
+
+def test_transcribers_begin_together_and_have_the_same_words(server: Running, expected: list[str]) -> None:
+    running = Server(endpoint=f"127.0.0.1:{server.grpc}", pid=server.process.pid)
+    with Transcribers(running, "standard", 2) as transcribers:
+        one, two = (transcribers.run(DIALOGUE, GREEDY, count) for count in (1, 2))
+    for found in (one, two):
+        assert [word.content for turn in found.transcript.turns for word in turn.words] == expected
+        assert found.client_s > 0
+        assert found.server_s > 0
+    assert two.audio_s == 2 * one.audio_s
+
+
+@pytest.mark.parametrize("way", peer.WAYS)
+def test_sherpa_onnx_finds_the_words_of_the_same_weights(
+    way: str, reference_graphs: Path, expected: list[str], tmp_path: Path
+) -> None:
+    """Kaldi's own filter bank in place of that of the graph may change one word in a hundred."""
+    point = next(each for each in exported_points(reference_graphs) if each.operating_point == "standard")
+    peer.write_model(point, tmp_path)
+    with multiprocessing.get_context("spawn").Pool(1, peer.open_ways, (tmp_path, DIALOGUE)) as pool:
+        seconds, text = pool.apply(peer.run, (way,))
+    assert seconds > 0
+    assert word_errors(" ".join(expected), text) <= 0.01 * len(expected)
