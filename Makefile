@@ -4,7 +4,7 @@
 # make test-all  the same with the slow tests: the training in small, all four compile targets, longer kill loops
 # make lint   ruff, mypy --strict, import-linter, the list of words
 # make images builds three images, serves and transcribes with them (Docker, or root with buildah, runc and debootstrap)
-# make bench  measure speed, memory and accuracy, side by side
+# make bench  measure speed side by side, in at most 15 minutes on two idle cores; writes docs/performance.md
 # make lock   resolve requirements.lock again
 PYTHON ?= python3
 VENV := .venv

@@ -16,18 +16,22 @@ import numpy as np
 import soundfile
 
 from benchmarks import realtime
-from benchmarks.accuracy.measure import score_diarization
-from benchmarks.graphs import ExportedPoint, exported_points
+from benchmarks.accuracy.measure import of_stream, score_diarization
+from benchmarks.graphs import LANGUAGE, ExportedPoint, exported_points
 from benchmarks.measuring import Comparison
 from benchmarks.recordings import Dialogue, Turn
-from benchmarks.server import started
+from benchmarks.server import Server, started
 from benchmarks.throughput import density, peer
 from benchmarks.throughput.limit import Limit
 from benchmarks.throughput.results import Accuracy, Peer, Results, Throughput
 from benchmarks.throughput.transcribers import Transcribers
+from contract.access import from_environment
+from contract.catalogue import read_catalogue
 from demo.scores import word_errors
+from transcriber.connection import Connection
 from transcriber.pipeline import Plan
 from transcriber.transcript import Transcript
+from transcriber.triton_recogniser import connect_streams
 
 DIALOGUE = Path("demo/dialogue.flac")
 FOLDER = Path("dist/benchmarks/throughput")
@@ -70,6 +74,7 @@ def measure(points: Sequence[str], extent: Extent, price: float, *, streams: boo
         with started(SM_BATCH_MODE="false") as server:
             for each in exported:
                 point = each.operating_point
+                results.stream_accuracy[point] = accuracy(_streamed(server, point), 1)
 
                 def probe(count: int, point: str = point) -> realtime.Delays:
                     found = realtime.measure(server, point, count, extent.stream_s)
@@ -78,6 +83,12 @@ def measure(points: Sequence[str], extent: Extent, price: float, *, streams: boo
 
                 results.streams[point] = density.search(probe, extent.first_streams, extent.resolution)
     return results
+
+
+def _streamed(server: Server, point: str) -> Transcript:
+    """Return the transcript of the dialogue as one stream, sent as fast as the server takes it."""
+    connection = Connection(server.endpoint, access=from_environment(), one_server=True)
+    return of_stream(connect_streams(connection, read_catalogue(), LANGUAGE, point))(DIALOGUE)
 
 
 def _measure_point(

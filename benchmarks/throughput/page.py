@@ -46,7 +46,7 @@ def _throughput(results: Results) -> Iterator[str]:
         "saturation",
         "RTF",
         "cost of an hour",
-        "processor s an hour: client",
+        "client processor s",
     )
     yield from table(
         (*head, "server processor s", "WER", "DER"),
@@ -140,13 +140,33 @@ def _streams(results: Results) -> Iterator[str]:
         f"Streams at real speed, each a client in a process of its own, with the best search and speakers; clients and "
         f"server share the machine. The largest number with a 95th percentile of the delays of finals below "
         f"{density.LIMIT_S:g} s: **{held}**. {PUBLISHED}: {published}. Partials count from their last sample, finals "
-        f"from the end of their segment. Delays are in seconds. [Accuracy](accuracy.md) has the errors of streams."
+        f"from the end of their segment. Delays are in seconds. WER and DER are those of the dialogue as one stream."
     )
     yield ""
     yield from table(
-        ("point", "streams", "partials: p50", "p95", "p99", "finals: p50", "p95", "p99", "cores: clients", "server"),
+        (
+            "point",
+            "streams",
+            "partials: p50",
+            "p95",
+            "p99",
+            "finals: p50",
+            "p95",
+            "p99",
+            "cores: clients",
+            "server",
+            "WER",
+            "DER",
+        ),
         [
-            (point, found["streams"], *_delays(found), f"{found['client_cores']:.2f}", f"{found['server_cores']:.2f}")
+            (
+                point,
+                found["streams"],
+                *_delays(found),
+                f"{found['client_cores']:.2f}",
+                f"{found['server_cores']:.2f}",
+                *_stream_errors(results, point),
+            )
             for point, each in results.streams.items()
             for found in (delays.to_dict() for delays in each)
         ],
@@ -155,6 +175,11 @@ def _streams(results: Results) -> Iterator[str]:
 
 def _delays(found: dict[str, dict[str, float]]) -> list[str]:
     return [f"{found[kind][name]:.2f}" for kind in ("partials", "finals") for name in ("median", "p95", "p99")]
+
+
+def _stream_errors(results: Results, point: str) -> tuple[str, str]:
+    found = results.stream_accuracy.get(point)
+    return ("", "") if found is None else (_errors(found.words), _errors(found.diarization))
 
 
 def _errors(share: float | None) -> str:

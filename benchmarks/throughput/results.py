@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.measuring import Comparison
@@ -120,6 +120,8 @@ class Results:
     peers: list[Peer] = field(default_factory=list)
     streams: dict[str, Sequence[Delays]] = field(default_factory=dict)
     """By operating point, every number of streams that was measured."""
+    stream_accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    """The errors of the dialogue as a stream, by operating point."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures for a JSON file."""
@@ -131,5 +133,6 @@ class Results:
             "throughput": [each.to_dict(self.price) for each in self.throughput],
             "peers": [each.to_dict() for each in self.peers],
             "sessions": {point: best.streams if best else 0 for point, best in largest.items()},
+            "stream_errors": {point: asdict(found) for point, found in self.stream_accuracy.items()},
             "streams": [each.to_dict() for found in self.streams.values() for each in found],
         }

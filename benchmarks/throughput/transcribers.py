@@ -10,6 +10,7 @@ from threading import Barrier
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks.graphs import LANGUAGE
 from benchmarks.measuring import processor_seconds
 from benchmarks.server import Server
 from contract.access import from_environment
@@ -21,7 +22,6 @@ from transcriber.pipeline import Plan
 from transcriber.transcript import Transcript
 from transcriber.triton_recogniser import TritonRecogniser, connect
 
-LANGUAGE = "en"
 # Of this process: its recogniser, and the barrier of all processes.
 _STATE: list[tuple[TritonRecogniser, Barrier]] = []
 

@@ -112,6 +112,7 @@ def results(throughput: Throughput) -> Results:
         throughput=[throughput],
         peers=[peer],
         streams={"standard": [delays(16, 0.5), delays(24, 5.0)]},
+        stream_accuracy={"standard": Accuracy(words=0.031, diarization=0.042)},
     )
 
 
@@ -123,7 +124,7 @@ def test_page_has_errors_beside_every_throughput(results: Results) -> None:
     assert "| standard | best search and speakers | 100 | 125 | 0.80 | 2.2 % | 5.1 % |" in text
     assert "| standard | 150 | one at a time | 330 | 2.20 | 3.0 % | 2.0 % |" in text
     assert "**16 of standard**" in text
-    assert "| standard | 24 | 0.15 | 0.20 | 0.20 | 2.55 | 4.75 | 4.95 | 1.00 | 1.00 |" in text
+    assert "| standard | 24 | 0.15 | 0.20 | 0.20 | 2.55 | 4.75 | 4.95 | 1.00 | 1.00 | 3.1 % | 4.2 % |" in text
     assert "| hashing | GB a second | one: 1 | other: 3 | 3.00 |" in text
     assert "![throughput](pictures/performance-throughput.png)" in text
     # The figures of another machine are labelled wherever they are.
