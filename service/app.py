@@ -25,7 +25,8 @@ def assemble(core: Core, parts: Sequence[Part]) -> ASGIApp:
         description=_DESCRIPTION,
         lifespan=lambda _: _running(core, parts),
         redirect_slashes=False,
-        # The usual page loads its script from another host, which a closed network does not reach.
+        # FastAPI's pages load their scripts from another host, which a closed network does not reach: service/page has
+        # its own.
         docs_url=None,
         redoc_url=None,
     )
@@ -33,10 +34,20 @@ def assemble(core: Core, parts: Sequence[Part]) -> ASGIApp:
     errors.install(app, renders)
     for part in parts:
         app.include_router(part.router)
+    if core.settings.keys is not None:
+        _describe_key(app)
     served = Access(app, core, renders)
     origins = core.settings.allowed_origins
     # Outermost: a browser sends the request that checks the origin without the key.
     return CORSMiddleware(served, origins, allow_methods=["*"], allow_headers=["*"]) if origins else served
+
+
+def _describe_key(app: FastAPI) -> None:
+    """Add the key to the description of the API, which the page of the API uses for its requests."""
+    document = app.openapi()
+    scheme = {"type": "http", "scheme": "bearer", "description": "A key of this service."}
+    document.setdefault("components", {})["securitySchemes"] = {"key": scheme}
+    document["security"] = [{"key": []}]
 
 
 def make_parts(core: Core) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Serve the page, its files, and what it must know of this service."""
+"""Serve the page, the description of the API as a page, their files, and what the page must know of this service."""
 
 from importlib import resources
 from typing import Any
@@ -15,11 +15,22 @@ _MEDIA_TYPES = {
     "page.js": _SCRIPT,
     "microphone.js": _SCRIPT,
     "icon.svg": "image/svg+xml",
+    "docs.html": "text/html; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
+    "docs.js": _SCRIPT,
 }
+# Swagger UI, from a package that has it as files.
+_VIEWER = "fastapi_offline"
+_VIEWER_MEDIA_TYPES = {"swagger-ui.css": "text/css; charset=utf-8", "swagger-ui-bundle.js": _SCRIPT}
 # The page loads nothing from elsewhere, and runs no script that is not its own.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; media-src blob:; "
     "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Swagger UI sets styles of elements, and has pictures in its style sheet.
+_VIEWER_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
@@ -32,7 +43,8 @@ _HEADERS = {
 def part(core: Core) -> Part:
     """Return the part that serves the page."""
     router = APIRouter(include_in_schema=False)
-    contents = {name: resources.files(__package__).joinpath("static", name).read_bytes() for name in _MEDIA_TYPES}
+    contents = {name: _static(__package__, name) for name in _MEDIA_TYPES}
+    contents |= {name: _static(_VIEWER, name) for name in _VIEWER_MEDIA_TYPES}
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def index() -> Response:
@@ -42,7 +54,14 @@ def part(core: Core) -> Part:
     def file(name: str) -> Response:
         if name not in contents:
             raise ApiError(404, "Not Found", f"the page has no file {name}")
-        return Response(contents[name], media_type=_MEDIA_TYPES[name], headers=_HEADERS)
+        media_type = (_MEDIA_TYPES | _VIEWER_MEDIA_TYPES)[name]
+        return Response(contents[name], media_type=media_type, headers=_HEADERS)
+
+    @router.api_route("/docs", methods=["GET", "HEAD"])
+    def docs() -> Response:
+        found = file("docs.html")
+        found.headers["Content-Security-Policy"] = _VIEWER_POLICY
+        return found
 
     @router.get("/v2/page")
     def settings(request: Request) -> dict[str, Any]:
@@ -51,6 +70,7 @@ def part(core: Core) -> Part:
         return {
             "client": client_name(request),
             "languages": catalogue.languages(),
+            "usual_language": catalogue.usual_language(),
             "operating_points": catalogue.preferred_points,
             "recordings": core.recordings is not None,
             "streams": core.streams is not None,
@@ -58,3 +78,7 @@ def part(core: Core) -> Part:
         }
 
     return Part(router=router)
+
+
+def _static(package: str, name: str) -> bytes:
+    return resources.files(package).joinpath("static", name).read_bytes()
