@@ -204,13 +204,14 @@ class Transcriber:
         path: Path,
         wanted: Wanted,
         *,
-        on_progress: Callable[[float], object] = lambda _: None,
+        on_progress: Callable[[float, float | None], object] = lambda *_: None,
         on_result: Callable[[SegmentResult], object] = lambda _: None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> TranscriptionResult:
         """Transcribe a recording; parts that are lost are errors in the result, as in transcriber.pipeline.
 
-        `on_progress` gets the seconds that are done, `on_result` each segment but those of channels. Raises
+        `on_progress` gets the seconds that are done and the duration that the recording declares, None if it declares
+        none. `on_result` gets each segment but those of channels. Raises
         CancelledError soon after `is_cancelled` returns True, AudioError for a recording without sound or of more than
         `longest_s`, and the errors of Recognisers.get.
         """
@@ -232,18 +233,27 @@ class Transcriber:
         )
         if wanted.diarization == Diarization.CHANNEL:
             return self._channels(opening, recogniser, plan, on_progress)
-        return transcribe(opening(), recogniser, plan, on_progress, on_result)
+        recording = opening()
+        declared_s = recording.duration_s
+        return transcribe(recording, recogniser, plan, lambda done_s: on_progress(done_s, declared_s), on_result)
 
     @staticmethod
     def _channels(
-        opening: Callable[..., "_Guarded"], recogniser: Recogniser, plan: Plan, on_progress: Callable[[float], object]
+        opening: Callable[..., "_Guarded"],
+        recogniser: Recogniser,
+        plan: Plan,
+        on_progress: Callable[[float, float | None], object],
     ) -> TranscriptionResult:
         with contextlib.closing(opening()) as recording:
-            count = recording.channels
-        done = [
-            transcribe(opening(channel=channel), recogniser, plan, lambda done_s: on_progress(done_s / count))
-            for channel in range(1, count + 1)
-        ]
+            count, declared_s = recording.channels, recording.duration_s
+        before_s, done = 0.0, []
+        for channel in range(1, count + 1):
+
+            def report(done_s: float, before_s: float = before_s) -> None:
+                on_progress(before_s + done_s / count, declared_s)
+
+            done.append(transcribe(opening(channel=channel), recogniser, plan, report))
+            before_s += done[-1].transcript.duration_s / count
         return channels.merge(done)
 
 

@@ -20,7 +20,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from contract.errors import OutputError, SettingError
 from service.jobs.records import Claim, Job, JobError, Notice, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# What each version added to the one before it.
+_UPGRADES = {2: ("ALTER TABLE voxwright_jobs ADD COLUMN progress FLOAT",)}
 _SQLITE_WAIT_S = 30.0
 _LOCK_OF_SCHEMA = 7_302_941
 """A number that all services use for PostgreSQL's advisory lock."""
@@ -41,6 +43,8 @@ _jobs = sql.Table(
     sql.Column("data_key", sql.Text),
     sql.Column("transcript_key", sql.Text),
     sql.Column("duration_s", sql.Float, nullable=False, default=0.0),
+    # The share that is transcribed.
+    sql.Column("progress", sql.Float),
     sql.Column("errors", sql.Text, nullable=False, default="[]"),
     sql.Column("attempts", sql.Integer, nullable=False, default=0),
     # Who works on it, and from when on another worker may take it.
@@ -143,7 +147,13 @@ class Database:
         """Take the oldest job that no worker holds; None where there is none."""
         with self._writing() as connection:
             taken = _take(connection, _jobs, lease_s, _jobs.c.created_us, _jobs.c.state == State.RUNNING)
-            return None if taken is None else Claim(job=_job(taken[0]), token=taken[1])
+            if taken is None:
+                return None
+            claim = Claim(job=_job(taken[0]), token=taken[1])
+            if claim.job.progress is not None:
+                # That of a service that died.
+                self._change(connection, claim, progress=None)
+            return claim
 
     def renew(self, claim: Claim, lease_s: float) -> bool:
         """Lengthen the lease; return False where the job is deleted or another worker has it."""
@@ -151,11 +161,17 @@ class Database:
             until = _now_us(connection) + round(lease_s * 1e6)
             return self._change(connection, claim, free_us=until)
 
+    def note_progress(self, claim: Claim, progress: float) -> None:
+        """Store the share of a recording that is transcribed, for the clients of all services."""
+        with self._writing() as connection:
+            self._change(connection, claim, progress=progress)
+
     def release(self, claim: Claim, pause_s: float) -> None:
         """Return a job to the queue after a pause, as if it had not been tried."""
         with self._writing() as connection:
             free_us = _now_us(connection) + round(pause_s * 1e6)
-            self._change(connection, claim, token=None, free_us=free_us, attempts=claim.job.attempts)
+            back = {"token": None, "progress": None, "attempts": claim.job.attempts}
+            self._change(connection, claim, free_us=free_us, **back)
 
     def fetched(self, claim: Claim, data_key: str) -> bool:
         """Note where the recording of a job lies that was fetched; return False where the job is lost."""
@@ -283,6 +299,8 @@ class Database:
                 _tables.create_all(connection)
                 connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
             versions = list(connection.execute(sql.select(_schema.c.version)).scalars())
+            if len(versions) == 1:
+                versions = [_upgraded(connection, versions[0])]
         if versions != [SCHEMA_VERSION]:
             found = " and ".join(map(str, versions)) or "none"
             raise SettingError(
@@ -290,6 +308,15 @@ class Database:
                 f"the schema version of {self._shown} is {found}, and this release reads {SCHEMA_VERSION}",
                 "Use the release that wrote it, or name another database",
             )
+
+
+def _upgraded(connection: Connection, version: int) -> int:
+    """Add to an older schema what is new in this release; return the version of the schema afterwards."""
+    for newer in range(version + 1, SCHEMA_VERSION + 1):
+        for statement in _UPGRADES[newer]:
+            connection.execute(sql.text(statement))
+        connection.execute(_schema.update().values(version=newer))
+    return max(version, SCHEMA_VERSION)
 
 
 def _engine(url: str) -> Engine:
@@ -395,6 +422,7 @@ def _job(row: Any) -> Job:
         data_key=row.data_key,
         transcript_key=row.transcript_key,
         duration_s=row.duration_s,
+        progress=row.progress,
         errors=tuple(_errors(row.errors)),
         attempts=row.attempts,
     )

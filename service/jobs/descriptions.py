@@ -22,6 +22,12 @@ _JOB = {
         "created_at": {"type": "string", "format": "date-time"},
         "data_name": {"type": "string"},
         "duration": {"type": "number", "description": "Seconds of audio; 0 until they are known."},
+        "progress": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "The share of the recording that is transcribed, while that is known.",
+        },
         "errors": {
             "type": "array",
             "items": {

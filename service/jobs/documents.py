@@ -80,6 +80,8 @@ def description(job: Job, *, with_config: bool) -> dict[str, Any]:
         "data_name": job.data_name,
         "duration": round(job.duration_s, 3),
     }
+    if job.state == State.RUNNING and job.progress is not None:
+        shown["progress"] = round(job.progress, 3)
     if job.errors:
         shown["errors"] = [error.document() for error in job.errors]
     if with_config:

@@ -46,6 +46,8 @@ class Job:
     data_key: str | None = None
     transcript_key: str | None = None
     duration_s: float = 0.0
+    progress: float | None = None
+    """The share of the recording that is transcribed; None where it is not known."""
     errors: tuple[JobError, ...] = field(default=())
     attempts: int = 0
 

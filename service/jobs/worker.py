@@ -26,6 +26,8 @@ _MOST_ATTEMPTS = 5
 _SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
 _FETCH_ATTEMPTS, _FETCH_PAUSE_S = 3, 1.0
 _CLEAN_S = 60.0
+_PROGRESS_S = 1.0
+"""The least time between two notes of the progress of a job."""
 _ORPHAN_AGE_S = 86_400.0
 
 
@@ -39,6 +41,24 @@ class Held:
 
     claim: Claim
     lost: threading.Event = field(default_factory=threading.Event)
+
+
+class Progress:
+    """Stores how much of a recording is transcribed, from time to time."""
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database, self._claim = database, claim
+        self._next_s = time.monotonic()
+
+    def __call__(self, done_s: float, declared_s: float | None) -> None:
+        """Note the seconds that are done, if the duration is known and the last note is old enough."""
+        now_s = time.monotonic()
+        if not declared_s or now_s < self._next_s:
+            return
+        self._next_s = now_s + _PROGRESS_S
+        # Without a database the job goes on; its end needs one.
+        with contextlib.suppress(OperationalError):
+            self._database.note_progress(self._claim, min(1.0, done_s / declared_s))
 
 
 class Worker:
@@ -161,6 +181,7 @@ class Worker:
             found = recordings.transcribe(
                 path,
                 config.wanted(claim.job.config),
+                on_progress=Progress(self._database, claim),
                 is_cancelled=lambda: held.lost.is_set() or self._stopping.is_set(),
             )
         gone = next((error for error in found.errors if isinstance(error, ServerUnreachableError)), None)

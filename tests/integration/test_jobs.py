@@ -24,6 +24,8 @@ from speechmatics.batch import (
 from speechmatics.batch._models import TrackingConfig
 
 from demo.scores import score
+from service.jobs.database import Database
+from service.jobs.records import Claim, Job, State, new_id
 from tests.integration import services
 from tests.integration.reference import ROOT
 from tests.integration.services import Service, submit
@@ -188,6 +190,48 @@ def test_old_command_line_does_not_wait_its_fifteen_seconds(service: Service, sh
     started = time.monotonic()
     old(service, tmp_path, "transcribe", str(short))
     assert time.monotonic() - started < 14, "the status was not held back until the job ended"
+
+
+def test_clients_read_a_job_with_progress(service: Service, tmp_path: Path) -> None:
+    """The row is that of a job which another service holds, so it stays as it is while clients look."""
+    database = Database(f"sqlite:///{service.folder}/jobs.sqlite")
+    made = Job(
+        id=new_id(), client="", state=State.RUNNING, created_us=database.now_us(), data_name="a.wav", data_key="x",
+        config={"type": "transcription", "transcription_config": {"language": "en"}},
+    )  # fmt: skip
+    held: list[Claim] = []
+    with service.client() as client:
+        while not held:
+            assert database.find(made.id) or database.add(made, most_unfinished=9)
+            claim = database.claim(600)
+            held += [claim] if claim is not None and claim.job.id == made.id else []
+            assert held or claim is None
+            # The service tried it first, found no recording and gave it back for a while.
+            time.sleep(0 if held else 0.2)
+        try:
+            assert "progress" not in client.get(f"/v2/jobs/{made.id}?wait=0").json()["job"]
+            database.note_progress(held[0], 1 / 3)
+            assert client.get(f"/v2/jobs/{made.id}?wait=0").json()["job"]["progress"] == 0.333
+
+            async def work(client: AsyncClient) -> Any:
+                return await client.get_job_info(made.id), await client.list_jobs()
+
+            shown, listed = asyncio.run(with_client(service, work))
+            assert (shown.id, shown.status) == (made.id, JobStatus.RUNNING)
+            assert made.id in [job.id for job in listed]
+            assert "running" in old(service, tmp_path, "job-status", "--job-id", made.id)
+            assert made.id in old(service, tmp_path, "list-jobs")
+        finally:
+            assert client.delete(f"/v2/jobs/{made.id}?force=true").is_success
+            database.close()
+
+
+def test_job_without_language_has_the_usual_one(service: Service, short: Path) -> None:
+    with service.client() as client:
+        job = submit(client, short, transcription_config={}).json()["id"]
+        document = client.get(f"/v2/jobs/{job}/transcript?wait=60").json()
+        assert document["metadata"]["transcription_config"]["language"] == "en"
+        assert client.get(f"/v2/jobs/{job}").json()["job"]["config"]["transcription_config"] == {"language": "en"}
 
 
 def test_npm_client(service: Service, short: Path, npm_clients: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -170,12 +172,28 @@ def test_refuses_what_is_no_recording(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#problem")).to_be_empty()
 
 
+def test_shows_the_progress_of_a_job(page: Page, tmp_path: Path) -> None:
+    """The page keeps every text of its status, as the last ones may come within a moment."""
+    long = tmp_path / "long.flac"
+    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
+    soundfile.write(long, np.tile(samples, 20), rate_hz)
+    page.evaluate(
+        "() => { window.texts = []; const line = document.getElementById('status');"
+        " new MutationObserver(() => window.texts.push(line.textContent)).observe(line, { childList: true }); }"
+    )
+    page.set_input_files("#file", long)
+    page.wait_for_function("() => texts.some((text) => /^Transcribing: [0-9]+ %$/.test(text))", timeout=WAIT_MS)
+    assert page.evaluate("document.getElementById('progress').value") > 0
+    page.click("#cancel")
+    expect(page.locator("#status")).to_have_text("Cancelled")
+
+
 def test_cancels(page: Page, tmp_path: Path) -> None:
     long = tmp_path / "long.flac"
     samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
     soundfile.write(long, np.tile(samples, 20), rate_hz)
     page.set_input_files("#file", long)
-    expect(page.locator("#status")).to_have_text("Transcribing", timeout=WAIT_MS)
+    expect(page.locator("#status")).to_contain_text("Transcribing", timeout=WAIT_MS)
     page.click("#cancel")
     expect(page.locator("#status")).to_have_text("Cancelled")
     expect(page.locator("#work")).to_be_hidden()
@@ -233,10 +251,61 @@ def test_requires_the_key(browser: Browser, server: Running, tmp_path: Path) -> 
         context.close()
 
 
+def watched(browser: Browser, **options: Any) -> tuple[Page, list[str], list[str]]:
+    """Return a page, the hosts that it calls, and what its scripts report as errors."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(WAIT_MS)
+    hosts: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: hosts.append(urlsplit(request.url).netloc))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    return page, hosts, errors
+
+
+def test_api_page_describes_the_api_and_calls_it_with_a_key(browser: Browser, server: Running, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"alice {KEY}\n")
+    options = ("--endpoint", f"127.0.0.1:{server.grpc}", "--api-keys", str(tmp_path / "keys"))
+    with services.started(tmp_path / "service", *options) as running:
+        page, hosts, errors = watched(browser)
+        page.goto(f"{running.url}/docs")
+        expect(page.locator(".info .title")).to_contain_text("Voxwright")
+        described = httpx.get(f"{running.url}/openapi.json").json()
+        assert described["security"] == [{"key": []}]
+        shown = page.locator(".opblock-summary-path").all_inner_texts()
+        assert {path.replace("\u200b", "") for path in shown} == described["paths"].keys()
+        page.click("button.authorize")
+        page.fill("input[aria-label='auth-bearer-value']", KEY)
+        page.click(".modal-btn.authorize")
+        page.click(".btn-done")
+        page.click("#operations-jobs-list_v2_jobs_get")
+        page.click(".try-out__btn")
+        page.click("button.execute")
+        expect(page.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+        expect(page.locator(".live-responses-table .microlight").first).to_contain_text('"jobs"')
+        page.context.close()
+        assert set(hosts) == {f"127.0.0.1:{running.port}"}
+        assert errors == []
+
+
+def test_api_page_fits_a_phone(browser: Browser, service: Service) -> None:
+    page, hosts, errors = watched(browser, viewport={"width": 360, "height": 740})
+    page.goto(f"{service.url}/docs")
+    expect(page.locator("#operations-jobs-list_v2_jobs_get")).to_be_visible()
+    # Without keys there is nothing to authorize with.
+    expect(page.locator("button.authorize")).to_have_count(0)
+    page.click("#operations-jobs-list_v2_jobs_get")
+    expect(page.locator(".try-out__btn")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.context.close()
+    assert set(hosts) == {f"127.0.0.1:{service.port}"}
+    assert errors == []
+
+
 def test_loads_nothing_from_elsewhere(service: Service) -> None:
     answer = httpx.get(service.url)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
-    for name in ("page.js", "page.css", "index.html", "microphone.js"):
+    for name in ("page.js", "page.css", "index.html", "microphone.js", "docs.html", "docs.css", "docs.js"):
         text = httpx.get(f"{service.url}/page/{name}").text
         assert "http://" not in text.replace("http://www.w3.org", "")
         assert "https://" not in text

@@ -1,6 +1,6 @@
 // The page of the service. It uses the same requests as every other client: /v2/jobs for recordings, /v2 for speech.
 
-const POLL_WAIT_S = 20;
+const POLL_WAIT_S = 1;
 const UNSURE_BELOW = 0.5;
 const VOICES = 6;
 const SPEECH_RATE_HZ = 16000;
@@ -44,6 +44,7 @@ async function begin() {
   at("access").hidden = true;
   at("input").hidden = false;
   fill(at("language"), state.settings.languages, (code) => languageName(code));
+  if (state.settings.usual_language) at("language").value = state.settings.usual_language;
   fill(at("point"), state.settings.operating_points, (point) => point);
   at("language").closest("label").hidden = state.settings.languages.length < 2;
   at("drop").classList.toggle("off", !state.settings.recordings);
@@ -131,6 +132,7 @@ async function finished(id, signal) {
     const answer = await call(`/v2/jobs/${id}?wait=${POLL_WAIT_S}`, { signal });
     const { job } = await answer.json();
     if (job.status === "done") return job;
+    status("Transcribing", job.progress);
     if (job.status !== "running") throw new Refusal(reasons(job) || `the job is ${job.status}`);
   }
 }

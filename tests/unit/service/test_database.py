@@ -237,9 +237,56 @@ def test_other_schema_version_is_refused(url: str, database: Database) -> None:
     engine.dispose()
     with pytest.raises(SettingError) as raised:
         Database(url)
-    assert raised.value.cause == f"the schema version of {url} is 7, and this release reads 1".replace(
+    assert raised.value.cause == f"the schema version of {url} is 7, and this release reads 2".replace(
         "postgresql:", "postgresql+psycopg:"
     )
+
+
+def test_database_of_the_first_release_is_upgraded(url: str, database: Database) -> None:
+    made = added(database)
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE voxwright_jobs DROP COLUMN progress"))
+        connection.execute(sqlalchemy.text("UPDATE voxwright_schema SET version = 1"))
+    engine.dispose()
+    for _ in range(2):
+        again = Database(url)
+        assert again.find(made.id) == made
+        again.close()
+    again = Database(url)
+    claim = again.claim(30)
+    assert claim is not None
+    again.note_progress(claim, 0.5)
+    found = again.find(made.id)
+    assert found is not None
+    assert found.progress == 0.5
+    again.close()
+
+
+def test_progress_is_that_of_the_worker_that_holds_the_job(database: Database) -> None:
+    made = added(database)
+
+    def progress() -> float | None:
+        found = database.find(made.id)
+        assert found is not None
+        return found.progress
+
+    assert progress() is None
+    first = database.claim(0.05)
+    assert first is not None
+    database.note_progress(first, 0.8)
+    assert progress() == 0.8
+    time.sleep(0.1)
+    second = database.claim(30)
+    assert second is not None
+    # The next worker begins again, and the one that was away changes nothing.
+    assert progress() is None
+    database.note_progress(first, 0.9)
+    assert progress() is None
+    database.note_progress(second, 0.1)
+    assert progress() == 0.1
+    database.release(second, 0.0)
+    assert progress() is None
 
 
 @pytest.mark.parametrize(
