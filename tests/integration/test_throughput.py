@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import memory
 from benchmarks.graphs import OpenGraph, exported_points
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.server import Server
@@ -28,6 +29,19 @@ def expected(reference_graphs: Path) -> list[str]:
     point = next(each for each in exported_points(reference_graphs) if each.operating_point == "standard")
     networks = {role: OpenGraph(point.path(role, "fp32")) for role in ("encoder", "ctc")}
     return _words(pipeline.transcribe(Recording(DIALOGUE), GraphRecogniser(point, networks), GREEDY))
+
+
+def test_memory_is_read_along_a_recording_from_a_pipe(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "FOLDER", tmp_path)
+    monkeypatch.chdir(ROOT)
+    found = memory.measure(f"127.0.0.1:{server.grpc}", 0.02, 3, "standard")
+    assert [reading.hours for reading in found.readings] == pytest.approx([0.02 / 3, 0.04 / 3, 0.02])
+    assert all(0 < reading.resident_mib <= found.peak_mib for reading in found.readings)
+    # The dialogue has 226 words in 69 s; the recording has 72 s.
+    assert 226 <= found.words <= 250
+    assert found.processor_s > 0
 
 
 def _words(found: pipeline.TranscriptionResult) -> list[str]:
