@@ -62,6 +62,8 @@ def _options() -> list[click.Parameter]:
         _option("--storage", default=f"{folder}/files", help="Folder of the files of jobs, or a URL for fsspec."),
         _option("--parallel", default=2, type=number, help="Recordings that are transcribed at a time."),
         _option("--in-flight", default=4, type=click.IntRange(1, 64), help="Segments of a recording on the server."),
+        _option("--voice-detection", default="webrtc", type=click.Choice(("webrtc", "silero")),
+                help="What finds speech: silero finds less in noise and music, at a hundred times the cost."),
         _option("--largest-upload", default=limits.upload_bytes // _MEGABYTE, type=number, metavar="MEGABYTES",
                 help="Largest recording."),
         _option("--longest-recording", default=limits.recording_s / _HOUR_S, type=seconds, metavar="HOURS",

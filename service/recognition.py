@@ -20,6 +20,7 @@ from transcriber.connection import Connection
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult, transcribe
 from transcriber.recogniser import Recogniser
+from transcriber.segments import WEBRTC
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams, connect, connect_streams
 
 _WATCH_S = 2.0
@@ -171,6 +172,7 @@ class Transcriber:
     recognisers: Recognisers[TritonRecogniser]
     in_flight: int
     longest_s: float
+    voice_detection: str = WEBRTC
 
     def check(self, wanted: Wanted) -> None:
         """Raise SettingError or ServerContractError for a language or an operating point that is not served.
@@ -221,6 +223,7 @@ class Transcriber:
         plan = Plan(
             speakers=has_speakers,
             in_flight=self.in_flight,
+            voice_detection=self.voice_detection,
             vocabulary=phrases.without_unspelled(wanted.vocabulary, recogniser.tokens),
             speaker_limits=SpeakerLimits(most=wanted.most_speakers if has_speakers else None),
         )

@@ -65,6 +65,8 @@ class Settings:
     """The number of recordings that this service transcribes at a time."""
     in_flight: int = 4
     """The number of segments of a recording that are on the server at a time."""
+    voice_detection: str = "webrtc"
+    """What finds speech: webrtc or silero."""
     limits: Limits = Limits()
     realtime: RealtimeLimits = RealtimeLimits()
     fetch_hosts: tuple[str, ...] = ()
@@ -87,6 +89,11 @@ def checked(settings: Settings) -> Settings:
         raise SettingError("--host", cause, "Name a file of keys with --api-keys, or use --host 127.0.0.1")
     if settings.endpoint is None and settings.realtime_endpoint is None:
         raise SettingError("--endpoint", "no server is named", "Name one with --endpoint or --realtime-endpoint")
+    if settings.voice_detection == "silero":
+        # Imported here because `--help` needs no NumPy.
+        from transcriber import silero  # noqa: PLC0415
+
+        silero.require()
     return settings
 
 

@@ -21,7 +21,7 @@ from transcriber.ctc import Floats
 from transcriber.phrases import Phrase
 from transcriber.recogniser import EncoderOutput, Recogniser, RequestError
 from transcriber.resampling import resample
-from transcriber.segments import LONGEST_S, Segment, split
+from transcriber.segments import LONGEST_S, WEBRTC, Segment, split
 from transcriber.transcript import Loss, Transcript, Turn, Word
 
 # Shorter segments are padded with silence to this length, or to the shortest that the network takes.
@@ -55,6 +55,7 @@ class Plan:
     vocabulary: tuple[Phrase, ...] = ()
     permits: AbstractContextManager[object] = field(default_factory=nullcontext)
     speaker_limits: SpeakerLimits = NO_LIMITS
+    voice_detection: str = WEBRTC
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +105,10 @@ def transcribe(
         return segment.end_s, with_retries(segment, lambda: _recognise_segment(recogniser, chosen, number, segment))
 
     pieces = split(
-        recording.blocks(), sample_rate_hz=recogniser.audio.sample_rate_hz, longest_s=longest_segment_s(recogniser)
+        recording.blocks(),
+        sample_rate_hz=recogniser.audio.sample_rate_hz,
+        longest_s=longest_segment_s(recogniser),
+        voice_detection=plan.voice_detection,
     )
     try:
         for done_s, part in in_order(work, enumerate(pieces), plan.in_flight):

@@ -9,8 +9,11 @@ import numpy as np
 import webrtcvad
 from numpy.typing import NDArray
 
+from transcriber import silero
 from transcriber.audio import SAMPLE_RATE_HZ, Samples
 
+WEBRTC = "webrtc"
+DETECTORS = (WEBRTC, silero.NAME)
 # 1598 feature frames: they fit the bucket of 1600, and are short enough for full attention on a small GPU.
 LONGEST_S = 16.0
 _FRAME_MS = 20
@@ -40,6 +43,8 @@ class Timing:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     """8, 16, 32 or 48 kHz: the detector takes no other rate."""
     longest_s: float = LONGEST_S
+    voice_detection: str = WEBRTC
+    """One of DETECTORS."""
 
     @property
     def frame(self) -> int:
@@ -89,14 +94,18 @@ class Segment:
 
 
 def split(
-    blocks: Iterable[Samples], *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S
+    blocks: Iterable[Samples],
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    longest_s: float = LONGEST_S,
+    voice_detection: str = WEBRTC,
 ) -> Iterator[Segment]:
     """Yield the speech in a stream of blocks of any size, in order and without overlap, each at most `longest_s` long.
 
     About 20 s of audio are in memory at a time. Longer speech is cut at its quietest point, and the two parts
     touch; elsewhere each segment has up to 0.2 s of silence at both ends.
     """
-    timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+    timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s, voice_detection=voice_detection)
     detector, splitter = _Detector(timing), _Splitter(timing)
     waiting: Samples | None = None
     for batch in _batches(blocks, _BATCH_FRAMES * timing.frame):
@@ -124,9 +133,14 @@ class Follower:
     """
 
     def __init__(
-        self, *, sample_rate_hz: int = SAMPLE_RATE_HZ, longest_s: float = LONGEST_S, hangover_s: float = HANGOVER_S
+        self,
+        *,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        longest_s: float = LONGEST_S,
+        hangover_s: float = HANGOVER_S,
+        voice_detection: str = WEBRTC,
     ) -> None:
-        self._timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s)
+        self._timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s, voice_detection=voice_detection)
         self._detector, self._splitter = _LiveDetector(self._timing), _Splitter(self._timing)
         self._held: Samples = np.empty(0, dtype=np.float32)
         self.hangover_s = hangover_s
@@ -221,11 +235,11 @@ def _batches(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
 
 
 class _Detector:
-    """WebRTC's voice activity detector behind a slow gain control that looks one batch ahead."""
+    """A voice activity detector behind a slow gain control that looks one batch ahead."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
-        self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
+        self._vad = _open(timing)
         self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
 
     def voiced(self, batch: Samples, following: Samples) -> list[bool]:
@@ -242,7 +256,7 @@ class _LiveDetector:
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
-        self._vad = webrtcvad.Vad(_AGGRESSIVENESS)
+        self._vad = _open(timing)
         self._levels: deque[float] = deque(maxlen=_LEVEL_MEMORY_BATCHES)
         self._energies: deque[float] = deque(maxlen=_BATCH_FRAMES)
         self._frames = 0
@@ -361,10 +375,28 @@ class _Splitter:
         self._base = needed
 
 
-def _voiced_frames(vad: webrtcvad.Vad, batch: Samples, gain: float, timing: Timing) -> list[bool]:
-    frames = np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0) * 32_767
-    data, size = frames.astype("<i2").tobytes(), 2 * timing.frame
-    return [vad.is_speech(data[start : start + size], timing.sample_rate_hz) for start in range(0, len(data), size)]
+class _WebRtcDetector:
+    """WebRTC's voice activity detector."""
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self._vad, self._sample_rate_hz = webrtcvad.Vad(_AGGRESSIVENESS), sample_rate_hz
+
+    def voiced(self, frames: Samples) -> list[bool]:
+        """Return for each frame [count, length] of samples in [-1, 1] whether it is voiced."""
+        data, size = (frames * 32_767).astype("<i2").tobytes(), 2 * frames.shape[1]
+        rate_hz = self._sample_rate_hz
+        return [self._vad.is_speech(data[start : start + size], rate_hz) for start in range(0, len(data), size)]
+
+
+def _open(timing: Timing) -> _WebRtcDetector | silero.SileroDetector:
+    detector = silero.SileroDetector if timing.voice_detection == silero.NAME else _WebRtcDetector
+    return detector(timing.sample_rate_hz)
+
+
+def _voiced_frames(
+    vad: _WebRtcDetector | silero.SileroDetector, batch: Samples, gain: float, timing: Timing
+) -> list[bool]:
+    return vad.voiced(np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0))
 
 
 def _framed(batch: Samples, length: int) -> Samples:

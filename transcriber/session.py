@@ -96,7 +96,9 @@ class StreamSession:
         pipeline.check_speakers(recogniser, plan)
         self._plan = replace(plan, search=pipeline.choose_search(recogniser, plan.search))
         self._follower = Follower(
-            sample_rate_hz=recogniser.audio.sample_rate_hz, longest_s=pipeline.longest_segment_s(recogniser)
+            sample_rate_hz=recogniser.audio.sample_rate_hz,
+            longest_s=pipeline.longest_segment_s(recogniser),
+            voice_detection=plan.voice_detection,
         )
         spec = recogniser.speaker
         self._speakers = None if spec is None else StreamSpeakers(spec.same_speaker_similarity, plan.speaker_limits)

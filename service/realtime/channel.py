@@ -25,6 +25,7 @@ from transcriber.pipeline import Plan
 from transcriber.raw import RawFormat
 from transcriber.realtime import PAUSE_S
 from transcriber.recogniser import StreamRecogniser
+from transcriber.segments import WEBRTC
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
 from transcriber.transcript import clock
 
@@ -69,6 +70,7 @@ class Setup:
     speakers: bool
     most_speakers: int | None = None
     vocabulary: tuple[Phrase, ...] = ()
+    voice_detection: str = WEBRTC
     channel: str | None = None
 
 
@@ -135,7 +137,12 @@ class Channel:
     def _transcribe(self) -> None:
         setup = self._setup
         limits = SpeakerLimits(most=setup.most_speakers)
-        plan = Plan(speakers=setup.speakers, vocabulary=setup.vocabulary, speaker_limits=limits)
+        plan = Plan(
+            speakers=setup.speakers,
+            vocabulary=setup.vocabulary,
+            speaker_limits=limits,
+            voice_detection=setup.voice_detection,
+        )
         with StreamSession(setup.recogniser, plan, rules=setup.rules) as stream:
             blocks = self._file_blocks(stream) if setup.raw is None else self._raw_blocks(setup.raw, stream)
             with contextlib.closing(blocks):

@@ -22,6 +22,7 @@ from service.realtime.messages import Message
 from service.realtime.spool import Frame
 from transcriber.phrases import Phrase
 from transcriber.recogniser import StreamRecogniser
+from transcriber.segments import WEBRTC
 from transcriber.session import StreamRules
 
 # A client that does not read for so long has stalled. Until then at most so many messages wait for it.
@@ -51,11 +52,12 @@ class SessionLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """What a session needs to begin: the recogniser of its configuration, and the vocabulary."""
+    """What a session needs to begin: the recogniser of its configuration, the vocabulary, and what finds speech."""
 
     recogniser: StreamRecogniser
     vocabulary: tuple[Phrase, ...] = ()
     warnings: tuple[Message, ...] = ()
+    voice_detection: str = WEBRTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,7 @@ class Session:
             speakers=chosen.has_speakers,
             most_speakers=chosen.speaker_diarization_config.max_speakers,
             vocabulary=ready.vocabulary,
+            voice_detection=ready.voice_detection,
             channel=label,
         )
 

@@ -111,6 +111,7 @@ class Sessions:
             recogniser=recogniser,
             vocabulary=known,
             warnings=(*warnings, *_unsupported(start)),
+            voice_detection=self._core.settings.voice_detection,
         )
 
     def _admit(self, session: Session, start: StartRecognition) -> tuple[Message, ...]:

