@@ -49,4 +49,6 @@ def _log_odds(probability: float) -> float:
 
 
 def _logistic(value: float) -> float:
-    return 1.0 / (1.0 + math.exp(-value))
+    # The exponential of a large number would overflow.
+    share = math.exp(-abs(value))
+    return (1.0 if value >= 0 else share) / (1.0 + share)
