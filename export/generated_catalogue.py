@@ -11,7 +11,7 @@ from contract.client import EXACT
 from contract.frames import FrameRule
 
 # Seconds that clients pad audio to, for recognisers and for speaker networks.
-RECOGNISER_BUCKETS_S = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0)
+RECOGNISER_BUCKETS_S = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0)
 SPEAKER_BUCKETS_S = (0.5, 1.0, 2.0, 4.0)
 _RECOGNISER_OPTIMUM_S, _SPEAKER_OPTIMUM_S = 8.0, 2.0
 # The shortest segment that clients send.
@@ -215,7 +215,7 @@ def _modes(family: OwnFamily) -> list[str]:
 
 _HYPOTHESIS_AXES = """\
 axes.hypothesis_count = { min = 1, opt = 16, max = 16, buckets = [16] }
-axes.hypothesis_tokens = { min = 16, opt = 64, max = 256, buckets = [16, 32, 64, 128, 256] }
+axes.hypothesis_tokens = { min = 16, opt = 64, max = 256, buckets = [16, 32, 48, 64, 96, 128, 192, 256] }
 """
 
 

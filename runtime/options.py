@@ -92,7 +92,11 @@ def _settings() -> list[click.Parameter]:
             type=click.Path(),
             help="Authorities of clients, PEM: gRPC requests need a certificate of one.  [default: none needed]",
         ),
-        _option("--threads", type=click.IntRange(min=1), help="CPU threads a model may use.  [default: every core]"),
+        _option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="CPU threads a model may use, divided among its instances.  [default: every core]",
+        ),
         _option(
             "--trusted-key",
             type=click.Path(),

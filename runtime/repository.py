@@ -28,6 +28,9 @@ from runtime.selection import Choice, Selection, Target
 
 CONFIG_FILE = "config.pbtxt"
 _VERSION = 1
+_MOST_INSTANCES = 4
+# Bytes of the files of a model that is small enough to be held once for each instance.
+_LARGEST_REPEATED = 64 * 2**20
 _REBUILD = "Build the bundle again with `python -m build.engines`"
 # Fields that this module sets itself. A catalogue that sets one as well is rejected.
 _OWN_FIELDS = (
@@ -133,6 +136,7 @@ def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config
     model, record, target = choice.model, choice.record, selection.target
     _check_catalogue(model.family, selection.catalogue.folder / model.family.name / MODEL_FILE)
     _check_tensors(choice)
+    groups, each_has = _instances(choice, target, threads)
     config: Config = {
         "name": model.name,
         "backend": target.platform.backend,
@@ -141,13 +145,13 @@ def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config
         "input": _tensors(choice, model.family.inputs, record.inputs),
         "output": _tensors(choice, model.family.outputs, record.outputs),
         **_scheduling(choice),
-        "instance_group": _instances(model.family, target.arch),
+        "instance_group": groups,
     }
     capability = target.arch.capability
     if capability is not None:
         key = f"{capability[0]}.{capability[1]}"
         config["cc_model_filenames"] = [{"key": key, "value": engine_file(target)}]
-    own = _session_parameters(threads) if target.platform.backend == "onnxruntime" else {}
+    own = _session_parameters(each_has) if target.platform.backend == "onnxruntime" else {}
     return {**config, "parameters": _parameters(record.client, own)}
 
 
@@ -252,9 +256,24 @@ def _tensor(tensor: Tensor, dims: tuple[int, ...]) -> Config:
     return entry if dims else {**entry, "dims": [1], "reshape": {"shape": []}}
 
 
-def _instances(family: Family, arch: Arch) -> list[Config]:
-    default: Config = {"count": 1, "kind": "KIND_CPU" if arch is Arch.CPU else "KIND_GPU"}
-    return [{**default, **group} for group in family.triton.get("instance_group", [{}])]
+def _instances(choice: Choice, target: Target, threads: int) -> tuple[list[Config], int]:
+    """Return the instance groups of a model, and the threads of each instance.
+
+    On a CPU two instances with a thread each do up to twice the work of one with two threads, because the runs of
+    small networks are too short to divide. Every instance has its own copy of the weights, so a large network has one
+    instance. So has that of a stream's steps: its sequences would be divided among several, and batches be smaller.
+    """
+    kind = "KIND_CPU" if target.arch is Arch.CPU else "KIND_GPU"
+    groups = choice.model.family.triton.get("instance_group")
+    if (
+        groups
+        or target.arch is not Arch.CPU
+        or _mode(choice).is_streaming
+        or choice.record.total_bytes > _LARGEST_REPEATED
+    ):
+        return [{"count": 1, "kind": kind, **group} for group in groups or [{}]], threads
+    count = min(threads, _MOST_INSTANCES)
+    return [{"count": count, "kind": kind}], threads // count
 
 
 def _parameters(client: ClientSpec, own: Mapping[str, str] | None = None) -> list[Config]:

@@ -33,7 +33,7 @@ class Settings:
     mode: str
     ports: Ports
     threads: int
-    """CPU threads that one model instance may use."""
+    """CPU threads that all instances of a model may use together."""
     addresses: Addresses = field(default_factory=Addresses)
     grpc_tls: GrpcTls | None = None
     """None serves gRPC without TLS. HTTP and metrics never have TLS: Triton has none for them."""

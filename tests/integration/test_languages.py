@@ -38,7 +38,7 @@ RATE_HZ, POINT = 8_000, "standard"
 DIALOGUE = ROOT / "demo" / "dialogue.flac"
 FAMILIES = {"body": "body_qq", "am_en": "am_qq", "ensemble_en": "ensemble_qq"}
 # Numbers of samples in body/model.toml. At 8 kHz they are half as large.
-SIZES = re.compile(r"\b(?:320000|256000|192000|128000|96000|64000|32000|5840|720)\b")
+SIZES = re.compile(r"\b(?:320000|256000|192000|160000|128000|96000|80000|64000|48000|32000|5840|720)\b")
 
 
 def qq_pieces(count: int) -> tuple[str, ...]:

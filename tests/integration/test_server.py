@@ -218,15 +218,18 @@ def test_rejects_request_of_wrong_type(client: triton.InferenceServerClient) -> 
 
 
 def test_second_server_with_one_operating_point(engines: Path, server: Running, tmp_path: Path) -> None:
-    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard") as second:
+    of_first = shared_memory_of(server)
+    with serving.started(engines, tmp_path, SM_OPERATING_POINT="standard", VOXWRIGHT_THREADS="2") as second:
         serving.wait_ready(second)
         assert probe.models(second.url) == dict.fromkeys(
             ["am_en_standard", "body_standard", "decoder_standard", "diar_standard", "ensemble_en_standard"], "READY"
         )
-        assert len(shared_memory_of(second)) == 4
+        # Two instances of each of four models.
+        assert len(shared_memory_of(second)) == 8
         assert second.stop() == 0
         assert shared_memory_of(second) == []
-    assert len(shared_memory_of(server)) == 9
+    assert of_first
+    assert shared_memory_of(server) == of_first
     assert probe.check(server.url) is None
 
 

@@ -100,12 +100,12 @@ def built(family: str, mode: str = "batch") -> Built:
 @pytest.mark.parametrize(
     ("family", "mode", "count", "first", "audio_s"),
     [
-        ("body", "batch", 21, "batch 1 samples 32000", 2.0),
+        ("body", "batch", 30, "batch 1 samples 32000", 2.0),
         # A window of 365 ms, of which the next one reads 45 ms again.
         ("body", "realtime", 3, "batch 1 samples 5840", 0.32),
-        ("am_en", "batch", 21, "batch 1 encoder_frames 48", 1.92),
+        ("am_en", "batch", 30, "batch 1 encoder_frames 48", 1.92),
         ("diar", "batch", 12, "batch 1 samples 8000", 0.5),
-        ("decoder", "batch", 21, "batch 1 encoder_frames 48 hypothesis_count 16 hypothesis_tokens 64", 1.92),
+        ("decoder", "batch", 30, "batch 1 encoder_frames 48 hypothesis_count 16 hypothesis_tokens 64", 1.92),
         ("lm", "realtime", 2, "batch 1 hypothesis_count 16 hypothesis_tokens 32", None),
     ],
 )

@@ -493,7 +493,7 @@ def test_shipped_frames() -> None:
     body, rescorer = shipped().families["body"], shipped().families["decoder"]
     assert body.frames is not None
     assert (body.frames.hop, body.frames.shortest, body.frames.first_centre) == (640, 1360, 680.0)
-    buckets = (48, 98, 148, 198, 298, 398, 498)
+    buckets = (48, 73, 98, 123, 148, 198, 248, 298, 398, 498)
     assert body.modes["batch"].axes["encoder_frames"].buckets == buckets
     # A rescorer reads whole segments in real time too.
     for mode in ("batch", "realtime"):

@@ -60,7 +60,7 @@ def test_writes_recordings_next_to_the_head(tmp_path: Path) -> None:
     assert [path.parent.name for path in tmp_path.rglob(graph.WORDS_FILE)] == ["am_en_standard"]
     with np.load(tmp_path / "am_en_standard" / graph.WORDS_FILE) as arrays:
         texts = [str(text) for key in arrays.files if key.startswith(graph.TRANSCRIPTS) for text in arrays[key]]
-        assert arrays["audio.0"].shape == (1, 96_000)
+        assert arrays["audio.0"].shape == (1, 80_000)
         assert arrays["audio.0"].dtype == np.float32
         assert arrays["audio_lengths.0"].tolist() == [68_160]
     assert len(texts) == 14

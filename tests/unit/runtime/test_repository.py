@@ -269,14 +269,39 @@ def test_embedded_configuration(tmp_path: Path) -> None:
             {"name": "encoder_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
         ],
         "dynamic_batching": {"max_queue_delay_microseconds": 2000},
-        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+        "instance_group": [{"count": 3, "kind": "KIND_CPU"}],
         "parameters": [
             parameter(synthetic.CLIENTS["encoder"]),
             {"key": "inter_op_thread_count", "value": {"string_value": "1"}},
-            {"key": "intra_op_thread_count", "value": {"string_value": "3"}},
+            {"key": "intra_op_thread_count", "value": {"string_value": "1"}},
             {"key": "session.intra_op.allow_spinning", "value": {"string_value": "0"}},
         ],
     }
+
+
+def instances(config: dict[str, Any]) -> tuple[int, int]:
+    """Return the instances of a model and the threads of each."""
+    texts = {each["key"]: each["value"]["string_value"] for each in config["parameters"]}
+    (group,) = config["instance_group"]
+    return group["count"], int(texts["intra_op_thread_count"])
+
+
+@pytest.mark.parametrize(("threads", "found"), [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (7, (4, 1)), (8, (4, 2))])
+def test_instances_of_small_networks_share_the_threads(tmp_path: Path, threads: int, found: tuple[int, int]) -> None:
+    configs = repository.configurations(selection(bundle(tmp_path)), threads)
+    assert {instances(config) for config in configs.values() if "instance_group" in config} == {found}
+
+
+def test_a_large_network_is_loaded_once(tmp_path: Path) -> None:
+    found = bundle(tmp_path)
+    engines = tuple(
+        dataclasses.replace(engine, size_bytes=2**30) if engine.model == "body_standard" else engine
+        for engine in found.manifest.engines
+    )
+    large = dataclasses.replace(found, manifest=dataclasses.replace(found.manifest, engines=engines))
+    configs = repository.configurations(selection(large), threads=4)
+    assert instances(configs["body_standard"]) == (1, 4)
+    assert instances(configs["am_en_standard"]) == (4, 1)
 
 
 def test_gpu_configuration_fails_closed(tmp_path: Path) -> None:
