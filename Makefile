@@ -55,11 +55,11 @@ PYTEST := -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PASSED := dist/tests/passed-slim.txt
 
 test: $(VENV)/installed $(SLIM)/installed
-	@echo "make test: about 10 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests. make test-all: about 15 minutes."
+	@echo "make test: about 20 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests. make test-all: about 50 minutes."
 	$(run-tests)
 
 test-all: $(VENV)/installed $(SLIM)/installed
-	@echo "make test-all: about 15 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests."
+	@echo "make test-all: about 50 minutes on two cores, 6 GB of memory, 0.4 GB below dist/tests."
 	$(run-tests) -m "slow or not slow"
 
 define run-tests
