@@ -34,8 +34,9 @@ from transcriber import pipeline
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
 from transcriber.recogniser import Recogniser
-from transcriber.segments import DETECTORS, split
+from transcriber.segments import split
 from transcriber.triton_recogniser import TritonRecogniser
+from transcriber.voice_detection import DETECTORS
 
 RESULTS, PAGE = Path("dist/benchmarks/voice-detection.json"), Path("docs/voice-detection.md")
 MUSIC = Path("dist/real-voices/game/usr/share/games/fillets-ng/music")

@@ -15,6 +15,7 @@ from contract.errors import SettingError, guard
 from service import keys, logs, settings
 from service.settings import Limits, RealtimeLimits, Settings, Tls
 from transcriber.endpoint import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, checked_endpoint
+from transcriber.voice_detection import DETECTORS, OPTION_HELP, WEBRTC
 
 _PREFIX = "VOXWRIGHT_SERVICE"
 _MEGABYTE, _HOUR_S, _DAY_S = 10**6, 3600.0, 86_400.0
@@ -62,8 +63,7 @@ def _options() -> list[click.Parameter]:
         _option("--storage", default=f"{folder}/files", help="Folder of the files of jobs, or a URL for fsspec."),
         _option("--parallel", default=2, type=number, help="Recordings that are transcribed at a time."),
         _option("--in-flight", default=4, type=click.IntRange(1, 64), help="Segments of a recording on the server."),
-        _option("--voice-detection", default="webrtc", type=click.Choice(("webrtc", "silero")),
-                help="What finds speech: silero finds less in noise and music, at a hundred times the cost."),
+        _option("--voice-detection", default=WEBRTC, type=click.Choice(DETECTORS), help=OPTION_HELP),
         _option("--largest-upload", default=limits.upload_bytes // _MEGABYTE, type=number, metavar="MEGABYTES",
                 help="Largest recording."),
         _option("--longest-recording", default=limits.recording_s / _HOUR_S, type=seconds, metavar="HOURS",

@@ -20,8 +20,8 @@ from transcriber.connection import Connection
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult, transcribe
 from transcriber.recogniser import Recogniser
-from transcriber.segments import WEBRTC
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams, connect, connect_streams
+from transcriber.voice_detection import WEBRTC
 
 _WATCH_S = 2.0
 _SHORT_REMEDY = "Send it in parts"

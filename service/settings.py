@@ -8,6 +8,8 @@ from contract.access import PLAIN, Access
 from contract.catalogue import Catalogue
 from contract.errors import SettingError
 from service.keys import ApiKeys
+from transcriber import voice_detection
+from transcriber.voice_detection import WEBRTC
 
 DEFAULT_PORT = 8080
 DEFAULT_FOLDER = Path("dist/service")
@@ -65,8 +67,8 @@ class Settings:
     """The number of recordings that this service transcribes at a time."""
     in_flight: int = 4
     """The number of segments of a recording that are on the server at a time."""
-    voice_detection: str = "webrtc"
-    """What finds speech: webrtc or silero."""
+    voice_detection: str = WEBRTC
+    """What finds speech: one of transcriber.voice_detection.DETECTORS."""
     limits: Limits = Limits()
     realtime: RealtimeLimits = RealtimeLimits()
     fetch_hosts: tuple[str, ...] = ()
@@ -89,11 +91,7 @@ def checked(settings: Settings) -> Settings:
         raise SettingError("--host", cause, "Name a file of keys with --api-keys, or use --host 127.0.0.1")
     if settings.endpoint is None and settings.realtime_endpoint is None:
         raise SettingError("--endpoint", "no server is named", "Name one with --endpoint or --realtime-endpoint")
-    if settings.voice_detection == "silero":
-        # Imported here because `--help` needs no NumPy.
-        from transcriber import silero  # noqa: PLC0415
-
-        silero.require()
+    voice_detection.require(settings.voice_detection)
     return settings
 
 

@@ -20,13 +20,13 @@ from training.recipe import Recipe
 from training.synthesis import EVALUATION_PARTS
 from training.weighting import EncodedUtterance
 from transcriber import ctc, words
+from transcriber.confidence import LEAST
 from transcriber.ctc import Fusion
 
 Reals: TypeAlias = NDArray[np.float64]
 # Times of words have no influence on confidences.
 _AUDIO = AudioSpec(sample_rate_hz=SAMPLE_RATE_HZ, shortest_samples=1, hop_s=HOP_MS / 1000, first_centre_s=0.0)
 _LONGEST_S = 3600.0
-_LEAST = 1e-6
 
 
 def fit(recipe: Recipe) -> None:
@@ -68,7 +68,7 @@ def fit_calibration(probabilities: Reals, right: Reals) -> Calibration:
     Platt scaling with its smoothed targets: (N+ + 1) / (N+ + 2) for a right word, 1 / (N- + 2) for a wrong one. They
     keep the result finite where all words are right.
     """
-    kept = np.clip(probabilities, _LEAST, 1.0 - _LEAST)
+    kept = np.clip(probabilities, LEAST, 1.0 - LEAST)
     log_odds = np.log(kept / (1.0 - kept))
     positive = float(right.sum())
     negative = len(right) - positive

@@ -33,6 +33,7 @@ from transcriber import batch, console, existing, inputs, results
 from transcriber.endpoint import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.formats import FORMATS
 from transcriber.raw import parse as parse_raw
+from transcriber.voice_detection import DETECTORS, OPTION_HELP, WEBRTC
 
 _SIGNALLED = 128  # plus the number of the signal: the exit code of a program that it ended, in a shell
 
@@ -65,7 +66,7 @@ class Options:
     track: int | None = None
     channels: bool = False
     vocabulary: tuple["Phrase", ...] = ()
-    voice_detection: str = "webrtc"
+    voice_detection: str = WEBRTC
     places: tuple[Path | None, ...] = ()
     jobs: int = 1
     skip_existing: bool = False
@@ -98,8 +99,7 @@ class Options:
 @click.option("--no-ngram", is_flag=True, help="Search without the n-gram model of the weights.")
 @click.option("--vocabulary", type=click.Path(path_type=Path), metavar="FILE",
               help="Names and terms to prefer, one a line: Voxwright = vox right.")  # fmt: skip
-@click.option("--voice-detection", type=click.Choice(("webrtc", "silero")), default="webrtc", show_default=True,
-              help="What finds speech: silero finds less in noise and music, at a hundred times the cost.")  # fmt: skip
+@click.option("--voice-detection", type=click.Choice(DETECTORS), default=WEBRTC, show_default=True, help=OPTION_HELP)
 @click.option("--no-speakers", is_flag=True, help="Do not distinguish speakers.")
 @click.option("--speakers", "speaker_count", type=click.IntRange(min=1),
               help="The number of speakers, where it is known; of a stream the largest one.")  # fmt: skip

@@ -14,7 +14,7 @@ from transcriber.recogniser import Recogniser
 from transcriber.transcript import Word
 
 # A probability closer to 0 or 1 than this has no meaning in FP32.
-_LEAST = 1e-6
+LEAST = 1e-6
 
 
 def calibration(recogniser: Recogniser, search: str | None, *, ngram: bool) -> Calibration | None:
@@ -44,7 +44,7 @@ def invert(confidence: float, found: Calibration | None) -> float:
 
 
 def _log_odds(probability: float) -> float:
-    kept = min(max(probability, _LEAST), 1.0 - _LEAST)
+    kept = min(max(probability, LEAST), 1.0 - LEAST)
     return math.log(kept / (1.0 - kept))
 
 

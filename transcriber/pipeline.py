@@ -21,8 +21,9 @@ from transcriber.ctc import Floats
 from transcriber.phrases import Phrase
 from transcriber.recogniser import EncoderOutput, Recogniser, RequestError
 from transcriber.resampling import resample
-from transcriber.segments import LONGEST_S, WEBRTC, Segment, split
+from transcriber.segments import LONGEST_S, Segment, split
 from transcriber.transcript import Loss, Transcript, Turn, Word
+from transcriber.voice_detection import WEBRTC
 
 # Shorter segments are padded with silence to this length, or to the shortest that the network takes.
 _SHORTEST_S = 0.2

@@ -9,11 +9,10 @@ import numpy as np
 import webrtcvad
 from numpy.typing import NDArray
 
-from transcriber import silero
 from transcriber.audio import SAMPLE_RATE_HZ, Samples
+from transcriber.silero import SileroDetector
+from transcriber.voice_detection import SILERO, WEBRTC
 
-WEBRTC = "webrtc"
-DETECTORS = (WEBRTC, silero.NAME)
 # 1598 feature frames: they fit the bucket of 1600, and are short enough for full attention on a small GPU.
 LONGEST_S = 16.0
 _FRAME_MS = 20
@@ -44,7 +43,7 @@ class Timing:
     """8, 16, 32 or 48 kHz: the detector takes no other rate."""
     longest_s: float = LONGEST_S
     voice_detection: str = WEBRTC
-    """One of DETECTORS."""
+    """One of transcriber.voice_detection.DETECTORS."""
 
     @property
     def frame(self) -> int:
@@ -388,14 +387,12 @@ class _WebRtcDetector:
         return [self._vad.is_speech(data[start : start + size], rate_hz) for start in range(0, len(data), size)]
 
 
-def _open(timing: Timing) -> _WebRtcDetector | silero.SileroDetector:
-    detector = silero.SileroDetector if timing.voice_detection == silero.NAME else _WebRtcDetector
+def _open(timing: Timing) -> _WebRtcDetector | SileroDetector:
+    detector = SileroDetector if timing.voice_detection == SILERO else _WebRtcDetector
     return detector(timing.sample_rate_hz)
 
 
-def _voiced_frames(
-    vad: _WebRtcDetector | silero.SileroDetector, batch: Samples, gain: float, timing: Timing
-) -> list[bool]:
+def _voiced_frames(vad: _WebRtcDetector | SileroDetector, batch: Samples, gain: float, timing: Timing) -> list[bool]:
     return vad.voiced(np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0))
 
 

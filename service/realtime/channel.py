@@ -25,9 +25,9 @@ from transcriber.pipeline import Plan
 from transcriber.raw import RawFormat
 from transcriber.realtime import PAUSE_S
 from transcriber.recogniser import StreamRecogniser
-from transcriber.segments import WEBRTC
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
 from transcriber.transcript import clock
+from transcriber.voice_detection import WEBRTC
 
 # A time that a client computes from the bytes that it sent may be this far beyond the last sample of the resampler.
 _TIME_TOLERANCE_S = 0.1

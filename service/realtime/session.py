@@ -22,8 +22,8 @@ from service.realtime.messages import Message
 from service.realtime.spool import Frame
 from transcriber.phrases import Phrase
 from transcriber.recogniser import StreamRecogniser
-from transcriber.segments import WEBRTC
 from transcriber.session import StreamRules
+from transcriber.voice_detection import WEBRTC
 
 # A client that does not read for so long has stalled. Until then at most so many messages wait for it.
 _SEND_TIMEOUT_S = 30.0
