@@ -11,12 +11,11 @@ from benchmarks import page, quantised, serving, startup
 from benchmarks.measuring import show
 from benchmarks.server import update_bundle
 from benchmarks.throughput import plots
-from benchmarks.throughput.measure import LONG, SHORT, measure
+from benchmarks.throughput.measure import LONG, PRICE, SHORT, measure
 from contract import command_line, files
 from contract.catalogue import read_catalogue
 
 RESULTS, PAGE, PICTURES = Path("dist/benchmarks/results.json"), Path("docs/performance.md"), Path("docs/pictures")
-PRICE = 0.10
 
 
 @click.command()

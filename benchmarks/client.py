@@ -7,6 +7,7 @@ client, in user and kernel mode, and depend less on other load of the machine th
 """
 
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -16,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import soundfile
 
 from benchmarks.measuring import Comparison, show
+from benchmarks.recordings import DIALOGUE, repeat_dialogue
 from benchmarks.server import ensure_bundle, served
 from contract import command_line, files
 from contract.catalogue import read_catalogue
 
-RECORDING = Path("demo/dialogue.flac")
 RESULTS = Path("dist/benchmarks/client.json")
 MINUTES, ROUNDS = 60, 3
 HOUR_S = 3_600
@@ -34,12 +34,10 @@ THIS, OTHER = "this checkout", "the other one"
 
 def write_recordings(folder: Path, minutes: float) -> tuple[Path, Path, float]:
     """Write a recording of a second, and one of at least `minutes`; return their paths, and the hours of the second."""
-    samples, rate_hz = soundfile.read(RECORDING, dtype="int16")
-    times = int(np.ceil(minutes * 60 * rate_hz / len(samples)))
+    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
     short, long = folder / "short.flac", folder / "long.flac"
     soundfile.write(short, samples[: SHORT_S * rate_hz], rate_hz)
-    soundfile.write(long, np.tile(samples, times), rate_hz)
-    return short, long, times * len(samples) / rate_hz / HOUR_S
+    return short, long, repeat_dialogue(long, math.ceil(minutes * 60 * rate_hz / len(samples))) / HOUR_S
 
 
 def processor_s(checkout: Path, endpoint: str, point: str, recording: Path) -> float:

@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from build.reference import run_session, session
+from benchmarks.server import engine
+from build.reference import library, run_session, session
 from contract import digest, graph
 from contract.catalogue import CTC, ENCODER, HYPOTHESIS_ROLES, PRECISIONS, SPEAKER, model_name, read_catalogue
 from contract.errors import GraphError
@@ -33,6 +34,20 @@ class OpenGraph:
 
     def __init__(self, path: Path) -> None:
         self._session = session(path)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Run on arrays with a batch axis."""
+        return run_session(self._session, inputs)
+
+
+class ServedGraph:
+    """The engine of a model as it is served, on a number of threads of this process."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        onnxruntime = library()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(engine(model), options, providers=["CPUExecutionProvider"])
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run on arrays with a batch axis."""

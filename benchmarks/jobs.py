@@ -16,16 +16,16 @@ import numpy as np
 import soundfile
 
 from benchmarks.measuring import Comparison, alternate, seconds, show
+from benchmarks.recordings import DIALOGUE
 from benchmarks.server import ensure_bundle, served
 from contract import command_line
 
-RECORDING = Path("demo/dialogue.flac")
 COUNT, TIMES_LONGER, ROUNDS = 24, 8, 5
 
 
 def write_recordings(folder: Path, count: int) -> None:
     """Write parts of the dialogue, of 3 to 11 s."""
-    samples, rate_hz = soundfile.read(RECORDING)
+    samples, rate_hz = soundfile.read(DIALOGUE)
     generator = np.random.default_rng(1)
     for number in range(count):
         length = generator.integers(3 * rate_hz, 11 * rate_hz)

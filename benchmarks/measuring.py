@@ -1,6 +1,7 @@
 """Comparisons of two implementations, measured alternately, so that load on the machine affects both alike."""
 
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -69,6 +70,16 @@ def processor_seconds(pid: int) -> float:
         found += ticks.get(process, 0)
         waiting += children.get(process, [])
     return found / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """Return a size of a process, 0 once it has ended: VmRSS is its resident memory, VmHWM the largest so far."""
+    try:
+        found = re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    # A process that has just ended has no memory any more.
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def alternate(rounds: int, first: Callable[[], T], second: Callable[[], T]) -> list[tuple[T, T]]:

@@ -5,7 +5,6 @@ needed. The memory is read each time that another part of the recording has gone
 """
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -16,11 +15,11 @@ from pathlib import Path
 import click
 import soundfile
 
-from benchmarks.measuring import processor_seconds
+from benchmarks.measuring import memory_mib, processor_seconds
+from benchmarks.recordings import DIALOGUE
 from benchmarks.server import ensure_bundle, served
 from contract import command_line, files
 
-RECORDING = Path("demo/dialogue.flac")
 FOLDER = Path("dist/benchmarks/memory")
 HOURS, POINTS = 10.0, 20
 
@@ -51,7 +50,7 @@ class Memory:
 
 def measure(endpoint: str, hours: float, points: int, operating_point: str) -> Memory:
     """Transcribe a recording of so many hours, and read the memory at so many points of it."""
-    samples, rate_hz = soundfile.read(RECORDING, dtype="int16")
+    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
     target = FOLDER / "long.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "transcriber", "-", "--raw", f"s16le:{rate_hz}", "--endpoint", endpoint]
@@ -65,12 +64,12 @@ def measure(endpoint: str, hours: float, points: int, operating_point: str) -> M
             for block in part:
                 pipe.write(block)
             at_hours = hours * (len(readings) + 1) / points
-            now = Reading(hours=at_hours, resident_mib=_mib(child.pid, "VmRSS"), wall_s=time.monotonic() - began)
+            now = Reading(hours=at_hours, resident_mib=memory_mib(child.pid, "VmRSS"), wall_s=time.monotonic() - began)
             readings.append(now)
             print(f"{now.hours:6.2f} h  {now.resident_mib:7.1f} MiB  {now.wall_s:6.0f} s", flush=True)
     peak = processor_s = 0.0
     while child.poll() is None:
-        peak, processor_s = max(peak, _mib(child.pid, "VmHWM")), max(processor_s, processor_seconds(child.pid))
+        peak, processor_s = max(peak, memory_mib(child.pid, "VmHWM")), max(processor_s, processor_seconds(child.pid))
         time.sleep(0.05)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
@@ -90,15 +89,6 @@ def _blocks(content: bytes, start: int, end: int) -> Iterator[bytes]:
         block = content[place : place + min(1 << 16, end - start)]
         yield block
         start += len(block)
-
-
-def _mib(pid: int, name: str) -> float:
-    try:
-        found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0.0
-    # A process that has just ended has no memory any more.
-    return int(found[1]) / 1024 if found else 0.0
 
 
 @click.command()

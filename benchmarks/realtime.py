@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 from benchmarks.measuring import processor_seconds
+from benchmarks.recordings import DIALOGUE
 from benchmarks.server import Server, started, update_bundle
 from contract import command_line, files
 from contract.access import from_environment
@@ -30,7 +31,6 @@ from transcriber.pipeline import Plan
 from transcriber.session import Final, Partial
 from transcriber.triton_recogniser import connect_streams
 
-RECORDING = Path("demo/dialogue.flac")
 RESULTS = Path("dist/benchmarks/realtime.json")
 STREAMS = (1, 2, 4, 8)
 SECONDS = 40.0
@@ -166,7 +166,7 @@ def _set_barrier(barrier: Barrier) -> None:
 def _transcribe_stream(endpoint: str, point: str, seconds: float, place: float) -> _Stream:
     connection = Connection(endpoint, access=from_environment(), one_server=True)
     recogniser = connect_streams(connection, read_catalogue(), "en", point)
-    source: Any = PacedRecording(RECORDING, seconds, place)
+    source: Any = PacedRecording(DIALOGUE, seconds, place)
     partials, finals = list[float](), list[float]()
 
     def record(event: Partial | Final) -> None:

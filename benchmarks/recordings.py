@@ -1,9 +1,15 @@
 """The recordings of `python -m training evaluation`, with their transcripts."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+import soundfile
+from rich.progress import track
 
 from contract.errors import AudioError
 from contract.fields import Fields
@@ -11,7 +17,12 @@ from contract.fields import Fields
 FOLDER = Path("dist/accuracy/recordings")
 TRUTH_FILE = "truth.json"
 DIALOGUES = "dialogues"
+DIALOGUE = Path("demo/dialogue.flac")
+"""The demonstration's dialogue."""
+CONCURRENCY = 4
 _REMEDY = "Write the recordings with `python -m training evaluation`"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +59,21 @@ class RecordingSet:
     name: str
     description: str
     recordings: tuple[LabelledRecording, ...]
+
+
+def for_each(title: str, chosen: RecordingSet, work: Callable[[Path], Result]) -> list[Result]:
+    """Apply `work` to the recordings of a set, some at a time; return the results in their order."""
+    paths = [one.path for one in chosen.recordings]
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        return list(track(pool.map(work, paths), title, len(paths)))
+
+
+def repeat_dialogue(path: Path, times: int) -> float:
+    """Write the dialogue several times in sequence as FLAC; return the duration in seconds."""
+    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.tile(samples, times), rate_hz)
+    return times * len(samples) / int(rate_hz)
 
 
 def load(folder: Path, name: str, limit: int | None = None) -> RecordingSet:

@@ -9,6 +9,7 @@ import base64
 import functools
 import json
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.measuring import Comparison, alternate, show
+from benchmarks.measuring import Comparison, alternate, memory_mib, show
+from benchmarks.recordings import DIALOGUE
 from build.reference import run_session, session
 from contract import command_line, files, graph
 from contract.client import ClientSpec, SearchSpec, TokenSpec
@@ -31,7 +33,6 @@ from transcriber.ctc import BEAM_WIDTH, NEGLIGIBLE_LOG_PROB, VOCABULARY_BEAM_WID
 from transcriber.segments import split
 from transcriber.vocabulary import Vocabulary
 
-RECORDING = Path("demo/dialogue.flac")
 RESULTS = Path("dist/benchmarks/search.json")
 ROUNDS = 7
 PYTHON, COMPILED, BOOSTED = "plain Python", "compiled", "compiled, 1,000 phrases"
@@ -175,14 +176,13 @@ def _peak(material: Material, name: str) -> float:
 
 def _largest_mib() -> float:
     # The figure of getrusage would include the process that started this one.
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
+    return memory_mib(os.getpid(), "VmHWM")
 
 
 @click.command()
 @command_line.verbose_option()
 @click.option("--onnx", default=Path("dist/onnx"), type=click.Path(path_type=Path), help="The exported graphs.")
-@click.option("--recording", default=RECORDING, type=click.Path(path_type=Path), help="What is searched.")
+@click.option("--recording", default=DIALOGUE, type=click.Path(path_type=Path), help="What is searched.")
 def main(onnx: Path, recording: Path) -> None:
     """Measure the search of both operating points, print a table, and write the figures."""
     points = [folder.name.removeprefix(_HEAD) for folder in sorted(onnx.glob(f"{_HEAD}*"), reverse=True)]

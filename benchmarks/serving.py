@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from tritonclient import grpc as triton
 
+from benchmarks.graphs import Network, ServedGraph
 from benchmarks.measuring import Comparison, alternate, seconds
-from benchmarks.server import engine, ensure_bundle, served
+from benchmarks.server import ensure_bundle, served
 from contract.access import from_environment
 from transcriber.channel import Channels
 
@@ -22,7 +22,7 @@ def measure() -> list[Comparison]:
     ensure_bundle()
     generator = np.random.default_rng(1)
     requests = [generator.normal(0.0, 0.1, (1, SECONDS * RATE_HZ)).astype(np.float32) for _ in range(REQUESTS)]
-    body, head = (_session(name) for name in ("body_standard", "am_en_standard"))
+    body, head = (ServedGraph(name, os.cpu_count() or 1) for name in ("body_standard", "am_en_standard"))
     audio_seconds = REQUESTS * SECONDS
     with (
         served() as endpoint,
@@ -45,17 +45,11 @@ def measure() -> list[Comparison]:
     ]
 
 
-def _session(model: str) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = os.cpu_count() or 1
-    return onnxruntime.InferenceSession(engine(model), options, providers=["CPUExecutionProvider"])
-
-
-def _run_all(body: Any, head: Any, requests: list[np.ndarray[Any, Any]]) -> None:
+def _run_all(body: Network, head: Network, requests: list[np.ndarray[Any, Any]]) -> None:
     for audio in requests:
         lengths = np.array([audio.shape[1]], dtype=np.int32)
-        encoded, encoder_lengths = body.run(None, {"audio": audio, "audio_lengths": lengths})
-        head.run(None, {"encoder_out": encoded, "encoder_lengths": encoder_lengths})
+        encoded = body.run({"audio": audio, "audio_lengths": lengths})
+        head.run({name: encoded[name] for name in ("encoder_out", "encoder_lengths")})
 
 
 def _infer(client: triton.InferenceServerClient, audio: np.ndarray[Any, Any]) -> None:

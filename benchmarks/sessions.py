@@ -28,6 +28,7 @@ import soundfile
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from benchmarks.recordings import DIALOGUE
 from benchmarks.server import served, update_bundle
 from contract import command_line, files
 from contract.access import from_environment
@@ -40,7 +41,7 @@ from transcriber.pipeline import Plan
 from transcriber.session import Event, Final, Partial, StreamRules, StreamSession
 from transcriber.triton_recogniser import TritonStreams, connect_streams
 
-RECORDING, RESULTS = Path("demo/dialogue.flac"), Path("dist/benchmarks/sessions.json")
+RESULTS = Path("dist/benchmarks/sessions.json")
 STEP_SAMPLES = SAMPLE_RATE_HZ // 10
 RULES = StreamRules(max_delay_s=2.0)
 READY_S = 60.0
@@ -96,7 +97,7 @@ def _wait_ready(url: str, log: Path) -> None:
 def samples(seconds: float | None = None) -> Samples:
     """Return the beginning of the dialogue, as samples that 16 bits hold."""
     frames = -1 if seconds is None else round(seconds * SAMPLE_RATE_HZ)
-    found, _ = soundfile.read(RECORDING, frames=frames, dtype="int16")
+    found, _ = soundfile.read(DIALOGUE, frames=frames, dtype="int16")
     loud: Samples = found.astype(np.float32) / np.float32(32_768)
     return loud
 

@@ -5,7 +5,6 @@ Every figure comes through the real server and the transcriber's own segmentatio
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -19,7 +18,7 @@ from scipy import signal
 
 from benchmarks.accuracy.reliability import Judged, judge, reliability
 from benchmarks.accuracy.results import DiarizationScore, Rate, Results, StreamRates
-from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet
+from benchmarks.recordings import Dialogue, LabelledRecording, RecordingSet, for_each
 from benchmarks.server import served
 from benchmarks.streams import WindowedRecogniser
 from contract.access import from_environment
@@ -42,7 +41,6 @@ REPOSITORY = "dist/accuracy/repository"
 # accurate.
 RESCORER_NAMES = {RESCORER: "decoder", LM: "lm"}
 RESCORERS = ((RESCORER,), (RESCORER, LM))
-CONCURRENCY = 4
 PLAN = pipeline.Plan()
 RESAMPLES, SHARE_WITHIN = 1_000, 0.95
 EQUAL_ERROR_SECONDS = 3.0
@@ -119,9 +117,8 @@ def judge_sets(recogniser: Recogniser, chosen: Sequence[RecordingSet]) -> dict[s
 
 def count_word_errors(recogniser: Recogniser, chosen: RecordingSet) -> dict[str, Counts]:
     """Return by search the word errors of each recording: substituted, deleted and inserted words."""
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        results = pool.map(lambda one: transcribe_with_every_search(recogniser, one.path), chosen.recordings)
-        texts = list(track(results, f"{recogniser.operating_point} {chosen.name}", len(chosen.recordings)))
+    title = f"{recogniser.operating_point} {chosen.name}"
+    texts = for_each(title, chosen, lambda path: transcribe_with_every_search(recogniser, path))
     return {
         search: np.array(
             [word_errors(one.text, each[search]) for one, each in zip(chosen.recordings, texts, strict=True)]

@@ -1,22 +1,20 @@
 """The reliability of confidences: how often words of a confidence are right, before and after the calibration."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
+from benchmarks import drawing
 from benchmarks.accuracy.results import Bin, Reliability
-from benchmarks.recordings import RecordingSet
+from benchmarks.recordings import RecordingSet, for_each
 from contract.client import Calibration
 from training.confidence import right_words
 from transcriber.confidence import LEAST, invert
 from transcriber.transcript import Transcript
 
-CONCURRENCY = 4
 BINS, FEWEST_WORDS = 10, 20
 
 Reals: TypeAlias = NDArray[np.float64]
@@ -26,10 +24,7 @@ Judged: TypeAlias = NDArray[np.float64]
 
 def judge(title: str, transcribe: Callable[[Path], Transcript], chosen: RecordingSet) -> Judged:
     """Transcribe a set and return its words, aligned with the references by the fewest errors."""
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        found = list(
-            track(pool.map(lambda one: transcribe(one.path), chosen.recordings), title, len(chosen.recordings))
-        )
+    found = for_each(title, chosen, transcribe)
     rows: list[tuple[float, float]] = []
     for one, transcript in zip(chosen.recordings, found, strict=True):
         words = [word for turn in transcript.turns for word in turn.words]
@@ -92,12 +87,7 @@ def curve(confidences: Reals, right: Reals) -> tuple[Bin, ...]:
 
 def draw(path: Path, pooled: Mapping[str, Reliability]) -> None:
     """Draw the reliability curves of the operating points, over all recordings, as a PNG file."""
-    import matplotlib as mpl  # noqa: PLC0415 - the measurements do without it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    figure, axes = pyplot.subplots(
+    figure, axes = drawing.pyplot().subplots(
         1, len(pooled), figsize=(4.6 * len(pooled), 4.6), layout="constrained", squeeze=False
     )
     for place, (point, found) in zip(axes[0], pooled.items(), strict=True):
@@ -108,8 +98,7 @@ def draw(path: Path, pooled: Mapping[str, Reliability]) -> None:
         place.grid(visible=True, color="0.92")
         place.legend(loc="lower right", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    drawing.save(figure, path)
 
 
 def _line(axes: Any, bins: Sequence[Bin], error: float, style: str, name: str, colour: str) -> None:

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from benchmarks import drawing
+
 Values = dict[str, Any]
-_INCHES, _DPI = (9.0, 5.0), 110
+_INCHES = (9.0, 5.0)
 
 
 def draw(values: Values, folder: Path) -> list[str]:
     """Draw what was measured; return the files' names. Raises ImportError where matplotlib is absent."""
-    import matplotlib as mpl  # noqa: PLC0415 - the measurements do without it
-
-    mpl.use("Agg")
+    drawing.pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     made = [_latency(values, folder), _ratios(values, folder), _ceiling(values, folder), _floors(values, folder)]
     return [name for name in made if name]
@@ -46,12 +46,10 @@ def _floors(values: Values, folder: Path) -> str | None:
 
 
 def _ratios(values: Values, folder: Path) -> str | None:
-    from matplotlib import pyplot  # noqa: PLC0415
-
     ratios = values["latency"].get("ratios", {})
     if not ratios:
         return None
-    figure, axes = pyplot.subplots(figsize=_INCHES, layout="constrained")
+    figure, axes = drawing.pyplot().subplots(figsize=_INCHES, layout="constrained")
     for shift, way in ((-0.2, "eager"), (0.2, "compile")):
         places = [place + shift for place, _ in enumerate(ratios)]
         axes.bar(places, [each.get(way, {}).get("ratio", 0.0) for each in ratios.values()], width=0.4, label=way)
@@ -59,23 +57,19 @@ def _ratios(values: Values, folder: Path) -> str | None:
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(title="How many times TensorRT is as fast as PyTorch", ylabel="ratio of medians")
     axes.legend()
-    figure.savefig(folder / "ratios.png", dpi=_DPI)
-    pyplot.close(figure)
+    drawing.save(figure, folder / "ratios.png")
     return "ratios.png"
 
 
 def _plot(
     path: Path, title: str, horizontal: str, vertical: str, lines: dict[str, list[tuple[float, float]]]
 ) -> str | None:
-    from matplotlib import pyplot  # noqa: PLC0415
-
     if not lines:
         return None
-    figure, axes = pyplot.subplots(figsize=_INCHES, layout="constrained")
+    figure, axes = drawing.pyplot().subplots(figsize=_INCHES, layout="constrained")
     for name, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=name)
     axes.set(title=title, xlabel=horizontal, ylabel=vertical, xscale="log", yscale="log")
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=_DPI)
-    pyplot.close(figure)
+    drawing.save(figure, path)
     return path.name

@@ -7,12 +7,11 @@ import click
 
 from benchmarks.server import update_bundle
 from benchmarks.throughput import page, plots
-from benchmarks.throughput.measure import FOLDER, LONG, SHORT, measure
+from benchmarks.throughput.measure import FOLDER, LONG, PRICE, SHORT, measure
 from contract import command_line, files
 from contract.catalogue import read_catalogue
 
 RESULTS, PAGE = FOLDER / "results.json", FOLDER / "results.md"
-PRICE = 0.10
 
 
 @click.command()

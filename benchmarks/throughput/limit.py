@@ -8,15 +8,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import onnxruntime
-
-from benchmarks.graphs import Arrays, ExportedPoint, Network
+from benchmarks.graphs import Arrays, ExportedPoint, Network, ServedGraph
 from benchmarks.measuring import seconds
 from benchmarks.recogniser import GraphRecogniser
-from benchmarks.server import engine
-from build.reference import run_session
 from transcriber import pipeline
 from transcriber.audio import Recording
 from transcriber.pipeline import Plan
@@ -38,27 +34,14 @@ class RecordedNetwork:
         return self._network.run(inputs)
 
 
-class ServedGraph:
-    """A benchmarks.graphs.Network: the engine of a model as it is served, on a number of threads."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run on arrays with a batch axis."""
-        return run_session(self._session, inputs)
-
-
 class Limit:
     """The networks of an operating point in this process."""
 
     def __init__(self, exported: ExportedPoint) -> None:
-        paths = {role: engine(record.model) for role, record in exported.records.items()}
+        models = {role: record.model for role, record in exported.records.items()}
         self._exported = exported
-        self._on_all_cores = {role: ServedGraph(path, CORES) for role, path in paths.items()}
-        self._on_one_core = {role: ServedGraph(path, 1) for role, path in paths.items()}
+        self._on_all_cores = {role: ServedGraph(model, CORES) for role, model in models.items()}
+        self._on_one_core = {role: ServedGraph(model, 1) for role, model in models.items()}
 
     def requests(self, recording: Path, plan: Plan) -> list[Request]:
         """Return the runs that the transcript of a recording needs."""

@@ -12,14 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import soundfile
 
 from benchmarks import realtime
 from benchmarks.accuracy.measure import of_stream, score_diarization
 from benchmarks.graphs import LANGUAGE, ExportedPoint, exported_points
 from benchmarks.measuring import Comparison
-from benchmarks.recordings import Dialogue, Turn
+from benchmarks.recordings import DIALOGUE, Dialogue, Turn, repeat_dialogue
 from benchmarks.server import Server, started
 from benchmarks.throughput import density, peer
 from benchmarks.throughput.limit import Limit
@@ -33,7 +32,6 @@ from transcriber.pipeline import Plan
 from transcriber.transcript import Transcript
 from transcriber.triton_recogniser import connect_streams
 
-DIALOGUE = Path("demo/dialogue.flac")
 FOLDER = Path("dist/benchmarks/throughput")
 ONNX = Path("dist/onnx")
 GREEDY, WORDS, SPEAKERS = "greedy", "best search", "best search and speakers"
@@ -41,6 +39,8 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
     {GREEDY: Plan(search="greedy", speakers=False), WORDS: Plan(speakers=False), SPEAKERS: Plan()}
 )
 PARALLEL = 4
+# Of an hour of the machine, in any currency.
+PRICE = 0.10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +63,8 @@ LONG = Extent(rounds=7, repeats=8, transcribers=(1, 2, 3, 4, 6, 8), stream_s=60.
 
 def measure(points: Sequence[str], extent: Extent, price: float, *, streams: bool = True) -> Results:
     """Measure operating points of the bundle that `benchmarks.server.update_bundle` made."""
-    recording = write_recording(extent.repeats)
-    results = Results(price=price, machine=machine(), audio_s=soundfile.info(recording).duration)
+    recording = FOLDER / f"dialogue-{extent.repeats}.flac"
+    results = Results(price=price, machine=machine(), audio_s=repeat_dialogue(recording, extent.repeats))
     exported = [each for each in exported_points(ONNX) if each.operating_point in points]
     with started() as server:
         for each in exported:
@@ -137,15 +137,6 @@ def _against_peer(greedy: Throughput, times: Mapping[str, list[float]], text: st
     )
     words = accuracy(greedy.runs[greedy.best][0].transcript, repeats).words
     return Peer(point=greedy.point, comparison=comparison, way=way, peer_words=_word_rate(text, repeats), words=words)
-
-
-def write_recording(repeats: int) -> Path:
-    """Write the demonstration's dialogue several times in sequence, and return the path."""
-    samples, rate_hz = soundfile.read(DIALOGUE, dtype="int16")
-    path = FOLDER / f"dialogue-{repeats}.flac"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.tile(samples, repeats), rate_hz)
-    return path
 
 
 def accuracy(transcript: Transcript, repeats: int) -> Accuracy:

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import drawing
 from benchmarks.throughput import density
 from benchmarks.throughput.results import Results
 
 THROUGHPUT, SESSIONS = "throughput.png", "sessions.png"
-_INCHES, _DPI = (9.0, 4.2), 110
+_INCHES = (9.0, 4.2)
 _OURS, _LIMIT, _PEER = "#2563eb", "#94a3b8", "#f59e0b"
 
 
@@ -52,20 +53,12 @@ def _sessions(results: Results, path: Path) -> Path:
 
 
 def _figure() -> tuple[Any, Any]:
-    import matplotlib as mpl  # noqa: PLC0415 - the measurements do without it
-
-    mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
-
-    found: tuple[Any, Any] = pyplot.subplots(figsize=_INCHES, layout="constrained")
+    found: tuple[Any, Any] = drawing.pyplot().subplots(figsize=_INCHES, layout="constrained")
     return found
 
 
 def _save(figure: Any, axes: Any, path: Path) -> Path:
-    from matplotlib import pyplot  # noqa: PLC0415
-
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=_DPI)
-    pyplot.close(figure)
+    drawing.save(figure, path)
     return path

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import memory, page
+from benchmarks import graphs, memory, page, recordings
 from benchmarks.graphs import exported_points
 from benchmarks.measuring import Comparison, processor_seconds
 from benchmarks.realtime import Delays
@@ -147,7 +147,7 @@ def test_draws_what_was_measured(results: Results, tmp_path: Path) -> None:
 
 
 def test_counts_errors_of_the_repeated_dialogue() -> None:
-    length_s = soundfile.info(measure.DIALOGUE).duration
+    length_s = soundfile.info(recordings.DIALOGUE).duration
     turns = tuple(
         Turn(
             words=(
@@ -175,7 +175,7 @@ def test_limit_runs_all_networks_of_the_search(tmp_path: Path, monkeypatch: pyte
     for family in ("body", "am_en", "decoder", "lm", "diar"):
         export(tmp_path, f"{family}_enhanced")
     point = next(each for each in exported_points(tmp_path) if each.operating_point == "enhanced")
-    monkeypatch.setattr(limit, "engine", lambda model: tmp_path / model / "fp32.onnx")
+    monkeypatch.setattr(graphs, "engine", lambda model: tmp_path / model / "fp32.onnx")
     soundfile.write(tmp_path / "a.wav", np.concatenate([silence(0.5), burst(1.5), silence(0.5)]), RATE_HZ)
     networks = limit.Limit(point)
     greedy = networks.requests(tmp_path / "a.wav", Plan(search="greedy", speakers=False))
