@@ -1,6 +1,5 @@
 """Many recordings with the real server: several at a time, and a command that was killed and is repeated."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import soundfile
 
 from tests.integration.reference import ROOT
+from tests.integration.results import comparable
 from tests.integration.serving import Running
 from transcriber.existing import is_done
 
@@ -43,11 +43,7 @@ def _run(*arguments: "Running | Path | str") -> "subprocess.CompletedProcess[str
 
 
 def _written(folder: Path) -> dict[str, Any]:
-    """Return the results, without what differs from run to run: the id and the times of the job."""
-    found = {str(path.relative_to(folder)): json.loads(path.read_text()) for path in folder.rglob("*.json")}
-    for document in found.values():
-        del document["job"], document["metadata"]["created_at"]
-    return found
+    return comparable(folder.rglob("*.json"), folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import soundfile
 
 from tests.integration import serving
 from tests.integration.reference import ROOT
+from tests.integration.results import comparable
 from tests.integration.serving import Running
 from tests.ports import free_ports
 
@@ -82,11 +83,8 @@ def _finished(servers: Servers, calls: Path, output: Path) -> "subprocess.Comple
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    """Return all files of a folder, which must be whole results, without the id and the times of their jobs."""
-    found = {str(path.relative_to(folder)): json.loads(path.read_bytes()) for path in folder.rglob("*")}
-    for document in found.values():
-        del document["job"], document["metadata"]["created_at"]
-    return found
+    """Return all files of a folder, which must be whole results."""
+    return comparable(folder.rglob("*"), folder)
 
 
 def _written(folder: Path) -> dict[Path, int]:
