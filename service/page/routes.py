@@ -43,8 +43,11 @@ _HEADERS = {
 def part(core: Core) -> Part:
     """Return the part that serves the page."""
     router = APIRouter(include_in_schema=False)
-    contents = {name: _static(__package__, name) for name in _MEDIA_TYPES}
-    contents |= {name: _static(_VIEWER, name) for name in _VIEWER_MEDIA_TYPES}
+    files = {
+        name: (resources.files(package).joinpath("static", name).read_bytes(), media_type)
+        for package, media_types in ((__package__, _MEDIA_TYPES), (_VIEWER, _VIEWER_MEDIA_TYPES))
+        for name, media_type in media_types.items()
+    }
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def index() -> Response:
@@ -52,10 +55,10 @@ def part(core: Core) -> Part:
 
     @router.api_route("/page/{name}", methods=["GET", "HEAD"])
     def file(name: str) -> Response:
-        if name not in contents:
+        if name not in files:
             raise ApiError(404, "Not Found", f"the page has no file {name}")
-        media_type = (_MEDIA_TYPES | _VIEWER_MEDIA_TYPES)[name]
-        return Response(contents[name], media_type=media_type, headers=_HEADERS)
+        content, media_type = files[name]
+        return Response(content, media_type=media_type, headers=_HEADERS)
 
     @router.api_route("/docs", methods=["GET", "HEAD"])
     def docs() -> Response:
@@ -78,7 +81,3 @@ def part(core: Core) -> Part:
         }
 
     return Part(router=router)
-
-
-def _static(package: str, name: str) -> bytes:
-    return resources.files(package).joinpath("static", name).read_bytes()
