@@ -15,6 +15,8 @@ from contract.fields import Fields
 
 PARAMETER = "client"
 """The name of the parameter in a Triton configuration."""
+BATCHING_PARAMETER, NO_BATCHING = "batching", "none"
+"""The parameter of a model whose server never joins requests to a batch, so that clients need not pad to buckets."""
 SCHEMA_VERSION = 1
 MASKED, EXACT = PADDINGS = ("masked", "exact")
 SENTENCEPIECE, DELIMITER, CHARACTERS = STYLES = ("sentencepiece", "delimiter", "characters")

@@ -19,7 +19,7 @@ from contract.catalogue import (
     is_state,
     model_name,
 )
-from contract.client import PARAMETER, ClientSpec, merge
+from contract.client import BATCHING_PARAMETER, NO_BATCHING, PARAMETER, ClientSpec, merge
 from contract.errors import BundleError, CatalogueError, SettingError, as_output_error
 from contract.manifest import MANIFEST_FILE, BoundTensor, EngineRecord
 from runtime import pbtxt
@@ -37,6 +37,7 @@ _OWN_FIELDS = (
     *("name", "backend", "platform", "max_batch_size", "version_policy", "input", "output"),
     *("parameters", "cc_model_filenames", "default_model_filename"),
 )
+_BATCHER, _DELAY = "dynamic_batching", "max_queue_delay_microseconds"
 Config = dict[str, Any]
 
 
@@ -144,7 +145,7 @@ def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config
         "version_policy": {"specific": {"versions": [_VERSION]}},
         "input": _tensors(choice, model.family.inputs, record.inputs),
         "output": _tensors(choice, model.family.outputs, record.outputs),
-        **_scheduling(choice),
+        **_scheduling(choice, target),
         "instance_group": groups,
     }
     capability = target.arch.capability
@@ -152,7 +153,7 @@ def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config
         key = f"{capability[0]}.{capability[1]}"
         config["cc_model_filenames"] = [{"key": key, "value": engine_file(target)}]
     own = _session_parameters(each_has) if target.platform.backend == "onnxruntime" else {}
-    return {**config, "parameters": _parameters(record.client, own)}
+    return {**config, "parameters": _parameters(record.client, {**own, **_batching(config)})}
 
 
 def _session_parameters(threads: int) -> dict[str, str]:
@@ -162,7 +163,15 @@ def _session_parameters(threads: int) -> dict[str, str]:
         # Spinning threads take the cores from the other models. On a busy machine they also starve the stub's
         # heartbeat: Triton then marks the stub unhealthy and never recovers it.
         "session.intra_op.allow_spinning": "0",
+        # It would store the layout of its memory for every size of an input, forever, and be no faster.
+        "enable_mem_pattern": "0",
     }
+
+
+def _batching(*configs: Config) -> dict[str, str]:
+    """Return the parameter for clients that states that no model with these configurations joins requests."""
+    joins = any(key.endswith("_batching") for config in configs for key in config)
+    return {} if joins else {BATCHING_PARAMETER: NO_BATCHING}
 
 
 def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mapping[str, EngineRecord]) -> Config:
@@ -181,7 +190,9 @@ def _ensemble_config(model: Model, configs: Mapping[str, Config], records: Mappi
         "output": [at_boundary[tensor.name] for tensor in model.family.outputs],
         "ensemble_scheduling": {"step": _steps(steps, model.family, configs)},
         # A client reads only the ensemble's configuration, so it holds what is to be known of every step.
-        "parameters": _parameters(merge(records[step].client for step in steps)),
+        "parameters": _parameters(
+            merge(records[step].client for step in steps), _batching(*(configs[step] for step in steps))
+        ),
     }
 
 
@@ -205,15 +216,20 @@ def _same_name(names: Any) -> list[Config]:
     return [{"key": name, "value": name} for name in names]
 
 
-def _scheduling(choice: Choice) -> Config:
+def _scheduling(choice: Choice, target: Target) -> Config:
     """Return the Triton fields of the catalogue, with the states of sequences added.
 
     Triton initialises a state with zeros only if the configuration requires it, and pairs states by the sorted names of
     inputs and outputs.
+
+    On a CPU a batch takes as long as its items one after another, and Triton's batcher polls while all instances of a
+    model are busy: a fifth of the processor time of the reference networks. So a model that only joins requests there
+    has the default scheduler. Other fields of the batcher, such as a limit of the queue, keep it.
     """
     fields, states = choice.model.family.triton, _mode(choice).states
     if not states:
-        return fields
+        is_polled = target.arch is Arch.CPU and fields.get(_BATCHER, {}).keys() <= {_DELAY}
+        return {key: value for key, value in fields.items() if not (is_polled and key == _BATCHER)}
     dims = {tensor.name: list(tensor.dims[1:]) for tensor in choice.record.inputs}
     rendered = []
     for state in states:

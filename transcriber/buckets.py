@@ -6,29 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.catalogue import SAMPLES, Family
-from contract.client import EXACT
+from contract.catalogue import Family
 from transcriber.audio import Samples
 from transcriber.ctc import Integers
 from transcriber.recogniser import RequestError
 
 
-def bucket(family: Family, mode: str, axis: str, size: int) -> int:
-    """Return the smallest bucket of an axis that holds a size; raise RequestError above the largest one."""
+def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = False) -> int:
+    """Return the smallest bucket of an axis that holds a size; raise RequestError above the largest one.
+
+    An exact size is only raised to the smallest that the model takes.
+    """
     extent = family.modes[mode].axes[axis]
     found = extent.smallest_bucket(size)
     if found is None:
         raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")
-    return found
-
-
-def audio_size(family: Family, mode: str, longest: int, padding: str) -> int:
-    """Return to how many samples a request is padded; raise RequestError above the largest bucket.
-
-    With exact padding, audio is only padded to the shortest that the model takes.
-    """
-    padded = bucket(family, mode, SAMPLES, longest)
-    return max(longest, family.modes[mode].axes[SAMPLES].min) if padding == EXACT else padded
+    return max(size, extent.min) if exact else found
 
 
 def pad_audio(items: Sequence[Samples], size: int) -> Samples:

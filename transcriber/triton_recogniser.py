@@ -18,11 +18,11 @@ from contract.catalogue import (
     Family,
     model_name,
 )
-from contract.client import EXACT, SearchSpec, SpeakerSpec
+from contract.client import BATCHING_PARAMETER, EXACT, MASKED, NO_BATCHING, SearchSpec, SpeakerSpec
 from contract.errors import ServerContractError, SettingError
 from transcriber import parameters
 from transcriber.audio import Samples
-from transcriber.buckets import audio_size, bucket, pad_audio, pad_to
+from transcriber.buckets import bucket, pad_audio, pad_to
 from transcriber.connection import Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.parameters import SERVE_REMEDY, required
@@ -44,13 +44,14 @@ class TritonRecogniser:
         self.language, self.operating_point = language, operating_point
         self._connection, self._catalogue = connection, catalogue
         self._recogniser = _recogniser(catalogue, language, operating_point)
+        self._unpadded: set[str] = set()
         model = self._checked(self._recogniser)
-        client = parameters.client_spec(connection.parameters(model), model)
+        client = parameters.client_spec(self._parameters(self._recogniser), model)
         self.audio = required(client.audio, "audio", model)
         self.tokens = required(client.tokens, "tokens", model)
         self.search = client.search or SearchSpec()
         self.ngram = parameters.ngram_model(self.search, self.tokens, model)
-        self._families = {role: family for role in HYPOTHESIS_ROLES if (family := self._served(role)) is not None}
+        self._families = {role: found[0] for role in HYPOTHESIS_ROLES if (found := self._served(role)) is not None}
         self.rescorers = tuple(self._families)
         parameters.check_rescorers(self.search, self.rescorers, model)
         self.most_hypotheses = self._rescorer_limit("hypothesis_count")
@@ -67,8 +68,8 @@ class TritonRecogniser:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
         family = self._families[role]
         count, longest = hypotheses.shape
-        rows = bucket(family, self.mode, "hypothesis_count", count)
-        columns = bucket(family, self.mode, "hypothesis_tokens", longest)
+        rows = self._size(family, "hypothesis_count", count)
+        columns = self._size(family, "hypothesis_tokens", longest)
         known: dict[str, NDArray[Any]] = {
             "encoder_lengths": np.array([encoded.encoder_length], dtype=np.int32),
             "hypotheses": pad_to(hypotheses, rows, columns)[None],
@@ -76,7 +77,7 @@ class TritonRecogniser:
         }
         if encoded.encoder_out is not None and any(tensor.name == _ENCODER_OUT for tensor in family.inputs):
             frames, size = encoded.encoder_out.shape
-            padded_frames = bucket(family, self.mode, ENCODER_FRAMES, frames)
+            padded_frames = self._size(family, ENCODER_FRAMES, frames)
             known[_ENCODER_OUT] = pad_to(encoded.encoder_out, padded_frames, size)[None]
         outputs = self._infer(family, {tensor.name: known[tensor.name] for tensor in family.inputs})
         scores: Floats = outputs["scores"][0, : len(lengths)]
@@ -90,15 +91,21 @@ class TritonRecogniser:
         largest = family.modes[self.mode].batch.max
         parts = [
             self._infer(family, self._padded(windows[start:end], family, spec.padding))["embedding"]
-            for start, end in _batches(windows, largest, equal_lengths=spec.padding == EXACT)
+            for start, end in _batches(windows, largest, equal_lengths=self._is_exact(family, spec.padding))
         ]
         return np.concatenate(parts)
 
     def _padded(self, items: list[Samples], family: Family, padding: str) -> dict[str, NDArray[Any]]:
-        """Pad audio to the smallest bucket that holds all items, so that the server can batch requests."""
+        """Pad audio to one size: the smallest bucket that holds all items, if the server joins requests."""
         lengths = np.array([len(item) for item in items], dtype=np.int32)
-        size = audio_size(family, self.mode, int(lengths.max()), padding)
+        size = self._size(family, SAMPLES, int(lengths.max()), padding)
         return {"audio": pad_audio(items, size), "audio_lengths": lengths}
+
+    def _size(self, family: Family, axis: str, size: int, padding: str = MASKED) -> int:
+        return bucket(family, self.mode, axis, size, exact=self._is_exact(family, padding))
+
+    def _is_exact(self, family: Family, padding: str) -> bool:
+        return padding == EXACT or family.name in self._unpadded
 
     def _infer(self, family: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._connection.infer(self._model(family), family, inputs)
@@ -111,22 +118,28 @@ class TritonRecogniser:
         self._connection.check(model, family)
         return model
 
-    def _served(self, role: str) -> Family | None:
-        """Return the family with an optional role, checked; None where the catalogue or the server has none."""
+    def _parameters(self, family: Family) -> dict[str, str]:
+        """Return the parameters of a model, and note whether its server joins requests."""
+        found = self._connection.parameters(self._model(family))
+        if found.get(BATCHING_PARAMETER) == NO_BATCHING:
+            self._unpadded.add(family.name)
+        return found
+
+    def _served(self, role: str) -> tuple[Family, dict[str, str]] | None:
+        """Return the family with an optional role, checked, and its parameters; None without it."""
         family = self._catalogue.find(role, self.language, self.operating_point)
         if family is None or not self._connection.serves(self._model(family)):
             return None
         self._checked(family)
-        return family
+        return family, self._parameters(family)
 
     def _speaker_spec(self) -> SpeakerSpec | None:
-        family = self._served(SPEAKER)
-        if family is None:
+        served = self._served(SPEAKER)
+        if served is None:
             return None
-        self._families[SPEAKER] = family
-        model = self._model(family)
-        client = parameters.client_spec(self._connection.parameters(model), model)
-        return required(client.speaker, "speaker", model)
+        self._families[SPEAKER], found = served
+        model = self._model(self._families[SPEAKER])
+        return required(parameters.client_spec(found, model).speaker, "speaker", model)
 
     def _rescorer_limit(self, axis: str) -> int:
         return min((self._families[role].modes[self.mode].axes[axis].max for role in self.rescorers), default=0)

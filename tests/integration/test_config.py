@@ -63,7 +63,8 @@ def test_engine_configuration(configs: tuple[Target, dict[str, Any]], name: str)
     assert config.backend == target.platform.backend
     assert config.max_batch_size == MODELS[name].family.modes["batch"].batch.max
     assert list(config.version_policy.specific.versions) == [1]
-    assert config.dynamic_batching.max_queue_delay_microseconds == 2000
+    assert config.dynamic_batching.max_queue_delay_microseconds == (0 if on_cpu else 2000)
+    assert config.HasField("dynamic_batching") != on_cpu
     assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [
         (2, "KIND_CPU") if on_cpu else (1, "KIND_GPU")
     ]
@@ -71,7 +72,8 @@ def test_engine_configuration(configs: tuple[Target, dict[str, Any]], name: str)
     assert dict(config.cc_model_filenames) == ({} if on_cpu else {key: f"model.{target.arch.value}.plan"})
     assert config.default_model_filename == ""
     counts = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
-    threads = {**counts, "session.intra_op.allow_spinning": "0"} if on_cpu else {}
+    own = {**counts, "session.intra_op.allow_spinning": "0", "enable_mem_pattern": "0", "batching": "none"}
+    threads = own if on_cpu else {}
     client = {PARAMETER: synthetic.client(MODELS[name].family).to_json()}
     found = {parameter: value.string_value for parameter, value in config.parameters.items()}
     assert found == {**threads, **client}

@@ -253,6 +253,9 @@ def parameter(spec: ClientSpec) -> dict[str, Any]:
     return {"key": "client", "value": {"string_value": spec.to_json()}}
 
 
+NO_BATCHING = {"key": "batching", "value": {"string_value": "none"}}
+
+
 def test_embedded_configuration(tmp_path: Path) -> None:
     configs = repository.configurations(selection(bundle(tmp_path)), threads=3)
     assert configs["body_standard"] == {
@@ -268,10 +271,11 @@ def test_embedded_configuration(tmp_path: Path) -> None:
             {"name": "encoder_out", "data_type": "TYPE_FP16", "dims": [-1, 8]},
             {"name": "encoder_lengths", "data_type": "TYPE_INT32", "dims": [1], "reshape": {"shape": []}},
         ],
-        "dynamic_batching": {"max_queue_delay_microseconds": 2000},
         "instance_group": [{"count": 3, "kind": "KIND_CPU"}],
         "parameters": [
+            NO_BATCHING,
             parameter(synthetic.CLIENTS["encoder"]),
+            {"key": "enable_mem_pattern", "value": {"string_value": "0"}},
             {"key": "inter_op_thread_count", "value": {"string_value": "1"}},
             {"key": "intra_op_thread_count", "value": {"string_value": "1"}},
             {"key": "session.intra_op.allow_spinning", "value": {"string_value": "0"}},
@@ -345,7 +349,24 @@ def test_ensemble_configuration(tmp_path: Path) -> None:
     # What clients must know of both steps.
     encoder, ctc = synthetic.CLIENTS["encoder"], synthetic.CLIENTS["ctc"]
     merged = ClientSpec(audio=encoder.audio, tokens=ctc.tokens, search=ctc.search)
-    assert config["parameters"] == [parameter(merged)]
+    assert config["parameters"] == [NO_BATCHING, parameter(merged)]
+
+
+def test_gpu_models_join_requests(tmp_path: Path) -> None:
+    configs = repository.configurations(selection(bundle(tmp_path, A10), A10), threads=1)
+    assert configs["body_standard"]["dynamic_batching"] == {"max_queue_delay_microseconds": 2000}
+    assert all(NO_BATCHING not in config["parameters"] for config in configs.values())
+
+
+def test_a_queue_policy_keeps_the_batcher_on_a_cpu(tmp_path: Path) -> None:
+    batcher = {"max_queue_delay_microseconds": 2000, "default_queue_policy": {"max_queue_size": 5}}
+    chosen = with_triton(selection(bundle(tmp_path)), "body_standard", dynamic_batching=batcher)
+    configs = repository.configurations(chosen, threads=1)
+    assert configs["body_standard"]["dynamic_batching"] == batcher
+    assert [name for name, config in configs.items() if NO_BATCHING not in config["parameters"]] == [
+        "body_standard",
+        "ensemble_en_standard",
+    ]
 
 
 def test_ensemble_uses_the_smallest_batch(tmp_path: Path) -> None:

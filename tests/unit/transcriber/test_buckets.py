@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.catalogue import BATCH_MODE, REALTIME_MODE, SAMPLES, read_catalogue
-from contract.client import EXACT, MASKED
-from transcriber.buckets import audio_size, bucket, full_windows, pad_audio, pad_to, pad_tokens
+from transcriber.buckets import bucket, full_windows, pad_audio, pad_to, pad_tokens
 from transcriber.recogniser import RequestError
 
 BODY = read_catalogue().families["body"]
@@ -22,12 +21,11 @@ def test_returns_the_smallest_bucket() -> None:
         bucket(BODY, BATCH_MODE, SAMPLES, largest + 1)
 
 
-def test_exact_padding_uses_no_bucket() -> None:
-    assert audio_size(BODY, BATCH_MODE, 55_440, MASKED) == 64_000
-    assert audio_size(BODY, BATCH_MODE, 55_440, EXACT) == 55_440
-    assert audio_size(BODY, BATCH_MODE, 1_000, EXACT) == BODY.modes[BATCH_MODE].axes[SAMPLES].min
+def test_exact_sizes_are_only_raised_to_the_smallest() -> None:
+    assert bucket(BODY, BATCH_MODE, SAMPLES, 55_440, exact=True) == 55_440
+    assert bucket(BODY, BATCH_MODE, SAMPLES, 1_000, exact=True) == BODY.modes[BATCH_MODE].axes[SAMPLES].min
     with pytest.raises(RequestError, match="body takes at most 320000 samples, not 320001"):
-        audio_size(BODY, BATCH_MODE, 320_001, EXACT)
+        bucket(BODY, BATCH_MODE, SAMPLES, 320_001, exact=True)
 
 
 def test_pads_audio_with_zeros() -> None:

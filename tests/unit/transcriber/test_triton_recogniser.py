@@ -81,6 +81,22 @@ def test_recognises_in_buckets(recogniser: TritonRecogniser, script: Script) -> 
     assert encoded.encoder_out.dtype == np.float16
 
 
+def test_pads_nothing_for_a_server_without_batching(connection: Connection, script: Script) -> None:
+    for model in script.ready:
+        script.parameters.setdefault(model, {})["batching"] = "none"
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    encoded = recogniser.recognise(audio(345))
+    assert shapes(script.requests[-1])["audio"] == [1, 55_440]
+    recogniser.recognise(audio(30))
+    assert shapes(script.requests[-1])["audio"] == [1, 32_000]
+    tokens = np.array([[3] * 20, [4] * 20, [5] * 20], dtype=np.int32)
+    recogniser.score("rescorer", encoded, tokens, np.array([20, 3, 1], dtype=np.int32))
+    assert shapes(script.requests[-1])["hypotheses"] == [1, 3, 20]
+    assert shapes(script.requests[-1])["encoder_out"] == [1, 85, ENCODER_SIZE]
+    recogniser.embed([audio(198)] * 2 + [audio(120)])
+    assert [shapes(request)["audio"] for request in script.requests[-2:]] == [[2, 31_920], [1, 19_440]]
+
+
 def test_longest_segment_has_a_bucket(recogniser: TritonRecogniser, script: Script) -> None:
     recogniser.recognise(np.zeros(256_000, dtype=np.float32))
     assert shapes(script.requests[-1])["audio"] == [1, 256_000]
