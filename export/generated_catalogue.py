@@ -214,7 +214,7 @@ def _modes(family: OwnFamily) -> list[str]:
 
 
 _HYPOTHESIS_AXES = """\
-axes.hypothesis_count = { min = 1, opt = 16, max = 16, buckets = [16] }
+axes.hypothesis_count = { min = 1, opt = 16, max = 16, buckets = [4, 8, 16] }
 axes.hypothesis_tokens = { min = 16, opt = 64, max = 256, buckets = [16, 32, 48, 64, 96, 128, 192, 256] }
 """
 

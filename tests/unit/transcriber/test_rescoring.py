@@ -10,7 +10,7 @@ from tests.unit.transcriber.models import LEVELS, VOCABULARY, token_spec
 from transcriber.ctc import Emissions, Floats, Hypothesis, Integers
 from transcriber.ngram import Ngram
 from transcriber.recogniser import EncoderOutput
-from transcriber.rescoring import PHRASE_SHARE, rescore, search
+from transcriber.rescoring import MARGIN, PHRASE_SHARE, rescore, search
 
 ENCODED = EncoderOutput(emissions=confident([0]), encoder_out=np.zeros((1, 4), np.float16), encoder_length=1)
 
@@ -66,6 +66,31 @@ def test_each_rescorer_leaves_phrases_their_score() -> None:
     assert best.score == pytest.approx(-2.0 + 6.0 + 2 * PHRASE_SHARE * 6.0 + lost)
     without = [replace(given[0], phrase_score=0.0), given[1]]
     assert rescore(ScriptedRecogniser({"rescorer": [-20.0, 0.0]}), ENCODED, without)[0].tokens == (3,)
+
+
+def test_scores_only_hypotheses_near_the_best() -> None:
+    recogniser = ScriptedRecogniser({"rescorer": [0.0, -1.0], "lm": [0.0, -1.0]})
+    far = hypotheses(((3,), -1.0), ((4, 5), -1.0 - MARGIN), ((5,), -1.1 - MARGIN))
+    assert [each.tokens for each in rescore(recogniser, ENCODED, far)] == [(3,)]
+    # The decoder leaves one hypothesis near the best, so that the language model has nothing to choose.
+    ((tokens, lengths),) = recogniser.requests
+    assert tokens.tolist() == [[3, 0], [4, 5]]
+    assert lengths.tolist() == [1, 2]
+
+
+def test_a_hypothesis_far_ahead_needs_no_rescorer() -> None:
+    recogniser = ScriptedRecogniser({"rescorer": [0.0]})
+    assert rescore(recogniser, ENCODED, hypotheses(((3,), -1.0), ((4,), -1.1 - MARGIN)))[0].tokens == (3,)
+    assert recogniser.requests == []
+
+
+def test_phrases_are_compared_before_their_share_is_added() -> None:
+    """Before a rescorer takes from a phrase, its share is not added either: the other hypothesis stays near."""
+    given = [
+        Hypothesis(tokens=(4, 5), log_prob=-2.0, lm_score=MARGIN, phrase_score=MARGIN),
+        Hypothesis(tokens=(3,), log_prob=-1.5),
+    ]
+    assert rescore(ScriptedRecogniser({"rescorer": [-40.0, 0.0]}), ENCODED, given)[0].tokens == (3,)
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def test_scores_hypotheses(recogniser: TritonRecogniser, script: Script) -> None
     assert shapes(script.requests[-1]) == {
         "encoder_out": [1, 98, ENCODER_SIZE],
         "encoder_lengths": [1, 1],
-        "hypotheses": [1, 16, 32],
-        "hypothesis_lengths": [1, 16],
+        "hypotheses": [1, 4, 32],
+        "hypothesis_lengths": [1, 4],
     }
 
 
