@@ -1,5 +1,6 @@
 """Split a stream of samples at its silences into segments that the server takes, at exact sample offsets."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -105,14 +106,14 @@ def split(
     touch; elsewhere each segment has up to 0.2 s of silence at both ends.
     """
     timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s, voice_detection=voice_detection)
-    detector, splitter = _Detector(timing), _Splitter(timing)
-    waiting: Samples | None = None
-    for batch in _batches(blocks, _BATCH_FRAMES * timing.frame):
-        if waiting is not None:
-            yield from splitter.add(waiting, detector.voiced(waiting, batch))
-        waiting = batch
-    if waiting is not None:
-        yield from splitter.add(waiting, detector.voiced(waiting, waiting))
+    detector, splitter, size = _Detector(timing), _Splitter(timing), _BATCH_FRAMES * timing.frame
+    for block in blocks:
+        splitter.append(block)
+        while splitter.waiting >= 2 * size:
+            yield from splitter.process(size, detector.voiced(splitter.view(0, size), splitter.view(size, 2 * size)))
+    while splitter.waiting:
+        batch, following = splitter.view(0, size), splitter.view(size, 2 * size)
+        yield from splitter.process(batch.size, detector.voiced(batch, following if following.size else batch))
     yield from splitter.finish()
 
 
@@ -141,7 +142,6 @@ class Follower:
     ) -> None:
         self._timing = Timing(sample_rate_hz=sample_rate_hz, longest_s=longest_s, voice_detection=voice_detection)
         self._detector, self._splitter = _LiveDetector(self._timing), _Splitter(self._timing)
-        self._held: Samples = np.empty(0, dtype=np.float32)
         self.hangover_s = hangover_s
 
     @property
@@ -170,33 +170,29 @@ class Follower:
 
     def push(self, samples: Samples) -> Iterator[SegmentUpdate]:
         """Yield what more samples make known: every 0.1 s the open segment, and each segment when it has ended."""
-        joined = np.concatenate((self._held, samples))
-        whole = joined.size - joined.size % self.step
-        self._held = joined[whole:].copy()
-        for start in range(0, whole, self.step):
-            yield from self._add(joined[start : start + self.step])
+        self._splitter.append(samples)
+        while self._splitter.waiting >= self.step:
+            yield from self._process(self.step)
 
     def pause(self) -> Iterator[SegmentUpdate]:
         """End the open segment with what is known of it, in whole frames: no samples come for a while."""
-        whole = self._held.size - self._held.size % self._timing.frame
-        batch, self._held = self._held[:whole], self._held[whole:].copy()
-        if batch.size:
-            yield from self._add(batch)
+        waiting = self._splitter.waiting
+        yield from self._process(waiting - waiting % self._timing.frame)
         yield from self._ended(self._splitter.finish())
 
     def finish(self) -> Iterator[SegmentUpdate]:
         """Yield the segments that the end of the stream completes."""
-        if self._held.size:
-            batch, self._held = self._held, self._held[:0]
-            yield from self._add(batch)
+        yield from self._process(self._splitter.waiting)
         yield from self._ended(self._splitter.finish())
 
     def keep(self, seconds: float) -> None:
         """Cut no segment before this time: the words before it are final."""
         self._splitter.kept = round(seconds * self._timing.sample_rate_hz)
 
-    def _add(self, batch: Samples) -> Iterator[SegmentUpdate]:
-        yield from self._ended(self._splitter.add(batch, self._detector.voiced(batch)))
+    def _process(self, count: int) -> Iterator[SegmentUpdate]:
+        if not count:
+            return
+        yield from self._ended(self._splitter.process(count, self._detector.voiced(self._splitter.view(0, count))))
         open_segment = self._splitter.open_segment()
         if open_segment is not None:
             yield SegmentUpdate(segment=open_segment, ended=False)
@@ -214,23 +210,6 @@ def follow(
     for block in blocks:
         yield from follower.push(block) if block.size else follower.pause()
     yield from follower.finish()
-
-
-def _batches(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """Regroup blocks into batches of exactly `size`, the last one shorter: block sizes do not change any result."""
-    parts: list[Samples] = []
-    held = 0
-    for block in blocks:
-        parts.append(block)
-        held += block.size
-        if held < size:
-            continue
-        joined = np.concatenate(parts)
-        whole = held - held % size
-        yield from (joined[start : start + size] for start in range(0, whole, size))
-        parts, held = [joined[whole:].copy()], held - whole
-    if held:
-        yield np.concatenate(parts)
 
 
 class _Detector:
@@ -264,7 +243,7 @@ class _LiveDetector:
         """Return for every 20 ms of a batch whether it is voiced; the last frame may be shorter."""
         energies = _energies(batch, self._timing.frame)
         self._energies.extend(energies.tolist())
-        level = _loudness(self._energies)
+        level = _loudness(np.fromiter(self._energies, dtype=np.float64))
         self._frames += len(energies)
         if self._frames >= _BATCH_FRAMES:
             self._levels.append(level)
@@ -274,13 +253,13 @@ class _LiveDetector:
 
 
 class _Splitter:
-    """Make segments of voiced frames; keep only the samples that a segment may still need."""
+    """Make segments of voiced frames; keep only the samples that wait, or that a segment may still need."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
-        self._frame_samples, self._longest = timing.frame, timing.longest
-        self._samples: Samples = np.empty(0, dtype=np.float32)
-        self._base = 0  # offset of the first sample held
+        self._held = _Held()
+        self.position = 0
+        """The offset after the last sample that was processed."""
         self._frame = 0  # the next frame to process
         self._recent: deque[bool] = deque(maxlen=_ONSET_WINDOW)
         self._begin: int | None = None  # offset of the open segment
@@ -290,52 +269,83 @@ class _Splitter:
         """The offset before which no segment is cut."""
         self._previous_end = 0
 
-    def add(self, batch: Samples, voiced: list[bool]) -> Iterator[Segment]:
-        """Add a batch, and yield the segments that it completes."""
-        self._samples = np.concatenate((self._samples, batch))
-        for flag in voiced:
-            ended = self._step(voiced=flag)
+    @property
+    def waiting(self) -> int:
+        """Return the number of samples that are not yet processed."""
+        return self._held.end - self.position
+
+    def append(self, samples: Samples) -> None:
+        """Add samples to those that wait."""
+        self._held.append(samples)
+
+    def view(self, start: int, end: int) -> Samples:
+        """Return some of the samples that wait, counted from the first one; at the end of the stream fewer."""
+        return self._held.view(self.position + start, self.position + end)
+
+    def process(self, count: int, voiced: list[bool]) -> Iterator[Segment]:
+        """Process samples that wait, by the flags of their frames, and yield the segments that they complete."""
+        self.position += count
+        flags, first = bytes(voiced), self._frame
+        end = first + len(flags)
+        while self._frame < end:
+            flag = flags[self._frame - first]
+            change = flags.find(1 - flag, self._frame - first)
+            ended = self._step(end if change < 0 else first + change, voiced=flag == 1)
             if ended is not None:
                 yield ended
-        self._drop_samples()
+        onset = (self._frame - _ONSET_WINDOW) * self._timing.frame - self._timing.padding
+        self._held.drop(onset if self._begin is None else self._begin)
 
     def open_segment(self) -> Segment | None:
         """Return the segment that has begun, as far as it is known; None when no segment is open."""
         if self._begin is None:
             return None
-        # Samples are joined and cut as new arrays and never written to, so a view stays valid.
-        return self._segment(self._begin, self._samples[self._begin - self._base :])
+        return self._segment(self._begin, self._held.view(self._begin, self.position))
 
     @property
     def voiced_end(self) -> int:
         """Return the offset after the last voiced frame."""
         return (self._last_voiced + 1) * self._timing.frame
 
-    @property
-    def position(self) -> int:
-        """Return the offset after the last sample."""
-        return self._base + self._samples.size
-
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
         if self._begin is not None:
             yield self._close(self._speech_end())
 
-    def _step(self, *, voiced: bool) -> Segment | None:
-        """Process a frame; return the segment that it completes."""
-        index, self._frame = self._frame, self._frame + 1
-        self._recent.append(voiced)
+    def _step(self, stop: int, *, voiced: bool) -> Segment | None:
+        """Process the frames before `stop`, all voiced or none, up to the first one that changes a segment.
+
+        Return the segment that this frame completes.
+        """
+        index = self._frame
+        if self._begin is not None:
+            return self._continue(stop, voiced=voiced)
         if voiced:
-            self._last_voiced = index
-        if self._begin is None:
+            self._frame, self._last_voiced = index + 1, index
+            self._recent.append(True)
+            self._open(index)
+        else:
             # Most frames of a silence: without the search for a beginning.
-            if voiced:
-                self._open(index)
-        elif index - self._last_voiced >= self.hangover_frames:
-            return self._close(self._speech_end())
-        elif (index + 1) * self._frame_samples - self._begin >= self._longest:
-            return self._cut()
+            self._frame = stop
+            self._recent.extend([False] * min(stop - index, _ONSET_WINDOW))
         return None
+
+    def _continue(self, stop: int, *, voiced: bool) -> Segment | None:
+        """Process frames of the open segment, as _step does."""
+        # The frame with which the segment is too long, or the silence before that long enough.
+        last = -(-((self._begin or 0) + self._timing.longest) // self._timing.frame) - 1
+        if not voiced:
+            last = min(last, self._last_voiced + self.hangover_frames)
+        # Both lengths may have become smaller since the last frame.
+        last = max(last, self._frame)
+        self._frame = min(last + 1, stop)
+        if voiced:
+            self._last_voiced = self._frame - 1
+        if last >= stop:
+            return None
+        if last - self._last_voiced >= self.hangover_frames:
+            return self._close(self._speech_end())
+        return self._cut()
 
     def _open(self, index: int) -> None:
         if sum(self._recent) < _ONSET_VOICED:
@@ -346,7 +356,7 @@ class _Splitter:
     def _cut(self) -> Segment:
         begin = self._begin or 0
         earliest = max(begin + self._timing.earliest_cut, self.kept)
-        window = self._samples[earliest - self._base : begin + self._timing.longest - self._base]
+        window = self._held.view(earliest, begin + self._timing.longest)
         cut = earliest + _quietest(window, self._timing.frame)
         if self._last_voiced * self._timing.frame < cut:
             # The quietest point lies in the silence that has just begun.
@@ -362,16 +372,40 @@ class _Splitter:
         begin = self._begin or 0
         self._begin, self._previous_end = None, end
         self._recent.clear()
-        return self._segment(begin, self._samples[begin - self._base : end - self._base].copy())
+        return self._segment(begin, self._held.view(begin, end).copy())
 
     def _segment(self, start: int, samples: Samples) -> Segment:
         return Segment(start=start, samples=samples, sample_rate_hz=self._timing.sample_rate_hz)
 
-    def _drop_samples(self) -> None:
-        onset = (self._frame - _ONSET_WINDOW) * self._timing.frame - self._timing.padding
-        needed = self._begin if self._begin is not None else max(self._base, onset)
-        self._samples = self._samples[needed - self._base :].copy()
-        self._base = needed
+
+class _Held:
+    """The last samples of a stream. A place that holds a sample is never written again, so views stay valid."""
+
+    def __init__(self) -> None:
+        self._room: Samples = np.empty(0, dtype=np.float32)
+        self._start = 0  # offset in the stream of the first place
+        self._first = 0  # place of the first sample held
+        self.end = 0
+        """The offset after the last sample."""
+
+    def append(self, samples: Samples) -> None:
+        """Add samples; where the room is full, copy those held to a new one of twice their size."""
+        used = self.end - self._start
+        if used + samples.size > self._room.size:
+            held = self._room[self._first : used]
+            self._room = np.empty(2 * (held.size + samples.size), dtype=np.float32)
+            self._room[: held.size] = held
+            self._start, self._first, used = self._start + self._first, 0, held.size
+        self._room[used : used + samples.size] = samples
+        self.end += samples.size
+
+    def view(self, start: int, end: int) -> Samples:
+        """Return the samples between two offsets in the stream."""
+        return self._room[start - self._start : min(end, self.end) - self._start]
+
+    def drop(self, end: int) -> None:
+        """Forget the samples before an offset."""
+        self._first = max(self._first, end - self._start)
 
 
 class _WebRtcDetector:
@@ -382,9 +416,10 @@ class _WebRtcDetector:
 
     def voiced(self, frames: Samples) -> list[bool]:
         """Return for each frame [count, length] of samples in [-1, 1] whether it is voiced."""
-        data, size = (frames * 32_767).astype("<i2").tobytes(), 2 * frames.shape[1]
-        rate_hz = self._sample_rate_hz
-        return [self._vad.is_speech(data[start : start + size], rate_hz) for start in range(0, len(data), size)]
+        length = frames.shape[1]
+        # The bytes of each frame. An hour has 180,000 of them, so the loop over them is not one of Python's.
+        parts = (frames * 32_767).astype("<i2").view(f"V{2 * length}").ravel().tolist()
+        return list(map(self._vad.is_speech, parts, itertools.repeat(self._sample_rate_hz), itertools.repeat(length)))
 
 
 def _open(timing: Timing) -> _WebRtcDetector | SileroDetector:
@@ -393,7 +428,8 @@ def _open(timing: Timing) -> _WebRtcDetector | SileroDetector:
 
 
 def _voiced_frames(vad: _WebRtcDetector | SileroDetector, batch: Samples, gain: float, timing: Timing) -> list[bool]:
-    return vad.voiced(np.clip(_framed(batch, timing.frame) * gain, -1.0, 1.0))
+    amplified = _framed(batch, timing.frame) * gain
+    return vad.voiced(np.clip(amplified, -1.0, 1.0, out=amplified))
 
 
 def _framed(batch: Samples, length: int) -> Samples:
@@ -407,12 +443,12 @@ def _energies(samples: Samples, length: int) -> NDArray[np.float64]:
     return energies
 
 
-def _loudness(energies: Iterable[float]) -> float:
+def _loudness(energies: NDArray[np.float64]) -> float:
     """Return the RMS of the loud frames, from the energies of all frames, at least one.
 
     The same as with numpy.quantile, which would take half of the time of the splitting of a stream.
     """
-    ordered = np.sort(np.fromiter(energies, dtype=np.float64))
+    ordered = np.sort(energies)
     place = _LOUD_QUANTILE * (ordered.size - 1)
     below = int(place)
     share, low, high = place - below, ordered[below], ordered[min(below + 1, ordered.size - 1)]

@@ -1,5 +1,6 @@
 """Splitting at silence: all speech is covered, and the sizes of blocks do not matter."""
 
+import itertools
 import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
@@ -237,3 +238,53 @@ def test_loudness_is_the_quantile_of_numpy(count: int) -> None:
     for seed in range(20):
         energies = np.random.default_rng(seed).exponential(size=count) ** 3
         assert segmenting._loudness(energies) == np.sqrt(np.quantile(energies, segmenting._LOUD_QUANTILE))
+
+
+@given(
+    flags=st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=12),
+    sizes=st.lists(st.integers(1, 120), min_size=1, max_size=4),
+    hangover_frames=st.integers(1, 40),
+)
+@settings(max_examples=200, deadline=None)
+def test_runs_of_frames_make_the_segments_of_single_frames(
+    flags: list[tuple[bool, int]], sizes: list[int], hangover_frames: int
+) -> None:
+    voiced = [flag for flag, count in flags for _ in range(count)]
+    samples = np.random.default_rng(1).normal(0, 0.1, len(voiced) * 320).astype(np.float32)
+    found = []
+    for process in (in_runs, frame_by_frame):
+        splitter, first = segmenting._Splitter(Timing(longest_s=2.0)), 0
+        segments: list[Segment] = []
+        splitter.hangover_frames = hangover_frames
+        for size in itertools.cycle(sizes):
+            if first >= len(voiced):
+                break
+            splitter.append(samples[first * 320 : (first + size) * 320])
+            segments += process(splitter, voiced[first : first + size])
+            first += size
+        found.append([*segments, *splitter.finish()])
+        assert all(np.array_equal(each.samples, samples[each.start : each.end]) for each in found[-1])
+    runs, single = ([(each.start, each.end, each.is_cut) for each in one] for one in found)
+    assert runs == single
+
+
+def in_runs(splitter: segmenting._Splitter, voiced: list[bool]) -> Iterator[Segment]:
+    return splitter.process(splitter.waiting, voiced)
+
+
+def frame_by_frame(splitter: segmenting._Splitter, voiced: list[bool]) -> Iterator[Segment]:
+    splitter.position += splitter.waiting
+    for flag in voiced:
+        ended = splitter._step(splitter._frame + 1, voiced=flag)
+        if ended is not None:
+            yield ended
+
+
+def test_segment_that_was_read_keeps_its_samples() -> None:
+    """The samples of an update are a view of those that the splitter holds: later ones do not change them."""
+    samples = burst(20.0)
+    updates = list(follow(in_blocks(samples, [1_600, 37])))
+    assert len(updates) > 100
+    for update in updates:
+        segment = update.segment
+        assert np.array_equal(segment.samples, samples[segment.start : segment.end])
