@@ -13,7 +13,7 @@ from av.container import InputContainer
 from contract.errors import AudioError
 from transcriber import containers
 from transcriber.containers import Part
-from transcriber.conversion import Channels, Cleaner, Converter, Impossible, Mixer, Samples
+from transcriber.conversion import Channels, Cleaner, Converter, Impossible, Joiner, Mixer, Samples
 from transcriber.raw import RawFormat
 from transcriber.transcript import Loss, clock
 
@@ -28,8 +28,9 @@ _DAMAGE_TOLERANCE_S = 0.1
 # A shorter jump of the time stamps is rounding; a longer one is another clock, not a pause.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 3_600.0
 _NAMED_SPANS = 5
-# Of recordings; a stream has the blocks of its frames. Frames of 10 to 90 ms would cost more than their decoding.
-_BLOCKS_PER_S = 4
+# A recording has blocks of a second: frames of 10 to 90 ms would cost more than their decoding. Its channels are mixed
+# in quarters of a block. A stream has the blocks of its frames.
+_MIXES_PER_BLOCK = 4
 # libav buffers the first 3.3 s of a WAV from a pipe to detect its format; with these options 2.1 s, the least possible.
 _LIVE_OPTIONS = MappingProxyType({"probesize": "4096", "analyzeduration": "100000"})
 _TRUNCATED, _DAMAGED = "the file is truncated", "its data is damaged"
@@ -64,7 +65,8 @@ class Recording:
         self.path = path
         self.sample_rate_hz, self._raw, self._track_number = sample_rate_hz, raw, track
         self._options = dict(_LIVE_OPTIONS) if live else {}
-        self._block = 0 if live else sample_rate_hz // _BLOCKS_PER_S
+        mixed = 0 if live else sample_rate_hz // _MIXES_PER_BLOCK
+        self._block = mixed * _MIXES_PER_BLOCK
         self._parts = [Part()] if raw is not None else _parts(path)
         self._container, self._stream = self._open_part(self._parts[0])
         self.channels = self._stream.codec_context.layout.nb_channels
@@ -80,7 +82,7 @@ class Recording:
         self.losses: list[Loss] = []
         self.notes: list[str] = [*_telephone_note(self._stream.rate, sample_rate_hz), *self._track_note()]
         self._position_s = 0.0
-        self._cleaner, self._mixer = Cleaner(self._channel), Mixer(sample_rate_hz)
+        self._cleaner, self._mixer = Cleaner(self._channel), Mixer(sample_rate_hz, mixed)
 
     def blocks(self) -> Iterator[Samples]:
         """Yield mono samples in [-1, 1], at most one second per block: one channel, or the average of all.
@@ -147,19 +149,22 @@ class Recording:
                 yield np.zeros(len(channels), dtype=np.float32)
 
     def _with_silence(self) -> Iterator[Channels]:
-        """Resample every frame, with silence where the time stamps of the frames run ahead of their samples."""
-        converter, stamps = Converter(self.sample_rate_hz, self._block), _Clock(_container_start_s(self._container))
+        """Resample the frames, with silence where the time stamps of the frames run ahead of their samples."""
+        joiner = Joiner(self._cleaner, self._block / self.sample_rate_hz)
+        converter = Converter(self.sample_rate_hz, self._block)
+        stamps = _Clock(_container_start_s(self._container))
         for frame in self._frames():
             pause_s = stamps.pause_before(frame)
             if pause_s > 0:
                 if containers.is_seamless(self._container):
                     self._note_damage(pause_s)
                 self._position_s += pause_s
+                yield from converter.convert(*joiner.flush())
                 yield from converter.flush()
                 yield from _silence(round(pause_s * self.sample_rate_hz), self.sample_rate_hz)
-            clean = self._cleaner.clean(frame, self._position_s)
+            yield from converter.convert(*joiner.add(frame, self._position_s))
             self._position_s += frame.samples / frame.sample_rate
-            yield from converter.convert(clean)
+        yield from converter.convert(*joiner.flush())
         yield from converter.flush()
 
     def _frames(self) -> Iterator[av.AudioFrame]:

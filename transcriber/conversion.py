@@ -1,11 +1,10 @@
 """Convert decoded frames to the sample rate that is wanted: clean impossible samples, resample, mix the channels."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from av.audio.plane import AudioPlane
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
@@ -16,6 +15,10 @@ FrameFormat: TypeAlias = tuple[str, str, int]
 """The sample format, the layout of the channels and the sampling rate."""
 
 _FLOATS = frozenset({"flt", "fltp", "dbl", "dblp"})
+# The types of the samples that can be read here, and the full scale of integers, as libswresample has it.
+_PACKED_TYPES: dict[str, Any] = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32}
+_TYPES = _PACKED_TYPES | {f"{name}p": kind for name, kind in _PACKED_TYPES.items()}
+_FULL_SCALES: dict[Any, int] = {np.uint8: 2**7, np.int16: 2**15, np.int32: 2**31}
 # 60 dB over full scale. Recorders that write floats go over full scale, but not that far. Some programs write floats in
 # the range of 16-bit integers: there, half of the samples that are not zero are at least 1.
 _LARGEST, _LARGEST_AMONG_INTEGERS = 1e3, 1e5
@@ -78,6 +81,36 @@ class Cleaner:
             self.spans.append(Impossible(start_s=first_s, end_s=end_s, silent_s=silent_s))
 
 
+class Joiner:
+    """Clean frames and join those of one format: the calls for a frame take longer than its conversion."""
+
+    def __init__(self, cleaner: Cleaner, length_s: float) -> None:
+        """Join frames to about `length_s`, or return each at once with 0."""
+        self._cleaner, self._length_s = cleaner, length_s
+        self._frames: list[tuple[av.AudioFrame, float]] = []
+        self._format: FrameFormat | None = None
+        self._missing = 0.0
+
+    def add(self, frame: av.AudioFrame, start_s: float) -> list[av.AudioFrame]:
+        """Add a frame, and return those that are complete; `start_s` is its time in the recording."""
+        frame_format = _format(frame)
+        rest = []
+        if frame_format != self._format:
+            rest = self.flush()
+            self._format, self._missing = frame_format, self._length_s * frame.sample_rate
+        self._frames.append((frame, start_s))
+        self._missing -= frame.samples
+        return rest if self._missing > 0 else rest + self.flush()
+
+    def flush(self) -> list[av.AudioFrame]:
+        """Return the frames that are held, as one, or one by one where some samples are impossible."""
+        frames, self._frames, self._format = self._frames, [], None
+        joined = _joined([frame for frame, _ in frames]) if len(frames) > 1 else None
+        if joined is not None and (joined.format.name not in _FLOATS or _is_possible(joined)):
+            return [joined]
+        return [self._cleaner.clean(frame, start_s) for frame, start_s in frames]
+
+
 class _Packer:
     """Pack the channels of float frames. A resampler takes longer to open than to convert an hour of frames."""
 
@@ -98,20 +131,37 @@ class _Packer:
 
 
 class Converter:
-    """Resample with libswresample, with a new resampler where a stream changes its format in the middle."""
+    """Resample with libswresample, with a new resampler where a stream changes its format in the middle.
+
+    Packed frames that have the wanted rate need no resampler: NumPy converts them to the same samples in less time.
+    """
 
     def __init__(self, sample_rate_hz: int, block: int = 0) -> None:
         """Return blocks of `block` samples, or with 0 what each frame makes at once, as a stream needs it."""
         self._sample_rate_hz, self._block = sample_rate_hz, block
         self._resampler: AudioResampler | None = None
         self._format: FrameFormat | None = None
+        self._held: list[Channels] = []
 
-    def convert(self, frame: av.AudioFrame) -> list[Channels]:
-        """Return the samples of a frame, each array with all channels of its frame."""
+    def convert(self, *frames: av.AudioFrame) -> list[Channels]:
+        """Return the samples of frames, each array with all channels of its frames."""
+        return [block for frame in frames for block in self._convert(frame)]
+
+    def flush(self) -> list[Channels]:
+        """Return the samples that are held here or in the resampler."""
+        held, self._held = self._held, []
+        if self._resampler is None:
+            return held
+        resampler, self._resampler = self._resampler, None
+        return list(map(_channels, resampler.resample(None)))
+
+    def _convert(self, frame: av.AudioFrame) -> list[Channels]:
         frame_format = _format(frame)
         rest = self.flush() if frame_format != self._format else []
+        self._format = frame_format
+        if frame.sample_rate == self._sample_rate_hz and _is_packed(frame):
+            return [*rest, *self._blocks(_channels(frame))]
         if self._resampler is None:
-            self._format = frame_format
             # With all channels: the average is computed here, because libswresample's own is 3 dB louder.
             self._resampler = AudioResampler(
                 format="flt", layout=frame.layout.name, rate=self._sample_rate_hz, frame_size=self._block or None
@@ -120,12 +170,14 @@ class Converter:
         frame.pts = None
         return [*rest, *map(_channels, self._resampler.resample(frame))]
 
-    def flush(self) -> list[Channels]:
-        """Return the samples that the resampler still has."""
-        if self._resampler is None:
-            return []
-        resampler, self._resampler = self._resampler, None
-        return list(map(_channels, resampler.resample(None)))
+    def _blocks(self, channels: Channels) -> list[Channels]:
+        """Return the whole blocks, and hold the rest."""
+        if not self._block:
+            return [channels]
+        joined = np.concatenate([*self._held, channels]) if self._held else channels
+        whole = len(joined) - len(joined) % self._block
+        self._held = [joined[whole:]] if whole < len(joined) else []
+        return [joined[start : start + self._block] for start in range(0, whole, self._block)]
 
 
 class Mixer:
@@ -134,26 +186,33 @@ class Mixer:
     A recorder with one wrongly wired microphone makes such channels: their plain average is silence.
     """
 
-    def __init__(self, sample_rate_hz: int) -> None:
+    def __init__(self, sample_rate_hz: int, block: int = 0) -> None:
+        """Compare the phases in every `block` samples, or with 0 in what is mixed at once."""
         self.turned: set[int] = set()
         """The channels that were turned at some time."""
-        self._sample_rate_hz = sample_rate_hz
+        self._sample_rate_hz, self._block = sample_rate_hz, block
         self._products = np.zeros((0, 0))
 
     def mix(self, channels: Channels) -> Samples:
         """Return the mono samples [count] of channels [count, channels]."""
+        size = self._block or max(len(channels), 1)
+        mixed = np.empty(len(channels), dtype=np.float32)
+        for start in range(0, len(channels), size):
+            self._mix(channels[start : start + size], mixed[start : start + size])
+        return mixed
+
+    def _mix(self, channels: Channels, mixed: Samples) -> None:
         count = channels.shape[1]
-        if count > 1 and len(channels):
+        if count > 1:
             turned = self._opposite(channels)
             if turned.any():
                 self.turned.update(np.flatnonzero(turned).tolist())
                 channels = channels * np.where(turned, np.float32(-1.0), np.float32(1.0))
         # Column by column: NumPy's mean of short rows takes several times as long.
-        mixed: Samples = channels[:, 0].copy()
+        mixed[:] = channels[:, 0]
         for column in channels.T[1:]:
             mixed += column
         mixed /= np.float32(count)
-        return mixed
 
     def _opposite(self, channels: Channels) -> NDArray[np.bool_]:
         """Return which channels are opposite to the first audible one, over about the last second."""
@@ -174,12 +233,28 @@ def _is_readable(frame: av.AudioFrame) -> bool:
     return frame.format.name in {"flt", "fltp"} and len(frame.planes) <= _READABLE_PLANES
 
 
+def _is_packed(frame: av.AudioFrame) -> bool:
+    """Return whether a frame has one plane, with samples that can be read here."""
+    return frame.format.name in _TYPES and (not frame.format.is_planar or frame.layout.nb_channels == 1)
+
+
 def _is_possible(frame: av.AudioFrame) -> bool:
     """Return whether no sample of a readable frame is far too large or no number."""
-    count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-    planes = (_values(plane, count) for plane in frame.planes)
     # NaN compares as False.
-    return all(plane.max() <= _LARGEST and plane.min() >= -_LARGEST for plane in planes)
+    return all(plane.max() <= _LARGEST and plane.min() >= -_LARGEST for plane in _planes(frame))
+
+
+def _joined(frames: list[av.AudioFrame]) -> av.AudioFrame | None:
+    """Return frames of one format as one frame; None if their samples cannot be read here."""
+    first = frames[0]
+    if first.format.name not in _TYPES or len(first.planes) > _READABLE_PLANES:
+        return None
+    joined = av.AudioFrame(first.format.name, first.layout.name, sum(frame.samples for frame in frames))
+    joined.sample_rate = first.sample_rate
+    parts = [_planes(frame) for frame in frames]
+    for number, plane in enumerate(joined.planes):
+        plane.update(np.concatenate([planes[number] for planes in parts]))
+    return joined
 
 
 def _format(frame: av.AudioFrame) -> FrameFormat:
@@ -201,11 +276,19 @@ def _like(frame: av.AudioFrame, values: Channels) -> av.AudioFrame:
 
 
 def _channels(frame: av.AudioFrame) -> Channels:
-    """Return the samples of a packed frame, without a copy."""
-    count = frame.layout.nb_channels
-    return _values(frame.planes[0], frame.samples * count).reshape(-1, count)
+    """Return the samples of a packed frame as float32, without a copy where they are."""
+    (values,), kind = _planes(frame), _TYPES[frame.format.name]
+    if kind in _FULL_SCALES:
+        values = values.astype(np.float32)
+        if kind is np.uint8:
+            values -= np.float32(_FULL_SCALES[kind])
+        values *= np.float32(1 / _FULL_SCALES[kind])
+    return values.reshape(-1, frame.layout.nb_channels)
 
 
-def _values(plane: AudioPlane, count: int) -> Samples:
-    """Return the samples of a plane of float32, which may be padded."""
-    return np.frombuffer(memoryview(plane), dtype=np.float32, count=count)
+def _planes(frame: av.AudioFrame) -> list[NDArray[Any]]:
+    """Return the samples of the planes, which may be padded."""
+    kind, count = _TYPES[frame.format.name], frame.samples
+    if not frame.format.is_planar:
+        count *= frame.layout.nb_channels
+    return [np.frombuffer(memoryview(plane), kind, count) for plane in frame.planes]
