@@ -1,6 +1,8 @@
 """Shape arrays as the catalogue's engines take them: padded to buckets, and cut into the windows of a stream."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,34 @@ from contract.catalogue import Family
 from transcriber.audio import Samples
 from transcriber.ctc import Integers
 from transcriber.recogniser import RequestError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AudioBatch:
+    """A batch FP32 [len(items), size] of mono audio, each item with zeros after its last sample.
+
+    It stands for an array that is never made: a message is joined from its parts.
+    """
+
+    items: Sequence[Samples]
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the shape of the array."""
+        return len(self.items), self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the array."""
+        return 4 * len(self.items) * self.size
+
+    def parts(self) -> Iterator[Samples]:
+        """Yield arrays which are the bytes of the batch, one after the other."""
+        for item in self.items:
+            yield np.ascontiguousarray(item, dtype=np.float32)
+            if len(item) < self.size:
+                yield _silence(self.size)[len(item) :]
 
 
 def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = False) -> int:
@@ -22,14 +52,6 @@ def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = Fal
     if found is None:
         raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")
     return max(size, extent.min) if exact else found
-
-
-def pad_audio(items: Sequence[Samples], size: int) -> Samples:
-    """Return a batch FP32 [len(items), size] of mono audio, each item with zeros after its last sample."""
-    batch = np.zeros((len(items), size), dtype=np.float32)
-    for row, item in zip(batch, items, strict=True):
-        row[: len(item)] = item
-    return batch
 
 
 def pad_to(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
@@ -60,3 +82,8 @@ def full_windows(samples: Samples, size: int, overlap: int) -> tuple[list[Sample
         windows.append(samples[:size])
         samples = samples[size - overlap :]
     return windows, samples
+
+
+@functools.lru_cache(maxsize=16)
+def _silence(size: int) -> Samples:
+    return np.zeros(size, dtype=np.float32)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin, InferResult, service_pb2
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferenceServerClientPlugin, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from contract import certificates, proxies
@@ -69,10 +70,13 @@ class Client(InferenceServerClient):  # type: ignore[misc]
             wire.METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString
         )
 
-    def send(self, message: bytes, timeout_s: float) -> InferResult:
-        """Send a message of `wire`, and return the answer; raise InferenceServerException as tritonclient does."""
+    def send(self, message: bytes, timeout_s: float) -> dict[str, NDArray[Any]]:
+        """Send a message of `wire`, and return the tensors of the response by their names.
+
+        Raises InferenceServerException as tritonclient does.
+        """
         try:
-            return InferResult(self._call(message, timeout=timeout_s, metadata=self._metadata))
+            return wire.tensors(self._call(message, timeout=timeout_s, metadata=self._metadata))
         except grpc.RpcError as error:
             raise InferenceServerException(
                 msg=error.details(), status=str(error.code()), debug_details=error.debug_error_string()

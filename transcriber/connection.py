@@ -3,9 +3,9 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from contract.catalogue import Family, Tensor
 from contract.errors import ServerContractError, ServerUnreachableError
 from contract.synthetic_inputs import DTYPES
 from transcriber import wire
+from transcriber.buckets import AudioBatch
 from transcriber.channel import IDLE_S, REFUSALS, Channels, Client
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.parameters import SERVE_REMEDY
@@ -35,6 +36,8 @@ _TRANSIENT = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
 # model "has no available versions" (NOT_FOUND). A model that the server does not know "is not found".
 _UNLOADED = ("StatusCode.NOT_FOUND", "has no available versions")
 Result = TypeVar("Result")
+Arrays: TypeAlias = Mapping[str, NDArray[Any] | AudioBatch]
+"""The inputs of a model by their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +158,7 @@ class Connection:
         self,
         model: str,
         family: Family,
-        inputs: dict[str, NDArray[Any]],
+        inputs: Arrays,
         position: SequencePosition | None = None,
         *,
         is_brief: bool = False,
@@ -180,15 +183,18 @@ class Connection:
         message = wire.message(model, tensors, [tensor.name for tensor in family.outputs], sequence)
         timeout_s = _STATUS_TIMEOUT_S if is_brief else REQUEST_TIMEOUT_S if position is None else position.timeout_s
 
-        def send(client: Client) -> Any:
+        def send(client: Client) -> dict[str, NDArray[Any]]:
             with self._reported_wait(places if position is not None and position.start else None):
                 return client.send(message, timeout_s)
 
         try:
-            response = self._call(send, once=is_brief or (position is not None and not position.start))
+            found = self._call(send, once=is_brief or (position is not None and not position.start))
         except _DeadlineError as error:
             raise RequestError(f"{model} did not answer within {timeout_s:g} s") from error
-        return {tensor.name: _output(response, tensor, model) for tensor in family.outputs}
+        for tensor in family.outputs:
+            if tensor.name not in found:
+                raise RequestError(f"the response of {model} has no {tensor.name}")
+        return found
 
     def _config(self, model: str) -> Any:
         response = self._describe(
@@ -435,13 +441,8 @@ def _shapes_agree(served: list[int], expected: list[int]) -> bool:
     )
 
 
-def _wire_array(array: NDArray[Any], kind: str) -> NDArray[Any]:
+def _wire_array(array: NDArray[Any] | AudioBatch, kind: str) -> NDArray[Any] | AudioBatch:
+    if isinstance(array, AudioBatch):
+        return array
     typed = np.ascontiguousarray(array, dtype=DTYPES[kind])
     return typed[:, None] if typed.ndim == 1 else typed
-
-
-def _output(response: Any, tensor: Tensor, model: str) -> NDArray[Any]:
-    array: NDArray[Any] | None = response.as_numpy(tensor.name)
-    if array is None:
-        raise RequestError(f"the response of {model} has no {tensor.name}")
-    return array

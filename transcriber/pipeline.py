@@ -241,7 +241,8 @@ def with_embeddings(
 def pad_to_minimum(samples: Samples, audio: AudioSpec) -> Samples:
     """Return the samples of a segment, padded with silence to 0.2 s or to the shortest that the network takes."""
     shortest = max(round(_SHORTEST_S * audio.sample_rate_hz), audio.shortest_samples)
-    return np.pad(samples, (0, max(0, shortest - samples.size)))
+    # Almost no segment is so short, and NumPy would copy it.
+    return np.pad(samples, (0, shortest - samples.size)) if samples.size < shortest else samples
 
 
 def longest_segment_s(recogniser: Recogniser) -> float:

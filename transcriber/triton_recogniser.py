@@ -22,8 +22,8 @@ from contract.client import BATCHING_PARAMETER, EXACT, MASKED, NO_BATCHING, Sear
 from contract.errors import ServerContractError, SettingError
 from transcriber import parameters
 from transcriber.audio import Samples
-from transcriber.buckets import bucket, pad_audio, pad_to
-from transcriber.connection import Connection, SequencePosition
+from transcriber.buckets import AudioBatch, bucket, pad_to
+from transcriber.connection import Arrays, Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.parameters import SERVE_REMEDY, required
 from transcriber.recogniser import EncoderOutput, RequestError
@@ -95,11 +95,11 @@ class TritonRecogniser:
         ]
         return np.concatenate(parts)
 
-    def _padded(self, items: list[Samples], family: Family, padding: str) -> dict[str, NDArray[Any]]:
+    def _padded(self, items: list[Samples], family: Family, padding: str) -> Arrays:
         """Pad audio to one size: the smallest bucket that holds all items, if the server joins requests."""
         lengths = np.array([len(item) for item in items], dtype=np.int32)
         size = self._size(family, SAMPLES, int(lengths.max()), padding)
-        return {"audio": pad_audio(items, size), "audio_lengths": lengths}
+        return {"audio": AudioBatch(items=items, size=size), "audio_lengths": lengths}
 
     def _size(self, family: Family, axis: str, size: int, padding: str = MASKED) -> int:
         return bucket(family, self.mode, axis, size, exact=self._is_exact(family, padding))
@@ -107,7 +107,7 @@ class TritonRecogniser:
     def _is_exact(self, family: Family, padding: str) -> bool:
         return padding == EXACT or family.name in self._unpadded
 
-    def _infer(self, family: Family, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _infer(self, family: Family, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return self._connection.infer(self._model(family), family, inputs)
 
     def _model(self, family: Family) -> str:

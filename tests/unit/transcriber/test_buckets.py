@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.catalogue import BATCH_MODE, REALTIME_MODE, SAMPLES, read_catalogue
-from transcriber.buckets import bucket, full_windows, pad_audio, pad_to, pad_tokens
+from transcriber.buckets import AudioBatch, bucket, full_windows, pad_to, pad_tokens
 from transcriber.recogniser import RequestError
 
 BODY = read_catalogue().families["body"]
@@ -29,9 +29,16 @@ def test_exact_sizes_are_only_raised_to_the_smallest() -> None:
 
 
 def test_pads_audio_with_zeros() -> None:
-    batch = pad_audio([np.ones(2, np.float32), np.ones(0, np.float32)], 3)
-    assert batch.dtype == np.float32
-    assert batch.tolist() == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    samples = np.arange(1, 6, dtype=np.float32)
+    batch = AudioBatch(items=[samples[1:3], samples[:0], samples[:3], samples[::2]], size=3)
+    expected = np.array([[2, 3, 0], [0, 0, 0], [1, 2, 3], [1, 3, 5]], dtype=np.float32)
+    assert (batch.shape, batch.nbytes) == (expected.shape, expected.nbytes)
+    assert b"".join(part.tobytes() for part in batch.parts()) == expected.tobytes()
+
+
+def test_audio_of_the_right_size_is_not_copied() -> None:
+    samples = np.ones(6, np.float32)
+    assert all(np.shares_memory(part, samples) for part in AudioBatch(items=[samples[:3], samples[3:]], size=3).parts())
 
 
 def test_pads_arrays_on_every_axis() -> None:

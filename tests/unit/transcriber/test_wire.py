@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult, service_pb2
 from tritonclient.grpc._utils import _get_inference_request
 
 from transcriber import wire
+from transcriber.buckets import AudioBatch
 
 INPUTS: dict[str, tuple[str, NDArray[Any]]] = {
     "audio": ("FP32", np.random.default_rng(1).normal(0, 0.1, (3, 32_000)).astype(np.float32)),
@@ -37,6 +38,28 @@ def test_message_is_that_of_tritonclient(sequence: dict[str, int]) -> None:
     inputs = [(name, kind, array) for name, (kind, array) in INPUTS.items()]
     found = service_pb2.ModelInferRequest.FromString(wire.message("model", inputs, ["embedding"], sequence))
     assert found == expected(**sequence)
+
+
+def test_batch_of_audio_is_sent_as_the_array_that_it_stands_for() -> None:
+    rows = [np.ones(2, np.float32), np.full(4, 0.5, np.float32)]
+    array = np.array([[1, 1, 0, 0], [0.5, 0.5, 0.5, 0.5]], dtype=np.float32)
+    found, expected = (
+        wire.message("model", [("audio", "FP32", each)], ["embedding"], {})
+        for each in (AudioBatch(items=rows, size=4), array)
+    )
+    assert found == expected
+
+
+def test_reads_the_tensors_that_tritonclient_reads() -> None:
+    response = service_pb2.ModelInferResponse()
+    for name, (kind, array) in INPUTS.items():
+        response.outputs.add(name=name, datatype=kind, shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    found, expected = wire.tensors(response), InferResult(response)
+    assert list(found) == list(INPUTS)
+    for name, array in found.items():
+        assert array.dtype == INPUTS[name][1].dtype
+        np.testing.assert_array_equal(array, expected.as_numpy(name), strict=True)
 
 
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**28, 2**40])
