@@ -24,6 +24,7 @@ _UNKNOWN_END_S = 2.0
 
 
 _JOB_ID_BYTES = 5
+_ALTERNATIVES = '\n      "alternatives": '
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +112,12 @@ def json_v2(transcript: Transcript, job: Job | None = None) -> str:
         "format": JSON_VERSION,
         "job": _json_job(stated, transcript),
         "metadata": _json_metadata(stated, transcript),
-        "results": results,
+        "results": [],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    written = json.dumps(document, indent=2, ensure_ascii=False)
+    if results:
+        written = written.removesuffix("]\n}") + f"\n{_indented(results)}\n  ]\n}}"
+    return written + "\n"
 
 
 def srt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
@@ -186,6 +190,25 @@ def _json_word(word: Word, turn: Turn, language: str) -> dict[str, Any]:
         "end_time": round(word.end_s, 3),
         "alternatives": [best],
     }
+
+
+def _indented(results: list[dict[str, Any]]) -> str:
+    """Write results, at least one, as json.dumps does with an indent of 2, in a fraction of the time."""
+    bests = _fields([best for result in results for best in result["alternatives"]], 10)
+    outer = _fields([{**result, "alternatives": None} for result in results], 6)
+    return ",\n".join(
+        "    {\n      "
+        + fields.replace(f"{_ALTERNATIVES}null", f"{_ALTERNATIVES}[\n        {{\n          {best}\n        }}\n      ]")
+        + "\n    }"
+        for fields, best in zip(outer, bests, strict=True)
+    )
+
+
+def _fields(objects: list[dict[str, Any]], indent: int) -> list[str]:
+    """Write the fields of flat objects, each on a line of its own."""
+    # With an indent, json.dumps does not use its encoder in C. A string of JSON contains no line break.
+    between = ",\n" + indent * " "
+    return json.dumps(objects, ensure_ascii=False, separators=(between, ": "))[2:-2].split(f"}}{between}{{")
 
 
 def _timed(transcript: Transcript, shape: Subtitles) -> list[tuple[float, float, Turn | Loss]]:

@@ -116,6 +116,20 @@ def test_schema_rejects_other_documents(change: dict[str, object]) -> None:
     assert not SCHEMA.is_valid(json.loads(json_v2(TRANSCRIPT, JOB)) | change)
 
 
+@pytest.mark.parametrize("channels", [None, {"S1": "left"}], ids=["speakers", "channels"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_json_v2_is_indented_as_the_standard_library_does(channels: dict[str, str] | None, count: int) -> None:
+    """Whatever a word contains: the results are written by a faster way."""
+    contents = ('"}]},\n      {"', '\n      "alternatives": null', "Zoë\\")
+    turn = Turn(
+        words=tuple(Word(content=each, start_s=1.0, end_s=1.25, confidence=0.5) for each in contents[:count]),
+        speaker="S1",
+    )
+    found = json_v2(replace(TRANSCRIPT, turns=(turn,) if count else ()), replace(JOB, channels=channels))
+    assert found == json.dumps(json.loads(found), indent=2, ensure_ascii=False) + "\n"
+    assert [each["alternatives"][0]["content"] for each in json.loads(found)["results"]] == [*contents[:count]]
+
+
 def test_json_v2_without_a_job_gets_one() -> None:
     first, second = (json.loads(json_v2(TRANSCRIPT)) for _ in range(2))
     assert first["job"]["id"] != second["job"]["id"]
