@@ -181,9 +181,10 @@ def _links(embeddings: Floats) -> Links:
     from scipy.cluster.hierarchy import linkage  # noqa: PLC0415 - a quarter of a second, for speakers alone
     from scipy.spatial.distance import squareform  # noqa: PLC0415 - imported by the hierarchy
 
-    cosines = squareform(embeddings @ embeddings.T, checks=False)
+    distances = squareform(embeddings @ embeddings.T, checks=False).astype(np.float64)
+    np.subtract(1.0, distances, out=distances)
     # Cutting needs distances that are not negative; the cut itself tolerates rounding.
-    found: Links = linkage(np.clip(1.0 - cosines.astype(np.float64), 0.0, None), method="average")
+    found: Links = linkage(np.maximum(distances, 0.0, out=distances), method="average")
     return found
 
 

@@ -285,6 +285,21 @@ def test_recognises_a_line_of_8_khz_at_every_length(count: int) -> None:
     assert speakers.is_narrow(tone, 16_000)
 
 
+@pytest.mark.parametrize("level_db", range(-80, -30, 5))
+@pytest.mark.parametrize("count", [700, 5_000, 20_000])
+def test_first_look_at_a_segment_decides_as_the_whole(count: int, level_db: int) -> None:
+    """Where power above 5 kHz is near the threshold, and where some of the frames have none."""
+    source = np.random.default_rng(count)
+    speech = np.sin(2 * np.pi * 1_000 / 16_000 * np.arange(count)).astype(np.float32)
+    noise = (10 ** (level_db / 20) * source.normal(0, 1, count)).astype(np.float32)
+    noise[: count // 2] *= source.integers(0, 2)
+    length = min(1_024, count)
+    frames = (speech + noise)[: count - count % length].reshape(-1, length)
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(length), axis=1))).sum(axis=0)
+    share = power[round(10_000 / 16_000 * power.size) :].sum() / power.sum()
+    assert speakers.is_narrow(speech + noise, 16_000) == (share <= 1e-6)
+
+
 def test_adds_noise_to_a_line_of_8_khz_only(tmp_path: Path) -> None:
     """The noise is 40 dB below the speech, the same in every run, and fills the bands that the line lacks."""
     source = np.random.default_rng(2)
