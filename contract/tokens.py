@@ -23,37 +23,35 @@ def collapse(path: Iterable[int], dropped: Collection[int]) -> tuple[int, ...]:
 def spell(tokens: Iterable[int], spec: TokenSpec) -> str:
     """Return the text of tokens, its words separated as the language is written."""
     chosen = list(tokens)
-    words = (_text([chosen[place] for place in group], spec) for group in word_groups(chosen, spec))
+    words = (spell_word([chosen[place] for place in group], spec) for group in word_groups(chosen, spec))
     return spec.word_separator.join(word for word in words if word)
+
+
+def spell_word(tokens: Iterable[int], spec: TokenSpec) -> str:
+    """Return the text of tokens that are one of the groups of `word_groups`."""
+    joined = "".join(spec.pieces[token] for token in tokens)
+    return _BYTES.sub(_decoded, joined).replace(WORD_START, " ").strip()
 
 
 def word_groups(tokens: Sequence[int], spec: TokenSpec) -> list[list[int]]:
     """Return the places of the tokens of each word, in order. A delimiter belongs to no word."""
     groups: list[list[int]] = []
-    begins = True
-    for place, piece in enumerate(spec.pieces[token] for token in tokens):
-        if spec.style == DELIMITER and piece == spec.delimiter:
+    is_delimited, is_character, begins = spec.style == DELIMITER, spec.style == CHARACTERS, True
+    for place, token in enumerate(tokens):
+        piece = spec.pieces[token]
+        if is_delimited and piece == spec.delimiter:
             begins = True
-            continue
-        if begins or spec.style == CHARACTERS or _starts_word(piece, spec):
-            groups.append([])
-        groups[-1].append(place)
-        begins = False
+        elif begins or is_character or (not is_delimited and piece.startswith(WORD_START)):
+            groups.append([place])
+            begins = False
+        else:
+            groups[-1].append(place)
     return groups
 
 
 def units(text: str, spec: TokenSpec) -> list[str]:
     """Return what errors are counted in: the words of a text, or its characters where words are not separated."""
     return text.split() if spec.word_separator.isspace() else [one for one in text if not one.isspace()]
-
-
-def _starts_word(piece: str, spec: TokenSpec) -> bool:
-    return spec.style != DELIMITER and piece.startswith(WORD_START)
-
-
-def _text(tokens: Sequence[int], spec: TokenSpec) -> str:
-    joined = "".join(spec.pieces[token] for token in tokens)
-    return _BYTES.sub(_decoded, joined).replace(WORD_START, " ").strip()
 
 
 def _decoded(run: re.Match[str]) -> str:

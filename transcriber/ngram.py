@@ -80,6 +80,8 @@ class Ngram:
         )
         """The model for the compiled search; it is valid as long as this object."""
         self._first, self.lexicon = first, lexicon
+        # Every segment has a search of its own, with the same tokens.
+        self._checked: TokenSpec | None = None
         self.start = self.native.start = self.after(0, boundary)[1]
 
     def __len__(self) -> int:
@@ -104,15 +106,16 @@ class Ngram:
 
     def check_tokens(self, spec: TokenSpec) -> None:
         """Raise ValueError when the model lacks a token, or a word of its lexicon, that a search may find."""
+        if spec is self._checked:
+            return
         known = set(self._labels[1 : self._first[1]].tolist())
         if self.lexicon is not None:
             if not known >= set(range(self.lexicon.unknown + 1)):
                 raise ValueError("it lacks words of its lexicon")
-            return
-        lacking = set(range(len(spec.pieces))) - spec.dropped - known
-        if lacking:
+        elif lacking := set(range(len(spec.pieces))) - spec.dropped - known:
             token = min(lacking)
             raise ValueError(f"token {token}, {spec.pieces[token]!r}, is not in the n-gram model")
+        self._checked = spec
 
 
 def encode(levels: Sequence[Level], vocabulary: int) -> bytes:

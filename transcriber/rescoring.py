@@ -1,7 +1,6 @@
 """Combine the scores of the models: the n-gram model in the search, the rescorers among its best hypotheses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from transcriber import ctc
 from transcriber.buckets import pad_tokens
@@ -66,7 +65,7 @@ def rescore(
         scores = recogniser.score(role, encoded, tokens, lengths).tolist()
         weight = _weights(recogniser, candidates[0])[role]
         candidates = [
-            replace(each, lm_score=each.lm_score + PHRASE_SHARE * each.phrase_score + weight * score)
+            each.with_lm_score(each.lm_score + PHRASE_SHARE * each.phrase_score + weight * score)
             for each, score in zip(candidates, scores, strict=True)
         ]
     return tuple(sorted(candidates, key=lambda hypothesis: hypothesis.score, reverse=True)) or tuple(hypotheses)
