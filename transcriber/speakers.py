@@ -7,7 +7,6 @@ from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from contract.client import SpeakerSpec
 from transcriber.audio import Samples
@@ -85,6 +84,8 @@ def is_narrow(samples: Samples, sample_rate_hz: int) -> bool:
 
 def _powers(frames: Samples) -> NDArray[np.float64]:
     """Return the power at each frequency, the sum of all frames."""
+    from scipy import fft  # noqa: PLC0415 - a tenth of a second, for speakers alone
+
     parts = fft.rfft(frames * _fade(frames.shape[1]), axis=1).view(np.float32)  # real and imaginary by turns
     powers: NDArray[np.float64] = np.square(parts, out=parts).sum(axis=0, dtype=np.float64).reshape(-1, 2).sum(axis=1)
     return powers
