@@ -1,11 +1,11 @@
 """Kaldi's log-mel filter bank as layers of a network, so that a network takes audio.
 
-Framing, removal of the mean, pre-emphasis, the window and the DFT are one linear map of a frame. So they are one
-convolution over the samples with two rows per frequency, its real and its imaginary part. The power of each frequency
-follows, then the mel filters as a convolution of width 1 (TensorRT-RTX refuses an FP32 MatMul for sm75), then the
-logarithm. Definition: Kaldi's feat/feature-fbank.cc, feat/feature-window.cc and feat/mel-computations.cc.
+Removal of the mean, window and DFT are two products of each frame, as in export/networks/spectrum.py. The power of each
+frequency follows, then the mel filters as a convolution of width 1 (TensorRT-RTX refuses an FP32 MatMul for sm75), then
+the logarithm. Definition: Kaldi's feat/feature-fbank.cc, feat/feature-window.cc and feat/mel-computations.cc.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from export.networks import spectrum
 
 # Kaldi's floor of a filter's energy: the machine epsilon of FP32.
 SMALLEST_ENERGY = float(np.finfo(np.float32).eps)
@@ -59,9 +61,8 @@ class FilterBank(nn.Module):
     def __init__(self, config: FilterBankConfig) -> None:
         super().__init__()
         self.config = config
-        transform, mel = kernels(config)
         # In a list, so that torch takes them for neither parameters nor buffers and leaves them in FP32.
-        self._kernels = [torch.from_numpy(transform)[:, None, :], torch.from_numpy(mel)[:, :, None]]
+        self._kernels = [torch.from_numpy(kernel)[:, :, None] for kernel in kernels(config)]
 
     def lengths(self, audio_lengths: Tensor) -> Tensor:
         """Return the number of frames of each item; an item of less than a window has none: INT [batch]."""
@@ -71,11 +72,35 @@ class FilterBank(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """Return log-mel features FP32 [batch, (samples - window) // hop + 1, bands] of audio [batch, samples]."""
-        transform, mel = (kernel.to(audio.device) for kernel in self._kernels)
-        spectrum = functional.conv1d(audio.float()[:, None], transform, stride=self.config.hop_samples)
-        real, imaginary = spectrum.chunk(2, dim=1)
-        energies = functional.conv1d(real * real + imaginary * imaginary, mel)
+        real, imaginary, mel = (kernel.to(audio.device) for kernel in self._kernels)
+        energies = functional.conv1d(spectrum.power(*self._halves(audio.float()), real, imaginary), mel)
         return energies.clamp(min=SMALLEST_ENERGY).log().transpose(1, 2)
+
+    def _halves(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both halves of every frame, and its mean as the last row of both: [batch, half + 1, frames]."""
+        config = self.config
+        window, hop, kept = config.window_samples, config.hop_samples, 1.0 - config.preemphasis
+        padded = functional.pad(audio, (1, spectrum.padding(window, hop)))
+        now, before = padded[:, 1:], padded[:, :-1]
+        # What is left of low frequencies is small: only the difference of two samples is exact.
+        emphasised = spectrum.in_hops((now - before) + kept * before, hop)
+        plain = spectrum.in_hops(now, hop)
+        rows = spectrum.FrameRows(emphasised, window)
+        # The first sample of a frame stands for the one before it.
+        first = kept * rows.frames(plain[:, None, :, 0])
+        mean = _means(plain, window)
+        left = torch.cat((first, *rows.forwards(1, spectrum.half(window) - 1), mean), dim=1)
+        return left, torch.cat((*rows.backwards(window - 1, spectrum.half(window)), mean), dim=1)
+
+
+def _means(hops: Tensor, window: int) -> Tensor:
+    """Return the mean of every frame [batch, 1, frames] of [batch, count, hop]."""
+    hop = hops.shape[2]
+    # Every frame is a number of whole parts, so each sample is added once.
+    part = math.gcd(window, hop)
+    sums = hops.reshape(hops.shape[0], 1, -1, part).sum(dim=3)
+    kernel = torch.full((1, 1, window // part), 1.0 / window, device=hops.device)
+    return functional.conv1d(sums, kernel, stride=hop // part)
 
 
 class FromAudio(nn.Module):
@@ -102,24 +127,25 @@ class FromAudio(nn.Module):
 
 
 @cache
-def kernels(config: FilterBankConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the transform [2 * frequencies, window] and the mel filters [bands, frequencies], computed in FP64.
+def kernels(config: FilterBankConfig) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return what makes the real parts and the imaginary parts, and the mel filters, computed in FP64.
 
-    Frequencies that no filter uses are left out.
+    The first two: [frequencies, half + 1], of the halves of a frame and of its mean; the mel filters: [bands,
+    frequencies]. Frequencies that no filter uses are left out.
     """
     size = config.window_samples
     padded = 1 << (size - 1).bit_length()
     filters = _mel_filters(config, padded)
     used = np.flatnonzero(filters.any(axis=0))
     frequencies = slice(used[0], used[-1] + 1)
-    frames = np.eye(size) * config.scale
-    frames -= frames.mean(axis=0)
-    # The first sample of a frame stands for the one before it.
-    frames -= config.preemphasis * np.concatenate((frames[:1], frames[:-1]))
-    frames *= _window(config)[:, None]
-    spectrum = np.fft.rfft(frames, padded, axis=0)[frequencies]
-    transform = np.concatenate((spectrum.real, spectrum.imag))
-    return transform.astype(np.float32), np.ascontiguousarray(filters[:, frequencies]).astype(np.float32)
+    real, imaginary = spectrum.transform(_window(config) * config.scale, padded, frequencies)
+    # What pre-emphasis leaves of a constant is subtracted: a sum holds it twice, a difference not at all.
+    constant = -(1.0 - config.preemphasis) * real.sum(axis=1, keepdims=True)
+    return (
+        np.hstack((real, constant)).astype(np.float32),
+        np.hstack((imaginary, np.zeros_like(constant))).astype(np.float32),
+        np.ascontiguousarray(filters[:, frequencies]).astype(np.float32),
+    )
 
 
 def _window(config: FilterBankConfig) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """NeMo's mel features as layers of a network: log-mel energies, which may be normalised over each recording.
 
-Framing, window and DFT are one convolution over the samples, as in export/networks/front_end.py. Definition: NeMo's
+Window and DFT are two products of each frame, as in export/networks/spectrum.py. Definition: NeMo's
 FilterbankFeatures, which transformers' ParakeetFeatureExtractor repeats. A frame is centred on its sample: the window
 lies in the middle of the transform, and zeros stand before and after the audio. The last frame of the tensor is not
 valid: a recording has samples // hop frames.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frames import Stride
+from export.networks import spectrum
 from export.networks.layers import valid_positions
 
 # What NeMo adds to an energy before the logarithm, and to a deviation before the division.
@@ -56,9 +57,8 @@ class NemoFrontEnd(nn.Module):
     def __init__(self, config: NemoFrontEndConfig) -> None:
         super().__init__()
         self.config = config
-        transform, mel = kernels(config)
         # In a list, so that torch takes them for neither parameters nor buffers and leaves them in FP32.
-        self._kernels = [torch.from_numpy(transform)[:, None, :], torch.from_numpy(mel)[:, :, None]]
+        self._kernels = [torch.from_numpy(kernel)[:, :, None] for kernel in kernels(config)]
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return features FP32 [batch, samples // hop + 1, bands], zero where padded, and INT [batch] valid frames."""
@@ -81,29 +81,33 @@ class NemoFrontEnd(nn.Module):
         return (audio - self.config.preemphasis * before) * valid
 
     def _log_mel(self, audio: Tensor) -> Tensor:
-        transform, mel = (kernel.to(audio.device) for kernel in self._kernels)
-        padding = self.config.window_samples // 2
-        spectrum = functional.conv1d(audio[:, None], transform, stride=self.config.hop_samples, padding=padding)
-        real, imaginary = spectrum.chunk(2, dim=1)
+        real, imaginary, mel = (kernel.to(audio.device) for kernel in self._kernels)
+        window, hop = self.config.window_samples, self.config.hop_samples
+        half, before = spectrum.half(window), window // 2
+        padded = functional.pad(audio, (before, before + spectrum.padding(window, hop)))
+        rows = spectrum.FrameRows(spectrum.in_hops(padded, hop), window)
+        left, right = (torch.cat(each, dim=1) for each in (rows.forwards(0, half), rows.backwards(window - 1, half)))
+        power = spectrum.power(left, right, real, imaginary)
         # As a bias of the convolution: TensorRT-RTX 1.7 fails for sm75 to fuse an addition behind it.
         guard = torch.full((self.config.bands,), SMALLEST_ENERGY, device=audio.device)
-        return functional.conv1d(real * real + imaginary * imaginary, mel, guard).log().transpose(1, 2)
+        return functional.conv1d(power, mel, guard).log().transpose(1, 2)
 
 
 @cache
-def kernels(config: NemoFrontEndConfig) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the transform [2 * frequencies, window] and the mel filters [bands, frequencies], computed in FP64.
+def kernels(config: NemoFrontEndConfig) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return what makes the real parts and the imaginary parts, and the mel filters, computed in FP64.
 
-    Frequencies that no filter uses are left out.
+    The first two: [frequencies, half a window]; the mel filters: [bands, frequencies]. Frequencies that no filter uses
+    are left out.
     """
     filters = mel_filters(config)
     used = np.flatnonzero(filters.any(axis=0))
     frequencies = slice(used[0], used[-1] + 1)
     size = config.window_samples
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))
-    spectrum = np.fft.rfft(np.diag(window), config.transform_size, axis=0)[frequencies]
-    transform = np.concatenate((spectrum.real, spectrum.imag))
-    return transform.astype(np.float32), np.ascontiguousarray(filters[:, frequencies]).astype(np.float32)
+    real, imaginary = spectrum.transform(window, config.transform_size, frequencies)
+    mel = np.ascontiguousarray(filters[:, frequencies])
+    return real.astype(np.float32), imaginary.astype(np.float32), mel.astype(np.float32)
 
 
 def mel_filters(config: NemoFrontEndConfig) -> NDArray[np.float64]:

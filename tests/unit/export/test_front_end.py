@@ -20,8 +20,9 @@ CONFIGS = {
         sample_rate_hz=8_000, window="hamming", bands=40, high_hz=-400.0, low_hz=64.0
     ),
 }
-# Of a log-mel value; the values lie between -16 and 25. Kaldi itself computes in FP32.
-LARGEST, MEAN = 0.03, 1e-5
+# Of a log-mel value; the values lie between -16 and 25. Kaldi itself computes in FP32. In a band with a ten-billionth of
+# the loudest band's power it differs from FP64 by 0.023, and this bank by 0.014.
+LARGEST, MEAN = 0.05, 1e-5
 
 
 def reference(config: FilterBankConfig, audio: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,9 +106,9 @@ def test_network_in_fp16_takes_audio_in_fp32() -> None:
 
 def test_leaves_out_frequencies_that_no_band_uses() -> None:
     """Of the frequencies from 0 to 257 half the sampling rate is in no band, and so is 0 with bands from 20 Hz."""
-    transform, mel = kernels(FilterBankConfig())
-    assert (transform.shape, mel.shape) == ((2 * 255, 400), (80, 255))
-    assert transform.dtype == mel.dtype == np.float32
+    real, imaginary, mel = kernels(FilterBankConfig())
+    assert (real.shape, imaginary.shape, mel.shape) == ((255, 201), (255, 201), (80, 255))
+    assert real.dtype == imaginary.dtype == mel.dtype == np.float32
     assert mel.any(axis=0).all()
 
 
