@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.networks.layers import Attention, FeatureNorm, FeedForward, Norm, chunk_mask, valid_positions
+from export.networks.layers import (
+    Attention,
+    FeatureNorm,
+    FeedForward,
+    Norm,
+    add,
+    chunk_mask,
+    linear,
+    valid_positions,
+)
 from export.networks.streaming import StreamingEncoder
 
 Frames = TypeVar("Frames", int, Tensor)
@@ -86,7 +95,7 @@ class Convolution(nn.Module):
         return self._convolve(gated), gated[:, 1 - self.kernel :]
 
     def _gated(self, values: Tensor, valid: Tensor) -> Tensor:
-        gated: Tensor = functional.glu(self.gate(values), dim=-1) * valid[..., None].to(values.dtype)
+        gated: Tensor = functional.glu(linear(self.gate, values), dim=-1) * valid[..., None].to(values.dtype)
         return gated
 
     def _convolve(self, gated: Tensor) -> Tensor:
@@ -116,7 +125,7 @@ class Block(nn.Module):
         normed = self.attention_norm(values)
         values = values + self.attention(normed, normed, mask)
         values = values + self.convolution(self.convolution_norm(values), valid)
-        values = values + 0.5 * self.after(self.after_norm(values))
+        values = add(values, self.after(self.after_norm(values)), 0.5)
         return self.norm(values)  # type: ignore[no-any-return]
 
     def step(
@@ -129,7 +138,7 @@ class Block(nn.Module):
         values = values + attended
         convolved, convolution = self.convolution.step(self.convolution_norm(values), valid, convolution)
         values = values + convolved
-        values = values + 0.5 * self.after(self.after_norm(values))
+        values = add(values, self.after(self.after_norm(values)), 0.5)
         return self.norm(values), attention, convolution
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.networks.layers import Attention, FeedForward, Norm, valid_positions
+from export.networks.layers import Attention, FeedForward, Norm, add, valid_positions
 from export.networks.reserved_tokens import BOUNDARY
 
 
@@ -39,7 +39,7 @@ class DecoderBlock(nn.Module):
         queries = self.cross_norm(values).reshape(batch, -1, size)
         attended = self.cross_attention(queries, encoded, encoded_mask)
         values = values + attended.reshape(values.shape)
-        return values + self.feed(self.feed_norm(values))  # type: ignore[no-any-return]
+        return add(values, self.feed(self.feed_norm(values)))
 
 
 class Decoder(nn.Module):

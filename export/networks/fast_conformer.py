@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from contract.frames import FrameRule, Stride
 from export.networks.feed_forward import FeedForward
-from export.networks.layers import MASKED_SCORE, Norm, by_key, valid_positions
+from export.networks.layers import Norm, by_key, masked, valid_positions
 from export.networks.nemo_front_end import NemoFrontEnd, NemoFrontEndConfig
 
 Frames = TypeVar("Frames", int, Tensor)
@@ -103,7 +103,7 @@ class RelativeAttention(nn.Module):
         content = torch.matmul((query + self.content_bias[:, None]) * scale, key.transpose(-1, -2))
         relative = torch.matmul((query + self.position_bias[:, None]) * scale, distance.transpose(-1, -2))
         scores = content.float() + by_key(relative).float()
-        weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
+        weights = torch.softmax(masked(scores, mask), dim=-1).to(value.dtype)
         return self.out(torch.matmul(weights, value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -4,6 +4,8 @@ Every layer computes in the type of its weights. Softmax, normalisation and sums
 FP16: they compute in FP32 and cast back. The types are thus part of the exported graph, as TensorRT 11 expects.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,6 +40,32 @@ def by_key(scores: Tensor) -> Tensor:
     batch, heads, time, distances = scores.shape
     moved = functional.pad(scores, (1, 0)).reshape(batch, heads, distances + 1, time)[:, :, 1:]
     return moved.reshape(batch, heads, time, distances)[..., :time]
+
+
+def masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return FP32 scores with MASKED_SCORE added where `mask` is false; it broadcasts to the scores.
+
+    ONNX Runtime adds a row to all rows of scores in a third of the time that it takes to choose between two tensors.
+    """
+    return scores + torch.where(mask, 0.0, MASKED_SCORE)
+
+
+def linear(layer: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Apply linear layers to the last axis of [batch, time, size], as one batch of vectors.
+
+    ONNX adds a bias within a product only where the product has two axes.
+    """
+    batch, time, _ = values.shape
+    return layer(values.flatten(0, 1)).reshape(batch, time, -1)
+
+
+def add(values: Tensor, change: Tensor, factor: float = 1.0) -> Tensor:
+    """Return values + factor * change for a normalisation that follows.
+
+    It is a difference because ONNX Runtime joins a sum and a normalisation to one operator, which takes five times as
+    long as the two.
+    """
+    return values - -factor * change
 
 
 class Norm(nn.LayerNorm):
@@ -79,7 +107,8 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """Attend: queries [batch, Q, size], keys [batch, K, size], mask BOOL that broadcasts to [batch, 1, Q, K]."""
-        query, key, value = self._split(self.query(queries)), self._split(self.key(keys)), self._split(self.value(keys))
+        query, key = self._split(linear(self.query, queries)), self._split(linear(self.key, keys))
+        value = self._split(linear(self.value, keys))
         if self.rotary:
             query, key = rotate(query), rotate(key)
         return self._attend(query, key, value, mask)
@@ -91,9 +120,9 @@ class Attention(nn.Module):
         BOOL [batch, 1, 1, past + T]. Returns [batch, T, size] and the state with the chunk appended.
         """
         past = state.shape[2]
-        own = torch.stack((self.key(values), self.value(values)), dim=1)
+        own = torch.stack((linear(self.key, values), linear(self.value, values)), dim=1)
         known = torch.cat((state, own), dim=2)
-        query, key = self._split(self.query(values)), self._split(known[:, 0])
+        query, key = self._split(linear(self.query, values)), self._split(known[:, 0])
         if self.rotary:
             query, key = rotate(query, past), rotate(key)
         return self._attend(query, key, self._split(known[:, 1]), mask), known
@@ -106,9 +135,9 @@ class Attention(nn.Module):
             return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         # Scale before the product: scores of a long vector would otherwise come close to the largest FP16 value.
         scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
-        weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
+        weights = torch.softmax(masked(scores, mask), dim=-1).to(value.dtype)
         attended = torch.matmul(weights, value).transpose(1, 2)
-        return self.out(attended.flatten(2))  # type: ignore[no-any-return]
+        return linear(self.out, attended.flatten(2))
 
     def _split(self, values: Tensor) -> Tensor:
         batch, time, _ = values.shape
@@ -120,6 +149,10 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__(nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, size))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Transform [batch, time, size]."""
+        return linear(super().forward, values)
 
 
 class FeatureNorm(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.networks.decoder import causal_mask, sequence_scores
-from export.networks.layers import Attention, FeedForward, Norm
+from export.networks.layers import Attention, FeedForward, Norm, add
 from export.networks.reserved_tokens import BOUNDARY
 
 
@@ -34,7 +34,7 @@ class TransformerBlock(nn.Module):
         """Transform [rows, L, size]."""
         normed = self.attention_norm(values)
         values = values + self.attention(normed, normed, causal)
-        return values + self.feed(self.feed_norm(values))  # type: ignore[no-any-return]
+        return add(values, self.feed(self.feed_norm(values)))
 
 
 class TransformerLm(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from contract.frames import FrameRule
 from export.networks.feed_forward import FeedForward
 from export.networks.front_end import FilterBank, FilterBankConfig
-from export.networks.layers import MASKED_SCORE, Attention, Norm, by_key, valid_positions
+from export.networks.layers import Attention, Norm, by_key, masked, valid_positions
 from export.networks.wav2vec2 import ACTIVATIONS
 
 # What is added to the variance of a band over a recording.
@@ -108,7 +108,7 @@ class DistanceAttention(Attention):
         query = query * query.shape[-1] ** -0.5
         content, distance = torch.matmul(query, key.transpose(-1, -2)), torch.matmul(query, self._table(queries))
         scores = content.float() + by_key(distance).float()
-        weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
+        weights = torch.softmax(masked(scores, mask), dim=-1).to(value.dtype)
         return self.out(torch.matmul(weights, value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _table(self, values: Tensor) -> Tensor:

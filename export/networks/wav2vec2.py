@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from contract.frames import FrameRule
-from export.networks.layers import MASKED_SCORE, Norm, valid_positions
+from export.networks.layers import Norm, masked, valid_positions
 
 GROUP, LAYER = FEATURE_NORMS = ("group", "layer")
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -156,7 +156,7 @@ class Attention(nn.Module):
         scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2)).float()
         if self.gate is not None and bias is not None:
             scores = scores + self.gate(_split(values, self.heads)) * bias
-        weights = torch.softmax(scores.masked_fill(~mask, MASKED_SCORE), dim=-1).to(value.dtype)
+        weights = torch.softmax(masked(scores, mask), dim=-1).to(value.dtype)
         return self.out(torch.matmul(weights, value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

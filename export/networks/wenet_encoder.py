@@ -19,7 +19,7 @@ from contract.frames import FrameRule
 from export.networks.conformer_encoder import subsampled
 from export.networks.feed_forward import FeedForward
 from export.networks.front_end import FilterBank, FilterBankConfig
-from export.networks.layers import MASKED_SCORE, Attention, Norm, chunk_mask, valid_positions
+from export.networks.layers import Attention, Norm, chunk_mask, masked, valid_positions
 
 POSITION_BASE = 10_000.0
 STREAM_POSITIONS = 500
@@ -112,7 +112,7 @@ class PositionAttention(Attention):
         scale = query.shape[-1] ** -0.5
         content = torch.matmul((query + self.content_bias[:, None]) * scale, key.transpose(-1, -2))
         position = torch.matmul((query + self.position_bias[:, None]) * scale, place.transpose(-1, -2))
-        scores = (content.float() + position.float()).masked_fill(~mask, MASKED_SCORE)
+        scores = masked(content.float() + position.float(), mask)
         attended = torch.matmul(torch.softmax(scores, dim=-1).to(value.dtype), value)
         return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
