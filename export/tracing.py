@@ -5,13 +5,16 @@ import copy
 import gc
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import onnx
 import onnx_ir
 import torch
+from onnx.numpy_helper import to_array
 from torch import Tensor, nn
 
 from contract import catalogue, synthetic_inputs
@@ -134,6 +137,7 @@ def _dynamic_axes(tensor: catalogue.Tensor, dims: dict[str, int]) -> dict[int, s
 def _tidy(model: onnx.ModelProto, family: catalogue.Family, dims: dict[str, int]) -> None:
     # Stack traces would put paths of this machine into the key of every engine. Axes get the catalogue's names.
     graph: Any = model.graph
+    reshape_weights(graph)
     for holder in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
@@ -141,3 +145,24 @@ def _tidy(model: onnx.ModelProto, family: catalogue.Family, dims: dict[str, int]
         for axis, dim in zip(("batch", *tensor.shape), value.type.tensor_type.shape.dim, strict=True):
             if isinstance(axis, str) and axis not in dims:
                 dim.dim_param = axis
+
+
+def reshape_weights(graph: Any) -> None:
+    """Write the axes of size 1 that an Unsqueeze adds to weights into the weights.
+
+    The exporter does this for small weights only, and not every parser takes a computed kernel of a convolution.
+    """
+    weights = {weight.name: weight for weight in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.op_type != "Unsqueeze" or uses[node.input[0]] != 1 or not weights.keys() >= set(node.input):
+            continue
+        weight = weights[node.input[0]]
+        shape = numpy.expand_dims(numpy.empty(weight.dims, numpy.bool_), tuple(to_array(weights[node.input[1]]))).shape
+        weight.name, weight.dims[:] = node.output[0], shape
+        del graph.node[index]
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]

@@ -18,6 +18,7 @@ from export.networks.layers import (
     Norm,
     add,
     chunk_mask,
+    convolve,
     linear,
     valid_positions,
 )
@@ -84,7 +85,7 @@ class Convolution(nn.Module):
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """Convolve [batch, time, size]; `valid` BOOL [batch, time] sets padded frames to zero."""
-        return self._convolve(functional.pad(self._gated(values, valid), (0, 0, self.kernel - 1, 0)))
+        return self._convolve(self._gated(values, valid), self.kernel - 1)
 
     def step(self, values: Tensor, valid: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve a chunk [batch, T, size]; `state` [batch, kernel-1, size] holds the gated frames before it.
@@ -98,8 +99,8 @@ class Convolution(nn.Module):
         gated: Tensor = functional.glu(linear(self.gate, values), dim=-1) * valid[..., None].to(values.dtype)
         return gated
 
-    def _convolve(self, gated: Tensor) -> Tensor:
-        convolved = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
+    def _convolve(self, gated: Tensor, before: int = 0) -> Tensor:
+        convolved = convolve(self.depthwise, gated.transpose(1, 2), before).transpose(1, 2)
         return self.out(functional.silu(self.norm(convolved)))  # type: ignore[no-any-return]
 
 

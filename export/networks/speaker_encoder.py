@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.networks.layers import MASKED_SCORE, FeatureNorm, Norm, valid_positions
+from export.networks.layers import MASKED_SCORE, FeatureNorm, Norm, convolve, valid_positions
 
 # A smaller variance is rounding noise of the FP32 sum, and its square root has no usable gradient.
 SMALLEST_VARIANCE = 1.0e-5
@@ -34,7 +34,7 @@ class TimeDelay(nn.Module):
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:
         """Transform [batch, time, size]; `valid` has the type of values, [batch, time, 1]."""
-        convolved = self.convolution((values * valid).transpose(1, 2)).transpose(1, 2)
+        convolved = convolve(self.convolution, (values * valid).transpose(1, 2)).transpose(1, 2)
         return values + functional.silu(self.norm(convolved))
 
 
@@ -62,7 +62,7 @@ class SpeakerEncoder(nn.Module):
         valid = valid_positions(feature_lengths, features.shape[1])
         normed = self.feature_norm(features)
         keep = valid[..., None].to(normed.dtype)
-        values = self.first((normed * keep).transpose(1, 2)).transpose(1, 2)
+        values = convolve(self.first, (normed * keep).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             values = block(values, keep)
         pooled = self._pool(values, valid).to(values.dtype)

@@ -20,8 +20,8 @@ CONFIGS = {
         sample_rate_hz=8_000, window="hamming", bands=40, high_hz=-400.0, low_hz=64.0
     ),
 }
-# Of a log-mel value; the values lie between -16 and 25. Kaldi itself computes in FP32. In a band with a ten-billionth of
-# the loudest band's power it differs from FP64 by 0.023, and this bank by 0.014.
+# Of a log-mel value; the values lie between -16 and 25. Kaldi itself computes in FP32. In a band with a ten-billionth
+# of the loudest band's power it differs from FP64 by 0.023, and this bank by 0.014.
 LARGEST, MEAN = 0.05, 1e-5
 
 

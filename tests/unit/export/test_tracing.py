@@ -72,6 +72,33 @@ def test_fp16_graph_multiplies_no_matrices_in_fp32(family: str, traced_graphs: T
     assert {types[name] for name in others} == {onnx.TensorProto.FLOAT16}
 
 
+def test_kernels_of_convolutions_are_weights(family: str, traced_graphs: TracedGraphs) -> None:
+    """Not every parser takes a computed kernel."""
+    graph = onnx.load(traced_graphs.path(family)).graph
+    weights = {weight.name for weight in graph.initializer}
+    assert {node.input[1] for node in graph.node if node.op_type == "Conv"} <= weights
+
+
+def test_weights_have_the_axes_that_an_operator_would_add() -> None:
+    """The exporter does this for small weights only. A weight that another operator takes too stays as it is."""
+    values = {"kernel": np.ones((4, 3, 5), np.float32), "shared": np.ones(2, np.float32), "axis": np.array([2])}
+    nodes = [
+        onnx.helper.make_node("Unsqueeze", ["kernel", "axis"], ["wide"]),
+        onnx.helper.make_node("Conv", ["input", "wide"], ["output"]),
+        onnx.helper.make_node("Unsqueeze", ["shared", "axis"], ["column"]),
+        onnx.helper.make_node("Add", ["shared", "column"], ["sums"]),
+    ]
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = onnx.helper.make_graph(nodes, "graph", [], [], weights)
+    tracing.reshape_weights(graph)
+    assert [node.op_type for node in graph.node] == ["Conv", "Unsqueeze", "Add"]
+    assert {each.name: list(each.dims) for each in graph.initializer} == {
+        "wide": [4, 3, 1, 5],
+        "shared": [2],
+        "axis": [1],
+    }
+
+
 def test_rejects_graph_of_other_weights(traced_graphs: TracedGraphs) -> None:
     """Weights differ by one per cent; the error contains the difference and the limit."""
     job = small.job("diar")
