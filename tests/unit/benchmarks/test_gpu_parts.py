@@ -106,7 +106,7 @@ def built(family: str, mode: str = "batch") -> Built:
         ("am_en", "batch", 30, "batch 1 encoder_frames 48", 1.92),
         ("diar", "batch", 12, "batch 1 samples 8000", 0.5),
         ("decoder", "batch", 30, "batch 1 encoder_frames 48 hypothesis_count 16 hypothesis_tokens 64", 1.92),
-        ("lm", "realtime", 2, "batch 1 hypothesis_count 16 hypothesis_tokens 32", None),
+        ("lm", "realtime", 6, "batch 1 hypothesis_count 4 hypothesis_tokens 32", None),
     ],
 )
 def test_cases_are_buckets_and_batches(family: str, mode: str, count: int, first: str, audio_s: float | None) -> None:
