@@ -24,6 +24,7 @@ from benchmarks.recordings import DIALOGUE, repeat_dialogue
 from benchmarks.server import ensure_bundle, served
 from contract import command_line, files
 from contract.catalogue import read_catalogue
+from contract.errors import SettingError
 
 RESULTS = Path("dist/benchmarks/client.json")
 MINUTES, ROUNDS = 60, 3
@@ -41,12 +42,15 @@ def write_recordings(folder: Path, minutes: float) -> tuple[Path, Path, float]:
 
 
 def processor_s(checkout: Path, endpoint: str, point: str, recording: Path) -> float:
-    """Run the command line of a checkout, and return its processor seconds."""
+    """Run the command line of a checkout, and return its processor seconds; raise SettingError when it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "transcriber", str(recording), "--endpoint", endpoint]
         options = ["--operating-point", point, "--format", "json-v2", "--output", f"{folder}/"]
         before = _children_s()
-        subprocess.run([*command, *options], check=True, cwd=checkout, stderr=subprocess.DEVNULL)
+        found = subprocess.run([*command, *options], check=False, cwd=checkout, stderr=subprocess.PIPE, text=True)
+        if found.returncode:
+            cause = f"its client ended with exit code {found.returncode} ({found.stderr.strip().splitlines()[-1]})"
+            raise SettingError(f"checkout {checkout}", cause, "Use one whose client takes the models of this checkout")
         return _children_s() - before
 
 
