@@ -57,7 +57,7 @@ class Extent:
     """The share to which the largest number of streams is known."""
 
 
-SHORT = Extent(rounds=3, repeats=2, transcribers=(1, 2, 4), stream_s=20.0, first_streams=24, resolution=0.15)
+SHORT = Extent(rounds=3, repeats=4, transcribers=(1, 2, 4), stream_s=20.0, first_streams=24, resolution=0.15)
 LONG = Extent(rounds=7, repeats=8, transcribers=(1, 2, 3, 4, 6, 8), stream_s=60.0, first_streams=24, resolution=0.05)
 
 
