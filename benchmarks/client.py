@@ -49,7 +49,8 @@ def processor_s(checkout: Path, endpoint: str, point: str, recording: Path) -> f
         before = _children_s()
         found = subprocess.run([*command, *options], check=False, cwd=checkout, stderr=subprocess.PIPE, text=True)
         if found.returncode:
-            cause = f"its client ended with exit code {found.returncode} ({found.stderr.strip().splitlines()[-1]})"
+            *_, message = ["without a message", *found.stderr.strip().splitlines()]
+            cause = f"its client ended with exit code {found.returncode} ({message})"
             raise SettingError(f"checkout {checkout}", cause, "Use one whose client takes the models of this checkout")
         return _children_s() - before
 

@@ -152,7 +152,9 @@ def reshape_weights(graph: Any) -> None:
 
     The exporter does this for small weights only, and not every parser takes a computed kernel of a convolution.
     """
-    weights = {weight.name: weight for weight in graph.initializer}
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return  # The graphs of conditions and loops use weights by their names.
+    weights, axes = {weight.name: weight for weight in graph.initializer}, set[str]()
     uses = Counter(name for node in graph.node for name in node.input)
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]
@@ -161,8 +163,9 @@ def reshape_weights(graph: Any) -> None:
         weight = weights[node.input[0]]
         shape = numpy.expand_dims(numpy.empty(weight.dims, numpy.bool_), tuple(to_array(weights[node.input[1]]))).shape
         weight.name, weight.dims[:] = node.output[0], shape
+        axes.add(node.input[1])
         del graph.node[index]
-    used = {name for node in graph.node for name in node.input}
+    unused = axes - {name for node in graph.node for name in node.input} - {output.name for output in graph.output}
     for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in used:
+        if graph.initializer[index].name in unused:
             del graph.initializer[index]

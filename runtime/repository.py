@@ -305,6 +305,8 @@ def _check_catalogue(family: Family, path: Path) -> None:
                 f"triton.{field}: this field follows from the rest of the file and from the engine",
                 "Remove it",
             )
+    if not isinstance(family.triton.get(_BATCHER, {}), Mapping):
+        raise CatalogueError(path, f"triton.{_BATCHER}: it is not a table", f"Write [triton.{_BATCHER}]")
     for mode in family.modes.values():
         if mode.is_streaming and "sequence_batching" not in family.triton:
             raise CatalogueError(

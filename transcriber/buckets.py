@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from contract.catalogue import Family
 from transcriber.audio import Samples
@@ -16,13 +16,14 @@ from transcriber.recogniser import RequestError
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AudioBatch:
-    """A batch FP32 [len(items), size] of mono audio, each item with zeros after its last sample.
+    """A batch [len(items), size] of mono audio, each item with zeros after its last sample.
 
-    It stands for an array that is never made: a message is joined from its parts.
+    It stands for an array that is never made: a message is joined from its parts. No item is longer than `size`.
     """
 
     items: Sequence[Samples]
     size: int
+    dtype: DTypeLike = np.float32
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,26 +33,27 @@ class AudioBatch:
     @property
     def nbytes(self) -> int:
         """Return the bytes of the array."""
-        return 4 * len(self.items) * self.size
+        return np.dtype(self.dtype).itemsize * len(self.items) * self.size
 
-    def parts(self) -> Iterator[Samples]:
+    def parts(self) -> Iterator[NDArray[Any]]:
         """Yield arrays which are the bytes of the batch, one after the other."""
         for item in self.items:
-            yield np.ascontiguousarray(item, dtype=np.float32)
+            yield np.ascontiguousarray(item, dtype=self.dtype)
             if len(item) < self.size:
-                yield _silence(self.size)[len(item) :]
+                yield _silence(self.size, np.dtype(self.dtype))[len(item) :]
 
 
 def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = False) -> int:
     """Return the smallest bucket of an axis that holds a size; raise RequestError above the largest one.
 
-    An exact size is only raised to the smallest that the model takes.
+    An exact size is only raised to the smallest that the model takes, and may be the largest that it takes.
     """
     extent = family.modes[mode].axes[axis]
-    found = extent.smallest_bucket(size)
+    found = extent.smallest_bucket(size) if not exact else max(size, extent.min) if size <= extent.max else None
     if found is None:
-        raise RequestError(f"{family.name} takes at most {extent.max} {axis}, not {size}")
-    return max(size, extent.min) if exact else found
+        largest = extent.max if exact else max(extent.buckets, default=extent.max)
+        raise RequestError(f"{family.name} takes at most {largest} {axis}, not {size}")
+    return found
 
 
 def pad_to(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
@@ -85,5 +87,5 @@ def full_windows(samples: Samples, size: int, overlap: int) -> tuple[list[Sample
 
 
 @functools.lru_cache(maxsize=16)
-def _silence(size: int) -> Samples:
-    return np.zeros(size, dtype=np.float32)
+def _silence(size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.zeros(size, dtype=dtype)

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -443,6 +443,6 @@ def _shapes_agree(served: list[int], expected: list[int]) -> bool:
 
 def _wire_array(array: NDArray[Any] | AudioBatch, kind: str) -> NDArray[Any] | AudioBatch:
     if isinstance(array, AudioBatch):
-        return array
+        return replace(array, dtype=DTYPES[kind])
     typed = np.ascontiguousarray(array, dtype=DTYPES[kind])
     return typed[:, None] if typed.ndim == 1 else typed

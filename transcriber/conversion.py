@@ -18,7 +18,7 @@ _FLOATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 # The types of the samples that can be read here, and the full scale of integers, as libswresample has it.
 _PACKED_TYPES: dict[str, Any] = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32}
 _TYPES = _PACKED_TYPES | {f"{name}p": kind for name, kind in _PACKED_TYPES.items()}
-_FULL_SCALES: dict[Any, int] = {np.uint8: 2**7, np.int16: 2**15, np.int32: 2**31}
+_INTEGER_SCALES: dict[Any, int] = {np.uint8: 2**7, np.int16: 2**15, np.int32: 2**31}
 # 60 dB over full scale. Recorders that write floats go over full scale, but not that far. Some programs write floats in
 # the range of 16-bit integers: there, half of the samples that are not zero are at least 1.
 _LARGEST, _LARGEST_AMONG_INTEGERS = 1e3, 1e5
@@ -278,11 +278,11 @@ def _like(frame: av.AudioFrame, values: Channels) -> av.AudioFrame:
 def _channels(frame: av.AudioFrame) -> Channels:
     """Return the samples of a packed frame as float32, without a copy where they are."""
     (values,), kind = _planes(frame), _TYPES[frame.format.name]
-    if kind in _FULL_SCALES:
+    if kind in _INTEGER_SCALES:
         values = values.astype(np.float32)
         if kind is np.uint8:
-            values -= np.float32(_FULL_SCALES[kind])
-        values *= np.float32(1 / _FULL_SCALES[kind])
+            values -= np.float32(_INTEGER_SCALES[kind])
+        values *= np.float32(1 / _INTEGER_SCALES[kind])
     return values.reshape(-1, frame.layout.nb_channels)
 
 

@@ -57,7 +57,7 @@ def rescore(
     """
     candidates = list(hypotheses[: recogniser.most_hypotheses])
     for role in recogniser.rescorers if roles is None else roles:
-        candidates = _close(candidates)
+        candidates = _near_best(candidates)
         longest = max((len(hypothesis.tokens) for hypothesis in candidates), default=0)
         if len(candidates) < 2 or longest > recogniser.longest_hypothesis:  # noqa: PLR2004
             break
@@ -71,7 +71,7 @@ def rescore(
     return tuple(sorted(candidates, key=lambda hypothesis: hypothesis.score, reverse=True)) or tuple(hypotheses)
 
 
-def _close(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+def _near_best(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     best = max((hypothesis.score for hypothesis in hypotheses), default=0.0)
     return [hypothesis for hypothesis in hypotheses if hypothesis.score >= best - MARGIN]
 

@@ -67,10 +67,10 @@ def convolve(layer: nn.Conv1d, values: Tensor, before: int = 0) -> Tensor:
     the convolution is depthwise.
     """
     weight, padding, dilation = layer.weight[:, :, None], layer.padding[0], layer.dilation[0]
-    places: dict[str, Any] = {"padding": (0, padding), "dilation": (1, dilation), "groups": layer.groups}
+    places: dict[str, Any] = {"stride": (1, layer.stride[0]), "padding": (0, padding), "dilation": (1, dilation)}
     # Padding directly before the convolution becomes a part of it.
     padded = functional.pad(values[:, :, None], (before, 0)) if before else values[:, :, None]
-    return functional.conv2d(padded, weight, layer.bias, **places)[:, :, 0]
+    return functional.conv2d(padded, weight, layer.bias, groups=layer.groups, **places)[:, :, 0]
 
 
 def add(values: Tensor, change: Tensor, factor: float = 1.0) -> Tensor:

@@ -1,5 +1,7 @@
 """The networks in torch: padding changes nothing, and lengths match the catalogue."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from contract import synthetic_inputs
 from contract.catalogue import SAMPLES, Family, read_catalogue
 from export.networks.conformer_encoder import subsampled
-from export.networks.layers import Attention, chunk_mask
+from export.networks.layers import Attention, chunk_mask, convolve
 from tests.unit.export import small
 from tests.unit.export.small import FAMILIES
 
@@ -198,6 +200,15 @@ def test_subsampling_equals_two_strided_convolutions(frames: int) -> None:
         expected = torch.nn.functional.conv1d(expected, weight, layer.bias, stride=2)
         expected = torch.nn.functional.silu(expected) if index == 0 else expected
     assert torch.allclose(network(values), expected.transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 3}, {"padding": 2}, {"groups": 4}])
+def test_convolution_over_two_axes_equals_one_over_time(options: dict[str, Any]) -> None:
+    layer = torch.nn.Conv1d(4, 8, 3, **options)
+    values = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(values, (5, 0))
+    for before, expected in ((0, layer(values)), (5, layer(padded))):
+        assert torch.allclose(convolve(layer, values, before), expected, atol=1e-6)
 
 
 def test_head_sorts_and_normalises() -> None:

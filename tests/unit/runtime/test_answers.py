@@ -58,8 +58,8 @@ def test_request_for_the_decoder() -> None:
     assert {name: (array.type, array.shape, array.values[0]) for name, array in request.items()} == {
         "encoder_out": ("FP16", (2, 48, ENCODER_SIZE), request["encoder_out"].values[0]),
         "encoder_lengths": ("INT32", (2, 1), 48),
-        "hypotheses": ("INT32", (2, 16, 16), 0),
-        "hypothesis_lengths": ("INT32", (2, 16), 16),
+        "hypotheses": ("INT32", (2, 4, 16), 0),
+        "hypothesis_lengths": ("INT32", (2, 4), 16),
     }
 
 

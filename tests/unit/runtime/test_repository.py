@@ -410,6 +410,12 @@ def test_rejects_catalogue_field_that_is_derived(tmp_path: Path) -> None:
     )
 
 
+def test_rejects_a_batcher_that_is_no_table(tmp_path: Path) -> None:
+    chosen = with_triton(selection(bundle(tmp_path)), "body_standard", dynamic_batching=True)
+    with pytest.raises(CatalogueError, match=r"triton.dynamic_batching: it is not a table. Write \[triton."):
+        repository.configurations(chosen, threads=1)
+
+
 def other_tensor(made: BundleManifest, model: str, **changes: Any) -> BundleManifest:
     """Change the first input of a model."""
 

@@ -1,11 +1,13 @@
 """Padding to buckets, and the windows of a stream."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.catalogue import BATCH_MODE, REALTIME_MODE, SAMPLES, read_catalogue
+from contract.catalogue import BATCH_MODE, REALTIME_MODE, SAMPLES, AxisRange, read_catalogue
 from transcriber.buckets import AudioBatch, bucket, full_windows, pad_to, pad_tokens
 from transcriber.recogniser import RequestError
 
@@ -26,6 +28,21 @@ def test_exact_sizes_are_only_raised_to_the_smallest() -> None:
     assert bucket(BODY, BATCH_MODE, SAMPLES, 1_000, exact=True) == BODY.modes[BATCH_MODE].axes[SAMPLES].min
     with pytest.raises(RequestError, match="body takes at most 320000 samples, not 320001"):
         bucket(BODY, BATCH_MODE, SAMPLES, 320_001, exact=True)
+
+
+def test_exact_sizes_may_be_above_the_largest_bucket() -> None:
+    axes = {SAMPLES: AxisRange(min=32_000, opt=32_000, max=320_000, buckets=(32_000, 160_000))}
+    family = replace(BODY, modes={BATCH_MODE: replace(BODY.modes[BATCH_MODE], axes=axes)})
+    assert bucket(family, BATCH_MODE, SAMPLES, 200_000, exact=True) == 200_000
+    with pytest.raises(RequestError, match="body takes at most 160000 samples, not 200000"):
+        bucket(family, BATCH_MODE, SAMPLES, 200_000)
+
+
+def test_a_batch_has_the_type_of_its_tensor() -> None:
+    batch = AudioBatch(items=[np.ones(2, np.float32), np.ones(1, np.float32)], size=2, dtype=np.float16)
+    content = b"".join(part.tobytes() for part in batch.parts())
+    assert len(content) == batch.nbytes == 8
+    assert np.frombuffer(content, np.float16).tolist() == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_pads_audio_with_zeros() -> None:
