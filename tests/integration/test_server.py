@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -46,6 +47,20 @@ def server(engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with serving.started(engines, tmp_path_factory.mktemp("server")) as running:
         serving.wait_ready(running)
         yield running
+
+
+@pytest.fixture
+def joining(engines: Path, tmp_path: Path) -> Iterator[triton.InferenceServerClient]:
+    """Serve with a catalogue that limits a queue, so that models keep their batcher on a CPU."""
+    catalogue = shutil.copytree(CATALOGUE_FOLDER, tmp_path / "catalogue")
+    for name in ("body", "lm"):
+        path = catalogue / name / "model.toml"
+        assert path.read_text().rstrip().endswith("max_queue_delay_microseconds = 2000")
+        path.write_text(path.read_text() + "default_queue_policy = { max_queue_size = 64 }\n")
+    with serving.started(engines, tmp_path, ("--catalogue", str(catalogue))) as running:
+        serving.wait_ready(running)
+        with triton.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
+            yield client
 
 
 def infer_together(client: triton.InferenceServerClient, model: str, requests: list[Arrays]) -> list[Any]:
@@ -185,7 +200,9 @@ def test_decoder_scores_hypotheses(client: triton.InferenceServerClient) -> None
     np.testing.assert_array_equal(infer(client, "decoder_standard", arrays).as_numpy("scores"), [[-106.0, -115.0]])
 
 
-def test_batched_requests_get_their_own_results(client: triton.InferenceServerClient) -> None:
+@pytest.mark.parametrize("are_joined", [False, True])
+def test_requests_get_their_own_results(request: pytest.FixtureRequest, *, are_joined: bool) -> None:
+    client = request.getfixturevalue("joining" if are_joined else "client")
     items_before, runs_before = runs(client, "body_standard")
     requests = [speech(frames, batch) for frames in (10, 20) for batch in (1, 2, 1, 1, 3, 1, 1, 2)]
     for arrays, result in zip(requests, infer_together(client, "body_standard", requests), strict=True):
@@ -194,10 +211,11 @@ def test_batched_requests_get_their_own_results(client: triton.InferenceServerCl
         np.testing.assert_array_equal(result.as_numpy("encoder_lengths"), [[expected.shape[1]]] * len(expected))
     items_after, runs_after = runs(client, "body_standard")
     assert items_after - items_before == sum(len(arrays["audio"]) for arrays in requests)
-    assert runs_after - runs_before < len(requests)
+    assert (runs_after - runs_before < len(requests)) == are_joined
 
 
-def test_bad_request_fails_alone(client: triton.InferenceServerClient) -> None:
+def test_bad_request_fails_alone(joining: triton.InferenceServerClient) -> None:
+    client = joining
     _, runs_before = runs(client, "lm_enhanced")
     requests = [hypotheses(index, 1) if index != 3 else hypotheses(99, 1) for index in range(8)]
     answers = infer_together(client, "lm_enhanced", requests)

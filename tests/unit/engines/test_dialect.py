@@ -115,9 +115,12 @@ def test_finds_the_filter_bank_of_a_parsed_network(traced_graphs: TracedGraphs) 
     ]
     pinned = [(layer.type.name, layer.name) for layer in dialect.fp32_layers(library, made)]
     assert [name for kind, name in pinned if kind == "CONVOLUTION"] == convolutions
-    # The transform, the power of its real and imaginary part, the mel filters, their floor and the logarithm.
+    # Pre-emphasis with the first sample of a frame; the mean; sums and differences, each with its part of the spectrum;
+    # its power, the mel filters, their floor and the logarithm.
     computing = [kind for kind, _ in pinned if kind in ("CONVOLUTION", "ELEMENTWISE", "ACTIVATION", "UNARY")]
-    assert computing[:7] == ["CONVOLUTION", *["ELEMENTWISE"] * 3, "CONVOLUTION", "ACTIVATION", "UNARY"]
+    halves = ["ELEMENTWISE", "CONVOLUTION"] * 2
+    power = [*["ELEMENTWISE"] * 3, "CONVOLUTION", "ACTIVATION", "UNARY"]
+    assert computing[:15] == [*["ELEMENTWISE"] * 4, "CONVOLUTION", *halves, *power]
 
 
 @pytest.mark.parametrize(
