@@ -49,9 +49,9 @@ def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = Fal
     An exact size is only raised to the smallest that the model takes, and may be the largest that it takes.
     """
     extent = family.modes[mode].axes[axis]
-    found = extent.smallest_bucket(size) if not exact else max(size, extent.min) if size <= extent.max else None
-    if found is None:
-        largest = extent.max if exact else max(extent.buckets, default=extent.max)
+    found = max(size, extent.min) if exact else extent.smallest_bucket(size)
+    largest = extent.max if exact else max(extent.buckets, default=extent.max)
+    if found is None or found > largest:
         raise RequestError(f"{family.name} takes at most {largest} {axis}, not {size}")
     return found
 

@@ -62,16 +62,6 @@ class Hypothesis:
         """Return what hypotheses are ranked by."""
         return self.log_prob + self.lm_score
 
-    def with_lm_score(self, lm_score: float) -> "Hypothesis":
-        """Return it with another `lm_score`, in 0.6 of the time of dataclasses.replace."""
-        return Hypothesis(
-            tokens=self.tokens,
-            log_prob=self.log_prob,
-            lm_log_prob=self.lm_log_prob,
-            lm_score=lm_score,
-            phrase_score=self.phrase_score,
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fusion:
