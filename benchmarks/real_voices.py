@@ -31,7 +31,6 @@ from benchmarks.server import served
 from contract import command_line, files
 from contract.access import from_environment
 from contract.catalogue import read_catalogue
-from contract.client import SpeakerSpec
 from contract.errors import ServerContractError
 from contract.graph import load
 from demo.scores import equal_error_rate
@@ -245,8 +244,10 @@ def score(network: TritonRecogniser, dialogues: Sequence[Dialogue], clips: Seque
     if spec is None:
         raise ServerContractError(network.operating_point, "no speaker network is served", "Build it again")
     voices = np.array([clip.speaker for clip in clips])
-    windows = [_windows(clip, spec) for clip in track(clips, f"{network.operating_point} windows")]
-    embedded = [network.embed(each) for each in windows]
+    embedded = [
+        network.embed(clip.samples, speakers.window_bounds(clip.samples.size, spec))
+        for clip in track(clips, f"{network.operating_point} windows")
+    ]
     errors = [_errors(network, each) for each in track(dialogues, f"{network.operating_point} dialogues")]
     seconds = np.array([each.seconds for each in errors])
     rates = np.array([each.rates for each in errors]) * seconds[:, None] / seconds.sum()
@@ -275,11 +276,6 @@ def pair_error(embeddings: Floats, voices: NDArray[np.str_]) -> float:
 
 def _clip(sentence: Sentence) -> Clip:
     return Clip(samples=game_dialogues.samples_of(sentence.path), speaker=sentence.speaker)
-
-
-def _windows(clip: Clip, spec: SpeakerSpec) -> list[Samples]:
-    bounds = speakers.window_bounds(clip.samples.size, spec)
-    return [clip.samples[begin:end] for begin, end in bounds]
 
 
 def _mean(embeddings: Floats) -> Floats:

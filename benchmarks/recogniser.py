@@ -1,7 +1,7 @@
 """A recogniser in this process: the same graphs as on a server, without padding."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from contract.errors import GraphError
 from transcriber import ngram
 from transcriber.audio import Samples
 from transcriber.ctc import Emissions, Floats, Integers
-from transcriber.recogniser import EncoderOutput
+from transcriber.recogniser import Bounds, EncoderOutput
 
 
 class GraphRecogniser:
@@ -55,9 +55,10 @@ class GraphRecogniser:
         ][0]
         return scores
 
-    def embed(self, windows: list[Samples]) -> Floats:
-        """Return the embeddings of windows of speech: unit vectors FP32 [len(windows), E]."""
-        return np.concatenate([self._networks[SPEAKER].run(_batch_of_one(window))["embedding"] for window in windows])
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        """Return the embeddings of the windows of a segment: unit vectors FP32 [len(bounds), E]."""
+        found: Floats = self._networks[SPEAKER].run(_batch_of_one(samples))["embedding"][0, : len(bounds)]
+        return found
 
 
 def _sections(exported: ExportedPoint) -> tuple[AudioSpec, TokenSpec, SearchSpec]:

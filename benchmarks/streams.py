@@ -1,10 +1,12 @@
 """A recogniser of streams that takes recordings, to compare real time with batch."""
 
+from collections.abc import Sequence
+
 from contract.catalogue import ENCODER, REALTIME_MODE, read_catalogue
 from transcriber import open_segment
 from transcriber.audio import Samples
 from transcriber.ctc import Floats, Integers
-from transcriber.recogniser import EncoderOutput, StreamRecogniser
+from transcriber.recogniser import Bounds, EncoderOutput, StreamRecogniser
 
 MODE = read_catalogue().of_role(ENCODER)[0].modes[REALTIME_MODE]
 
@@ -34,6 +36,6 @@ class WindowedRecogniser:
         """Return the summed log-probabilities FP32 [N] of hypotheses INT32 [N, L] with lengths [N]."""
         return self._streams.score(role, encoded, hypotheses, lengths)
 
-    def embed(self, windows: list[Samples]) -> Floats:
-        """Return the embeddings of windows of speech: unit vectors FP32 [len(windows), E]."""
-        return self._streams.embed(windows)
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        """Return the embeddings of the windows of a segment: unit vectors FP32 [len(bounds), E]."""
+        return self._streams.embed(samples, bounds)

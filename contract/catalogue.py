@@ -24,8 +24,9 @@ HYPOTHESIS_ROLES = (RESCORER, LM)
 """Roles of the models that score hypotheses, in the order in which clients use them."""
 OPTIONAL_ROLES = (RESCORER, LM, SPEAKER)
 """Roles that a server and a client can do without."""
-# The axes of audio and of encoder output. Family.frames leads from the first to the second.
-SAMPLES, ENCODER_FRAMES = "samples", "encoder_frames"
+# The axes of audio, of encoder output, and of the windows that a speaker network embeds. Family.frames leads from the
+# first to one of the others.
+SAMPLES, ENCODER_FRAMES, SPEAKER_WINDOWS = "samples", "encoder_frames", "windows"
 MODES = BATCH_MODE, REALTIME_MODE = ("batch", "realtime")
 BATCH = "batch"
 _USUAL_LANGUAGE = "en"
@@ -155,7 +156,7 @@ class Family:
     """The language that it serves; None for a family that serves every language."""
     network: str | None = None
     frames: FrameRule | None = None
-    """Of a family that takes audio and makes encoder frames: the rule from the axis samples to encoder_frames."""
+    """Of a family that takes audio: the rule from the axis samples to encoder_frames, or to the windows of speakers."""
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     modes: dict[str, Mode] = field(default_factory=dict)
@@ -321,7 +322,7 @@ def read_catalogue(folder: Path = CATALOGUE_FOLDER) -> Catalogue:
         for step in family.steps:
             _check_step(folder, family, families.get(step), step)
     engines = Catalogue(folder=folder, operating_points=points, families=families)
-    families = {name: _with_encoder_frames(engines, family) for name, family in families.items()}
+    families = {name: _with_derived_axis(engines, family) for name, family in families.items()}
     return Catalogue(
         folder=folder,
         operating_points=points,
@@ -356,13 +357,14 @@ def _read_toml(path: Path) -> Fields:
     return fields
 
 
-def _with_encoder_frames(catalogue: Catalogue, family: Family) -> Family:
+def _with_derived_axis(catalogue: Catalogue, family: Family) -> Family:
     """Return a family with the axis encoder_frames in its modes, derived from the samples that its encoder takes.
 
     A mode that states the axis itself keeps it. A rescorer reads whole segments in every mode, all others read what
-    the encoder makes in the same mode.
+    the encoder makes in the same mode. A speaker network has the axis windows in the same way.
     """
-    if not any(ENCODER_FRAMES in tensor.shape for tensor in (*family.inputs, *family.outputs)):
+    axis = SPEAKER_WINDOWS if family.role == SPEAKER else ENCODER_FRAMES
+    if not any(axis in tensor.shape for tensor in (*family.inputs, *family.outputs)):
         return family
     modes = {}
     for name, mode in family.modes.items():
@@ -371,12 +373,11 @@ def _with_encoder_frames(catalogue: Catalogue, family: Family) -> Family:
             cause = "the encoders of its operating points make different numbers of frames"
             raise CatalogueError(catalogue.folder / family.name / MODEL_FILE, cause, "Describe each point as a family")
         (extent,) = sources
-        if ENCODER_FRAMES in mode.axes or extent is None:
+        if axis in mode.axes or extent is None:
             modes[name] = mode
         else:
             modes[name] = replace(
-                mode,
-                axes=({} if family.takes_audio else {ENCODER_FRAMES: extent}) | mode.axes | {ENCODER_FRAMES: extent},
+                mode, axes=({} if family.takes_audio else {axis: extent}) | mode.axes | {axis: extent}
             )
     return replace(family, modes=modes)
 

@@ -19,6 +19,7 @@ BATCHING_PARAMETER, NO_BATCHING = "batching", "none"
 """The parameter of a model whose server never joins requests to a batch, so that clients need not pad to buckets."""
 SCHEMA_VERSION = 1
 MASKED, EXACT = PADDINGS = ("masked", "exact")
+WINDOWS, SEGMENTS = UNITS = ("windows", "segments")
 SENTENCEPIECE, DELIMITER, CHARACTERS = STYLES = ("sentencepiece", "delimiter", "characters")
 # The rates that the voice activity detector of clients takes.
 SAMPLE_RATES_HZ = (8_000, 16_000, 32_000, 48_000)
@@ -110,6 +111,9 @@ class SpeakerSpec:
     """Seconds from the begin of one window to that of the next."""
     padding: str = MASKED
     """As in AudioSpec."""
+    takes: str = WINDOWS
+    """`windows`: an item of a request is a window, and its result an embedding. `segments`: an item is a segment, and
+    its result the embeddings of all windows that begin in it. A window at its end may be shorter than `window_s`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +227,8 @@ def _speaker(table: Fields) -> SpeakerSpec:
         window_s=_positive(table, "window_s"),
         hop_s=_positive(table, "hop_s"),
         padding=_one_of(table, "padding", PADDINGS),
+        # Bundles of earlier releases do not state it.
+        takes=_one_of(table, "takes", UNITS) if table.has("takes") else WINDOWS,
     )
 
 

@@ -222,7 +222,8 @@ def _scores(array: Array, _lengths: Array | None) -> str | None:
 
 
 def _embedding(array: Array, _lengths: Array | None) -> str | None:
-    norms = [math.hypot(*item) for item in array.items()]
+    # An item is an embedding, or has one for each window.
+    norms = [math.hypot(*row) for row in array.rows()]
     wrong = next((norm for norm in norms if abs(norm - 1) > _TOLERANCE), None)
     return None if wrong is None else f"embedding has norm {wrong:.3f}, not 1"
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.client import SpeakerSpec
+from contract.client import SEGMENTS, SpeakerSpec
 from demo.scores import equal_error_rate
 from export.checkpoints import reference
-from export.checkpoints.roles import SPEAKER_HOP_S, SPEAKER_WINDOW_S
+from export.checkpoints.roles import SPEAKER_HOP_S, SPEAKER_WINDOW_S, windowed
 from export.networks.speaker_encoder import SpeakerEncoder
 from training import curves, dataset, recordings, reporting, schedule
 from training.augment import Samples
@@ -26,7 +27,7 @@ from training.features import SAMPLE_RATE_HZ, log_mel
 from training.recipe import Point, Recipe
 from training.recordings import Turn
 from transcriber.clustering import NO_LIMITS, Speech, find_voices
-from transcriber.segments import split
+from transcriber.segments import Segment, split
 from transcriber.speakers import Window, speech_of, window_bounds, windows_of
 
 FRAMES_PER_SECOND = 100
@@ -43,6 +44,14 @@ EQUAL_ERROR_SECONDS = (1.5, 3.0)
 DIALOGUES = 40
 # Thresholds that are tried, and the accuracy of clusters below the best one that counts as equal.
 THRESHOLDS, EQUAL_ACCURACY = np.arange(0.05, 0.99, 0.05), 0.01
+# The windows of the networks that are exported.
+WINDOWS = SpeakerSpec(
+    sample_rate_hz=SAMPLE_RATE_HZ,
+    same_speaker_similarity=0.0,
+    window_s=SPEAKER_WINDOW_S,
+    hop_s=SPEAKER_HOP_S,
+    takes=SEGMENTS,
+)
 Speakers = Mapping[str, Sequence[Example]]
 
 
@@ -162,16 +171,22 @@ def choose_threshold(network: nn.Module, seed: int, count: int) -> tuple[float, 
 
 def embed_dialogue(network: nn.Module, samples: Samples, turns: Sequence[Turn]) -> DevelopmentDialogue:
     """Segment a dialogue at 16 kHz, and embed its windows; a window's speaker is that of most of it."""
-    spec = SpeakerSpec(
-        sample_rate_hz=SAMPLE_RATE_HZ, same_speaker_similarity=0.0, window_s=SPEAKER_WINDOW_S, hop_s=SPEAKER_HOP_S
-    )
-    windows, crops = list[Window](), list[NDArray[np.float16]]()
+    windows, embeddings = list[Window](), list[NDArray[np.float32]]()
     for number, segment in enumerate(split(iter([samples]), sample_rate_hz=SAMPLE_RATE_HZ)):
-        bounds = window_bounds(segment.samples.size, spec)
-        windows += windows_of(number, segment.start_s, bounds, spec)
-        crops += [log_mel(segment.samples[first:last]).astype(np.float16) for first, last in bounds]
+        found, embedded = embed_segment(network, number, segment)
+        windows += found
+        embeddings.append(embedded)
     owners = tuple(max(turns, key=lambda turn: _overlap_s(turn, window)).speaker for window in windows)
-    return DevelopmentDialogue(speakers=owners, speech=speech_of(windows, embed(network, crops)))
+    return DevelopmentDialogue(speakers=owners, speech=speech_of(windows, np.concatenate(embeddings)))
+
+
+@torch.inference_mode()
+def embed_segment(network: Any, number: int, segment: Segment) -> tuple[list[Window], NDArray[np.float32]]:
+    """Return the windows of a segment at 16 kHz, and their embeddings FP32 [windows, E] by the network as exported."""
+    bounds = window_bounds(segment.samples.size, WINDOWS)
+    features, lengths = dataset.pad([log_mel(segment.samples).astype(np.float16)])
+    embeddings = windowed(network)(torch.from_numpy(features), torch.from_numpy(lengths))
+    return windows_of(number, segment.start_s, bounds, WINDOWS), embeddings[0, : len(bounds)].numpy()
 
 
 def _overlap_s(turn: Turn, window: Window) -> float:

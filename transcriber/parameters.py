@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from contract.client import PARAMETER, ClientSpec, SearchSpec, TokenSpec
+from contract.catalogue import SPEAKER_WINDOWS, Family
+from contract.client import PARAMETER, SEGMENTS, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from contract.errors import ServerContractError
 from transcriber import ngram
 from transcriber.ngram import Ngram
@@ -62,3 +63,15 @@ def check_rescorers(search: SearchSpec, roles: tuple[str, ...], model: str) -> N
         if role not in search.rescorers or role not in search.rescorers_with_ngram:
             cause = f"its parameter `{PARAMETER}` has no weight for the {role}, which the server has"
             raise ServerContractError(model, cause, _EXPORT_REMEDY)
+
+
+def check_speaker(spec: SpeakerSpec, family: Family, model: str) -> None:
+    """Raise ServerContractError when a speaker network's output has windows and its spec has not, or the reverse."""
+    (shape,) = (tensor.shape for tensor in family.outputs)
+    if (SPEAKER_WINDOWS in shape) != (spec.takes == SEGMENTS):
+        axes = "1 axis" if len(shape) == 1 else f"{len(shape)} axes"
+        cause = (
+            f"its parameter `{PARAMETER}` has speaker.takes {spec.takes!r}, which does not fit an output "
+            f"`{family.outputs[0].name}` with {axes}"
+        )
+        raise ServerContractError(model, cause, _EXPORT_REMEDY)

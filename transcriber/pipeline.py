@@ -233,7 +233,7 @@ def with_embeddings(
     samples = resample(segment.samples, segment.sample_rate_hz, spec.sample_rate_hz)
     samples = speakers.with_noise_floor(samples, spec.sample_rate_hz)
     bounds = speakers.window_bounds(samples.size, spec)
-    embeddings = recogniser.embed([samples[first:last] for first, last in bounds])
+    embeddings = recogniser.embed(samples, bounds)
     windows = speakers.windows_of(number, segment.start_s, bounds, spec)
     return SegmentResult(words=found, windows=windows, embeddings=embeddings)
 

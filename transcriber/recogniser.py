@@ -1,7 +1,8 @@
 """Define what the transcriber needs from a server: the interface between the transcription and the network protocol."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -9,6 +10,9 @@ from contract.client import AudioSpec, SearchSpec, SpeakerSpec, TokenSpec
 from transcriber.audio import Samples
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.ngram import Ngram
+
+Bounds: TypeAlias = tuple[int, int]
+"""The first sample of a window, and the one after its last."""
 
 
 class RequestError(Exception):
@@ -63,8 +67,11 @@ class Recogniser(Protocol):
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
         ...
 
-    def embed(self, windows: list[Samples]) -> Floats:
-        """Embed stretches of speech at the rate of `speaker`: unit vectors FP32 [len(windows), E]."""
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        """Embed the windows of a segment at the rate of `speaker`: unit vectors FP32 [len(bounds), E].
+
+        bounds: those that speakers.window_bounds has for the segment.
+        """
         ...
 
 

@@ -8,10 +8,11 @@ from itertools import groupby, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.client import SpeakerSpec
+from contract.client import SEGMENTS, SpeakerSpec
 from transcriber.audio import Samples
 from transcriber.clustering import NO_LIMITS, Labels, SpeakerLimits, Speech, Tree, find_voices
 from transcriber.ctc import Floats
+from transcriber.recogniser import Bounds
 from transcriber.transcript import Turn, Word
 
 # A change between two windows is about this far, at most, from where they meet.
@@ -44,19 +45,21 @@ class Window:
         return self.end_s - self.start_s
 
 
-def window_bounds(samples: int, spec: SpeakerSpec) -> list[tuple[int, int]]:
+def window_bounds(samples: int, spec: SpeakerSpec) -> list[Bounds]:
     """Return the bounds, in samples, of the windows that cover a segment.
 
-    A segment that is shorter than a window is one window.
+    A segment that is shorter than a window is one window. The last window ends with the segment. It is as long as the
+    others where windows are embedded one by one, and as far from the one before it where the network takes segments.
     """
     window, hop = (round(seconds * spec.sample_rate_hz) for seconds in (spec.window_s, spec.hop_s))
     if samples <= window:
         return [(0, samples)]
-    starts = [*range(0, samples - window, hop), samples - window]
-    return [(start, start + window) for start in starts]
+    starts = [*range(0, samples - window, hop)]
+    starts.append(starts[-1] + hop if spec.takes == SEGMENTS else samples - window)
+    return [(start, min(start + window, samples)) for start in starts]
 
 
-def windows_of(segment: int, start_s: float, bounds: Sequence[tuple[int, int]], spec: SpeakerSpec) -> list[Window]:
+def windows_of(segment: int, start_s: float, bounds: Sequence[Bounds], spec: SpeakerSpec) -> list[Window]:
     """Return the windows of a segment that begins at a time of the recording."""
     rate = spec.sample_rate_hz
     return [

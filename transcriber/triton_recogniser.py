@@ -1,7 +1,7 @@
 """Recognise segments and streams with the models of a Triton server, after a check of what the server serves."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from contract.catalogue import (
     Family,
     model_name,
 )
-from contract.client import BATCHING_PARAMETER, EXACT, MASKED, NO_BATCHING, SearchSpec, SpeakerSpec
+from contract.client import BATCHING_PARAMETER, EXACT, MASKED, NO_BATCHING, SEGMENTS, SearchSpec, SpeakerSpec
 from contract.errors import ServerContractError, SettingError
 from transcriber import parameters
 from transcriber.audio import Samples
@@ -26,7 +26,7 @@ from transcriber.buckets import AudioBatch, bucket, pad_to
 from transcriber.connection import Arrays, Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.parameters import SERVE_REMEDY, required
-from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.recogniser import Bounds, EncoderOutput, RequestError
 
 _ENCODER_OUT = "encoder_out"
 
@@ -56,8 +56,8 @@ class TritonRecogniser:
         parameters.check_rescorers(self.search, self.rescorers, model)
         self.most_hypotheses = self._rescorer_limit("hypothesis_count")
         self.longest_hypothesis = self._rescorer_limit("hypothesis_tokens")
-        self.longest_samples = self._longest_samples()
         self.speaker = self._speaker_spec()
+        self.longest_samples = self._longest_samples()
 
     def recognise(self, samples: Samples) -> EncoderOutput:
         """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""
@@ -83,12 +83,16 @@ class TritonRecogniser:
         scores: Floats = outputs["scores"][0, : len(lengths)]
         return scores
 
-    def embed(self, windows: list[Samples]) -> Floats:
-        """Embed stretches of speech at the rate of `speaker`: unit vectors FP32 [len(windows), E]."""
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        """Embed the windows of a segment at the rate of `speaker`: unit vectors FP32 [len(bounds), E]."""
         family, spec = self._families[SPEAKER], self.speaker
         if spec is None:
             raise ValueError("no speaker network is served")
-        largest = family.modes[self.mode].batch.max
+        if spec.takes == SEGMENTS:
+            found: Floats = self._infer(family, self._padded([samples], family, spec.padding))["embedding"][0]
+            # Padding has windows of its own, after those of the segment.
+            return found[: len(bounds)]
+        windows, largest = [samples[first:last] for first, last in bounds], family.modes[self.mode].batch.max
         parts = [
             self._infer(family, self._padded(windows[start:end], family, spec.padding))["embedding"]
             for start, end in _batches(windows, largest, equal_lengths=self._is_exact(family, spec.padding))
@@ -138,18 +142,25 @@ class TritonRecogniser:
         if served is None:
             return None
         self._families[SPEAKER], found = served
-        model = self._model(self._families[SPEAKER])
-        return required(parameters.client_spec(found, model).speaker, "speaker", model)
+        family = self._families[SPEAKER]
+        model = self._model(family)
+        spec = required(parameters.client_spec(found, model).speaker, "speaker", model)
+        parameters.check_speaker(spec, family, model)
+        return spec
 
     def _rescorer_limit(self, axis: str) -> int:
         return min((self._families[role].modes[self.mode].axes[axis].max for role in self.rescorers), default=0)
 
     def _longest_samples(self) -> int:
-        """Return the longest segment that the recogniser and the rescorers take."""
+        """Return the longest segment that all models take."""
         limits = [self._families[role].modes[self.mode].axes.get(ENCODER_FRAMES) for role in self.rescorers]
         hop = round(self.audio.hop_s * self.audio.sample_rate_hz)
         rescored = [self.audio.shortest_samples + (frames.max - 1) * hop for frames in limits if frames is not None]
-        return min([self._recogniser.modes[BATCH_MODE].axes[SAMPLES].max, *rescored])
+        longest = min([self._recogniser.modes[BATCH_MODE].axes[SAMPLES].max, *rescored])
+        if self.speaker is None or self.speaker.takes != SEGMENTS:
+            return longest
+        embedded = self._families[SPEAKER].modes[self.mode].axes[SAMPLES].max
+        return min(longest, embedded * self.audio.sample_rate_hz // self.speaker.sample_rate_hz)
 
 
 class TritonStreams(TritonRecogniser):

@@ -30,9 +30,10 @@ from training import augment
 from transcriber import confidence, ctc, pipeline, realtime, rescoring
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
-from transcriber.ctc import Hypothesis
+from transcriber.ctc import Floats, Hypothesis
 from transcriber.recogniser import EncoderOutput, Recogniser, StreamRecogniser
 from transcriber.segments import split
+from transcriber.speakers import window_bounds
 from transcriber.transcript import Transcript
 from transcriber.triton_recogniser import TritonRecogniser, TritonStreams
 
@@ -229,13 +230,14 @@ def cut_edges(turns: Sequence[SpokenTurn], edges: Sequence[float], collar: float
 
 
 def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording]) -> float:
-    """Return the equal error rate of the speaker network over all pairs of recordings.
+    """Return the equal error rate of the speaker network over all pairs of recordings, of the means of their windows.
 
     It is nan when no voice has two recordings, or when there is a single voice.
     """
-    if recogniser.speaker is None:
+    spec = recogniser.speaker
+    if spec is None:
         return math.nan
-    rate_hz = recogniser.speaker.sample_rate_hz
+    rate_hz = spec.sample_rate_hz
     first, length = round(FIRST_SECOND * rate_hz), round(EQUAL_ERROR_SECONDS * rate_hz)
     crops: list[Samples] = []
     speakers: list[str] = []
@@ -245,13 +247,19 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
         if len(samples) == length:
             crops.append(samples)
             speakers.append(one.speaker)
-    embeddings = recogniser.embed(crops)
+    embeddings = np.stack([_voice(recogniser.embed(each, window_bounds(len(each), spec))) for each in crops])
     pairs = np.triu_indices(len(speakers), 1)
     similarity = (embeddings @ embeddings.T)[pairs]
     same = (np.array(speakers)[:, None] == np.array(speakers)[None, :])[pairs]
     if same.all() or not same.any():
         return math.nan
     return equal_error_rate(similarity[same], similarity[~same])
+
+
+def _voice(windows: Floats) -> Floats:
+    """Return the direction of the mean of unit vectors [windows, E]."""
+    total = windows.sum(axis=0)
+    return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
 
 def of_recording(recogniser: Recogniser, plan: pipeline.Plan = PLAN) -> Callable[[Path], Transcript]:

@@ -100,7 +100,7 @@ def pooled(results: Results) -> dict[str, Reliability]:
 def _speakers(results: Results) -> Iterator[str]:
     yield from ("", "## Speakers", "", f"| | {' | '.join(results.words)} |", "|---|" + "---|" * len(results.words))
     equal_errors = [results.equal_errors.get(point, math.nan) for point in results.words]
-    yield _row(f"equal error rate, {EQUAL_ERROR_SECONDS:g} s, unseen voices", equal_errors)
+    yield _row(f"equal error rate, mean of the windows in {EQUAL_ERROR_SECONDS:g} s, unseen voices", equal_errors)
     for kind, title in DIALOGUES.items():
         found = [results.diarization[point][kind] for point in results.words]
         yield _row(f"diarization error rate, {title}", [each.error_with_collar for each in found])

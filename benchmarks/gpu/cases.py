@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.gpu.device import Arrays
 from contract import synthetic_inputs
-from contract.catalogue import BATCH, ENCODER_FRAMES, SAMPLES, Family, Mode
+from contract.catalogue import BATCH, ENCODER_FRAMES, SAMPLES, SPEAKER_WINDOWS, Family, Mode
 
 # Seconds of audio of one step along an axis of the reference networks. The first of these axes that a mode has counts.
 _AXIS_S = {SAMPLES: 1 / 16_000, ENCODER_FRAMES: 0.04}
@@ -44,8 +44,9 @@ def cases(mode: Mode) -> list[Case]:
     """
     optimum = {axis: extent.opt for axis, extent in mode.axes.items()}
     if SAMPLES in optimum:
-        # It follows from the samples.
-        optimum.pop(ENCODER_FRAMES, None)
+        # They follow from the samples.
+        for axis in (ENCODER_FRAMES, SPEAKER_WINDOWS):
+            optimum.pop(axis, None)
     batches = dict.fromkeys((mode.batch.min, mode.batch.opt, mode.batch.max))
     return [
         Case(

@@ -58,7 +58,7 @@ def chain(built: list[Built]) -> list[Built]:
 def speaker_runs(body: Case, speaker: Built) -> tuple[Case, int]:
     """Return the case of the speaker network and how often it runs for the audio of a batch of the body.
 
-    It reads windows of its largest bucket, side by side, in its largest batch.
+    It reads items of its largest bucket, side by side, in its largest batch.
     """
     largest = max(cases(speaker.mode), key=lambda case: case.audio_s or 0.0)
     return largest, max(1, ceil((body.audio_s or 0.0) / (largest.audio_s or 1.0)))

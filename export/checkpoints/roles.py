@@ -1,21 +1,34 @@
 """Complete a network of this project's own kinds: give it its front end, and describe it to clients by its role."""
 
+from typing import Any
+
 from torch import nn
 
 from contract.catalogue import CTC, ENCODER, SPEAKER, Model
-from contract.client import ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
+from contract.client import SEGMENTS, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
 from export.checkpoints.checkpoint import audio_spec
 from export.networks.front_end import FilterBank, FilterBankConfig, FromAudio
 from export.networks.reserved_tokens import BLANK, BOUNDARY, UNKNOWN
+from export.networks.speaker_encoder import SpeakerEncoder, WindowedSpeakerEncoder
 
 FRONT_END = FilterBankConfig()
 """The filter bank that all reference networks were trained with."""
 SPEAKER_WINDOW_S, SPEAKER_HOP_S = 2.0, 0.75
 
 
-def with_front_end(network: nn.Module, role: str) -> nn.Module:
+def with_front_end(network: Any, role: str) -> nn.Module:
     """Return a network that takes audio, if its role is one that does; other networks unchanged."""
-    return FromAudio(FilterBank(FRONT_END), network).eval() if role in (ENCODER, SPEAKER) else network
+    if role not in (ENCODER, SPEAKER):
+        found: nn.Module = network
+        return found
+    return FromAudio(FilterBank(FRONT_END), windowed(network) if role == SPEAKER else network).eval()
+
+
+def windowed(network: SpeakerEncoder) -> WindowedSpeakerEncoder:
+    """Return a speaker network that embeds every window of a segment."""
+    window_s = SPEAKER_WINDOW_S - FRONT_END.window_s
+    window, hop = (int(seconds / FRONT_END.hop_s + 1e-6) for seconds in (window_s, SPEAKER_HOP_S))
+    return WindowedSpeakerEncoder(network, window + 1, hop)
 
 
 def token_spec(pieces: tuple[str, ...]) -> TokenSpec:
@@ -43,6 +56,7 @@ def client_spec(
                 same_speaker_similarity=same_speaker_similarity,
                 window_s=SPEAKER_WINDOW_S,
                 hop_s=SPEAKER_HOP_S,
+                takes=SEGMENTS,
             )
         )
     return ClientSpec()

@@ -10,6 +10,8 @@ from export.networks.layers import MASKED_SCORE, FeatureNorm, Norm, convolve, va
 
 # A smaller variance is rounding noise of the FP32 sum, and its square root has no usable gradient.
 SMALLEST_VARIANCE = 1.0e-5
+# Below the weight of any frame; a window without one has the mean 0.
+_SMALLEST_WEIGHT = 1.0e-30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +61,21 @@ class SpeakerEncoder(nn.Module):
 
     def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
         """Embed log-mel [batch, frames, bands] with INT [batch] valid frames -> FP32 [batch, E], of unit length."""
+        values, valid = self.frames(features, feature_lengths)
+        return self.embedded(self._pool(values, valid).to(values.dtype))
+
+    def frames(self, features: Tensor, feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is pooled, [batch, frames, size], and which frames are valid, BOOL [batch, frames]."""
         valid = valid_positions(feature_lengths, features.shape[1])
         normed = self.feature_norm(features)
         keep = valid[..., None].to(normed.dtype)
         values = convolve(self.first, (normed * keep).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             values = block(values, keep)
-        pooled = self._pool(values, valid).to(values.dtype)
+        return values, valid
+
+    def embedded(self, pooled: Tensor) -> Tensor:
+        """Return the embeddings FP32 [..., E], of unit length, of means and deviations [..., 2 * size]."""
         return functional.normalize(self.out(pooled).float(), dim=-1)
 
     def _pool(self, values: Tensor, valid: Tensor) -> Tensor:
@@ -76,3 +86,45 @@ class SpeakerEncoder(nn.Module):
         mean = (weights * wide).sum(dim=1)
         variance = (weights * (wide - mean[:, None]) ** 2).sum(dim=1)
         return torch.cat((mean, variance.clamp(min=SMALLEST_VARIANCE).sqrt()), dim=-1)
+
+
+class WindowedSpeakerEncoder(nn.Module):
+    """Embeds every window of a segment with a speaker encoder. What windows share is computed once.
+
+    A window begins every `hop` frames, for as long as there are frames, and has `window` frames, or those that are
+    left. It is pooled as the encoder pools it alone. But the convolutions see the frames around the window, where those
+    of a window alone see zeros.
+    """
+
+    def __init__(self, encoder: SpeakerEncoder, window: int, hop: int) -> None:
+        super().__init__()
+        self.encoder, self.window, self.hop = encoder, window, hop
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Return the sizes that depend on the configuration, by the catalogue's axis names."""
+        return self.encoder.dims
+
+    def forward(self, features: Tensor, feature_lengths: Tensor) -> Tensor:
+        """Embed log-mel [batch, frames, bands] with INT [batch] valid frames -> FP32 [batch, windows, E].
+
+        Each embedding has unit length. A window that begins after the valid frames holds nothing of the segment.
+        """
+        values, valid = self.encoder.frames(features, feature_lengths)
+        return self.encoder.embedded(self._pool(values, valid).to(values.dtype))
+
+    def _pool(self, values: Tensor, valid: Tensor) -> Tensor:
+        """Return the means and deviations of the windows, [batch, windows, 2 * size]."""
+        scores = self.encoder.score(values).float().masked_fill(~valid[..., None], MASKED_SCORE)
+        # A factor that all windows of a segment share cancels. This one keeps the exponential from overflowing. Scores
+        # are weighted sums of hyperbolic tangents, too near each other for a whole window to underflow.
+        weights = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+        wide = values.float()
+        weighted = weights * wide
+        sums = torch.cat((weighted, weighted * wide, weights), dim=-1).transpose(1, 2)
+        pooled = functional.avg_pool1d(functional.pad(sums, (0, self.window - 1)), self.window, self.hop)
+        size = values.shape[2]
+        total = pooled[:, 2 * size :].clamp(min=_SMALLEST_WEIGHT)
+        mean, square = pooled[:, :size] / total, pooled[:, size : 2 * size] / total
+        variance = (square - mean * mean).clamp(min=SMALLEST_VARIANCE)
+        return torch.cat((mean, variance.sqrt()), dim=1).transpose(1, 2)

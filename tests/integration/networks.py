@@ -78,18 +78,20 @@ _SOURCES = {
             sums = ReduceSum <keepdims = 0> (values, last)
             scores = Neg (sums)
         }""",
-    # The direction of the mean power of the samples 0 to 5 of every eight; silence has the first direction.
+    # The direction of the mean power of the samples 0 to 5 of every eight, in a window of 2 s every 0.75 s; silence has
+    # the first direction.
     "diar": """
-        diar (float[b, s] audio, int32[b] audio_lengths) => (float[b, 6] embedding)
+        diar (float[b, s] audio, int32[b] audio_lengths) => (float[b, w, 6] embedding)
         <int64[1] axes = {1}, float[8, 1, 8] first = {IDENTITY}, int64[1] from = {0}, int64[1] to = {6},
          float[6] silence = {1e-9, 0.0, 0.0, 0.0, 0.0, 0.0}>
         {
             upright = Unsqueeze (audio, axes)
             columns = Conv <strides = [8]> (upright, first)
             power = Mul (columns, columns)
-            mean = ReduceMean <axes = [2], keepdims = 0> (power)
+            mean = AveragePool <kernel_shape = [4000], strides = [1500], pads = [0, 3999]> (power)
             chosen = Slice (mean, from, to, axes)
-            direction = Add (chosen, silence)
+            upright_again = Transpose <perm = [0, 2, 1]> (chosen)
+            direction = Add (upright_again, silence)
             embedding = LpNormalization <axis = -1, p = 2> (direction)
         }""",
 }

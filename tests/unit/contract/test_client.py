@@ -51,6 +51,7 @@ def test_json_has_only_the_sections_of_the_model() -> None:
             "window_s": 2.0,
             "hop_s": 1.0,
             "padding": "exact",
+            "takes": "windows",
         },
     }
 
@@ -97,6 +98,7 @@ RATES = "8000, 16000, 32000, 48000, the rates of the voice activity detector"
         ("search.rescorers", {"lm": "1"}, "search.rescorers.lm: expected a number, found a string"),
         ("speaker.window_s", -1, "speaker.window_s: -1.0 is not above 0"),
         ("speaker.sample_rate_hz", 0, "speaker.sample_rate_hz: 0 is not above 0"),
+        ("speaker.takes", "frames", "speaker.takes: 'frames' is not one of windows, segments"),
     ],
 )
 def test_rejects_wrong_spec(path: str, value: Any, cause: str) -> None:

@@ -9,9 +9,9 @@ from contract.catalogue import AxisRange, Mode, read_catalogue
 def test_corners() -> None:
     mode = read_catalogue().families["diar"].modes["batch"]
     assert synthetic_inputs.corners(mode) == [
-        {"batch": 1, "samples": 8000},
-        {"batch": 8, "samples": 32000},
-        {"batch": 32, "samples": 64000},
+        {"batch": 1, "samples": 8000, "windows": 1},
+        {"batch": 8, "samples": 96000, "windows": 8},
+        {"batch": 16, "samples": 320000, "windows": 27},
     ]
 
 

@@ -44,7 +44,9 @@ def client(family: Family) -> ClientSpec:
         ),
         CTC: ClientSpec(tokens=TOKENS, search=SEARCH),
         SPEAKER: ClientSpec(
-            speaker=SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=0.75)
+            speaker=SpeakerSpec(
+                sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=0.75, takes="segments"
+            )
         ),
     }
     return sections.get(family.role, ClientSpec())

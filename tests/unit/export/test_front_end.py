@@ -120,11 +120,11 @@ def test_conversion_to_fp16_leaves_the_kernels_in_fp32() -> None:
 def test_network_in_fp16_takes_audio_in_fp32() -> None:
     network = small.whole("diar")
     assert isinstance(network, FromAudio)
-    assert set(network.half().state_dict()) == {f"network.{key}" for key in small.network("diar").state_dict()}
+    assert set(network.half().state_dict()) == {f"network.encoder.{key}" for key in small.network("diar").state_dict()}
     audio = torch.from_numpy(read_demo().segments[0].samples[None])
     with torch.no_grad():
-        found = [each(audio, torch.tensor([audio.shape[1]])) for each in (small.whole("diar"), network)]
-    assert torch.nn.functional.cosine_similarity(*found).item() > 0.999
+        exact, rounded = (each(audio, torch.tensor([audio.shape[1]])) for each in (small.whole("diar"), network))
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).min() > 0.999
 
 
 def test_leaves_out_frequencies_that_no_band_uses() -> None:

@@ -10,8 +10,10 @@ from contract import synthetic_inputs
 from contract.catalogue import SAMPLES, Family, read_catalogue
 from export.networks.conformer_encoder import subsampled
 from export.networks.layers import Attention, chunk_mask, convolve
+from export.networks.speaker_encoder import WindowedSpeakerEncoder
 from tests.unit.export import small
 from tests.unit.export.small import FAMILIES
+from transcriber.speakers import window_bounds
 
 PADDING_LEAK = 1e-5
 # How much an axis is padded, where 12 would be too little to see a difference.
@@ -234,3 +236,26 @@ def test_decoder_sums_its_log_probabilities() -> None:
 def test_embedding_has_unit_length() -> None:
     embedding = small.network("diar")(torch.randn(2, 60, 80), torch.tensor([60, 20]))
     assert embedding.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
+def test_windows_of_a_segment_are_pooled_as_alone() -> None:
+    """The frames come from the whole segment, which is padded; a window of them has the embedding of these frames."""
+    encoder = small.network("diar")
+    features, length = 3 * torch.randn(1, 500, 80), 431
+    found = WindowedSpeakerEncoder(encoder, 198, 75)(features, torch.tensor([length]))
+    assert found.shape == (1, 7, 8)
+    assert found.norm(dim=-1).flatten().tolist() == pytest.approx([1.0] * 7, abs=1e-5)
+    values, valid = encoder.frames(features, torch.tensor([length]))
+    for place in range(6):
+        window = slice(75 * place, min(75 * place + 198, length))
+        alone = encoder.embedded(encoder._pool(values[:, window], valid[:, window]))
+        assert torch.allclose(found[0, place], alone[0], atol=1e-5), place
+
+
+@pytest.mark.parametrize("samples", [8_000, 12_240, 12_241, 31_999, 32_000, 32_001, 44_000, 44_001, 55_777, 320_000])
+def test_has_a_window_for_each_of_the_client(samples: int) -> None:
+    (embedding,) = small.whole("diar")(torch.randn(1, samples), torch.tensor([samples]))
+    rule, spec = _family("diar").frames, small.client("diar").speaker
+    assert rule is not None
+    assert spec is not None
+    assert rule.count(samples) == len(embedding) >= len(window_bounds(samples, spec))

@@ -103,7 +103,7 @@ def test_rejects_graph_of_other_weights(traced_graphs: TracedGraphs) -> None:
     """Weights differ by one per cent; the error contains the difference and the limit."""
     job = small.job("diar")
     with torch.no_grad():
-        job.network.get_parameter("network.out.weight").mul_(1.0 + 0.01 * torch.randn(8, 32))
+        job.network.get_parameter("network.encoder.out.weight").mul_(1.0 + 0.01 * torch.randn(8, 32))
     with pytest.raises(ParityError) as error:
         parity.check(job, traced_graphs.path("diar"), parity.references(job, []))
     assert re.fullmatch(

@@ -33,7 +33,9 @@ CLIENTS: dict[str, ClientSpec] = {
     ),
     "ctc": ClientSpec(tokens=TokenSpec(pieces=PIECES, blank=4), search=SearchSpec(token_bonus=0.5)),
     "speaker": ClientSpec(
-        speaker=SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=1.0)
+        speaker=SpeakerSpec(
+            sample_rate_hz=16_000, same_speaker_similarity=0.5, window_s=2.0, hop_s=0.75, takes="segments"
+        )
     ),
 }
 

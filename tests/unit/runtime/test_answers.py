@@ -111,7 +111,7 @@ RIGHT: dict[str, Arrays] = {
         "encoder_lengths": integers((2, 1), FRAMES),
     },
     "decoder": {"scores": floats((2, 16), -20.0)},
-    "diar": {"embedding": floats((2, 4), 0.5)},
+    "diar": {"embedding": floats((2, 1, 4), 0.5)},
 }
 
 
@@ -132,16 +132,16 @@ PADDED = (*(math.log(0.7), math.log(0.3)) * (FRAMES - 1), 5.0, 6.0)
 @pytest.mark.parametrize(
     ("family", "changes", "expected"),
     [
-        ("diar", {"embedding": half((2, 4), 0.5)}, "embedding is FP16, not FP32"),
-        ("diar", {"embedding": floats((1, 4), 0.5)}, "embedding has shape [1, 4] for 2 items"),
-        ("diar", {"embedding": floats((2, 2, 2), 0.5)}, "embedding has shape [2, 2, 2] for 2 items"),
+        ("diar", {"embedding": half((2, 1, 4), 0.5)}, "embedding is FP16, not FP32"),
+        ("diar", {"embedding": floats((1, 1, 4), 0.5)}, "embedding has shape [1, 1, 4] for 2 items"),
+        ("diar", {"embedding": floats((2, 4), 0.5)}, "embedding has shape [2, 4] for 2 items"),
         ("decoder", {"scores": Array(type="FP32", shape=(2, 0), values=())}, "scores has shape [2, 0] for 2 items"),
-        ("diar", {"embedding": floats((2, 4), 0.5, NAN)}, "embedding is not finite"),
-        ("diar", {"embedding": floats((2, 4), 1.0)}, "embedding has norm 2.000, not 1"),
-        ("diar", {"embedding": floats((2, 4), 0.0)}, "embedding has norm 0.000, not 1"),
+        ("diar", {"embedding": floats((2, 1, 4), 0.5, NAN)}, "embedding is not finite"),
+        ("diar", {"embedding": floats((2, 1, 4), 1.0)}, "embedding has norm 2.000, not 1"),
+        ("diar", {"embedding": floats((2, 1, 4), 0.0)}, "embedding has norm 0.000, not 1"),
         (
             "diar",
-            {"embedding": floats((2, 4), 1, 0, 0, 0, 0, 1, 0, 0)},
+            {"embedding": floats((2, 1, 4), 1, 0, 0, 0, 0, 1, 0, 0)},
             "embedding differs between two equal items",
         ),
         ("decoder", {"scores": floats((2, 16), 0.5)}, "scores has a probability above 1"),

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from scipy import signal
 
 from contract.catalogue import read_catalogue
-from contract.client import ClientSpec, SpeakerSpec
+from contract.client import ClientSpec
 from contract.tokens import WORD_START
 from export.checkpoints import reference
 from export.networks.ctc_head import CtcHeadConfig
@@ -33,7 +33,7 @@ from training.tokenizer import BLANK_PIECE, BOUNDARY_PIECE, Tokenizer
 from transcriber import ngram
 from transcriber.clustering import NO_LIMITS, find_voices
 from transcriber.segments import follow
-from transcriber.speakers import window_bounds, windows_of, with_noise_floor
+from transcriber.speakers import with_noise_floor
 from transcriber.stream_speakers import StreamSpeakers
 
 RECIPE = Recipe(out=Path("work/training"))
@@ -168,15 +168,10 @@ def test_two_voices_are_two_speakers_in_recordings_and_streams(point: str, line:
     embedded = speakers.embed_dialogue(network, samples, turns)
     assert speakers.clustering_accuracy(embedded.speakers, find_voices(embedded.speech, threshold, NO_LIMITS)) > 0.9
     known, labels = StreamSpeakers(threshold), set[str]()
-    audio = SpeakerSpec(sample_rate_hz=SAMPLE_RATE_HZ, same_speaker_similarity=threshold, window_s=2.0, hop_s=0.75)
     blocks = iter(np.array_split(np.tile(samples, 2), 300))
     for number, update in enumerate(follow(blocks, sample_rate_hz=SAMPLE_RATE_HZ)):
         if update.ended:
-            segment = update.segment
-            bounds = window_bounds(segment.samples.size, audio)
-            windows = windows_of(number, segment.start_s, bounds, audio)
-            crops = [log_mel(segment.samples[first:last]).astype(np.float16) for first, last in bounds]
-            labels |= set(known.label(windows, speakers.embed(network, crops)))
+            labels |= set(known.label(*speakers.embed_segment(network, number, update.segment)))
     assert labels == {"S1", "S2"}
 
 

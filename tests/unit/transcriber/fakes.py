@@ -1,7 +1,7 @@
 """Recognise without a server: one word per burst of sound, and speakers by their loudness."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from contract.client import AudioSpec, SearchSpec, SpeakerSpec, TokenSpec
 from transcriber.audio import Samples
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.ngram import Ngram
-from transcriber.recogniser import EncoderOutput
+from transcriber.recogniser import Bounds, EncoderOutput
 
 PIECES = ("<blank>", "<unk>", "</s>", "\u2581loud", "\u2581so", "ft", "\u2581yes")
 LOUD, SO, FT, YES = 3, 4, 5, 6
@@ -27,8 +27,10 @@ SEARCH = SearchSpec(
 
 
 def speaker_spec(similarity: float) -> SpeakerSpec:
-    """Build a speaker network's spec: windows of 2 s every 0.75 s."""
-    return SpeakerSpec(sample_rate_hz=16_000, same_speaker_similarity=similarity, window_s=2.0, hop_s=0.75)
+    """Build a speaker network's spec: windows of 2 s every 0.75 s, from segments."""
+    return SpeakerSpec(
+        sample_rate_hz=16_000, same_speaker_similarity=similarity, window_s=2.0, hop_s=0.75, takes="segments"
+    )
 
 
 class FakeRecogniser:
@@ -69,10 +71,10 @@ class FakeRecogniser:
         # Prefers the longest hypothesis.
         return np.asarray(lengths * 100.0, dtype=np.float32)
 
-    def embed(self, windows: list[Samples]) -> Floats:
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
         with self._lock:
             self.calls.append("embed")
-        loud = [float(window.max()) > _BORDER for window in windows]
+        loud = [float(samples[first:last].max()) > _BORDER for first, last in bounds]
         return np.array([[1, 0] if voice else [0, 1] for voice in loud], dtype=np.float32)
 
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from contract.catalogue import Tensor, read_catalogue
+from contract.catalogue import Catalogue, Tensor, read_catalogue
 from contract.client import ClientSpec
 from tests.unit.transcriber.fakes import AUDIO, SEARCH, TOKENS, speaker_spec
 
@@ -36,6 +36,7 @@ class Script:
             )
         }
     )
+    catalogue: Catalogue = field(default_factory=read_catalogue)
     types: dict[str, str] = field(default_factory=dict)
     extra_inputs: tuple[str, ...] = ()
     realtime: bool = False
@@ -69,7 +70,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'voxwright-admin'")
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        family = read_catalogue().models()[request.name].family
+        family = self.script.catalogue.models()[request.name].family
         answer = service_pb2.ModelMetadataResponse(name=request.name)
         for tensors, there in ((family.inputs, answer.inputs), (family.outputs, answer.outputs)):
             for tensor in tensors:
@@ -94,7 +95,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         time.sleep(self.script.delay_s)
         if self.script.failures:
             _fail(context, self.script.failures.pop(0), self.script.failure_text)
-        family = read_catalogue().models()[request.model_name].family
+        family = self.script.catalogue.models()[request.model_name].family
         sizes = _sizes(request)
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
         for tensor in family.outputs:
@@ -131,6 +132,7 @@ def _sizes(request: Any) -> dict[str, int]:
     sizes = {**_SIZES, "batch": next(iter(shapes.values()))[0]}
     if "audio" in shapes:
         sizes["encoder_frames"] = AUDIO.frames(shapes["audio"][1])
+        sizes["windows"] = -(-shapes["audio"][1] // 12_000)
     if "hypotheses" in shapes:
         sizes["hypothesis_count"] = shapes["hypotheses"][1]
     return sizes
@@ -144,7 +146,7 @@ def _values(tensor: Tensor, sizes: dict[str, int], request: Any) -> Any:
         lengths = np.frombuffer(request.raw_input_contents[place], dtype=np.int32)
         values[:, 0] = [AUDIO.frames(int(length)) for length in lengths]
     if tensor.name == "embedding":
-        values[:, 0] = 1.0
+        values[..., 0] = 1.0
     if tensor.name == "scores":
         values[:] = np.arange(shape[1])
     return values

@@ -45,16 +45,21 @@ def word(content: str, start_s: float, end_s: float) -> Word:
 
 @pytest.mark.parametrize("samples", [1, 8_000, 32_000, 32_001, 44_000, 44_001, 128_000, 256_000])
 def test_windows_cover_a_segment(samples: int) -> None:
-    bounds = window_bounds(samples, speaker_spec(0.5))
+    bounds = window_bounds(samples, replace(speaker_spec(0.5), takes="windows"))
     assert bounds[0][0] == 0
     assert bounds[-1][1] == samples
     assert all(last - first == min(samples, 32_000) for first, last in bounds)
     assert all(second[0] <= first[1] for first, second in pairwise(bounds))
     assert len(set(bounds)) == len(bounds)
+    # A network for segments has a window at every hop, and the last one is what is left.
+    of_segment = window_bounds(samples, speaker_spec(0.5))
+    assert [first for first, _ in of_segment] == [12_000 * place for place in range(len(bounds))]
+    assert of_segment[:-1] == bounds[:-1]
+    assert of_segment[-1][1] == samples
 
 
 def test_window_times_follow_the_rate() -> None:
-    spec = replace(speaker_spec(0.5), sample_rate_hz=8_000)
+    spec = replace(speaker_spec(0.5), sample_rate_hz=8_000, takes="windows")
     found = windows_of(3, 10.0, window_bounds(24_000, spec), spec)
     assert [(each.segment, each.start_s, each.end_s) for each in found] == [
         (3, 10.0, 12.0),

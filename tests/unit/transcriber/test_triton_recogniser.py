@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from contract.catalogue import read_catalogue
+from contract.catalogue import Catalogue, read_catalogue
 from contract.errors import ServerContractError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import AUDIO, PIECES, SEARCH, TOKENS
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
@@ -35,6 +35,24 @@ def audio(frames: int) -> Samples:
 
 def shapes(request: object) -> dict[str, list[int]]:
     return {tensor.name: list(tensor.shape) for tensor in request.inputs}  # type: ignore[attr-defined]
+
+
+WINDOWS = [(10_000 * place, 10_000 * place + 31_920) for place in range(39)]
+
+
+def catalogue_with_windows() -> Catalogue:
+    """Return a catalogue whose speaker network takes windows."""
+    family = read_catalogue().families["diar"]
+    (output,) = family.outputs
+    diar = replace(family, frames=None, outputs=(replace(output, shape=("embedding_size",)),))
+    return replace(read_catalogue(), families={**read_catalogue().families, "diar": diar})
+
+
+def with_windows(connection: Connection, script: Script, **changes: str) -> TritonRecogniser:
+    """Connect to a server whose speaker network takes windows."""
+    script.catalogue = catalogue_with_windows()
+    set_client(script, "diar_standard", speaker={"takes": "windows", **changes})
+    return connect(connection, script.catalogue, "en", "standard")
 
 
 def error_of(connection: Connection, point: str | None = None) -> str:
@@ -93,8 +111,8 @@ def test_pads_nothing_for_a_server_without_batching(connection: Connection, scri
     recogniser.score("rescorer", encoded, tokens, np.array([20, 3, 1], dtype=np.int32))
     assert shapes(script.requests[-1])["hypotheses"] == [1, 3, 20]
     assert shapes(script.requests[-1])["encoder_out"] == [1, 85, ENCODER_SIZE]
-    recogniser.embed([audio(198)] * 2 + [audio(120)])
-    assert [shapes(request)["audio"] for request in script.requests[-2:]] == [[2, 31_920], [1, 19_440]]
+    assert recogniser.embed(audio(345), [(0, 32_000), (12_000, 44_000), (24_000, 55_440)]).shape == (3, EMBEDDING)
+    assert shapes(script.requests[-1])["audio"] == [1, 55_440]
 
 
 def test_longest_segment_has_a_bucket(recogniser: TritonRecogniser, script: Script) -> None:
@@ -115,12 +133,19 @@ def test_scores_hypotheses(recogniser: TritonRecogniser, script: Script) -> None
     }
 
 
-def test_embeds_windows_in_batches(recogniser: TritonRecogniser, script: Script) -> None:
-    embeddings = recogniser.embed([audio(198)] * 39 + [audio(120)])
-    assert embeddings.shape == (40, EMBEDDING)
-    assert [shapes(request)["audio"] for request in script.requests] == [[32, 32_000], [8, 32_000]]
-    recogniser.embed([audio(30)])
+def test_embeds_the_windows_of_a_segment(recogniser: TritonRecogniser, script: Script) -> None:
+    """The bucket has a window more than the segment."""
+    assert recogniser.embed(audio(345), [(0, 32_000), (12_000, 44_000), (24_000, 55_440)]).shape == (3, EMBEDDING)
+    assert shapes(script.requests[-1]) == {"audio": [1, 64_000], "audio_lengths": [1, 1]}
+    assert recogniser.embed(audio(30), [(0, 5_040)]).shape == (1, EMBEDDING)
     assert shapes(script.requests[-1]) == {"audio": [1, 8_000], "audio_lengths": [1, 1]}
+
+
+def test_embeds_windows_in_batches(connection: Connection, script: Script) -> None:
+    recogniser = with_windows(connection, script)
+    embeddings = recogniser.embed(audio(3_000), [*WINDOWS, (400_000, 419_440)])
+    assert embeddings.shape == (40, EMBEDDING)
+    assert [shapes(request)["audio"] for request in script.requests] == [[16, 32_000], [16, 32_000], [8, 32_000]]
 
 
 def test_sends_streams_window_by_window(connection: Connection, script: Script) -> None:
@@ -318,11 +343,33 @@ def test_optional_models_may_be_missing_in_the_catalogue(
 
 
 def test_embeds_equal_lengths_together_with_exact_padding(connection: Connection, script: Script) -> None:
-    set_client(script, "diar_standard", speaker={"padding": "exact"})
-    recogniser = connect(connection, read_catalogue(), "en", "standard")
-    recogniser.embed([audio(198), audio(198), audio(120)])
+    recogniser = with_windows(connection, script, padding="exact")
+    recogniser.embed(audio(3_000), [*WINDOWS[:2], (400_000, 419_440)])
     sizes = [shapes(request)["audio"] for request in script.requests]
     assert sizes == [[2, 31_920], [1, 19_440]]
+
+
+@pytest.mark.parametrize("has_windows", [True, False])
+def test_rejects_windows_that_the_output_has_not(has_windows: bool, connection: Connection, script: Script) -> None:
+    if has_windows:
+        script.catalogue = catalogue_with_windows()
+    set_client(script, "diar_standard", speaker={"takes": "segments" if has_windows else "windows"})
+    with pytest.raises(VoxwrightError) as caught:
+        connect(connection, script.catalogue, "en", "standard")
+    takes, axes = ("segments", "1 axis") if has_windows else ("windows", "2 axes")
+    assert str(caught.value) == (
+        f"diar_standard: its parameter `client` has speaker.takes {takes!r}, which does not fit an output `embedding` "
+        f"with {axes}. {EXPORT}"
+    )
+
+
+def test_longest_segment_is_one_that_the_speaker_network_takes(connection: Connection, script: Script) -> None:
+    family = read_catalogue().families["diar"]
+    mode = family.modes["batch"]
+    short = replace(mode, axes={**mode.axes, "samples": replace(mode.axes["samples"], max=100_000, buckets=())})
+    diar = replace(family, modes={**family.modes, "batch": short})
+    script.catalogue = replace(read_catalogue(), families={**read_catalogue().families, "diar": diar})
+    assert connect(connection, script.catalogue, "en", "standard").longest_samples == 100_000
 
 
 def test_rejects_point_that_is_not_served_at_once(script: Script) -> None:

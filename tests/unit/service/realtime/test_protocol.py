@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline
 from transcriber.audio import Samples
 from transcriber.ctc import Floats
-from transcriber.recogniser import RequestError
+from transcriber.recogniser import Bounds, RequestError
 
 RAW = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16_000}
 TALK = np.concatenate([silence(0.5), burst(2), silence(1), burst(2, level=0.1), silence(1)])
@@ -247,8 +247,8 @@ def test_speakers_are_labelled(server: Server) -> None:
 class ThreeVoices(FakeStreams):
     """Voices by three levels of loudness."""
 
-    def embed(self, windows: list[Samples]) -> Floats:
-        loud = [float(window.max()) for window in windows]
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        loud = [float(samples[first:last].max()) for first, last in bounds]
         return np.eye(3, dtype=np.float32)[[0 if level > 0.4 else 1 if level > 0.15 else 2 for level in loud]]
 
 
