@@ -18,6 +18,7 @@ from service.jobs import config, documents, notifications
 from service.jobs.database import Database
 from service.jobs.records import Claim, Job, State
 from service.jobs.storage import Storage
+from service.metrics import ATTEMPTS, DEFECT
 from service.recognition import CancelledError
 from transcriber.pipeline import TranscriptionResult
 
@@ -165,7 +166,7 @@ class Worker:
             self._reject(claim, error.cause, type(error).__name__)
         except Exception:
             logs.exception("a job failed by a defect of the service")
-            self._reject(claim, "it could not be transcribed, by a defect of the service", "defect")
+            self._reject(claim, "it could not be transcribed, by a defect of the service", DEFECT)
 
     def _transcribe(self, held: Held) -> None:
         claim, recordings = held.claim, self._core.recordings
@@ -173,7 +174,7 @@ class Worker:
             raise CancelledError
         if claim.job.attempts >= _MOST_ATTEMPTS:
             cause = f"the service stopped {claim.job.attempts} times while it transcribed this recording"
-            self._reject(claim, cause, "attempts")
+            self._reject(claim, cause, ATTEMPTS)
             return
         started = time.monotonic()
         key = claim.job.data_key or self._fetch(held)

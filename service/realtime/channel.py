@@ -15,7 +15,7 @@ from contract.errors import AudioError, VoxwrightError
 from service import logs
 from service.realtime import messages
 from service.realtime.audio import FileDecoder, RawDecoder, no_sound
-from service.realtime.errors import ErrorType, SessionError
+from service.realtime.errors import DefectError, ErrorType, SessionError
 from service.realtime.messages import Message, Writer
 from service.realtime.spool import Frame, Spool
 from transcriber.audio import Samples
@@ -131,7 +131,7 @@ class Channel:
             problem = SessionError(ErrorType.JOB_ERROR, error.cause)
         except Exception:  # a defect must not cost other sessions
             logs.exception("a session failed by a defect of the service")
-            problem = SessionError(ErrorType.UNKNOWN_ERROR, "a defect of the service, which is in its log")
+            problem = DefectError()
         self._emit(Ended(problem))
 
     def _transcribe(self) -> None:

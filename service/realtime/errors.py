@@ -1,11 +1,14 @@
 """Define what ends a session with a message `Error`, and the code with which the socket is closed.
 
 SessionError        type and reason of the message, code and reason of the close
+DefectError         a session that ends by a defect of the service
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+from service.metrics import DEFECT
 
 
 class ErrorType(StrEnum):
@@ -58,6 +61,23 @@ class SessionError(Exception):
         self.kind, self.reason = kind, reason
 
     @property
+    def counted_as(self) -> str:
+        """Return the kind by which the service counts it."""
+        return self.kind.value
+
+    @property
     def close(self) -> Close:
         """Return how the socket is closed after the message."""
         return _CLOSES.get(self.kind, _PROTOCOL)
+
+
+class DefectError(SessionError):
+    """A session that ends by a defect of the service. Its message is that of a service that stops, its count is not."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorType.UNKNOWN_ERROR, "a defect of the service, which is in its log")
+
+    @property
+    def counted_as(self) -> str:
+        """Return the kind by which the service counts it."""
+        return DEFECT

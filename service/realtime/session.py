@@ -17,7 +17,7 @@ from service import logs
 from service.realtime import config, messages
 from service.realtime.channel import ChangeRules, Channel, Ended, ForceEnd, ListSpeakers, Setup
 from service.realtime.config import StartRecognition
-from service.realtime.errors import NORMAL, Close, ErrorType, SessionError
+from service.realtime.errors import NORMAL, Close, DefectError, ErrorType, SessionError
 from service.realtime.messages import Message
 from service.realtime.spool import Frame
 from transcriber.phrases import Phrase
@@ -196,7 +196,7 @@ class Session:
             self._leave(gone)
         except Exception:  # a defect must end only this session
             logs.exception("a session failed by a defect of the service")
-            self._fail(SessionError(ErrorType.UNKNOWN_ERROR, "a defect of the service, which is in its log"))
+            self._fail(DefectError())
 
     async def _wait_for_room(self) -> None:
         """Wait while the client does not read, or while its audio fills the disk."""

@@ -83,7 +83,7 @@ class Sessions:
         if session.audio_s:
             metrics.transcribed("session", session.audio_s, session.work_s)
         if problem is not None:
-            metrics.errors.labels(problem.kind.value).inc()
+            metrics.errors.labels(problem.counted_as).inc()
         outcome = "the client has left" if session.has_left else "in order"
         logs.info(
             f"a session has ended: {problem.reason if problem is not None else outcome}",

@@ -624,6 +624,9 @@ def test_defect_ends_only_its_session(server: Server) -> None:
             client.start()
             client.speak(TALK)
             assert client.error() == ("unknown_error", "a defect of the service, which is in its log", 1011)
+        # A session that was open when the service stopped has the same type, and is no defect.
+        counts = {kind: server.core.metrics.errors.labels(kind)._value.get() for kind in ("defect", "unknown_error")}
+        assert counts == {"defect": 1.0, "unknown_error": 0.0}
         server.recogniser._fail = lambda _: None
         healthy.speak(TALK)
         assert text(healthy.finish()) == "loud soft "
