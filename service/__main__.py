@@ -174,6 +174,7 @@ def _tls(certificate: Path | None, key: Path | None) -> Tls | None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    command_line.use_one_blas_thread()
     guard(lambda: run(parse(sys.argv[1:])))
 
 

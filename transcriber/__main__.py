@@ -563,6 +563,7 @@ def _stopped_by_signals(stop: Callable[[int], object]) -> Iterator[None]:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    command_line.use_one_blas_thread()
     guard(lambda: run(parse(sys.argv[1:])))
 
 

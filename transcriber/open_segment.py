@@ -43,6 +43,7 @@ class OpenSegment:
         self._windows, self._outputs = list[Samples](), list[EncoderOutput]()
         self._settled = _Settled(end_s=start_s)
         self._search = self._new_search()
+        self._text: str | None = None  # None where it is not known
         self._error_text: str | None = None
 
     @property
@@ -62,8 +63,11 @@ class OpenSegment:
         """Return the words so far that are not final; no words after an error of the server."""
         if self._error_text is not None:
             return ""
-        text = spell(self._partial_tokens(), self._recogniser.tokens)
-        return text if self._phrases is None else self._phrases.write_text(text)
+        if self._text is None:
+            # It changes three times a second, and is read ten times.
+            spelled = spell(self._partial_tokens(), self._recogniser.tokens)
+            self._text = spelled if self._phrases is None else self._phrases.write_text(spelled)
+        return self._text
 
     def words(self, segment: Segment) -> list[Word]:
         """Return the words of `text` with their times."""
@@ -91,7 +95,7 @@ class OpenSegment:
             frames=settled[-1].last + 1,
             end_s=found[-1].end_s,
         )
-        self._search = self._continued(encoded)
+        self._search, self._text = self._continued(encoded), None
         return pipeline.with_embeddings(
             self._recogniser, self._plan, number, _part(segment, before_s, self.settled_s), self._written(found)
         )
@@ -143,6 +147,8 @@ class OpenSegment:
     def _aligned(self, encoded: EncoderOutput, tokens: tuple[int, ...]) -> tuple[AlignedToken, ...]:
         first = self._settled.frames
         aligned = ctc.align(self._rest(encoded), tokens, self._recogniser.tokens)
+        if not first:
+            return aligned
         return tuple(replace(each, first=each.first + first, last=each.last + first) for each in aligned)
 
     def _joined(self, aligned: tuple[AlignedToken, ...], segment: Segment) -> list[Word]:
@@ -204,6 +210,7 @@ class OpenSegment:
         if len(window) >= self._recogniser.audio.shortest_samples:
             self._outputs.append(encoded)
             self._search.advance(encoded.emissions)
+            self._text = None
 
     def _step(self, window: Samples, *, end: bool) -> EncoderOutput:
         error_text = ""

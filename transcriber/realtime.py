@@ -139,7 +139,8 @@ def transcribe(
     if recording is None:
         return None
     report = _Report(on_event)
-    with StreamSession(recogniser, plan) as session:
+    # A partial is shown as text.
+    with StreamSession(recogniser, plan, partial_words=False) as session:
         for block in source.blocks():
             report.take(session.push(block) if block.size else session.pause())
             if report.outage is not None:

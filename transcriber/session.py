@@ -22,7 +22,7 @@ from transcriber.transcript import Loss, Turn, Word
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partial:
-    """The words from `start_s` on, as far as they are known at `end_s`; they may still change."""
+    """The text from `start_s` on, as far as it is known at `end_s`; it may still change."""
 
     start_s: float
     end_s: float
@@ -85,8 +85,9 @@ class StreamSession:
         plan: Plan,
         *,
         rules: StreamRules | None = None,
+        partial_words: bool = True,
     ) -> None:
-        """Begin a stream.
+        """Begin a stream; without `partial_words` a Partial has only its text, at half of the processor time.
 
         Raises ServerContractError for a plan that the server does not allow, and SettingError for a phrase that the
         tokens of the model do not spell.
@@ -109,6 +110,7 @@ class StreamSession:
         self.done_s = 0.0
         """The time up to which everything is final."""
         self.rules = rules or StreamRules()
+        self._has_partial_words = partial_words
 
     def __enter__(self) -> Self:
         return self
@@ -220,7 +222,7 @@ class StreamSession:
                 start_s=open_segment.settled_s,
                 end_s=segment.end_s,
                 text=text,
-                words=tuple(open_segment.words(segment)),
+                words=tuple(open_segment.words(segment)) if self._has_partial_words else (),
             )
 
     def _settled(self, segment: Segment, open_segment: OpenSegment) -> Iterator[Final]:

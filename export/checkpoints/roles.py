@@ -6,6 +6,7 @@ from torch import nn
 
 from contract.catalogue import CTC, ENCODER, SPEAKER, Model
 from contract.client import SEGMENTS, ClientSpec, SearchSpec, SpeakerSpec, TokenSpec
+from contract.frames import Stride
 from export.checkpoints.checkpoint import audio_spec
 from export.networks.front_end import FilterBank, FilterBankConfig, FromAudio
 from export.networks.reserved_tokens import BLANK, BOUNDARY, UNKNOWN
@@ -26,9 +27,9 @@ def with_front_end(network: Any, role: str) -> nn.Module:
 
 def windowed(network: SpeakerEncoder) -> WindowedSpeakerEncoder:
     """Return a speaker network that embeds every window of a segment."""
-    window_s = SPEAKER_WINDOW_S - FRONT_END.window_s
-    window, hop = (int(seconds / FRONT_END.hop_s + 1e-6) for seconds in (window_s, SPEAKER_HOP_S))
-    return WindowedSpeakerEncoder(network, window + 1, hop)
+    frames = Stride(kernel=FRONT_END.window_samples, stride=FRONT_END.hop_samples)
+    window = frames.count(round(SPEAKER_WINDOW_S * FRONT_END.sample_rate_hz))
+    return WindowedSpeakerEncoder(network, window, round(SPEAKER_HOP_S / FRONT_END.hop_s))
 
 
 def token_spec(pieces: tuple[str, ...]) -> TokenSpec:

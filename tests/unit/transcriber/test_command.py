@@ -636,3 +636,21 @@ def test_exact_and_largest_number_of_speakers_exclude_each_other(talk: Path) -> 
     assert message(talk, "--speakers", "2", "--max-speakers", "3") == (
         "--speakers: --max-speakers is given too. Leave out --max-speakers."
     )
+
+
+@pytest.mark.parametrize("module", ["transcriber", "service"])
+@pytest.mark.parametrize(("variables", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)])
+def test_products_of_matrices_use_the_threads_of_the_environment(
+    module: str, variables: dict[str, str], threads: int
+) -> None:
+    program = (
+        f"import os, runpy, sys; sys.argv = ['{module}', '--help']\n"
+        f"try: runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import numpy; numpy.ones((500, 500)) @ numpy.ones((500, 500)); print(len(os.listdir('/proc/self/task')))"
+    )
+    kept = {name: text for name, text in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**kept, **variables}
+    )
+    assert int(result.stdout.split()[-1]) == min(threads, os.cpu_count() or 1)

@@ -164,6 +164,16 @@ def test_rules_may_change() -> None:
         assert any(isinstance(event, Final) for event in pushed(stream, burst(0.2)))
 
 
+def test_partials_may_be_text_alone() -> None:
+    found = []
+    for partial_words in (True, False):
+        with StreamSession(ManyWords(), Plan(), partial_words=partial_words) as stream:
+            found.append([event for event in pushed(stream, burst(3)) if isinstance(event, Partial)])
+    assert found[0]
+    assert all(" ".join(word.content for word in event.words) == event.text for event in found[0])
+    assert [dataclasses.replace(event, words=()) for event in found[0]] == found[1]
+
+
 def test_pause_makes_words_final() -> None:
     with StreamSession(FakeStreams(), Plan()) as stream:
         pushed(stream, burst(2))
