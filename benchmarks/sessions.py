@@ -193,7 +193,7 @@ class Churn:
     descriptors: int = 0
     """The files and sockets that the service has open more than before."""
     places_s: float = 0.0
-    """How long it takes afterwards to open a stream in each of the 64 places of the server."""
+    """How long it takes afterwards to open a stream in each place of the server."""
 
     @property
     def growth_mb(self) -> float:
@@ -328,10 +328,11 @@ def _open_sessions(address: str) -> int:
 def places_s(recogniser: TritonStreams) -> float:
     """Return how long it takes to open a stream in each place: one more than are free waits for a minute."""
     window, began = np.zeros(recogniser.window_samples, dtype=np.float32), time.monotonic()
-    for stream in range(1, 65):
+    streams = range(1, recogniser.places.count + 1)
+    for stream in streams:
         recogniser.step(stream, window, start=True, end=False)
     seconds = time.monotonic() - began
-    for stream in range(1, 65):
+    for stream in streams:
         recogniser.cancel(stream)
     return seconds
 

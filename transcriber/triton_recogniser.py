@@ -173,14 +173,14 @@ class TritonStreams(TritonRecogniser):
         super().__init__(connection, catalogue, language, operating_point)
         mode = self._recogniser.modes[self.mode]
         self.window_samples, self.overlap_samples = mode.axes[SAMPLES].max, mode.overlap
-        self._places = connection.places(_stateful_model(catalogue, self._recogniser, operating_point))
+        self.places = connection.places(_stateful_model(catalogue, self._recogniser, operating_point))
 
     def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
         """Recognise the next window of a stream; see StreamRecogniser."""
         inputs = self._padded([window], self._recogniser, self.audio.padding)
         position = SequencePosition(stream=stream, start=start, end=end)
         model = self._model(self._recogniser)
-        outputs = self._connection.infer(model, self._recogniser, inputs, position, places=self._places)
+        outputs = self._connection.infer(model, self._recogniser, inputs, position, places=self.places)
         return _encoder_output(outputs)
 
     def cancel(self, stream: int) -> None:

@@ -15,7 +15,7 @@ from tests.integration.requests import tensors
 from tests.integration.serving import Running
 
 pytestmark = pytest.mark.integration
-WINDOW, CHUNK, SLOTS = 5840, 8, 64
+WINDOW, CHUNK, SLOTS = 5840, 8, 192
 OUTPUTS = ("encoder_out", "encoder_lengths", "top_log_probs", "top_tokens")
 
 

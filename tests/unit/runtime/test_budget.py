@@ -75,11 +75,11 @@ def test_real_time_server_with_64_streams_at_both_points() -> None:
     bundle = Bundle(folder=Path("b"), manifest=synthetic.manifest(*records, arch=Arch.SM86, platform_name="26.08"))
     target = dataclasses.replace(A10, mode="realtime", operating_point=None)
     found = estimate(select([bundle], synthetic.CATALOGUE, target))
-    # Two copies for 64 streams of attention, convolution (both FP16) and the number of frames (one buffer).
+    # Two copies for 192 streams of attention, convolution (both FP16) and the number of frames (one buffer).
     state = {layers: layers * (2 * 128 + 14) * 128 * 2 + 512 for layers in (5, 12)}
-    assert found.state_bytes == 2 * 64 * (state[5] + state[12])
+    assert found.state_bytes == 2 * 192 * (state[5] + state[12])
     pools = [found.cuda_pool_bytes // MEBIBYTE, found.pinned_pool_bytes // MEBIBYTE]
-    numbers = [f"{size / MEBIBYTE:.1f} MiB" for size in (2 * 64 * state[5], 2 * 64 * state[12], found.ensemble_bytes)]
+    numbers = [f"{size / MEBIBYTE:.1f} MiB" for size in (2 * 192 * state[5], 2 * 192 * state[12], found.ensemble_bytes)]
     row = f"| {' | '.join([*numbers, *(f'{pool} MiB' for pool in pools)])} |"
     assert row in (ROOT / "docs" / "architecture" / "40-runtime.md").read_text(encoding="utf-8"), row
 
