@@ -16,11 +16,14 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+import onnx
 import simpleder
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from rich.progress import track
 
 from benchmarks import game_dialogues
@@ -196,11 +199,14 @@ def _write_resemblyzer(target: Path, weights: Path) -> None:
 
 
 def _write_reference(target: Path, exported: Path) -> None:
-    """Write a reference speaker network as a described graph: the graph that is served, with its own threshold."""
+    """Write a reference speaker network as a described graph: the graph that is served, with its own threshold.
+
+    A user's network takes windows, so of each item only the first window is kept.
+    """
     spec = load(exported).client.speaker
     if spec is None:
         raise ServerContractError(exported, "it is no speaker network", "Run `python -m export` again")
-    target.write_bytes((exported / "fp32.onnx").read_bytes())
+    target.write_bytes(_of_first_window(onnx.load(exported / "fp32.onnx")).SerializeToString())
     files.write(
         target.with_suffix(".toml"),
         f'schema_version = 1\nrole = "speaker"\nsample_rate_hz = {spec.sample_rate_hz}\n\n'
@@ -208,6 +214,22 @@ def _write_reference(target: Path, exported: Path) -> None:
         f"[speaker]\nsame_speaker_similarity = {spec.same_speaker_similarity}\n"
         f"window_s = {spec.window_s}\nhop_s = {spec.hop_s}\n",
     )
+
+
+def _of_first_window(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose output is [batch, E] instead of [batch, windows, E]."""
+    graph: Any = model.graph
+    (output,) = graph.output
+    batch, _, size = output.type.tensor_type.shape.dim
+    found = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, (batch.dim_param, size.dim_value))
+    windows, first = f"{output.name}_of_windows", f"{output.name}_first"
+    for node in graph.node:
+        node.output[:] = [windows if name == output.name else name for name in node.output]
+    graph.initializer.append(helper.make_tensor(first, TensorProto.INT64, (), (0,)))
+    graph.node.append(helper.make_node("Gather", [windows, first], [output.name], axis=1))
+    del graph.output[:]
+    graph.output.append(found)
+    return model
 
 
 def build(networks: Path) -> Path:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import soundfile
 
@@ -10,6 +11,8 @@ from benchmarks import game_dialogues, real_voices
 from benchmarks.game_dialogues import RATE_HZ, Sentence
 from benchmarks.real_voices import Results, Score
 from contract.errors import AudioError
+from export.checkpoints import speaker_onnx
+from tests.unit.engines.exported import export
 
 NAMES = ("a-m-one", "a-v-two", "a-x-other", "a-m-three", "a-v-four", "a-m-five", "a-v-six", "a-m-seven", "a-v-eight")
 FONTS = {"m": "font_small", "v": "font_big", "x": "font_statue"}
@@ -39,6 +42,22 @@ def test_reads_sentences_in_the_order_of_the_program(tmp_path: Path) -> None:
     assert [each.path.stem for each in sentences] == [name for name in NAMES if "-x-" not in name]
     assert [each.speaker for each in sentences] == ["small", "big"] * 4
     assert {each.pause_s for each in sentences} == {1.5}
+
+
+def test_reference_network_is_written_for_windows(tmp_path: Path) -> None:
+    """Networks of users take windows, and the reference networks whole segments."""
+    export(tmp_path, "diar_standard")
+    graph = tmp_path / "standard.onnx"
+    real_voices._write_reference(graph, tmp_path / "diar_standard")
+    audio = np.random.default_rng(3).normal(size=(2, 32_000)).astype(np.float32)
+    feeds = {"audio": audio, "audio_lengths": np.full(2, 32_000, dtype=np.int32)}
+    (windows,), (found,) = (
+        onnxruntime.InferenceSession(path).run(["embedding"], feeds)
+        for path in (tmp_path / "diar_standard" / "fp32.onnx", graph)
+    )
+    assert windows.shape == (2, 3, 6)
+    assert np.array_equal(found, windows[:, 0])
+    assert speaker_onnx.read(graph).speaker.window_s == 2.0
 
 
 def test_rejects_folder_without_dialogues(tmp_path: Path) -> None:
