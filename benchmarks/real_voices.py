@@ -22,7 +22,6 @@ import click
 import numpy as np
 import onnx
 import simpleder
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from rich.progress import track
 
@@ -36,12 +35,11 @@ from contract.access import from_environment
 from contract.catalogue import read_catalogue
 from contract.errors import ServerContractError
 from contract.graph import load
-from demo.scores import equal_error_rate
+from demo.scores import mean_direction, pair_error_rate
 from tests.integration import own
 from transcriber import pipeline, speakers
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
-from transcriber.ctc import Floats
 from transcriber.triton_recogniser import TritonRecogniser
 
 FOLDER, PAGE = Path("dist/real-voices"), Path("docs/accuracy-real-voices.md")
@@ -265,7 +263,7 @@ def score(network: TritonRecogniser, dialogues: Sequence[Dialogue], clips: Seque
     spec = network.speaker
     if spec is None:
         raise ServerContractError(network.operating_point, "no speaker network is served", "Build it again")
-    voices = np.array([clip.speaker for clip in clips])
+    voices = [clip.speaker for clip in clips]
     embedded = [
         network.embed(clip.samples, speakers.window_bounds(clip.samples.size, spec))
         for clip in track(clips, f"{network.operating_point} windows")
@@ -277,8 +275,8 @@ def score(network: TritonRecogniser, dialogues: Sequence[Dialogue], clips: Seque
     return Score(
         similarity=spec.same_speaker_similarity,
         window_s=spec.window_s,
-        equal_error_windows=pair_error(np.stack([each[0] for each in embedded]), voices),
-        equal_error_clips=pair_error(np.stack([_mean(each) for each in embedded]), voices),
+        equal_error_windows=pair_error_rate(np.stack([each[0] for each in embedded]), voices),
+        equal_error_clips=pair_error_rate(np.stack([mean_direction(each) for each in embedded]), voices),
         diarization=whole,
         diarization_with_collar=with_collar,
         speech=speech,
@@ -288,21 +286,8 @@ def score(network: TritonRecogniser, dialogues: Sequence[Dialogue], clips: Seque
     )
 
 
-def pair_error(embeddings: Floats, voices: NDArray[np.str_]) -> float:
-    """Return the equal error rate of all pairs of unit vectors [clips, E]."""
-    pairs = np.triu_indices(len(voices), 1)
-    similarity = (embeddings @ embeddings.T)[pairs]
-    same = (voices[:, None] == voices[None, :])[pairs]
-    return equal_error_rate(similarity[same], similarity[~same])
-
-
 def _clip(sentence: Sentence) -> Clip:
     return Clip(samples=game_dialogues.samples_of(sentence.path), speaker=sentence.speaker)
-
-
-def _mean(embeddings: Floats) -> Floats:
-    total = embeddings.sum(axis=0)
-    return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
 
 def _errors(network: TritonRecogniser, dialogue: Dialogue) -> Errors:

@@ -80,7 +80,7 @@ def use_one_blas_thread() -> None:
     """Let NumPy multiply matrices in the calling thread, unless the environment states otherwise.
 
     It has no effect after the import of NumPy. The threads of OpenBLAS wait for the next product in a loop. A client
-    multiplies small matrices, so they took a third of the processor time of a stream and saved none.
+    multiplies small matrices, so they took two thirds of the processor time of a stream and saved none.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

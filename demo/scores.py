@@ -1,6 +1,8 @@
 """Error rates of transcripts and of speaker verification; benchmarks and training use the same functions."""
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,25 @@ def equal_error_rate(same: NDArray[np.float32], different: NDArray[np.float32]) 
     accepted = 1.0 - np.searchsorted(np.sort(different), thresholds) / len(different)
     best = int(np.argmin(np.abs(rejected - accepted)))
     return float((rejected[best] + accepted[best]) / 2)
+
+
+def pair_error_rate(embeddings: NDArray[np.float32], speakers: Sequence[str]) -> float:
+    """Return the equal error rate of all pairs of unit vectors [n, E], one for each name of a speaker.
+
+    It is nan when no speaker has two vectors, or when there is a single speaker.
+    """
+    names, pairs = np.asarray(speakers), np.triu_indices(len(speakers), 1)
+    similarity = (embeddings @ embeddings.T)[pairs]
+    same = (names[:, None] == names[None, :])[pairs]
+    if same.all() or not same.any():
+        return math.nan
+    return equal_error_rate(similarity[same], similarity[~same])
+
+
+def mean_direction(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the direction of the mean of unit vectors [n, E], a unit vector [E]."""
+    total = embeddings.sum(axis=0)
+    return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
 
 def _minimum_permutation_rate(references: list[str], hypotheses: list[str]) -> float:

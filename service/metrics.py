@@ -6,7 +6,7 @@ _RATIOS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 # Counted from 0 on, because Prometheus sees no increase where a counter begins with 1; an alert uses them.
-DEFECTS = ATTEMPTS, DEFECT = ("attempts", "defect")
+_DEFECTS = ATTEMPTS, DEFECT = ("attempts", "defect")
 
 
 class Metrics:
@@ -33,7 +33,7 @@ class Metrics:
             registry=self.registry,
         )
         self.errors = Counter("voxwright_errors", "Errors by kind.", ["kind"], registry=self.registry)
-        for kind in DEFECTS:
+        for kind in _DEFECTS:
             self.errors.labels(kind)
         self.requests = Counter(
             "voxwright_requests", "HTTP requests that were answered.", ["route", "status"], registry=self.registry

@@ -15,10 +15,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contract.client import SEGMENTS, SpeakerSpec
-from demo.scores import equal_error_rate
+from demo.scores import pair_error_rate
 from export.checkpoints import reference
-from export.checkpoints.roles import SPEAKER_HOP_S, SPEAKER_WINDOW_S, windowed
+from export.checkpoints.roles import speaker_spec, windowed
 from export.networks.speaker_encoder import SpeakerEncoder
 from training import curves, dataset, recordings, reporting, schedule
 from training.augment import Samples
@@ -45,13 +44,7 @@ DIALOGUES = 40
 # Thresholds that are tried, and the accuracy of clusters below the best one that counts as equal.
 THRESHOLDS, EQUAL_ACCURACY = np.arange(0.05, 0.99, 0.05), 0.01
 # The windows of the networks that are exported.
-WINDOWS = SpeakerSpec(
-    sample_rate_hz=SAMPLE_RATE_HZ,
-    same_speaker_similarity=0.0,
-    window_s=SPEAKER_WINDOW_S,
-    hop_s=SPEAKER_HOP_S,
-    takes=SEGMENTS,
-)
+WINDOWS = speaker_spec(0.0)
 Speakers = Mapping[str, Sequence[Example]]
 
 
@@ -146,11 +139,7 @@ def equal_error(network: nn.Module, speakers: Speakers, seconds: float, seed: in
         (name, example) for name, group in speakers.items() for example in group if len(example.features) >= frames
     ]
     embeddings = embed(network, [crop(example, frames, source) for _, example in long_enough])
-    similarity = embeddings @ embeddings.T
-    names = np.asarray([name for name, _ in long_enough])
-    pairs = np.triu_indices(len(names), 1)
-    same = (names[:, None] == names[None, :])[pairs]
-    return equal_error_rate(similarity[pairs][same], similarity[pairs][~same])
+    return pair_error_rate(embeddings, [name for name, _ in long_enough])
 
 
 def choose_threshold(network: nn.Module, seed: int, count: int) -> tuple[float, dict[str, float]]:

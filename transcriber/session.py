@@ -87,7 +87,7 @@ class StreamSession:
         rules: StreamRules | None = None,
         partial_words: bool = True,
     ) -> None:
-        """Begin a stream; without `partial_words` a Partial has only its text, at half of the processor time.
+        """Begin a stream; without `partial_words` a Partial has only its text, at four fifths of the time.
 
         Raises ServerContractError for a plan that the server does not allow, and SettingError for a phrase that the
         tokens of the model do not spell.

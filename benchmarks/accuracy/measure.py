@@ -25,12 +25,12 @@ from contract.access import from_environment
 from contract.catalogue import LM, RESCORER, Catalogue, read_catalogue
 from contract.errors import AudioError, ServerContractError
 from contract.tokens import spell
-from demo.scores import equal_error_rate, word_errors
+from demo.scores import mean_direction, pair_error_rate, word_errors
 from training import augment
 from transcriber import confidence, ctc, pipeline, realtime, rescoring
 from transcriber.audio import Recording, Samples
 from transcriber.connection import Connection
-from transcriber.ctc import Floats, Hypothesis
+from transcriber.ctc import Hypothesis
 from transcriber.recogniser import EncoderOutput, Recogniser, StreamRecogniser
 from transcriber.segments import split
 from transcriber.speakers import window_bounds
@@ -247,19 +247,8 @@ def speaker_eer(recogniser: Recogniser, recordings: Sequence[LabelledRecording])
         if len(samples) == length:
             crops.append(samples)
             speakers.append(one.speaker)
-    embeddings = np.stack([_voice(recogniser.embed(each, window_bounds(len(each), spec))) for each in crops])
-    pairs = np.triu_indices(len(speakers), 1)
-    similarity = (embeddings @ embeddings.T)[pairs]
-    same = (np.array(speakers)[:, None] == np.array(speakers)[None, :])[pairs]
-    if same.all() or not same.any():
-        return math.nan
-    return equal_error_rate(similarity[same], similarity[~same])
-
-
-def _voice(windows: Floats) -> Floats:
-    """Return the direction of the mean of unit vectors [windows, E]."""
-    total = windows.sum(axis=0)
-    return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
+    windows = (recogniser.embed(each, window_bounds(len(each), spec)) for each in crops)
+    return pair_error_rate(np.stack([mean_direction(each) for each in windows]), speakers)
 
 
 def of_recording(recogniser: Recogniser, plan: pipeline.Plan = PLAN) -> Callable[[Path], Transcript]:

@@ -10,23 +10,22 @@ from contract.frames import Stride
 from export.checkpoints.checkpoint import audio_spec
 from export.networks.front_end import FilterBank, FilterBankConfig, FromAudio
 from export.networks.reserved_tokens import BLANK, BOUNDARY, UNKNOWN
-from export.networks.speaker_encoder import SpeakerEncoder, WindowedSpeakerEncoder
+from export.networks.speaker_encoder import WindowedSpeakerEncoder
 
 FRONT_END = FilterBankConfig()
 """The filter bank that all reference networks were trained with."""
 SPEAKER_WINDOW_S, SPEAKER_HOP_S = 2.0, 0.75
 
 
-def with_front_end(network: Any, role: str) -> nn.Module:
+def with_front_end(network: nn.Module, role: str) -> nn.Module:
     """Return a network that takes audio, if its role is one that does; other networks unchanged."""
-    if role not in (ENCODER, SPEAKER):
-        found: nn.Module = network
-        return found
-    return FromAudio(FilterBank(FRONT_END), windowed(network) if role == SPEAKER else network).eval()
+    if role == SPEAKER:
+        network = windowed(network)
+    return FromAudio(FilterBank(FRONT_END), network).eval() if role in (ENCODER, SPEAKER) else network
 
 
-def windowed(network: SpeakerEncoder) -> WindowedSpeakerEncoder:
-    """Return a speaker network that embeds every window of a segment."""
+def windowed(network: Any) -> WindowedSpeakerEncoder:
+    """Return the network of a SpeakerEncoder that embeds every window of a segment."""
     frames = Stride(kernel=FRONT_END.window_samples, stride=FRONT_END.hop_samples)
     window = frames.count(round(SPEAKER_WINDOW_S * FRONT_END.sample_rate_hz))
     return WindowedSpeakerEncoder(network, window, round(SPEAKER_HOP_S / FRONT_END.hop_s))
@@ -35,6 +34,17 @@ def windowed(network: SpeakerEncoder) -> WindowedSpeakerEncoder:
 def token_spec(pieces: tuple[str, ...]) -> TokenSpec:
     """Return the tokens of a reference network with these pieces."""
     return TokenSpec(pieces=pieces, blank=BLANK, unspoken=(UNKNOWN, BOUNDARY), boundary=BOUNDARY)
+
+
+def speaker_spec(same_speaker_similarity: float) -> SpeakerSpec:
+    """Return what clients must know about the network of `windowed`."""
+    return SpeakerSpec(
+        sample_rate_hz=FRONT_END.sample_rate_hz,
+        same_speaker_similarity=same_speaker_similarity,
+        window_s=SPEAKER_WINDOW_S,
+        hop_s=SPEAKER_HOP_S,
+        takes=SEGMENTS,
+    )
 
 
 def client_spec(
@@ -51,13 +61,5 @@ def client_spec(
     if role == CTC:
         return ClientSpec(tokens=token_spec(pieces), search=search)
     if role == SPEAKER and same_speaker_similarity is not None:
-        return ClientSpec(
-            speaker=SpeakerSpec(
-                sample_rate_hz=FRONT_END.sample_rate_hz,
-                same_speaker_similarity=same_speaker_similarity,
-                window_s=SPEAKER_WINDOW_S,
-                hop_s=SPEAKER_HOP_S,
-                takes=SEGMENTS,
-            )
-        )
+        return ClientSpec(speaker=speaker_spec(same_speaker_similarity))
     return ClientSpec()
