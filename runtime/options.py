@@ -8,7 +8,7 @@ import click
 
 from contract import command_line
 from contract.platform import platforms
-from runtime import log, settings
+from runtime import log, settings, streams
 from runtime.licence import LICENCE_FILE, VENDOR_KEY
 from runtime.settings import Settings
 
@@ -96,6 +96,11 @@ def _settings() -> list[click.Parameter]:
             "--threads",
             type=click.IntRange(min=1),
             help="CPU threads a model may use, divided among its instances.  [default: every core]",
+        ),
+        _option(
+            "--streams",
+            type=click.IntRange(1, streams.MOST),
+            help="Streams in real time of which a model keeps the states at a time.  [default: as in the catalogue]",
         ),
         _option(
             "--trusted-key",

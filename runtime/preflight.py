@@ -50,7 +50,10 @@ def examine(detection: GpuDetection, platform: Platform) -> list[Finding]:
 
 def examine_budget(budget: Budget, gpu: Gpu, operating_points: Sequence[str]) -> list[Finding]:
     """Return a finding where the chosen engines, those of some operating points, do not fit into a GPU's memory."""
-    one = f"Serve one operating point with SM_OPERATING_POINT={operating_points[0]}, or use"
+    one = f"serve one operating point with SM_OPERATING_POINT={operating_points[0]}, "
+    fewer = "serve fewer streams with VOXWRIGHT_STREAMS, "
+    ways = f"{one if len(operating_points) > 1 else ''}{fewer if budget.state_bytes else ''}"
+    remedy = f"{ways}{'or ' if ways else ''}use a GPU with more memory"
     free = gpu.memory_bytes - requirements().gpu_reserve_bytes
     if budget.known_bytes <= free:
         return []
@@ -59,7 +62,7 @@ def examine_budget(budget: Budget, gpu: Gpu, operating_points: Sequence[str]) ->
             subject=f"GPU {gpu.name}",
             found=f"the selected engines and Triton's memory pool need {gibibytes(budget.known_bytes)} of its memory",
             wanted=f"{gibibytes(free)} or less",
-            remedy=f"{one if len(operating_points) > 1 else 'Use'} a GPU with more memory",
+            remedy=remedy[0].upper() + remedy[1:],
         )
     ]
 

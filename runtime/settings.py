@@ -11,6 +11,7 @@ from contract.platform import Platform
 from runtime import flags, host, listening, tls
 from runtime.licence import LICENCE_FILE, VENDOR_KEY
 from runtime.listening import Addresses, Ports
+from runtime.streams import with_places
 from runtime.tls import GrpcTls
 
 _PLAIN_PATH = re.compile(r"[\w./+=@:-]+", re.ASCII)
@@ -24,6 +25,7 @@ class Settings:
     """All inputs of a start, except for the machine itself."""
 
     catalogue: Catalogue
+    """With the places for streams that --streams sets."""
     engines: Path
     repository: Path
     platform: Platform | None
@@ -66,6 +68,7 @@ def read(
     grpc_key: str | None,
     grpc_client_ca: str | None,
     threads: int | None,
+    streams: int | None,
     trusted_key: tuple[str, ...],
     licence: str,
     vendor_key: str,
@@ -76,13 +79,14 @@ def read(
 ) -> Settings:
     """Return the texts of a command line as settings; raise SettingError that names an unusable one."""
     point = operating_point.strip().lower() if operating_point else None
+    mode = "batch" if boolean(batch_mode, "SM_BATCH_MODE") else "realtime"
     return Settings(
-        catalogue=catalogue,
+        catalogue=catalogue if streams is None else with_places(catalogue, mode, streams),
         engines=Path(engines),
         repository=_plain(repository),
         platform=served_platform(platform) if platform else None,
         operating_point=catalogue.check_operating_point(point, "SM_OPERATING_POINT") if point else None,
-        mode="batch" if boolean(batch_mode, "SM_BATCH_MODE") else "realtime",
+        mode=mode,
         ports=_distinct(Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)),
         addresses=listening.choose(http_address, grpc_address, metrics_address, listening.families()),
         grpc_tls=tls.read(grpc_certificate, grpc_key, grpc_client_ca),

@@ -65,7 +65,7 @@ def reference_dims(point: str) -> dict[str, int]:
     return {**synthetic.DIMS, **sizes, "layers": layers}
 
 
-def test_real_time_server_with_64_streams_at_both_points() -> None:
+def test_real_time_server_with_192_streams_at_both_points() -> None:
     """The example of docs/architecture/40-runtime.md: the sizes of the reference checkpoints."""
     records = []
     for model in synthetic.engine_models().values():

@@ -232,9 +232,14 @@ def test_small_host() -> None:
     )
 
 
-def budget(known_bytes: int) -> Budget:
+def budget(known_bytes: int, state_bytes: int = 0) -> Budget:
     return Budget(
-        engine_bytes=known_bytes - 3, context_bytes=1, cuda_pool_bytes=2, state_bytes=1, ensemble_bytes=1, unknown=()
+        engine_bytes=known_bytes - 3,
+        context_bytes=1,
+        cuda_pool_bytes=2,
+        state_bytes=state_bytes,
+        ensemble_bytes=2 - state_bytes,
+        unknown=(),
     )
 
 
@@ -269,6 +274,16 @@ def test_engines_that_do_not_fit() -> None:
     )
     (finding,) = preflight.examine_budget(budget(free + 1), A10, POINTS[:1])
     assert finding.remedy == "Use a GPU with more memory"
+
+
+def test_states_that_do_not_fit() -> None:
+    (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE, state_bytes=1), A10, POINTS[:1])
+    assert finding.remedy == "Serve fewer streams with VOXWRIGHT_STREAMS, or use a GPU with more memory"
+    (finding,) = preflight.examine_budget(budget(30 * GIBIBYTE, state_bytes=1), A10, POINTS)
+    assert finding.remedy == (
+        "Serve one operating point with SM_OPERATING_POINT=standard, serve fewer streams with VOXWRIGHT_STREAMS, "
+        "or use a GPU with more memory"
+    )
 
 
 def chosen(arch: Arch, level: str, built_on: str) -> Selection:
