@@ -20,6 +20,7 @@ class GraphRecogniser:
 
     # ONNX Runtime takes inputs of any size.
     longest_samples = most_hypotheses = longest_hypothesis = sys.maxsize
+    in_flight = 8
 
     def __init__(self, exported: ExportedPoint, networks: Mapping[str, Network]) -> None:
         self.language, self.operating_point = LANGUAGE, exported.operating_point
@@ -37,7 +38,7 @@ class GraphRecogniser:
         found = self._networks[CTC].run(encoded)
         length = int(encoded["encoder_lengths"][0])
         emissions = Emissions(log_probs=found["top_log_probs"][0, :length], tokens=found["top_tokens"][0, :length])
-        return EncoderOutput(emissions=emissions, encoder_out=encoded["encoder_out"][0], encoder_length=length)
+        return EncoderOutput(emissions=emissions, encoder_out=encoded["encoder_out"][0, :length], encoder_length=length)
 
     def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Return the summed log-probabilities FP32 [N] of hypotheses INT32 [N, L] with lengths [N]."""

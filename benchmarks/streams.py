@@ -20,6 +20,7 @@ class WindowedRecogniser:
         self.ngram, self.rescorers, self.speaker = streams.ngram, streams.rescorers, streams.speaker
         self.longest_samples = streams.longest_samples
         self.most_hypotheses, self.longest_hypothesis = streams.most_hypotheses, streams.longest_hypothesis
+        self.in_flight = streams.in_flight
         self._streams = streams
 
     def recognise(self, samples: Samples) -> EncoderOutput:

@@ -62,7 +62,9 @@ def _options() -> list[click.Parameter]:
                 help="URL of the database of jobs: sqlite:///FILE or postgresql://USER@HOST/NAME."),
         _option("--storage", default=f"{folder}/files", help="Folder of the files of jobs, or a URL for fsspec."),
         _option("--parallel", default=2, type=number, help="Recordings that are transcribed at a time."),
-        _option("--in-flight", default=4, type=click.IntRange(1, 64), help="Segments of a recording on the server."),
+        _option("--in-flight", type=click.IntRange(1, 256),
+                help="Segments of a recording on the server.  [default: 4 with two recordings at a time, or enough for "
+                "the batches of a server that joins requests]"),
         _option("--voice-detection", default=WEBRTC, type=click.Choice(DETECTORS), help=OPTION_HELP),
         _option("--largest-upload", default=limits.upload_bytes // _MEGABYTE, type=number, metavar="MEGABYTES",
                 help="Largest recording."),

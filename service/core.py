@@ -49,6 +49,7 @@ def make(settings: Settings) -> Core:
         recordings = Transcriber(
             recognisers=recordings_of(settings.endpoint, settings.catalogue, settings.access),
             in_flight=settings.in_flight,
+            parallel=settings.parallel,
             voice_detection=settings.voice_detection,
             longest_s=limits.recording_s,
         )

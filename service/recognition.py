@@ -170,7 +170,9 @@ class Transcriber:
     """Transcribe recordings with the recognisers of a server."""
 
     recognisers: Recognisers[TritonRecogniser]
-    in_flight: int
+    in_flight: int | None
+    """None for a share of what keeps the server busy, by the number of recordings in `parallel`."""
+    parallel: int
     longest_s: float
     voice_detection: str = WEBRTC
 
@@ -222,7 +224,7 @@ class Transcriber:
         has_speakers = wanted.diarization == Diarization.SPEAKER
         plan = Plan(
             speakers=has_speakers,
-            in_flight=self.in_flight,
+            in_flight=self.in_flight or max(1, recogniser.in_flight // self.parallel),
             voice_detection=self.voice_detection,
             vocabulary=phrases.without_unspelled(wanted.vocabulary, recogniser.tokens),
             speaker_limits=SpeakerLimits(most=wanted.most_speakers if has_speakers else None),

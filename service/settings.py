@@ -65,8 +65,9 @@ class Settings:
     """How the service reaches the servers."""
     parallel: int = 2
     """The number of recordings that this service transcribes at a time."""
-    in_flight: int = 4
-    """The number of segments of a recording that are on the server at a time."""
+    in_flight: int | None = None
+    """The number of segments of a recording that are recognised at a time; None for a share of what keeps a server
+    busy."""
     voice_detection: str = WEBRTC
     """What finds speech: one of transcriber.voice_detection.DETECTORS."""
     limits: Limits = Limits()

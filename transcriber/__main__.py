@@ -58,7 +58,7 @@ class Options:
     search: str | None
     ngram: bool
     speakers: bool
-    in_flight: int
+    in_flight: int | None
     wait_s: float
     verbose: bool
     realtime: bool = False
@@ -112,11 +112,12 @@ class Options:
 @click.option("--channels", is_flag=True, help="Transcribe each channel by itself, and label words by channel: C1, C2.")
 @click.option("--track", type=click.IntRange(min=1), help="The sound track to transcribe, where a file has several.")
 @click.option(
-    "--in-flight", default=8, show_default=True, type=click.IntRange(1, 64), help="Number of requests at a time."
-)
+    "--in-flight", type=click.IntRange(1, 256),
+    help="Number of segments at a time.  [default: 8, or enough for its batches where the server joins requests]",
+)  # fmt: skip
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(1, 64),
-    help="Number of recordings at a time; they share the requests of --in-flight.",
+    help="Number of recordings at a time; they share the segments of --in-flight.",
 )  # fmt: skip
 @click.option(
     "--skip-existing", is_flag=True,
@@ -138,7 +139,7 @@ def _command(
     catalogue: Catalogue,
     search: str | None,
     wait_s: float,
-    in_flight: int,
+    in_flight: int | None,
     jobs: int,
     raw: str | None,
     track: int | None,
@@ -422,7 +423,7 @@ class _Shared:
     @classmethod
     def of(cls, options: Options, recogniser: "Recogniser") -> "_Shared":
         """Return the plan with one limit for the requests of all recordings."""
-        plan = replace(_plan(options), permits=threading.Semaphore(options.in_flight))
+        plan = replace(_plan(options), permits=threading.Semaphore(options.in_flight or recogniser.in_flight))
         return cls(options=options, recogniser=recogniser, plan=plan, stop=batch.Stop())
 
 

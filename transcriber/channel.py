@@ -1,6 +1,9 @@
 """Open gRPC channels to a server: pings, proxies, TLS and headers. Find out why a server can never answer."""
 
+import socket
 import ssl
+import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from transcriber.endpoint import split
 IDLE_S, PING_TIMEOUT_S = 5, 5
 # The time that one attempt to connect may take. TLS needs three round trips.
 CONNECT_S = 5
+_RESOLVED_FOR_S = 30.0
 _MILLISECONDS = 1_000
 _ARGUMENTS = [
     ("grpc.max_send_message_length", -1),
@@ -99,12 +103,36 @@ class Channels:
         balancing = [] if one_server else [_ROUND_ROBIN]
         self._arguments = [*_ARGUMENTS, *balancing, *([] if self.proxy else [_NO_PROXY])]
         self._credentials = _credentials(access) if access.tls else None
+        self._servers: int | None = None
+        self._resolved_s = 0.0
 
     def open(self, generation: int = 0) -> Client:
         """Return a client. Nothing is sent yet, and the clients of a generation share their connections."""
         # gRPC shares a connection between channels whose arguments are equal, so any argument keeps them apart.
         arguments = [*self._arguments, ("voxwright.generation", generation)]
         return Client(self._endpoint, self._credentials, arguments, self._access)
+
+    def servers(self) -> int:
+        """Return among how many servers requests take turns: the addresses of the name, of one family.
+
+        1 behind a proxy, and where the name cannot be resolved. A name is resolved again after half a minute.
+        """
+        if self.proxy is not None or _ROUND_ROBIN not in self._arguments:
+            return 1
+        if self._servers is None or time.monotonic() - self._resolved_s > _RESOLVED_FOR_S:
+            self._servers, self._resolved_s = self._resolve(), time.monotonic()
+        return self._servers
+
+    def _resolve(self) -> int:
+        try:
+            found = {
+                (family, *address[:2])
+                for family, *_, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            }
+        except OSError:
+            return 1
+        # A server of two families has an address of each.
+        return max(Counter(family for family, *_ in found).values())
 
     def permanent_problem(self, status: str | None, text: str) -> Problem | None:
         """Return why requests will never succeed, from the status and the text of a failed one; None for an outage."""

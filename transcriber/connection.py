@@ -147,6 +147,14 @@ class Connection:
         """Return whether a model keeps states between the requests of a stream, as a server in real-time mode does."""
         return bool(self._config(model).HasField("sequence_batching"))
 
+    def most_items(self, model: str) -> int:
+        """Return the largest batch of a model; 1 for one without batches."""
+        return max(1, int(self._config(model).max_batch_size))
+
+    def servers(self) -> int:
+        """Return among how many servers the requests take turns, as far as it can be known."""
+        return self._channels.servers()
+
     def places(self, model: str) -> Places:
         """Return the places for streams of a model that keeps states."""
         batching = self._config(model).sequence_batching

@@ -236,7 +236,7 @@ def concatenate(parts: list[EncoderOutput], length: int | None = None) -> Encode
     """Return the encoder outputs of a stream's windows as one, cut to `length` encoder frames."""
     valid = slice(0, length)
     log_probs = np.concatenate([part.emissions.log_probs for part in parts])[valid]
-    outputs = [part.encoder_out[: part.encoder_length] for part in parts if part.encoder_out is not None]
+    outputs = [part.encoder_out for part in parts if part.encoder_out is not None]
     return EncoderOutput(
         emissions=Emissions(
             log_probs=log_probs, tokens=np.concatenate([part.emissions.tokens for part in parts])[valid]

@@ -45,14 +45,14 @@ class Plan:
 
     Without `ngram`, the search does not use the n-gram model of the weights. The search prefers the phrases of
     `vocabulary`, and the transcript has them as they are written there. `permits` limits the segments that are
-    recognised at a time in several recordings, `in_flight` those of each. Of a stream only the largest number of
-    speakers is obeyed.
+    recognised at a time in several recordings, `in_flight` those of each (None: the recogniser's own number). Of a
+    stream only the largest number of speakers is obeyed.
     """
 
     search: str | None = None
     ngram: bool = True
     speakers: bool = True
-    in_flight: int = 8
+    in_flight: int | None = None
     vocabulary: tuple[Phrase, ...] = ()
     permits: AbstractContextManager[object] = field(default_factory=nullcontext)
     speaker_limits: SpeakerLimits = NO_LIMITS
@@ -112,7 +112,7 @@ def transcribe(
         voice_detection=plan.voice_detection,
     )
     try:
-        for done_s, part in in_order(work, enumerate(pieces), plan.in_flight):
+        for done_s, part in in_order(work, enumerate(pieces), plan.in_flight or recogniser.in_flight):
             results.append(part)
             on_result(part)
             on_progress(done_s)

@@ -23,8 +23,7 @@ class RequestError(Exception):
 class EncoderOutput:
     """The server's result for a segment: the emissions, and the encoder output that a rescorer may take.
 
-    encoder_out is FP16 [time, D] with its padding, None where the recogniser returns none; encoder_length is the
-    number of valid frames.
+    encoder_out is FP16 [encoder_length, D], None where the recogniser returns none.
     """
 
     emissions: Emissions
@@ -58,6 +57,8 @@ class Recogniser(Protocol):
     """How many tokens of a hypothesis all of them take; 0 without rescorers."""
     speaker: SpeakerSpec | None
     """The audio that the speaker network takes; None when no speaker network is served."""
+    in_flight: int
+    """How many segments at a time keep the server busy: those of a few batches, where it computes batches."""
 
     def recognise(self, samples: Samples) -> EncoderOutput:
         """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""

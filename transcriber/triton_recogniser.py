@@ -1,6 +1,7 @@
 """Recognise segments and streams with the models of a Triton server, after a check of what the server serves."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,10 +26,15 @@ from transcriber.audio import Samples
 from transcriber.buckets import AudioBatch, bucket, pad_to
 from transcriber.connection import Arrays, Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
+from transcriber.joining import MOST_PADDING, Joiner, Outputs
 from transcriber.parameters import SERVE_REMEDY, required
 from transcriber.recogniser import Bounds, EncoderOutput, RequestError
 
 _ENCODER_OUT = "encoder_out"
+# Segments at a time, for a server that joins no requests; for one that does, enough for so many batches.
+_IN_FLIGHT, _FULL_BATCHES = 8, 4
+# One request for a model is computed while the next one is on its way.
+_REQUESTS_AT_A_TIME = 2
 
 
 class TritonRecogniser:
@@ -45,6 +51,8 @@ class TritonRecogniser:
         self._connection, self._catalogue = connection, catalogue
         self._recogniser = _recogniser(catalogue, language, operating_point)
         self._unpadded: set[str] = set()
+        self.joiners: dict[str, Joiner] = {}
+        """Of the models whose server joins requests, by the names of their families."""
         model = self._checked(self._recogniser)
         client = parameters.client_spec(self._parameters(self._recogniser), model)
         self.audio = required(client.audio, "audio", model)
@@ -58,6 +66,12 @@ class TritonRecogniser:
         self.longest_hypothesis = self._rescorer_limit("hypothesis_tokens")
         self.speaker = self._speaker_spec()
         self.longest_samples = self._longest_samples()
+        most_items = self._join(self._recogniser, self.audio.padding)
+        self.in_flight = max(_IN_FLIGHT, _FULL_BATCHES * most_items) if self.audio.padding == MASKED else _IN_FLIGHT
+        for role in self.rescorers:
+            self._join(self._families[role])
+        if self.speaker is not None:
+            self._join(self._families[SPEAKER], self.speaker.padding)
 
     def recognise(self, samples: Samples) -> EncoderOutput:
         """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""
@@ -111,8 +125,27 @@ class TritonRecogniser:
     def _is_exact(self, family: Family, padding: str) -> bool:
         return padding == EXACT or family.name in self._unpadded
 
-    def _infer(self, family: Family, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _infer(self, family: Family, inputs: Arrays) -> Outputs:
+        joiner = self.joiners.get(family.name)
+        return self._send(family, inputs) if joiner is None else joiner.infer(inputs)
+
+    def _send(self, family: Family, inputs: Arrays) -> Outputs:
         return self._connection.infer(self._model(family), family, inputs)
+
+    def _join(self, family: Family, padding: str = MASKED) -> int:
+        """Join requests for a model if its server does so too; return the largest number of items of a request."""
+        if family.name in self._unpadded:
+            return 1
+        most_items = self._connection.most_items(self._model(family))
+        if most_items == 1:
+            return 1
+        self.joiners[family.name] = Joiner(
+            functools.partial(self._send, family),
+            most_items=most_items,
+            at_a_time=lambda: _REQUESTS_AT_A_TIME * self._connection.servers(),
+            most_padding=MOST_PADDING if padding == MASKED else 1.0,
+        )
+        return most_items
 
     def _model(self, family: Family) -> str:
         return model_name(family.name, self.operating_point)
@@ -293,8 +326,9 @@ def _batches(items: list[Samples], largest: int, *, equal_lengths: bool) -> Iter
         start = end
 
 
-def _encoder_output(outputs: dict[str, NDArray[Any]]) -> EncoderOutput:
+def _encoder_output(outputs: Outputs) -> EncoderOutput:
     length = int(outputs["encoder_lengths"].reshape(-1)[0])
     emissions = Emissions(log_probs=outputs["top_log_probs"][0, :length], tokens=outputs["top_tokens"][0, :length])
-    encoder_out = outputs[_ENCODER_OUT][0] if _ENCODER_OUT in outputs else None
+    # Without the frames of padding, so that a rescorer's own padding depends on the segment alone.
+    encoder_out = outputs[_ENCODER_OUT][0, :length] if _ENCODER_OUT in outputs else None
     return EncoderOutput(emissions=emissions, encoder_out=encoder_out, encoder_length=length)

@@ -38,8 +38,9 @@ INSTALLS = [command for command in COMMANDS if command.startswith("helm install"
 def test_links_exist(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, heading = link.partition("#")
-        assert (page.parent / path).exists(), link
-        assert not heading or f"## {heading}\n" in page.read_text().lower(), link
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or f"## {heading.replace('-', ' ')}\n" in target.read_text().lower(), link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

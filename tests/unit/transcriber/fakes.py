@@ -48,6 +48,7 @@ class FakeRecogniser:
         self.audio, self.tokens, self.search = AUDIO, TOKENS, SEARCH
         self.ngram, self.rescorers = ngram, rescorers
         self.longest_samples, self.most_hypotheses, self.longest_hypothesis = 320_000, 16, 256
+        self.in_flight = 8
         self.speaker: SpeakerSpec | None = None if similarity is None else speaker_spec(similarity)
         self.calls: list[str] = []
         self._fail, self._lock = fail, threading.Lock()

@@ -39,6 +39,8 @@ class Script:
     catalogue: Catalogue = field(default_factory=read_catalogue)
     types: dict[str, str] = field(default_factory=dict)
     extra_inputs: tuple[str, ...] = ()
+    most_items: int = 16
+    """The largest batch of every model."""
     realtime: bool = False
     failures: list[grpc.StatusCode] = field(default_factory=list)
     failure_text: str = ""
@@ -83,6 +85,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = service_pb2.ModelConfigResponse()
+        answer.config.max_batch_size = self.script.most_items
         for name, value in self.script.parameters.get(request.name, {}).items():
             answer.config.parameters[name].string_value = value
         if self.script.realtime and request.name.startswith("body_"):

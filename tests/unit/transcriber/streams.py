@@ -8,7 +8,7 @@ from tests.unit.transcriber.fakes import FT, LOUD, SO, FakeRecogniser, confident
 from transcriber.audio import Samples
 from transcriber.recogniser import EncoderOutput, RequestError
 
-WINDOW, OVERLAP, CHUNK = 5840, 720, 8
+WINDOW, OVERLAP = 5840, 720
 
 
 class FakeStreams(FakeRecogniser):
@@ -38,8 +38,8 @@ class FakeStreams(FakeRecogniser):
         path = [0] * frames
         if len(self.streams[stream]) == 2 and len(window) == WINDOW:
             path[2:4] = [LOUD, LOUD] if float(window.max()) > 0.3 else [SO, FT]
-        padded = np.zeros((CHUNK, 4), np.float16)
-        return EncoderOutput(emissions=confident(path), encoder_out=padded, encoder_length=frames)
+        encoder_out = np.zeros((frames, 4), np.float16)
+        return EncoderOutput(emissions=confident(path), encoder_out=encoder_out, encoder_length=frames)
 
     def cancel(self, stream: int) -> None:
         self.cancelled.add(stream)

@@ -49,7 +49,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.ngram
     assert options.voice_detection == "webrtc"
     assert parse(["a.wav", "--voice-detection", "silero"]).voice_detection == "silero"
-    assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, 8, 60.0, False)
+    assert (options.speakers, options.in_flight, options.wait_s, options.verbose) == (True, None, 60.0, False)
 
 
 def catalogue(folder: Path, *languages: str) -> Path:

@@ -1,5 +1,6 @@
 """Calls to a server in this process: how they are repeated, how long they wait, and how outages are reported."""
 
+import socket
 import threading
 import time
 
@@ -273,3 +274,38 @@ def test_threads_without_a_pause_share_a_connection(script: Script) -> None:
         for thread in threads:
             thread.join()
     assert relay.opened == 1
+
+
+@pytest.mark.parametrize(
+    ("addresses", "count"),
+    [
+        (["127.0.0.1"], 1),
+        (["10.0.0.1", "10.0.0.2", "10.0.0.3"], 3),
+        # A server of two families, and a name that is listed twice.
+        (["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"], 2),
+        (["10.0.0.1", "10.0.0.1"], 1),
+        ([], 1),
+    ],
+)
+def test_counts_the_servers_of_a_name(monkeypatch: pytest.MonkeyPatch, addresses: list[str], count: int) -> None:
+    def resolve(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        families = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
+        return [(family, 0, 0, "", (each, port)) for family, each in zip(families, addresses, strict=True)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    connection = Connection("servers.example:8001")
+    assert connection.servers() == count
+    # A deployment that grew is found after a while.
+    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    assert connection.servers() == count
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 31)
+    assert connection.servers() == 4
+    assert Connection("servers.example:8001", one_server=True).servers() == 1
+
+
+def test_a_proxy_counts_as_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    assert Connection("servers.example:8001").servers() == 1

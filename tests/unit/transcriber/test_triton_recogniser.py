@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +96,38 @@ def test_recognises_in_buckets(recogniser: TritonRecogniser, script: Script) -> 
     assert encoded.encoder_length == 85
     assert encoded.emissions.tokens.shape == encoded.emissions.log_probs.shape == (85, 4)
     assert encoded.encoder_out is not None
-    assert encoded.encoder_out.shape == (98, ENCODER_SIZE)
+    # Without the frames of the padding.
+    assert encoded.encoder_out.shape == (85, ENCODER_SIZE)
     assert encoded.encoder_out.dtype == np.float16
+
+
+def test_joins_requests_that_wait(connection: Connection, script: Script) -> None:
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    assert recogniser.in_flight == 4 * 16
+    script.delay_s = 0.3
+    frames = (345, 345, 340, 330, 345, 345, 335, 345)
+    with ThreadPoolExecutor(len(frames)) as pool:
+        found = list(pool.map(lambda count: recogniser.recognise(audio(count)), frames))
+    assert [each.encoder_length for each in found] == [AUDIO.frames(audio(count).size) for count in frames]
+    # Two go as soon as they come, the rest when one of them has returned.
+    sent = [shapes(request)["audio"] for request in script.requests]
+    assert sum(items for items, _ in sent) == len(frames)
+    assert len(sent) < len(frames)
+    assert {samples for _, samples in sent} == {64_000}
+
+
+@pytest.mark.parametrize("reason", ["batching", "padding", "most_items"])
+def test_needs_few_segments_at_a_time_without_batches(connection: Connection, script: Script, reason: str) -> None:
+    if reason == "batching":
+        for model in script.ready:
+            script.parameters.setdefault(model, {})["batching"] = "none"
+    elif reason == "padding":
+        set_client(script, "ensemble_en_standard", audio={"padding": "exact"})
+    else:
+        script.most_items = 1
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    assert recogniser.in_flight == 8
+    assert ("ensemble_en" in recogniser.joiners) == (reason == "padding")
 
 
 def test_pads_nothing_for_a_server_without_batching(connection: Connection, script: Script) -> None:
