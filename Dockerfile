@@ -210,10 +210,11 @@ RUN apt-get update \
 
 FROM ${NVIDIA}/tritonserver:26.08-py3 AS server-26.08
 COPY images/gather.py /opt/gather.py
-# DCGM reads the GPU's load and memory for the metrics, and opens its own modules at run time.
+# DCGM reads the GPU's load and memory for the metrics, and opens its own modules at run time. Not its cuBLAS proxies: they
+# are for diagnostics, and contain cuBLAS.
 RUN --mount=type=bind,from=base-26.08,target=/base \
     python3 /opt/gather.py /slim --base /base --licence /opt/tritonserver/NVIDIA_Deep_Learning_Container_License.pdf --licence /NVIDIA_Deep_Learning_Container_License.pdf \
-      --also 'libdcgm*.so.*' \
+      --also 'libdcgm.so.*' --also 'libdcgmmodule*.so.*' \
       /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so
 
 FROM ${NVIDIA}/tritonserver:23.12-py3 AS server-23.12
@@ -221,7 +222,7 @@ COPY images/gather.py /opt/gather.py
 # TensorRT 8.6 opens cuBLAS and cuDNN at run time. Drivers older than 545 need CUDA's compatibility library.
 RUN --mount=type=bind,from=base-23.12,target=/base \
     python3 /opt/gather.py /slim --base /base --licence /opt/tritonserver/NVIDIA_Deep_Learning_Container_License.pdf --licence /NVIDIA_Deep_Learning_Container_License.pdf \
-      --also 'libdcgm*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
+      --also 'libdcgm.so.*' --also 'libdcgmmodule*.so.*' --also 'libcublas*.so.12' --also 'libcudnn*.so.8' \
       /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/tensorrt/libtriton_tensorrt.so
 # The container toolkit looks for compat/libcuda.so.*.* only. NVIDIA's image has the library in lib.real; its entrypoint, which
 # this image does not run, links lib to it. An image whose entrypoint ran has lib, and a Debian package of CUDA has neither.

@@ -23,6 +23,10 @@ _REINSTALL = "Check the output of `nvidia-smi`, and reinstall the driver"
 _REMEDIES = {
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "CUDA's compatibility library runs on data-centre GPUs only: install "
     "a newer driver on the host",
+    "CUDA_ERROR_SYSTEM_NOT_READY": "A GPU with NVSwitch needs NVIDIA's Fabric Manager: start the host's service "
+    "nvidia-fabricmanager, in the version of the driver (`systemctl status nvidia-fabricmanager`)",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "The driver's library and its part in the kernel have different versions, as "
+    "after an update: restart the container, and the host if that does not help",
 }
 
 

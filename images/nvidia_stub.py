@@ -34,6 +34,7 @@ SOURCES = (
 )
 LISTED_FOLDERS = ("/opt/tritonserver", "/usr/local/cuda")
 _BACKEND_FOLDER, _BACKEND = "opt/tritonserver/backends/tensorrt", "libtriton_tensorrt.so"
+_DIAGNOSTICS = "libdcgm_cublas_proxy12.so.3"
 _SYSTEM_LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _SERVER = r"""
 #include <dlfcn.h>
@@ -96,6 +97,8 @@ def layout(platform: Platform) -> Layout:
         [
             *(Library(folder=toolkit, soname=f"lib{name}.so.12") for name in ("cublas", "cublasLt")),
             *(Library(folder=_SYSTEM_LIBRARIES, soname=f"lib{name}.so.8") for name in ("cudnn", "cudnn_ops_infer")),
+            # DCGM 3 brings cuBLAS for its diagnostics, which the slim image must not have.
+            Library(folder=_SYSTEM_LIBRARIES, soname=_DIAGNOSTICS),
         ]
         if old
         else [Library(folder=_SYSTEM_LIBRARIES, soname="libnccl.so.2", version="2.32.3")]
@@ -211,7 +214,8 @@ def check_files(found: Sequence[str], platform: Platform) -> None:
 def copied_files(platform: Platform) -> set[str]:
     """Return the files of NVIDIA's image that the image `runtime` of a platform has."""
     made = layout(platform)
-    libraries = {each.soname for each in made.libraries if each.soname not in (_BACKEND, _builder(platform))}
+    left = (_BACKEND, _builder(platform), _DIAGNOSTICS)
+    libraries = {each.soname for each in made.libraries if each.soname not in left}
     # Drivers older than 545 need CUDA's compatibility library, which the container toolkit looks for in this folder.
     driver = {f"libcuda.so.{made.compatibility_driver}", "libcuda.so.1"} if made.has_compatibility else set()
     return {

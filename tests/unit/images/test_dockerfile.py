@@ -1,6 +1,8 @@
 """Test the Dockerfile: the contents of each image, its user, and the files that it must not contain."""
 
+import fnmatch
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -217,6 +219,16 @@ def test_server_stage_takes_licence_from_either_place(platform: str) -> None:
     (script,) = (text for text in STAGES[f"server-{platform}"].all("RUN") if "gather.py" in text)
     name = "NVIDIA_Deep_Learning_Container_License.pdf"
     assert f"--licence /opt/tritonserver/{name} --licence /{name} " in script
+
+
+@pytest.mark.parametrize(("platform", "dcgm"), zip(GPU_PLATFORMS, ("4", "3"), strict=True))
+def test_server_stage_takes_dcgm_without_its_diagnostics(platform: str, dcgm: str) -> None:
+    """DCGM 3 has proxies that contain cuBLAS."""
+    (script,) = (text for text in STAGES[f"server-{platform}"].all("RUN") if "gather.py" in text)
+    patterns = re.findall(r"--also '([^']+)'", script)
+    names = [*("libdcgm.so", "libdcgmmodulesysmon.so", "libdcgmmoduleprofiling.so"), "libdcgm_cublas_proxy12.so"]
+    taken = [any(fnmatch.fnmatch(f"{name}.{dcgm}", pattern) for pattern in patterns) for name in names]
+    assert taken == [True, True, True, False]
 
 
 def test_runtime_image_selects_no_gpu_itself() -> None:

@@ -161,8 +161,8 @@ def test_reports_port_in_use(tmp_path: Path) -> None:
 def test_reports_driver_that_does_not_start(tmp_path: Path) -> None:
     scene = dataclasses.replace(A10, macros={"INIT": "803"})
     sentence = (
-        "NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
-        "Check the output of `nvidia-smi`, and reinstall the driver."
+        "NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. The driver's library and its part in the "
+        "kernel have different versions, as after an update: restart the container, and the host if that does not help."
     )
     assert examined(scene, tmp_path) == (40, {"starts": False, "exit_code": 40, "refusals": [sentence]})
     assert doctor_page.run(scene, tmp_path) == (

@@ -163,10 +163,10 @@ def test_gpu_that_cuda_does_not_list(tmp_path: Path) -> None:
 
 @needs_bindings
 def test_broken_driver_is_an_error(tmp_path: Path) -> None:
-    result = python(fake_driver(tmp_path, INIT="803"), "-c", DETECT)
+    result = python(fake_driver(tmp_path, INIT="999"), "-c", DETECT)
     assert result.returncode == 40
     assert result.stderr == (
-        "error: NVIDIA driver: it does not start: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. "
+        "error: NVIDIA driver: it does not start: CUDA_ERROR_UNKNOWN. "
         "Check the output of `nvidia-smi`, and reinstall the driver.\n"
     )
 
@@ -255,6 +255,20 @@ def test_compatibility_library_on_another_gpu(tmp_path: Path) -> None:
         "error: NVIDIA driver: it does not start: CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE. "
         "CUDA's compatibility library runs on data-centre GPUs only: install a newer driver on the host.\n"
     )
+
+
+@needs_bindings
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ("802", "CUDA_ERROR_SYSTEM_NOT_READY. A GPU with NVSwitch needs NVIDIA's Fabric Manager: start "),
+        ("803", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH. The driver's library and its part in the kernel have different "),
+    ],
+)
+def test_driver_that_does_not_start(tmp_path: Path, status: str, sentence: str) -> None:
+    result = python(fake_driver(tmp_path, INIT=status), "-c", DETECT)
+    assert result.returncode == 40
+    assert result.stderr.startswith(f"error: NVIDIA driver: it does not start: {sentence}")
 
 
 @needs_bindings
