@@ -309,8 +309,9 @@ class _Splitter:
 
     def finish(self) -> Iterator[Segment]:
         """Yield the segment that the end of the recording completes."""
-        if self._begin is not None:
-            yield self._close(self._speech_end())
+        ended = self._end() if self._begin is not None else None
+        if ended is not None:
+            yield ended
 
     def _step(self, stop: int, *, voiced: bool) -> Segment | None:
         """Process the frames before `stop`, all voiced or none, up to the first one that changes a segment.
@@ -344,7 +345,7 @@ class _Splitter:
         if last >= stop:
             return None
         if last - self._last_voiced >= self.hangover_frames:
-            return self._close(self._speech_end())
+            return self._end()
         return self._cut()
 
     def _open(self, index: int) -> None:
@@ -353,20 +354,27 @@ class _Splitter:
         first = index - len(self._recent) + 1 + list(self._recent).index(True)
         self._begin = max(self._previous_end, first * self._timing.frame - self._timing.padding)
 
-    def _cut(self) -> Segment:
+    def _cut(self) -> Segment | None:
         begin = self._begin or 0
         earliest = max(begin + self._timing.earliest_cut, self.kept)
         window = self._held.view(earliest, begin + self._timing.longest)
         cut = earliest + _quietest(window, self._timing.frame)
         if self._last_voiced * self._timing.frame < cut:
             # The quietest point lies in the silence that has just begun.
-            return self._close(self._speech_end())
+            return self._end()
         segment = replace(self._close(cut), is_cut=True)
         self._begin = cut
         return segment
 
+    def _end(self) -> Segment | None:
+        """Close the segment behind its speech. None where the segment before it had all samples that there are."""
+        segment = self._close(self._speech_end())
+        return segment if segment.samples.size else None
+
     def _speech_end(self) -> int:
-        return min(self.position, self.voiced_end + self._timing.padding)
+        # The silence behind the speech may reach beyond the longest segment.
+        longest_end = (self._begin or 0) + self._timing.longest
+        return min(self.position, self.voiced_end + self._timing.padding, longest_end)
 
     def _close(self, end: int) -> Segment:
         begin = self._begin or 0

@@ -240,12 +240,21 @@ def test_loudness_is_the_quantile_of_numpy(count: int) -> None:
         assert segmenting._loudness(energies) == np.sqrt(np.quantile(energies, segmenting._LOUD_QUANTILE))
 
 
+def test_silence_behind_speech_is_not_longer_than_the_longest_segment() -> None:
+    """Networks refuse what is longer: all of the segment would be lost."""
+    splitter = segmenting._Splitter(Timing(longest_s=2.0))
+    # The longest segment ends 0.12 s after the speech.
+    splitter.append(np.repeat(np.array([0.1, 0.0], dtype=np.float32), [94 * 320, 56 * 320]))
+    found = [*splitter.process(splitter.waiting, [True] * 94 + [False] * 56), *splitter.finish()]
+    assert bounds(found) == [(0, 32_000)]
+
+
 @given(
     flags=st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=12),
     sizes=st.lists(st.integers(1, 120), min_size=1, max_size=4),
     hangover_frames=st.integers(1, 40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_runs_of_frames_make_the_segments_of_single_frames(
     flags: list[tuple[bool, int]], sizes: list[int], hangover_frames: int
 ) -> None:
@@ -264,6 +273,8 @@ def test_runs_of_frames_make_the_segments_of_single_frames(
             first += size
         found.append([*segments, *splitter.finish()])
         assert all(np.array_equal(each.samples, samples[each.start : each.end]) for each in found[-1])
+        assert all(0 < each.samples.size <= 2.0 * 16_000 for each in found[-1])
+        assert all(before.end <= after.start for before, after in pairwise(found[-1]))
     runs, single = ([(each.start, each.end, each.is_cut) for each in one] for one in found)
     assert runs == single
 
