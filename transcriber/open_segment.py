@@ -110,11 +110,12 @@ class OpenSegment:
         if self._error_text is not None:
             return SegmentResult(loss=Loss(start_s=self.settled_s, end_s=segment.end_s, reason=self._error_text))
         encoded = concatenate(self._outputs)
-        if segment.is_cut:
-            # Speech continues: the frames after the cut are recognised again with the next segment.
-            encoded = concatenate([encoded], audio.frames(max(segment.samples.size, audio.shortest_samples)))
+        # What was sent beyond the end belongs to the next segment, which may begin there: speech after a cut, or within
+        # the silence by which the end was detected.
+        frames = max(audio.frames(max(segment.samples.size, audio.shortest_samples)), self._settled.frames)
+        if frames < encoded.encoder_length:
+            encoded = concatenate([encoded], frames)
             self._search = self._continued(encoded)
-        # Otherwise there is only the silence after the end by which the end was detected.
         hypotheses = self._search.hypotheses()
         return pipeline.with_retries(segment, lambda: self._decoded(segment, number, encoded, hypotheses))
 
@@ -155,9 +156,12 @@ class OpenSegment:
         recogniser = self._recogniser
         joined = words.join(aligned, recogniser.tokens, recogniser.audio, segment.start_s, segment.end_s)
         found = confidence.calibrated(joined, self._calibration)
-        if found and found[0].start_s < self.settled_s < found[0].end_s:
-            found[0] = replace(found[0], start_s=self.settled_s)
-        return found
+        if not found or found[0].start_s >= self.settled_s:
+            return found
+        return [
+            replace(word, start_s=max(word.start_s, self.settled_s), end_s=max(word.end_s, self.settled_s))
+            for word in found
+        ]
 
     def _written(self, found: list[Word]) -> list[Word]:
         return found if self._phrases is None else self._phrases.write(found)

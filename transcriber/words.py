@@ -28,7 +28,8 @@ def join(
         if content:
             found.append(group)
             contents.append(content)
-    starts_s = [max(start_s, first_centre_s + group[0].first * audio.hop_s - _LEAD_S) for group in found]
+    # A frame near the end may be centred behind it.
+    starts_s = [min(end_s, max(start_s, first_centre_s + group[0].first * audio.hop_s - _LEAD_S)) for group in found]
     ends_s = [min(end_s, first_centre_s + group[-1].last * audio.hop_s + TRAIL_S) for group in found]
     _separate(starts_s, ends_s)
     return [

@@ -13,11 +13,12 @@ from contract.errors import ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.fakes import LOUD, YES, confident
 from tests.unit.transcriber.sounds import burst, silence
 from tests.unit.transcriber.streams import FakeStreams
-from transcriber import confidence, pipeline
+from transcriber import confidence, pipeline, segments
 from transcriber.audio import Samples
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
 from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.segments import Timing
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
 from transcriber.transcript import Word
 
@@ -36,6 +37,32 @@ class ManyWords(FakeStreams):
         frames = range(before, before + encoded.encoder_length)
         path = [(LOUD, YES)[frame // 4 % 2] if frame % 4 == 1 else 0 for frame in frames]
         return dataclasses.replace(encoded, emissions=confident(path))
+
+
+class Marked(FakeStreams):
+    """Recognise `yes` in the frame that is centred on a loud sample, as a perfect network does."""
+
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
+        encoded = super().step(stream, window, start=start, end=end)
+        path = [0] * encoded.encoder_length
+        for sample in np.flatnonzero(window > 0.8):
+            frame = round((sample - 680) / 640)
+            if 0 <= frame < len(path):
+                path[frame] = YES
+        return dataclasses.replace(encoded, emissions=confident(path))
+
+
+class GivenVoice:
+    """A detector of voice with a list of flags, one for each frame of 20 ms."""
+
+    flags: tuple[bool, ...] = ()
+
+    def __init__(self, timing: Timing) -> None:
+        self._frame, self._place = timing.frame, 0
+
+    def voiced(self, batch: Samples) -> list[bool]:
+        first, self._place = self._place, self._place + batch.size // self._frame
+        return list(self.flags[first : self._place])
 
 
 def talk() -> Samples:
@@ -61,6 +88,22 @@ def all_words(events: Sequence[Event]) -> list[Word]:
     partials = [word for event in events if isinstance(event, Partial) for word in event.words]
     finals = [event for event in events if isinstance(event, Final)]
     return partials + [word for final in finals for turn in final.turns for word in turn.words]
+
+
+@pytest.mark.parametrize("speech_follows", [True, False])
+def test_speech_behind_an_end_belongs_to_the_next_segment(
+    monkeypatch: pytest.MonkeyPatch, *, speech_follows: bool
+) -> None:
+    """The network gets the silence by which an end is detected, and the next segment may begin within it."""
+    flags = [True] * 51 + [False] * 20 + [speech_follows] * 50 + [False] * 40
+    monkeypatch.setattr(segments, "_LiveDetector", GivenVoice)
+    monkeypatch.setattr(GivenVoice, "flags", tuple(flags))
+    samples = np.zeros(len(flags) * 320, dtype=np.float32)
+    # 0.3 s after the last frame with voice, and 0.1 s after the end of the segment.
+    samples[680 + 32 * 640] = 0.9
+    finals = [event for event in transcribed(Marked(), samples) if isinstance(event, Final)]
+    assert [word.content for word in all_words(finals)] == (["yes"] if speech_follows else [])
+    assert [final.end_s for final in finals] == ([1.22, 2.62] if speech_follows else [1.22])
 
 
 @pytest.mark.parametrize("size", [1, 7, 160, 4000, 200_000])

@@ -30,6 +30,12 @@ def test_joins_pieces() -> None:
     assert words[0].confidence == pytest.approx(0.9)
 
 
+def test_word_in_the_last_frame_does_not_end_before_it_begins() -> None:
+    """The last frame may be centred behind the end of the segment."""
+    (word,) = join(aligned((3, 24, 24)), TOKENS, AUDIO, 0.0, 0.9)
+    assert (word.start_s, word.end_s) == (0.9, 0.9)
+
+
 def test_first_word_may_lack_its_mark() -> None:
     assert [word.content for word in join(aligned((4, 0, 0), (8, 3, 3)), TOKENS, AUDIO, 0.0, 1.0)] == ["lo", "a"]
 
