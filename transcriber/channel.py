@@ -119,8 +119,11 @@ class Channels:
         """
         if self.proxy is not None or _ROUND_ROBIN not in self._arguments:
             return 1
-        if self._servers is None or time.monotonic() - self._resolved_s > _RESOLVED_FOR_S:
-            self._servers, self._resolved_s = self._resolve(), time.monotonic()
+        now_s = time.monotonic()
+        if self._servers is None or now_s - self._resolved_s > _RESOLVED_FOR_S:
+            # First the time: other threads go on with the old number while the name is resolved.
+            self._resolved_s = now_s
+            self._servers = self._resolve()
         return self._servers
 
     def _resolve(self) -> int:

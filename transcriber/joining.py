@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from contract.errors import ServerUnreachableError
 from transcriber.buckets import AudioBatch, pad_to
-from transcriber.recogniser import RequestError
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any] | AudioBatch]
 """The inputs of a model by their names, with a batch axis."""
@@ -57,7 +56,7 @@ class Joiner:
     def infer(self, inputs: Arrays) -> Outputs:
         """Return the outputs for a request, which may have more padding than alone; raise what `send` does.
 
-        Where the server refuses a joined request, each of its requests is sent alone, so that only a bad one fails.
+        Where a joined request fails, each of its requests is sent alone, so that only a bad one fails.
         """
         request, at_a_time = _Request(inputs), self._at_a_time()
         with self._lock:
@@ -71,9 +70,7 @@ class Joiner:
             raise
         if request.group is not None:
             self._lead(request.group)
-        if isinstance(request.error, RequestError) and request.is_joined:
-            return self._send(inputs)
-        return request.result()
+        return self._send(inputs) if request.may_succeed_alone else request.result()
 
     def _leave(self, request: "_Request") -> None:
         """Take back a request whose thread was interrupted, and let another thread send its group."""
@@ -140,6 +137,13 @@ class _Request:
         self.is_joined = False
         self.outputs: Outputs | None = None
         self.error: BaseException | None = None
+
+    @property
+    def may_succeed_alone(self) -> bool:
+        """Return whether it failed together with others, one of which may be the reason."""
+        return (
+            self.is_joined and isinstance(self.error, Exception) and not isinstance(self.error, ServerUnreachableError)
+        )
 
     def result(self) -> Outputs:
         """Return the outputs; raise the error instead where there is one."""

@@ -235,7 +235,10 @@ def with_embeddings(
     bounds = speakers.window_bounds(samples.size, spec)
     embeddings = recogniser.embed(samples, bounds)
     windows = speakers.windows_of(number, segment.start_s, bounds, spec)
-    return SegmentResult(words=found, windows=windows, embeddings=embeddings)
+    # A network may divide the embedding of silence by its length, zero. The clustering takes numbers only.
+    valid = np.isfinite(embeddings).all(axis=1)
+    windows = [window for window, is_valid in zip(windows, valid.tolist(), strict=True) if is_valid]
+    return SegmentResult(words=found, windows=windows, embeddings=embeddings[valid])
 
 
 def pad_to_minimum(samples: Samples, audio: AudioSpec) -> Samples:

@@ -76,7 +76,7 @@ class TritonRecogniser:
     def recognise(self, samples: Samples) -> EncoderOutput:
         """Recognise a segment: mono samples in [-1, 1) at the rate of `audio`."""
         inputs = self._padded([samples], self._recogniser, self.audio.padding)
-        return _encoder_output(self._infer(self._recogniser, inputs))
+        return _encoder_output(self._infer(self._recogniser, inputs), self._model(self._recogniser))
 
     def score(self, role: str, encoded: EncoderOutput, hypotheses: Integers, lengths: Integers) -> Floats:
         """Score hypotheses INT32 [N, L] of lengths [N]: the summed log-probabilities FP32 [N]."""
@@ -95,6 +95,8 @@ class TritonRecogniser:
             known[_ENCODER_OUT] = pad_to(encoded.encoder_out, padded_frames, size)[None]
         outputs = self._infer(family, {tensor.name: known[tensor.name] for tensor in family.inputs})
         scores: Floats = outputs["scores"][0, : len(lengths)]
+        if not np.isfinite(scores).all():
+            raise RequestError(f"{self._model(family)} returned scores that are not numbers")
         return scores
 
     def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
@@ -214,7 +216,7 @@ class TritonStreams(TritonRecogniser):
         position = SequencePosition(stream=stream, start=start, end=end)
         model = self._model(self._recogniser)
         outputs = self._connection.infer(model, self._recogniser, inputs, position, places=self.places)
-        return _encoder_output(outputs)
+        return _encoder_output(outputs, model)
 
     def cancel(self, stream: int) -> None:
         """Free the place of a stream on the server; see StreamRecogniser."""
@@ -326,8 +328,11 @@ def _batches(items: list[Samples], largest: int, *, equal_lengths: bool) -> Iter
         start = end
 
 
-def _encoder_output(outputs: Outputs) -> EncoderOutput:
+def _encoder_output(outputs: Outputs, model: str) -> EncoderOutput:
     length = int(outputs["encoder_lengths"].reshape(-1)[0])
+    # The best token of every frame; an engine whose FP16 overflowed returns NaN.
+    if not np.isfinite(outputs["top_log_probs"][0, :length].max(axis=1)).all():
+        raise RequestError(f"{model} returned log-probabilities that are not numbers")
     emissions = Emissions(log_probs=outputs["top_log_probs"][0, :length], tokens=outputs["top_tokens"][0, :length])
     # Without the frames of padding, so that a rescorer's own padding depends on the segment alone.
     encoder_out = outputs[_ENCODER_OUT][0, :length] if _ENCODER_OUT in outputs else None

@@ -39,6 +39,8 @@ class Script:
     catalogue: Catalogue = field(default_factory=read_catalogue)
     types: dict[str, str] = field(default_factory=dict)
     extra_inputs: tuple[str, ...] = ()
+    fills: dict[str, float] = field(default_factory=dict)
+    """The value of all numbers of an output."""
     most_items: int = 16
     """The largest batch of every model."""
     realtime: bool = False
@@ -103,6 +105,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         answer = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1")
         for tensor in family.outputs:
             values = _values(tensor, sizes, request)
+            if tensor.name in self.script.fills:
+                values[:] = self.script.fills[tensor.name]
             answer.outputs.add(name=tensor.name, datatype=tensor.type, shape=values.shape)
             answer.raw_output_contents.append(values.tobytes())
         return answer

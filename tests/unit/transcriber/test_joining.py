@@ -145,21 +145,22 @@ def test_requests_of_several_items() -> None:
     assert [len(shape) and shape[0] for shape in server.shapes] == [1, 8, 6]
 
 
-def test_only_the_bad_request_fails() -> None:
+@pytest.mark.parametrize("error", [RequestError("negative"), MemoryError("negative")])
+def test_only_the_bad_request_fails(error: Exception) -> None:
     refused = audio(10, -1.0)
 
     class Choosy(Server):
         def send(self, inputs: Arrays) -> Outputs:
             found = super().send(inputs)
             if (found["sums"] < 0).any():
-                raise RequestError("negative")
+                raise error
             return found
 
     server = Choosy()
     joiner = Joiner(server.send, most_items=8, at_a_time=lambda: 1)
     with requests(joiner, server, audio(10), audio(10, 1.0), refused, audio(10, 2.0)) as futures:
         assert sums([futures[0], futures[1], futures[3]]) == [[10.0], [10.0], [20.0]]
-        with pytest.raises(RequestError, match="negative"):
+        with pytest.raises(type(error), match="negative"):
             futures[2].result(_TIMEOUT_S)
     assert server.shapes[:2] == [(1, 10), (3, 10)]
     assert sorted(server.shapes[2:]) == [(1, 10)] * 3

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber import pipeline
 from transcriber.audio import Recording, Samples
 from transcriber.clustering import SpeakerLimits
+from transcriber.ctc import Floats
 from transcriber.pipeline import Plan, SegmentResult, TranscriptionResult, collect, in_order, transcribe
-from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.recogniser import Bounds, EncoderOutput, RequestError
 from transcriber.transcript import Turn, Word
 
 
@@ -50,6 +52,37 @@ def test_embeds_nothing_without_speakers(talk: Path) -> None:
     assert [speaker for speaker, _ in spoken_turns(found)] == [None, None, None]
     assert "embed" not in recogniser.calls
     assert found.notes == ()
+
+
+class _NoVoice(FakeRecogniser):
+    """Returns embeddings that are not numbers for some segments."""
+
+    bad: tuple[int, ...] = ()
+    first = 0
+    """The first of the windows of such a segment that has no embedding."""
+
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        found = super().embed(samples, bounds)
+        if self.calls.count("embed") in self.bad:
+            found[self.first :] = np.nan
+        return found
+
+
+@pytest.mark.parametrize(("bad", "speakers"), [((2,), ["S1", None, "S1"]), ((1, 2, 3), [None, None, None])])
+def test_embeddings_that_are_not_numbers_cost_their_speaker_alone(
+    talk: Path, bad: tuple[int, ...], speakers: list[str | None]
+) -> None:
+    recogniser = _NoVoice()
+    recogniser.bad = bad
+    found = result_of(talk, recogniser, Plan(in_flight=1))
+    assert spoken_turns(found) == list(zip(speakers, ["loud", "soft", "loud"], strict=True))
+    assert (found.errors, found.transcript.losses) == ((), ())
+
+
+def test_other_windows_of_a_segment_have_its_speaker(talk: Path) -> None:
+    recogniser = _NoVoice()
+    recogniser.bad, recogniser.first = (1, 2, 3), 1
+    assert spoken_turns(result_of(talk, recogniser)) == [("S1", "loud"), ("S2", "soft"), ("S1", "loud")]
 
 
 class _Unsure(FakeRecogniser):

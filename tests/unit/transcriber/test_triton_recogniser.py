@@ -101,6 +101,22 @@ def test_recognises_in_buckets(recogniser: TritonRecogniser, script: Script) -> 
     assert encoded.encoder_out.dtype == np.float16
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_rejects_log_probabilities_that_are_not_numbers(connection: Connection, script: Script, bad: float) -> None:
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    script.fills["top_log_probs"] = bad
+    with pytest.raises(RequestError, match=r"^ensemble_en_standard returned log-probabilities that are not numbers$"):
+        recogniser.recognise(audio(345))
+
+
+def test_rejects_scores_that_are_not_numbers(recogniser: TritonRecogniser, script: Script) -> None:
+    encoded = recogniser.recognise(audio(345))
+    script.fills["scores"] = np.nan
+    tokens = np.array([[3] * 20, [4] * 20], dtype=np.int32)
+    with pytest.raises(RequestError, match=r"^decoder_standard returned scores that are not numbers$"):
+        recogniser.score("rescorer", encoded, tokens, np.array([20, 3], dtype=np.int32))
+
+
 def test_joins_requests_that_wait(connection: Connection, script: Script) -> None:
     recogniser = connect(connection, read_catalogue(), "en", "standard")
     assert recogniser.in_flight == 4 * 16
