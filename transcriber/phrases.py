@@ -14,6 +14,7 @@ from typing import Any
 
 from contract.client import TokenSpec
 from contract.errors import SettingError
+from contract.tokens import units
 from transcriber.transcript import Word
 from transcriber.vocabulary import DEFAULT_BONUS, Vocabulary, spellable
 
@@ -36,30 +37,30 @@ class Phrases:
     """Phrases, spelled with the tokens of one model."""
 
     vocabulary: Vocabulary
-    written: Mapping[tuple[str, ...], tuple[str, ...]]
-    """The words of each spelling in lower case, and the words that are written for them."""
+    tokens: TokenSpec
+    written: Mapping[str, tuple[str, ...]]
+    """Each spelling in lower case, its words separated as the model separates them, and the words that are written."""
+    longest: int
+    """The largest number of words of a spelling."""
 
     def write(self, words: Sequence[Word]) -> list[Word]:
         """Return the words of a segment, with phrases as their user writes them; the longest spelling counts."""
-        longest = max(map(len, self.written), default=0)
         spoken = [_PUNCTUATION.match(word.content.lower()) for word in words]
         bare = [match.group(2) if match else "" for match in spoken]
         found: list[Word] = []
         place = 0
         while place < len(words):
-            sizes = range(min(longest, len(words) - place), 0, -1)
-            size = next((size for size in sizes if tuple(bare[place : place + size]) in self.written), 0)
-            if size:
-                found += _written(words[place : place + size], self.written[tuple(bare[place : place + size])])
-            else:
-                found.append(words[place])
+            sizes = range(min(self.longest, len(words) - place), 0, -1)
+            texts = ((size, _joined(bare[place : place + size], self.tokens)) for size in sizes)
+            size, contents = next(((size, self.written[text]) for size, text in texts if text in self.written), (0, ()))
+            found += _written(words[place : place + size], contents) if size else [words[place]]
             place += size or 1
         return found
 
     def write_text(self, text: str) -> str:
-        """Return a text of words that are separated by blanks, with phrases as their user writes them."""
-        words = [Word(content=content, start_s=0.0, end_s=0.0, confidence=1.0) for content in text.split()]
-        return " ".join(word.content for word in self.write(words))
+        """Return a text of the model, with phrases as their user writes them."""
+        words = [Word(content=each, start_s=0.0, end_s=0.0, confidence=1.0) for each in units(text, self.tokens)]
+        return self.tokens.word_separator.join(word.content for word in self.write(words))
 
 
 @functools.lru_cache(maxsize=32)
@@ -72,11 +73,12 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
         return None
     known = _spellable(phrases, tokens)
     spellings = {spelling: phrase.content for phrase in phrases for spelling in _spellings(phrase, known)}
+    spoken = {tuple(units(spelling.lower(), tokens)): content.split() for spelling, content in spellings.items()}
     return Phrases(
         vocabulary=Vocabulary(spellings, tokens, bonus),
-        written=MappingProxyType(
-            {tuple(spelling.lower().split()): tuple(content.split()) for spelling, content in spellings.items()}
-        ),
+        tokens=tokens,
+        written=MappingProxyType({_joined(words, tokens): tuple(contents) for words, contents in spoken.items()}),
+        longest=max(map(len, spoken)),
     )
 
 
@@ -167,6 +169,10 @@ def _spellings(phrase: Phrase, known: Collection[str]) -> list[str]:
     """Return the spellings of a phrase; its content is not one if no tokens spell it and something sounds like it."""
     content = [] if phrase.sounds_like and phrase.content not in known else [phrase.content]
     return [*phrase.sounds_like, *content]
+
+
+def _joined(words: Sequence[str], tokens: TokenSpec) -> str:
+    return tokens.word_separator.join(words)
 
 
 def _written(spoken: Sequence[Word], contents: Sequence[str]) -> list[Word]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.client import TokenSpec
+from contract.client import CHARACTERS, TokenSpec
 from contract.errors import SettingError
 from transcriber import phrases
 from transcriber.phrases import MOST_PHRASES, Phrase
@@ -80,6 +80,18 @@ def test_writes_phrases_as_given() -> None:
 
 def test_keeps_punctuation_around_a_phrase() -> None:
     assert written([word("(vox"), word("right),")], VOXWRIGHT) == ["(Voxwright),"]
+
+
+def test_writes_phrases_of_a_language_without_blanks() -> None:
+    """The words of such a model are its tokens: single characters, or several."""
+    pieces = ("<b>", "と", "う", "き", "ょ", "へ", "東", "京", "とう")
+    tokens = TokenSpec(pieces=pieces, blank=0, style=CHARACTERS, word_separator="")
+    tokyo = phrases.spelled((Phrase(content="東京", sounds_like=("とうきょう",)),), tokens)
+    assert tokyo is not None
+    for spoken in ("とうきょうへ", ("とう", "き", "ょ", "う", "へ")):
+        assert [found.content for found in tokyo.write(list(map(word, spoken)))] == ["東京", "へ"]
+    assert tokyo.write_text("とうきょうへ") == "東京へ"
+    assert tokyo.write_text("うきょう") == "うきょう"
 
 
 def test_takes_the_longest_spelling() -> None:
