@@ -275,6 +275,8 @@ def _parts(path: Path) -> list[Part]:
         return containers.parts(path)
     except OSError:
         return [Part()]  # _open reports the reason
+    except ValueError as error:
+        raise AudioError(path, str(error), "Join their samples instead of the files") from error
 
 
 def _open(path: Path, options: Mapping[str, str], part: Part, raw: RawFormat | None) -> InputContainer:

@@ -37,6 +37,8 @@ _EBML = bytes.fromhex("1a45dfa3")
 # Fewer bytes after the data are padding.
 _SMALLEST_REST_BYTES = 64
 _TAGS = (b"ID3", b"TAG")
+MOST_PARTS = 10_000
+"""Of a file with more, such as headers alone for gigabytes, the list itself would fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,8 @@ class Part:
 def parts(path: Path) -> list[Part]:
     """Return the recordings that are joined in a WAV, AIFF, MP4 or Matroska file; libav does not read all of them.
 
-    Other kinds are one part: libav reads on where one recording ends and the next begins.
+    Other kinds are one part: libav reads on where one recording ends and the next begins. Raises ValueError for more
+    than MOST_PARTS.
     """
     if not path.is_file():
         return [Part()]  # a pipe cannot be read twice
@@ -64,6 +67,8 @@ def parts(path: Path) -> list[Part]:
             if end is None:
                 found[-1] = Part(start=start, is_older_than_its_data=is_old)
                 return found
+            if len(found) == MOST_PARTS:
+                raise ValueError(f"more than {MOST_PARTS:,} recordings are joined in it")
             found[-1] = Part(start=start, end=end)
             found.append(Part(start=end))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from contract.errors import AudioError, SettingError
 from tests.unit.transcriber.sounds import add_audio, burst, encode, silence, wav
-from transcriber import raw
+from transcriber import containers, raw
 from transcriber.audio import Recording
 from transcriber.transcript import Loss
 
@@ -443,6 +443,19 @@ def test_joined_files_keep_every_sample_and_report_a_truncated_end(tmp_path: Pat
     assert decoded.size == pytest.approx(3 * 16_000, abs=20)
     assert [loss.reason for loss in recording.losses] == ["the file is truncated"]
     assert recording.losses[0].start_s == pytest.approx(3.0, abs=0.01)
+
+
+def test_rejects_a_file_of_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = floats(tmp_path / "a.wav", burst(0.01), "PCM_16").read_bytes()
+    joined = tmp_path / "joined.wav"
+    monkeypatch.setattr(containers, "MOST_PARTS", 100)
+    joined.write_bytes(100 * one)
+    assert read(joined)[0].size == 100 * 160
+    joined.write_bytes(101 * one)
+    with pytest.raises(AudioError) as refusal:
+        Recording(joined)
+    cause = "more than 100 recordings are joined in it"
+    assert str(refusal.value) == f"{joined}: {cause}. Join their samples instead of the files."
 
 
 RAW_FORMATS = {"mulaw": "ULAW", "alaw": "ALAW", "s8": "PCM_S8", "u8": "PCM_U8", "s16le": "PCM_16", "s16be": "PCM_16",
