@@ -9,8 +9,9 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from benchmarks.server import ensure_bundle, started
 from contract import command_line, files
 from contract.access import from_environment
 from contract.catalogue import CATALOGUE_FOLDER, read_catalogue
+from contract.errors import ServerContractError
 from transcriber.audio import Recording
 from transcriber.connection import Connection
 from transcriber.pipeline import Plan, transcribe
@@ -85,6 +87,9 @@ def measure(endpoint: str, recordings: Sequence[Path]) -> tuple[list[Batches], l
     connection = Connection(endpoint, access=from_environment())
     recogniser = connect(connection, read_catalogue(), LANGUAGE, POINT)
     joiners = recogniser.joiners.copy()
+    if not joiners:
+        cause = "it computes no batches, as on a CPU, so nothing is joined"
+        raise ServerContractError(endpoint, cause, "Measure a server with a GPU, or leave out --endpoint")
     found, transcripts = [], []
     for way, are_joined, in_flight in (
         ("each request alone", False, 8),
@@ -126,6 +131,17 @@ def markdown(measured: Sequence[Batches]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, ("---",) * len(head), *rows))
 
 
+@contextmanager
+def _serving(endpoint: str | None, folder: Path) -> Iterator[str]:
+    if endpoint is not None:
+        yield endpoint
+        return
+    ensure_bundle()
+    catalogue = write_catalogue(folder / "catalogue")
+    with started(VOXWRIGHT_CATALOGUE=str(catalogue), SM_OPERATING_POINT=POINT) as server:
+        yield server.endpoint
+
+
 def _transcribed(recogniser: TritonRecogniser, recordings: Sequence[Path], in_flight: int) -> list[Transcript]:
     plan = Plan(in_flight=max(1, in_flight // len(recordings)))
 
@@ -149,16 +165,15 @@ def _counters(endpoint: str) -> Mapping[str, NDArray[np.float64]]:
 
 
 @click.command()
+@click.option("--endpoint", metavar="HOST:PORT", help="Measure a running server that computes batches, as on a GPU.")
 @command_line.verbose_option()
-def command() -> None:
-    """Measure how full the batches of a server are that joins requests."""
-    ensure_bundle()
+def command(endpoint: str | None) -> None:
+    """Measure how full the batches of a server are that joins requests: one on this CPU, or --endpoint."""
     folder = Path(tempfile.mkdtemp())
     try:
-        catalogue = write_catalogue(folder / "catalogue")
         recordings = write_recordings(folder, RECORDINGS)
-        with started(VOXWRIGHT_CATALOGUE=str(catalogue), SM_OPERATING_POINT=POINT) as server:
-            measured, transcripts = measure(server.endpoint, recordings)
+        with _serving(endpoint, folder) as address:
+            measured, transcripts = measure(address, recordings)
     finally:
         shutil.rmtree(folder)
     click.echo(markdown(measured))

@@ -18,7 +18,6 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.measuring import processor_seconds
 from benchmarks.recordings import DIALOGUE
 from benchmarks.server import Server, started, update_bundle
 from contract import command_line, files
@@ -136,11 +135,11 @@ def measure(server: Server, point: str, streams: int, seconds: float) -> Delays:
     # One process imports everything, and the others are copies of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.realtime"])
-    before_s = processor_seconds(server.pid)
+    before_s = server.processor_s()
     with context.Pool(streams, _set_barrier, (context.Barrier(streams),)) as pool:
         tasks = [(server.endpoint, point, seconds, number / streams) for number in range(streams)]
         parts = pool.starmap(_transcribe_stream, tasks, 1)
-    server_s = processor_seconds(server.pid) - before_s
+    server_s = server.processor_s() - before_s
     return Delays(
         streams=streams,
         operating_point=point,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.measuring import processor_seconds
 from contract import manifest
 from contract.catalogue import BATCH_MODE
 from contract.errors import ServerUnavailableError
@@ -37,10 +38,14 @@ def engine(model: str, mode: str = BATCH_MODE) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """A running server: its gRPC endpoint, and the process that has all its other processes below it."""
+    """A running server: its gRPC endpoint, and the process that has all its other processes below it, where known."""
 
     endpoint: str
-    pid: int
+    pid: int | None = None
+
+    def processor_s(self) -> float:
+        """Return the processor seconds of the server since its start; 0 where its process is not known."""
+        return 0.0 if self.pid is None else processor_seconds(self.pid)
 
 
 @contextmanager

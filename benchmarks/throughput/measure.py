@@ -25,9 +25,11 @@ from benchmarks.throughput.limit import Limit
 from benchmarks.throughput.results import Accuracy, Peer, Results, Throughput
 from benchmarks.throughput.transcribers import Transcribers
 from contract.access import from_environment
-from contract.catalogue import read_catalogue
+from contract.catalogue import model_name, read_catalogue
+from contract.errors import ServerContractError
 from demo.scores import word_errors
 from transcriber.connection import Connection
+from transcriber.parameters import SERVE_REMEDY
 from transcriber.pipeline import Plan
 from transcriber.transcript import Transcript
 from transcriber.triton_recogniser import connect_streams
@@ -39,6 +41,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
     {GREEDY: Plan(search="greedy", speakers=False), WORDS: Plan(speakers=False), SPEAKERS: Plan()}
 )
 PARALLEL = 4
+_LONG_REPEATS = 30
 # Of an hour of the machine, in any currency.
 PRICE = 0.10
 
@@ -57,6 +60,16 @@ class Extent:
     """The share to which the largest number of streams is known."""
 
 
+def of_servers(extent: Extent, transcribers: Sequence[int] = ()) -> Extent:
+    """Return the extent for running servers: longer recordings, and up to a transcriber a core.
+
+    A server with a GPU takes the usual recording in less than a second.
+    """
+    cores = max(peer.CORES, 2)
+    counts = tuple(transcribers) or (*(2**power for power in range(cores.bit_length()) if 2**power < cores), cores)
+    return replace(extent, repeats=_LONG_REPEATS, transcribers=counts)
+
+
 SHORT = Extent(rounds=3, repeats=4, transcribers=(1, 2, 4), stream_s=20.0, first_streams=24, resolution=0.15)
 LONG = Extent(rounds=7, repeats=8, transcribers=(1, 2, 3, 4, 6, 8), stream_s=60.0, first_streams=24, resolution=0.05)
 
@@ -72,17 +85,76 @@ def measure(points: Sequence[str], extent: Extent, price: float, *, streams: boo
                 _measure_point(results, each, transcribers, recording, extent)
     if streams:
         with started(SM_BATCH_MODE="false") as server:
-            for each in exported:
-                point = each.operating_point
-                results.stream_accuracy[point] = accuracy(_streamed(server, point), 1)
-
-                def probe(count: int, point: str = point) -> realtime.Delays:
-                    found = realtime.measure(server, point, count, extent.stream_s)
-                    print(point, realtime.line(found), flush=True)
-                    return found
-
-                results.streams[point] = density.search(probe, extent.first_streams, extent.resolution)
+            _measure_streams(results, server, [each.operating_point for each in exported], extent)
     return results
+
+
+def measure_servers(
+    recordings: str | None, streams: str | None, points: Sequence[str], extent: Extent, price: float
+) -> Results:
+    """Measure running servers at their endpoints: one for recordings, one for streams; None leaves it out.
+
+    `points` are those to measure where they are served. There is no limit and no peer beside them: these need the
+    networks on this machine.
+    """
+    recording = FOLDER / f"dialogue-{extent.repeats}.flac"
+    results = Results(
+        price=price,
+        machine=machine(),
+        audio_s=repeat_dialogue(recording, extent.repeats),
+        endpoint=" and ".join(each for each in (recordings, streams) if each is not None),
+    )
+    if recordings is not None:
+        for point in _served(recordings, points):
+            with Transcribers(Server(endpoint=recordings), point, max(extent.transcribers)) as transcribers:
+                _measure_product(results, point, transcribers, recording, extent)
+    if streams is not None:
+        _measure_streams(results, Server(endpoint=streams), _served(streams, points), extent)
+    return results
+
+
+def _served(endpoint: str, points: Sequence[str]) -> list[str]:
+    """Return the operating points that a server has; raise ServerContractError where it has none of them."""
+    connection, catalogue = Connection(endpoint, access=from_environment()), read_catalogue()
+    families = {point: catalogue.recogniser(LANGUAGE, point) for point in points}
+    models = {point: model_name(family.name, point) for point, family in families.items() if family is not None}
+    found = [point for point, model in models.items() if connection.serves(model)]
+    if not found:
+        raise ServerContractError(endpoint, f"it serves none of {', '.join(models.values())}", SERVE_REMEDY)
+    return found
+
+
+def _measure_streams(results: Results, server: Server, points: Sequence[str], extent: Extent) -> None:
+    for point in points:
+        results.stream_accuracy[point] = accuracy(_streamed(server, point), 1)
+
+        def probe(count: int, point: str = point) -> realtime.Delays:
+            found = realtime.measure(server, point, count, extent.stream_s)
+            print(point, realtime.line(found), flush=True)
+            return found
+
+        results.streams[point] = density.search(probe, extent.first_streams, extent.resolution)
+
+
+def _measure_product(results: Results, point: str, transcribers: Transcribers, recording: Path, extent: Extent) -> None:
+    """Measure the transcripts of a server alone."""
+    kinds = [Throughput(point=point, kind=kind) for kind in PLANS]
+    for kind in kinds:
+        transcribers.run(recording, PLANS[kind.kind], max(extent.transcribers))
+    for number in range(extent.rounds):
+        for kind in kinds:
+            _measure_round(kind, transcribers, recording, extent)
+        print(f"{point}: round {number + 1} of {extent.rounds}", flush=True)
+    for kind in kinds:
+        kind.accuracy = accuracy(kind.runs[kind.best][0].transcript, extent.repeats)
+    results.throughput += kinds
+
+
+def _measure_round(kind: Throughput, transcribers: Transcribers, recording: Path, extent: Extent) -> None:
+    plan = PLANS[kind.kind]
+    kind.parallel.append(transcribers.run(recording, replace(plan, in_flight=PARALLEL), 1))
+    for count in extent.transcribers:
+        kind.runs.setdefault(count, []).append(transcribers.run(recording, plan, count))
 
 
 def _streamed(server: Server, point: str) -> Transcript:
@@ -113,11 +185,8 @@ def _measure_point(
                 seconds, peer_text = pool.apply(peer.run, (way,))
                 times.append(results.audio_s / seconds)
             for kind in kinds:
-                plan = PLANS[kind.kind]
                 kind.limit.append(results.audio_s / limit.seconds(requests[kind.kind]))
-                kind.parallel.append(transcribers.run(recording, replace(plan, in_flight=PARALLEL), 1))
-                for count in extent.transcribers:
-                    kind.runs.setdefault(count, []).append(transcribers.run(recording, plan, count))
+                _measure_round(kind, transcribers, recording, extent)
             print(f"{point}: round {number + 1} of {extent.rounds}", flush=True)
     for kind in kinds:
         kind.accuracy = accuracy(kind.runs[kind.best][0].transcript, extent.repeats)

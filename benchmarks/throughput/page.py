@@ -20,7 +20,9 @@ def sections(results: Results, pictures: Sequence[str] = ()) -> list[str]:
     if results.throughput:
         lines += ["", "## Throughput", "", *_throughput(results)]
         lines += ["", images["throughput"]] if "throughput" in images else []
+    if any(each.limit for each in results.throughput):
         lines += ["", "## Against the networks alone", "", *_limits(results)]
+    if results.peers:
         lines += ["", "## Against sherpa-onnx", "", *_peers(results)]
     if results.streams:
         lines += ["", "## Sessions in real time", "", *_streams(results)]
@@ -29,9 +31,9 @@ def sections(results: Results, pictures: Sequence[str] = ()) -> list[str]:
 
 
 def _throughput(results: Results) -> Iterator[str]:
-    rounds = len(results.throughput[0].limit)
+    rounds = len(results.throughput[0].parallel)
     yield (
-        "Transcribers and server share the machine. Each transcriber is a process that transcribes the demonstration's "
+        f"{_place(results, 'Transcribers')} Each transcriber is a process that transcribes the demonstration's "
         f"dialogue, repeated to {results.audio_s:.0f} s. Figures are medians of {rounds} rounds. *Saturation* is the "
         "smallest number of transcribers with 95 % of the largest throughput. *RTF* is the time of one recording with "
         "`--in-flight 4` (Speechmatics' `parallel=4`) as a share of its length. The cost is for "
@@ -60,7 +62,7 @@ def _throughput(results: Results) -> Iterator[str]:
                     f"{each.real_time_factor:.4f}",
                     f"{results.price / each.hours_an_hour:.5f}",
                     f"{each.client_s():.1f}",
-                    f"{each.server_s():.1f}",
+                    "" if results.endpoint else f"{each.server_s():.1f}",
                     _errors(each.accuracy.words if each.accuracy else None),
                     _errors(each.accuracy.diarization if each.accuracy else None),
                 )
@@ -91,7 +93,7 @@ def _limits(results: Results) -> Iterator[str]:
                 each.kind,
                 f"{each.hours_an_hour:.0f}",
                 f"{statistics.median(each.limit):.0f}",
-                f"{each.share_of_limit:.2f}",
+                f"{each.share_of_limit or 0.0:.2f}",
                 _errors(each.accuracy.words if each.accuracy else None),
                 _errors(each.accuracy.diarization if each.accuracy else None),
             )
@@ -137,8 +139,8 @@ def _streams(results: Results) -> Iterator[str]:
     held = ", ".join(f"{found.streams if found else 0} of {point}" for point, found in best.items())
     published = ", ".join(f"{count} of {point}" for point, count in _PUBLISHED_SESSIONS.items())
     yield (
-        f"Streams at real speed, each a client in a process of its own, with the best search and speakers; clients and "
-        f"server share the machine. The largest number with a 95th percentile of the delays of finals below "
+        f"{_place(results, 'Clients')} Streams at real speed, each a client in a process of its own, with the best "
+        f"search and speakers. The largest number with a 95th percentile of the delays of finals below "
         f"{density.LIMIT_S:g} s: **{held}**. {PUBLISHED}: {published}. Partials count from their last sample, finals "
         f"from the end of their segment. Delays are in seconds. WER and DER are those of the dialogue as one stream."
     )
@@ -164,13 +166,19 @@ def _streams(results: Results) -> Iterator[str]:
                 found["streams"],
                 *_delays(found),
                 f"{found['client_cores']:.2f}",
-                f"{found['server_cores']:.2f}",
+                "" if results.endpoint else f"{found['server_cores']:.2f}",
                 *_stream_errors(results, point),
             )
             for point, each in results.streams.items()
             for found in (delays.to_dict() for delays in each)
         ],
     )
+
+
+def _place(results: Results, clients: str) -> str:
+    if results.endpoint is None:
+        return f"{clients} and server share the machine."
+    return f"{clients} run on this machine, the server is {results.endpoint}."
 
 
 def _delays(found: dict[str, dict[str, float]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The plots of a measurement of throughput, as PNG files."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ def _throughput(results: Results, path: Path) -> Path:
     figure, axes = _figure()
     peers = {each.point: float(np.median(each.comparison.first)) for each in results.peers}
     series = (
-        ("the networks alone (limit)", _LIMIT, [float(np.median(each.limit)) for each in results.throughput]),
+        ("the networks alone (limit)", _LIMIT, [statistics.median(each.limit or [0.0]) for each in results.throughput]),
         ("transcribers and server", _OURS, [each.hours_an_hour for each in results.throughput]),
         ("sherpa-onnx", _PEER, [peers.pop(each.point, 0.0) for each in results.throughput]),
     )
-    for number, (label, colour, values) in enumerate(series):
-        bars = axes.bar(places + 0.27 * (number - 1), values, 0.27, label=label, color=colour)
+    # A server that was running already is measured alone.
+    shown = [each for each in series if any(each[2])]
+    for number, (label, colour, values) in enumerate(shown):
+        bars = axes.bar(places + 0.27 * (number - (len(shown) - 1) / 2), values, 0.27, label=label, color=colour)
         axes.bar_label(bars, [f"{value:.0f}" if value else "" for value in values], fontsize=8)
     axes.set_xticks(places, names, fontsize=8)
-    axes.set(ylabel="hours of audio an hour", title=results.machine["processor"])
+    axes.set(ylabel="hours of audio an hour", title=results.endpoint or results.machine["processor"])
     return _save(figure, axes, path)
 
 
@@ -47,7 +50,8 @@ def _sessions(results: Results, path: Path) -> Path:
             values = [float(np.quantile(getattr(each, kind), 0.95)) for each in found]
             axes.plot(streams, values, style, color=colour, marker="o", markersize=4, label=f"{point}, {kind}")
     axes.axhline(density.LIMIT_S, color="black", linewidth=0.8)
-    axes.set(xlabel="streams at real speed", ylabel="seconds, 95th percentile", title=results.machine["processor"])
+    axes.set(xlabel="streams at real speed", ylabel="seconds, 95th percentile")
+    axes.set_title(results.endpoint or results.machine["processor"])
     axes.set_ylim(0, 4 * density.LIMIT_S)
     return _save(figure, axes, path)
 

@@ -60,8 +60,10 @@ class Throughput:
         return statistics.median(1 / run.hours_an_hour for run in self.parallel)
 
     @property
-    def share_of_limit(self) -> float:
-        """Return the throughput as a share of that of the raw networks, round by round."""
+    def share_of_limit(self) -> float | None:
+        """Return the throughput as a share of that of the raw networks, round by round; None without a limit."""
+        if not self.limit:
+            return None
         pairs = zip(self.runs[self.best], self.limit, strict=True)
         return statistics.median(run.hours_an_hour / limit for run, limit in pairs)
 
@@ -116,6 +118,8 @@ class Results:
     price: float
     machine: Mapping[str, str]
     audio_s: float
+    endpoint: str | None = None
+    """The server that was measured; None for the embedded one, on the same machine."""
     throughput: list[Throughput] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
     streams: dict[str, Sequence[Delays]] = field(default_factory=dict)
@@ -128,6 +132,7 @@ class Results:
         largest = {point: density.largest(found) for point, found in self.streams.items()}
         return {
             "machine": dict(self.machine),
+            "endpoint": self.endpoint,
             "price": self.price,
             "audio_s": self.audio_s,
             "throughput": [each.to_dict(self.price) for each in self.throughput],

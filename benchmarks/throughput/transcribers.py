@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.graphs import LANGUAGE
-from benchmarks.measuring import processor_seconds
 from benchmarks.server import Server
 from contract.access import from_environment
 from contract.catalogue import read_catalogue
@@ -67,7 +66,7 @@ class Transcribers(AbstractContextManager["Transcribers"]):
 
     def run(self, recording: Path, plan: Plan, count: int) -> Run:
         """Transcribe a recording in `count` of the processes at the same time."""
-        before_s = processor_seconds(self._server.pid)
+        before_s = self._server.processor_s()
         # Every process waits for all others, so each takes one task.
         tasks = [(recording, plan if number < count else None) for number in range(self._most)]
         parts: Sequence[_Part] = [part for part in self._pool.starmap(_transcribe, tasks, 1) if part is not None]
@@ -76,7 +75,7 @@ class Transcribers(AbstractContextManager["Transcribers"]):
             audio_s=sum(part.transcript.duration_s for part in parts),
             wall_s=max(part.ended_s for part in parts) - min(part.began_s for part in parts),
             client_s=sum(part.processor_s for part in parts),
-            server_s=processor_seconds(self._server.pid) - before_s,
+            server_s=self._server.processor_s() - before_s,
             transcript=parts[0].transcript,
         )
 

@@ -9,13 +9,15 @@ from benchmarks import memory
 from benchmarks.graphs import OpenGraph, exported_points
 from benchmarks.recogniser import GraphRecogniser
 from benchmarks.server import Server
-from benchmarks.throughput import peer
+from benchmarks.throughput import measure, peer
 from benchmarks.throughput.transcribers import Transcribers
+from contract.errors import ServerContractError
 from demo.scores import word_errors
 from tests.integration.reference import ROOT
 from tests.integration.serving import Running
 from transcriber import pipeline
 from transcriber.audio import Recording
+from transcriber.connection import Connection
 from transcriber.pipeline import Plan
 
 pytestmark = pytest.mark.integration
@@ -70,3 +72,23 @@ def test_sherpa_onnx_finds_the_words_of_the_same_weights(
         seconds, text = pool.apply(peer.run, (way,))
     assert seconds > 0
     assert word_errors(" ".join(expected), text) <= 0.01 * len(expected)
+
+
+def test_measures_running_servers(
+    server: Running, streams: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "FOLDER", tmp_path)
+    monkeypatch.chdir(ROOT)
+    extent = measure.Extent(rounds=1, repeats=1, transcribers=(1, 2), stream_s=5.0, first_streams=1, resolution=1_000.0)
+    endpoints = (f"127.0.0.1:{server.grpc}", f"127.0.0.1:{streams.grpc}")
+    found = measure.measure_servers(*endpoints, ["standard"], extent, 1.0)
+    assert [(each.point, each.kind) for each in found.throughput] == [("standard", kind) for kind in measure.PLANS]
+    for each in found.throughput:
+        assert each.hours_an_hour > 1
+        assert each.accuracy is not None
+        assert each.accuracy.words < 0.1
+    assert found.streams["standard"][0].streams == 1
+    assert found.endpoint == " and ".join(endpoints)
+    monkeypatch.setattr(Connection, "serves", lambda *_: False)
+    with pytest.raises(ServerContractError, match="it serves none of ensemble_en_standard"):
+        measure.measure_servers(endpoints[0], None, ["standard"], extent, 1.0)

@@ -14,7 +14,8 @@ from benchmarks import graphs, memory, page, recordings
 from benchmarks.graphs import exported_points
 from benchmarks.measuring import Comparison, processor_seconds
 from benchmarks.realtime import Delays
-from benchmarks.throughput import density, limit, measure, plots
+from benchmarks.throughput import density, limit, measure, peer, plots
+from benchmarks.throughput import page as throughput_page
 from benchmarks.throughput.results import Accuracy, Peer, Results, Throughput
 from benchmarks.throughput.transcribers import Run
 from tests.unit.engines.exported import export
@@ -114,6 +115,27 @@ def results(throughput: Throughput) -> Results:
         streams={"standard": [delays(16, 0.5), delays(24, 5.0)]},
         stream_accuracy={"standard": Accuracy(words=0.031, diarization=0.042)},
     )
+
+
+def test_page_of_running_servers_has_no_limit_and_no_peer(results: Results, tmp_path: Path) -> None:
+    results.endpoint, results.peers = "gpu.example:8001", []
+    results.throughput[0].limit = []
+    lines = "\n".join(throughput_page.sections(results))
+    assert "run on this machine, the server is gpu.example:8001." in lines
+    assert "| standard | best search and speakers | 100 | 2 | 0.0200 | 0.00500 | 7.2 |  | 2.2 % | 5.1 % |" in lines
+    assert "networks alone" not in lines
+    assert "Against sherpa-onnx" not in lines
+    assert results.to_dict()["throughput"][0]["share_of_limit"] is None
+    assert [path.name for path in plots.draw(results, tmp_path)] == ["throughput.png", "sessions.png"]
+
+
+@pytest.mark.parametrize(("cores", "counts"), [(1, (1, 2)), (2, (1, 2)), (6, (1, 2, 4, 6)), (16, (1, 2, 4, 8, 16))])
+def test_running_servers_get_a_transcriber_a_core(
+    monkeypatch: pytest.MonkeyPatch, cores: int, counts: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(peer, "CORES", cores)
+    assert measure.of_servers(measure.SHORT).transcribers == counts
+    assert measure.of_servers(measure.SHORT, [3]).transcribers == (3,)
 
 
 def test_page_has_errors_beside_every_throughput(results: Results) -> None:
