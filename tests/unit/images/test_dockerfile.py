@@ -221,7 +221,7 @@ def test_server_stage_takes_licence_from_either_place(platform: str) -> None:
     assert f"--licence /opt/tritonserver/{name} --licence /{name} " in script
 
 
-@pytest.mark.parametrize(("platform", "dcgm"), zip(GPU_PLATFORMS, ("4", "3"), strict=True))
+@pytest.mark.parametrize(("platform", "dcgm"), list(zip(GPU_PLATFORMS, ("4", "3"), strict=True)))
 def test_server_stage_takes_dcgm_without_its_diagnostics(platform: str, dcgm: str) -> None:
     """DCGM 3 has proxies that contain cuBLAS."""
     (script,) = (text for text in STAGES[f"server-{platform}"].all("RUN") if "gather.py" in text)
