@@ -144,8 +144,8 @@ def _parts(folder: Path, paths: list[Path]) -> list[Comparison]:
         ),
         "decision": lambda: decision.observe(settings, os.environ),
         "render": lambda: repository.render(repository.configurations(chosen, settings.threads), place),
-        "link": lambda: _link(chosen, place),
         "hash": lambda: checks.verify(chosen),
+        "copy and hash": lambda: _copy(chosen, place),
     }
 
     def compare(name: str, work: Callable[[], object]) -> Comparison:
@@ -160,9 +160,10 @@ def _parts(folder: Path, paths: list[Path]) -> list[Comparison]:
     return [compare(name, work) for name, work in parts.items()]
 
 
-def _link(chosen: Selection, place: Path) -> None:
-    for choice in chosen.chosen:
-        files.link_or_copy(choice.bundle.folder / choice.record.file, place / choice.model.name)
+def _copy(chosen: Selection, place: Path) -> None:
+    repository.render(repository.configurations(chosen, threads=1), place)
+    for bundle in repository.sources(chosen):
+        verification.check(bundle.folder, bundle.manifest, repository.placer(chosen, place))
 
 
 def _cost(work: Callable[[], object]) -> Cost:

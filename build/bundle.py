@@ -155,6 +155,7 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
         same_tools = record.key_parts.get("toolchain") == toolchain
         if place not in records and same_tools and _is_intact_engine(target.folder, record):
             records[place] = record
+    records = {place: replace(record, languages=_languages(target, record)) for place, record in records.items()}
     onnx = jobs[0].folder.parent
     # Records alone do not decide: an engine that was built again may have a record that is equal to the old one.
     kept = BUILT not in outcomes.values() and records == old
@@ -175,6 +176,12 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
     if signed_by is not None:
         _report_dropped_signature(target.folder, signed_by)
     return manifest
+
+
+def _languages(target: Target, record: EngineRecord) -> tuple[str, ...]:
+    """Return the language of an engine's family: signed with the manifest, a catalogue cannot change it."""
+    family = target.catalogue.families.get(record.family)
+    return () if family is None or family.language is None else (family.language,)
 
 
 def _is_measured(target: Target, manifest: BundleManifest, onnx: Path) -> bool:

@@ -148,6 +148,8 @@ class EngineRecord:
     """The files with the weights of a large ONNX graph, which a server needs beside the engine's file."""
     files: tuple[BundleFile, ...] = ()
     """Further files of the build, such as the output of the engine inspector."""
+    languages: tuple[str, ...] | None = None
+    """The language that it serves, none for a network of every language; None where an older release built it."""
     changes: tuple[Change, ...] = ()
     """How `key_parts` differ from those of the engine that this one replaced; empty for a first engine."""
 
@@ -287,6 +289,7 @@ def _engine(fields: Fields) -> EngineRecord:
         built_on=string_table(fields.table("built_on")),
         data=_files(fields, "data") if fields.has("data") else (),
         files=_files(fields),
+        languages=fields.items("languages", str) if fields.has("languages") else None,
         changes=tuple(_change(table) for table in fields.tables("changes")),
     )
 

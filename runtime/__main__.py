@@ -37,6 +37,8 @@ def run(chosen: Settings) -> None:
     # All checks run before the repository changes: a failed start must not disturb the server that reads it.
     for check in checks.before_assembly(chosen, selection):
         check.run()
+    # Never closed: tritonserver, which replaces this process, holds it until it ends.
+    repository.hold(chosen.repository)
     repository.assemble(selection, chosen.repository, chosen.threads)
     if not chosen.assemble_only:
         log_addresses(chosen)
@@ -57,7 +59,7 @@ def find_server(platform: Platform, assembled: Path) -> Server:
     if platform.cuda is not None:
         return launch.installed(platform, os.environ)
     shared_memory.sweep()
-    return embedded.prepare(embedded.locate(), assembled.with_name(f"{assembled.name}.backends"), os.environ)
+    return embedded.prepare(embedded.locate(), embedded.backends_of(assembled), os.environ)
 
 
 def log_target(decision: Decision, catalogue: Catalogue) -> None:

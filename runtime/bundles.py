@@ -1,11 +1,12 @@
 """Find the bundles below a folder and check the signature of each."""
 
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.errors import NoEngineError, SettingError
+from contract.errors import BundleError, NoEngineError, SettingError
 from contract.manifest import MANIFEST_FILE, BundleManifest, load
 from contract.signature import Verdict, load_public_key, verify
 
@@ -45,18 +46,40 @@ def find(engines: Path, keys: Sequence[Path] = ()) -> tuple[Bundle, ...]:
     """Return the bundles at `<platform>/<arch>` below a folder; or the one bundle that the folder itself is.
 
     With trusted keys, each signature is checked against them. Raise KeyFileError for an unusable key, SettingError
-    where the library for signatures is not installed, ManifestError for a manifest that cannot be read: an unreadable
-    bundle is never skipped.
+    where the library for signatures is not installed, ManifestError or BundleError for a manifest or a folder that
+    cannot be read: an unreadable bundle is never skipped.
     """
-    paths = [engines / MANIFEST_FILE, *sorted(engines.glob(f"*/*/{MANIFEST_FILE}"))]
+    folders = [engines, *(arch for platform in _folders(engines) for arch in _folders(platform))]
     # A folder whose name begins with a dot is a bundle that a build is still writing.
-    found = [path.parent for path in paths if path.is_file() and not path.parent.name.startswith(".")]
+    found = [folder for folder in folders if not folder.name.startswith(".") and _has_manifest(folder)]
     if keys and importlib.util.find_spec("cryptography") is None:
         remedy = "Install it with `pip install 'voxwright[serve]'`"
         raise SettingError("--trusted-key", "cryptography, which checks signatures, is not installed", remedy)
     trusted = [load_public_key(key) for key in keys]
     manifests = {folder: load(folder) for folder in found}
     return tuple(Bundle(folder=at, manifest=it, verdict=verify(it, trusted)) for at, it in manifests.items())
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none where it is absent or a file."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _has_manifest(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST_FILE).is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> BundleError:
+    remedy = f"Give the user with the id {os.geteuid()} the right to read it"
+    return BundleError(folder, f"it cannot be read ({error.strerror})", remedy)
 
 
 def explain_absence(engines: Path) -> NoBundle:

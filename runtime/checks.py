@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from contract import verification
 from contract.platform import Platform
@@ -23,7 +24,7 @@ def before_assembly(chosen: Settings, selection: Selection) -> list[Check]:
     """Return the checks that run before the repository is changed, in this order."""
     starting = [
         Check(name="ports", run=lambda: listening.check_ports(chosen.ports, chosen.addresses)),
-        Check(name="server", run=lambda: locate_server(selection.target.platform)),
+        Check(name="server", run=lambda: locate_server(selection.target.platform, chosen.repository)),
     ]
     config = Check(name="repository", run=lambda: repository.check(selection, chosen.repository, chosen.threads))
     return [*([] if chosen.assemble_only else starting), config]
@@ -35,12 +36,16 @@ def every(chosen: Settings, selection: Selection) -> list[Check]:
     return [*before_assembly(chosen, selection), files]
 
 
-def locate_server(platform: Platform) -> None:
-    """Raise ServerUnavailableError where the server of a platform is not installed."""
+def locate_server(platform: Platform, assembled: Path) -> None:
+    """Raise ServerUnavailableError where the server of a platform is not installed.
+
+    Raise SettingError where the folder of its backends, next to the repository, has other content.
+    """
     if platform.cuda is not None:
         launch.installed(platform, os.environ)
     else:
         embedded.locate()
+        embedded.check_backends(embedded.backends_of(assembled))
 
 
 def verify(selection: Selection) -> None:

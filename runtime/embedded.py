@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract import files
-from contract.errors import ServerUnavailableError
+from contract.errors import ServerUnavailableError, SettingError
 from runtime import shared_memory
 from runtime.server import Server
 
 _BACKENDS = Path(__file__).with_name("backends")
 _STUB = "triton_python_backend_stub"
+_BACKEND_NAMES = frozenset({"python", "onnxruntime"})
 _PACKAGES = {"nvidia-pytriton": "pytriton", "numpy": "numpy", "onnxruntime": "onnxruntime"}
 _INSTALL = "Install it with `pip install 'voxwright[embedded]'`"
 _MEBIBYTE = 1 << 20
@@ -31,12 +32,15 @@ class Wheel:
     python_backend: Path
     stub: Path
     libraries: Path
+    libpython: tuple[Path, ...] = ()
+    """The folder of libpython, where the loader does not find it by itself."""
 
 
 def locate() -> Wheel:
     """Return the parts of the wheel, found without importing it.
 
-    Raise ServerUnavailableError when the wheel, its stub for this Python, or a package of our backend is absent.
+    Raise ServerUnavailableError when the wheel, its stub for this Python, a package of our backend, or the shared
+    library of this Python is absent.
     """
     root, *_ = (_package(name, module) for name, module in _PACKAGES.items())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -45,6 +49,7 @@ def locate() -> Wheel:
         python_backend=root / "tritonserver" / "backends" / "python",
         stub=root / "tritonserver" / "python_backend_stubs" / python / _STUB,
         libraries=root.parent / "nvidia_pytriton.libs",
+        libpython=_libpython_folders(),
     )
     if not wheel.stub.is_file():
         offered = ", ".join(sorted(path.parent.name for path in wheel.stub.parent.parent.glob(f"*/{_STUB}"))) or "none"
@@ -55,6 +60,11 @@ def locate() -> Wheel:
     if not wheel.server.is_file():
         raise ServerUnavailableError(wheel.server, "nvidia-pytriton is damaged: the server binary is missing", _INSTALL)
     return wheel
+
+
+def backends_of(repository: Path) -> Path:
+    """Return the folder of backends of the server with a repository, next to it."""
+    return repository.with_name(f"{repository.name}.backends")
 
 
 def prepare(wheel: Wheel, backends: Path, environment: Mapping[str, str]) -> Server:
@@ -77,6 +87,13 @@ def prepare(wheel: Wheel, backends: Path, environment: Mapping[str, str]) -> Ser
     )
 
 
+def check_backends(backends: Path) -> None:
+    """Raise SettingError for a folder of backends with other content, which would be lost."""
+    if backends.exists() and not (backends.is_dir() and {entry.name for entry in backends.iterdir()} <= _BACKEND_NAMES):
+        cause = "it exists and has other content than the backends of a server; all of it would be replaced"
+        raise SettingError(backends, cause, "Remove it, or name another folder with --repository")
+
+
 def _package(name: str, module: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
@@ -85,7 +102,7 @@ def _package(name: str, module: str) -> Path:
 
 
 def _environment(wheel: Wheel, environment: Mapping[str, str]) -> dict[str, str]:
-    libraries = [str(wheel.libraries), *_libpython_folders(), environment.get("LD_LIBRARY_PATH", "")]
+    libraries = [str(wheel.libraries), *map(str, wheel.libpython), environment.get("LD_LIBRARY_PATH", "")]
     return {
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
         # The stub's interpreter is isolated: it ignores PYTHONPATH and PYTHONHOME. It takes its packages, those of a
@@ -99,18 +116,18 @@ def _environment(wheel: Wheel, environment: Mapping[str, str]) -> dict[str, str]
     }
 
 
-def _libpython_folders() -> list[str]:
+def _libpython_folders() -> tuple[Path, ...]:
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     folder, triplet = sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("MULTIARCH") or ""
     candidates = [Path(sys.base_prefix) / "lib", Path(folder), Path(folder) / triplet]
     for candidate in candidates:
         if (candidate / name).is_file():
-            return [str(candidate)]
+            return (candidate,)
     import ctypes.util  # noqa: PLC0415 - most starts return above, and it imports subprocess
 
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if ctypes.util.find_library(f"python{version}"):
-        return []
+        return ()
     raise ServerUnavailableError(
         name,
         "this Python has no shared library; the server's backend needs it",

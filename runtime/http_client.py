@@ -2,6 +2,7 @@
 
 import http.client
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +15,29 @@ from contract.certificates import Problem
 from contract.errors import ServerUnreachableError
 
 _PORTS = {"http": 80, "https": 443}
+_BLOCK_BYTES, _MOST_BYTES = 1 << 16, 1 << 28
+
+
+def read(answer: Any, timeout_s: float) -> bytes:
+    """Return the content of a response; raise TimeoutError or ValueError for one that takes too long or is too large.
+
+    A socket's own timeout begins again with each byte.
+    """
+    end_s, content = time.monotonic() + timeout_s, bytearray()
+    while block := answer.read1(_BLOCK_BYTES):
+        content += block
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"the answer has more than {_MOST_BYTES} bytes")
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"the answer is not complete after {timeout_s:g} s")
+    return bytes(content)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Treat a redirect as an error: Triton sends none, and the headers of this client are for its server alone."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Return no request, so that the status of the response is the error."""
 
 
 class HttpClient:
@@ -25,16 +49,16 @@ class HttpClient:
         self.url, self._host, self._headers = url, parts.hostname or "", dict(access.headers)
         self._port, self._is_plain = parts.port or _PORTS[parts.scheme], parts.scheme == "http"
         self._proxy = proxies.of_http(url)
-        handlers: list[urllib.request.BaseHandler] = [] if self._proxy else [urllib.request.ProxyHandler({})]
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        handlers += [] if self._proxy else [urllib.request.ProxyHandler({})]
         if not self._is_plain:
             handlers.append(urllib.request.HTTPSHandler(context=access.context()))
         self._opener = urllib.request.build_opener(*handlers)
 
     def get(self, path: str, timeout_s: float) -> bytes:
-        """Return the content of a path; see `open`."""
+        """Return the content of a path; see `open` and `read`."""
         with self.open(path, timeout_s) as answer:
-            content: bytes = answer.read()
-            return content
+            return read(answer, timeout_s)
 
     def open(
         self, path: str, timeout_s: float, body: bytes | None = None, headers: Mapping[str, str] | None = None

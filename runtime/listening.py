@@ -121,13 +121,14 @@ def _check_port(flag: str, port: int, address: str, *, optional: bool) -> None:
     except PermissionError as error:
         raise SettingError(flag, f"this user may not open port {port}", "Choose one above 1023") from error
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if error.errno == errno.EADDRINUSE:
             remedy = f"Stop that process, or choose another port with {flag}"
             raise PortInUseError(f"port {port}", "another process listens on it", remedy) from error
         if not optional:
             setting = f"{flag.replace('-port', '-address')} {address}"
-            remedy = "Name an address of this machine; `ip address` lists them"
-            raise SettingError(setting, "this machine does not have this address", remedy) from error
+            absent = "this machine does not have this address"
+            cause = absent if error.errno in _ABSENT else f"it cannot listen there ({error.strerror or error})"
+            raise SettingError(setting, cause, "Name an address of this machine; `ip address` lists them") from error
 
 
 def _bind(address: str, port: int) -> None:

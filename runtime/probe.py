@@ -17,12 +17,12 @@ from contract.access import PLAIN, Access, url_options
 from contract.catalogue import Catalogue, Family
 from contract.errors import ProbeError, ServerUnreachableError
 from runtime import answers, listening
-from runtime.http_client import HttpClient
+from runtime.http_client import HttpClient, read
 
 LIVE, READY = ("live",), ("live", "ready")
 _PAUSE_S = 0.25
 _ANSWER_S = 2.0
-_NO_HTTP = (OSError, http.client.HTTPException, ValueError)
+_NO_HTTP = (OSError, http.client.HTTPException, ValueError, RecursionError)
 _SEE_LOG = "Read the server's log; `python -m runtime.doctor` reports what would stop a start"
 _OTHER_RELEASE = "Use the probe of the server's release, or name the catalogue of the server with --catalogue"
 _RESTART = "Restart the server; if that does not help, build the engines again with `python -m build.engines`"
@@ -82,14 +82,14 @@ def infer(url: str, model: str, family: Family, timeout_s: float, access: Access
         streaming = answers.served_mode(family, metadata).is_streaming
         body, headers = answers.encode(inputs, whole_stream=streaming)
         with server.open(f"/v2/models/{model}/infer", timeout_s, body, headers) as response:
-            outputs = answers.decode(response.read(), int(response.headers[answers.HEADER_LENGTH]))
+            outputs = answers.decode(read(response, timeout_s), int(response.headers[answers.HEADER_LENGTH]))
     except urllib.error.HTTPError as error:
         with error:
             raise ProbeError(subject, f"it fails: {_reason(error)}", _RESTART) from error
     except (OSError, http.client.HTTPException) as error:
         cause = f"it does not answer within {timeout_s:g} s ({getattr(error, 'reason', error)!s})"
         raise ProbeError(subject, cause, _RESTART) from error
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
         raise ProbeError(subject, "its answer does not follow Triton's protocol", _RESTART) from error
     problem = answers.validate_response(family, inputs, outputs)
     if problem is not None:

@@ -1,6 +1,7 @@
 """Assemble a Triton model repository from a selection: a config.pbtxt and a verified engine file per model."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from runtime.bundles import Bundle
 from runtime.selection import Choice, Selection, Target
 
 CONFIG_FILE = "config.pbtxt"
+_LOCK_SUFFIX = ".lock"
 _VERSION = 1
 _MOST_INSTANCES = 4
 # Bytes of the files of a model that is small enough to be held once for each instance.
@@ -39,6 +41,23 @@ _OWN_FIELDS = (
 )
 _BATCHER, _DELAY = "dynamic_batching", "max_queue_delay_microseconds"
 Config = dict[str, Any]
+
+
+def hold(repository: Path) -> int:
+    """Lock a repository for this process and for tritonserver, which replaces it; return the descriptor.
+
+    Raise SettingError where another server uses it: a second start would replace what the first one verified while it
+    still loads. A lock of POSIX stays through an exec, is not inherited by children, and ends with the process.
+    """
+    path = _lock_file(repository)
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if not _lock(descriptor):
+        os.close(descriptor)
+        raise _in_use(repository)
+    os.set_inheritable(descriptor, True)  # noqa: FBT003 - no name in the standard library
+    return descriptor
 
 
 def assemble(selection: Selection, repository: Path, threads: int) -> None:
@@ -91,10 +110,11 @@ def _places(choice: Choice, selection: Selection, folder: Path) -> Iterator[tupl
 def check(selection: Selection, repository: Path, threads: int) -> None:
     """Check that the repository can be assembled, without writing anything.
 
-    Raise SettingError for a folder with other content, OutputError for one that this user may not write to, and
-    BundleError or CatalogueError for an engine that cannot be configured.
+    Raise SettingError for a folder with other content or of another server, OutputError for one that this user may not
+    write to, and BundleError or CatalogueError for an engine that cannot be configured.
     """
     _check_target(repository)
+    _check_free(repository)
     parent = next(folder for folder in repository.absolute().parents if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise as_output_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(repository)))
@@ -131,6 +151,36 @@ def _check_target(repository: Path) -> None:
     if not repository.is_dir() or any(not (entry / CONFIG_FILE).is_file() for entry in repository.iterdir()):
         cause = "it exists and is not a Triton repository; all of its content would be replaced"
         raise SettingError(f"--repository {repository}", cause, "Use a folder that holds only the repository")
+
+
+def _lock_file(repository: Path) -> Path:
+    return repository.with_name(f"{repository.name}{_LOCK_SUFFIX}")
+
+
+def _check_free(repository: Path) -> None:
+    try:
+        descriptor = os.open(_lock_file(repository), os.O_RDWR)
+    except OSError:
+        return  # there is none, or `hold` reports why it cannot be opened
+    try:
+        if not _lock(descriptor):
+            raise _in_use(repository)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (PermissionError, BlockingIOError):
+        return False
+    return True
+
+
+def _in_use(repository: Path) -> SettingError:
+    return SettingError(
+        f"--repository {repository}", "another server uses it", "Stop that server, or name another folder"
+    )
 
 
 def _engine_config(choice: Choice, selection: Selection, threads: int) -> Config:
@@ -343,9 +393,13 @@ def _disagreement(choice: Choice, cause: str) -> BundleError:
 
 
 def _place(source: Path, target: Path, wanted: str) -> str:
-    files.link_or_copy(source, target)
-    # Hash the target and not the source: a writer to the bundle cannot replace it, and a copy is another file.
-    found = digest.of_file(target)
+    # A copy and no link: a writer to the bundle, such as `cp` onto an engine, must not reach what was hashed.
+    try:
+        found = digest.of_copy(source, target)
+    except OSError as error:
+        if not os.access(source, os.R_OK):
+            raise  # the bundle's own fault
+        raise as_output_error(error, target) from error
     if found != wanted and digest.of_file(source) == wanted:
         raise BundleError(source, "it changed while it was copied", "Start again while no process writes to the bundle")
     return found

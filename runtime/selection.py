@@ -254,6 +254,8 @@ def _partition(
             reason = _mismatch(bundle, record, target, languages.get(record.model))
             if reason is None and (record.model not in known or known[record.model].family.is_ensemble):
                 reason = "the catalogue has no such model"
+            if reason is None:
+                reason = _other_language(record, known[record.model].family.language, target)
             if reason is None and record.model in found:
                 reason = "the bundle has another one"
             if reason is None:
@@ -266,6 +268,20 @@ def _partition(
 
 def _mismatch(bundle: Bundle, record: EngineRecord, target: Target, language: str | None) -> str | None:
     return next((reason for fits, reason in _rules(bundle, record, target, language) if not fits), None)
+
+
+def _other_language(record: EngineRecord, language: str | None, target: Target) -> str | None:
+    """Return why an engine may not serve the language that the catalogue states; None where it may.
+
+    The manifest is signed and a catalogue is not: otherwise another catalogue would evade a licence for languages.
+    """
+    if record.languages is None:
+        unstated = "its manifest does not state its language, which the licence limits: build the bundle again"
+        return None if target.licence is None else unstated
+    if record.languages == (() if language is None else (language,)):
+        return None
+    built_for = " and ".join(record.languages) or "every language"
+    return f"it is built for {built_for}, and the catalogue states {language or 'every language'}"
 
 
 def _rules(bundle: Bundle, record: EngineRecord, target: Target, language: str | None) -> Iterator[tuple[bool, str]]:
@@ -353,8 +369,14 @@ def _fit(choice: Choice, target: Target) -> Fit:
 
 
 def _ensembles(catalogue: Catalogue, offer: _Offer) -> list[Model]:
-    found = catalogue.models(offer.operating_point).values()
-    return [model for model in found if model.family.is_ensemble and model.family.language in offer.languages]
+    served = {choice.model.family.name for choice in offer.choices}
+    return [
+        model
+        for model in catalogue.models(offer.operating_point).values()
+        if model.family.is_ensemble
+        and model.family.language in offer.languages
+        and served.issuperset(model.family.steps)
+    ]
 
 
 def _absences(catalogue: Catalogue, offer: _Offer) -> Iterator[Absence]:

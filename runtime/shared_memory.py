@@ -18,10 +18,15 @@ def sweep(folder: Path = _FOLDER) -> list[str]:
 
     The name holds the PID namespace, because containers may share the folder without sharing process ids.
     """
-    stale = [path for path in sorted(folder.glob("voxwright-*")) if _is_stale(path.name)]
-    for path in stale:
+    return [path.name for path in sorted(folder.glob("voxwright-*")) if _is_stale(path.name) and _remove(path)]
+
+
+def _remove(path: Path) -> bool:
+    try:
         path.unlink(missing_ok=True)
-    return [path.name for path in stale]
+    except PermissionError:
+        return False  # that of another user, in a folder where only its owner may remove it
+    return True
 
 
 def _is_stale(name: str) -> bool:

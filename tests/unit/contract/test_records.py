@@ -55,6 +55,7 @@ ENGINE = EngineRecord(
     dims={"encoder_size": 8},
     client=CLIENT,
     build_seconds=1.5,
+    languages=("en",),
     gate=Gate(
         outcome="passed",
         reason="",

@@ -134,6 +134,7 @@ def record(
         client=client(model.family),
         build_seconds=0.5,
         gate=Gate(outcome="passed", reason="", parity=()),
+        languages=() if family.language is None else (family.language,),
     )
     return dataclasses.replace(made, **changes)
 

@@ -1,5 +1,7 @@
 """Test the search for bundles: what is found, and the error where a folder holds none."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contract.arch import Arch
-from contract.errors import ManifestError, NoEngineError
+from contract.errors import BundleError, ManifestError, NoEngineError
 from contract.manifest import MANIFEST_FILE
 from runtime import bundles
 from runtime.decision import observe
@@ -50,6 +52,28 @@ def test_rejects_bundle_whose_networks_take_features(tmp_path: Path) -> None:
         f"{folder}/{MANIFEST_FILE}: schema_version: it is 3, and this release reads 4. "
         "Build the bundle again with `python -m build.engines`, or use the release that wrote it."
     )
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_rejects_folder_that_cannot_be_read(engines: Path, monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    """It may hold the bundle that an operator wants, and another one would be served."""
+    closed = (engines, engines / "embedded", engines / "embedded" / "cpu")[level]
+    paths: dict[str, Callable[[Path], object]] = {"iterdir": Path.iterdir, "is_file": Path.is_file}
+
+    def refusing(name: str) -> Callable[[Path], object]:
+        def refuse(path: Path) -> object:
+            if closed in (path, path.parent) and (name == "is_file") == (level == 2):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return paths[name](path)
+
+        return refuse
+
+    for name in paths:
+        monkeypatch.setattr(Path, name, refusing(name))
+    with pytest.raises(BundleError) as refusal:
+        bundles.find(engines)
+    remedy = f"Give the user with the id {os.geteuid()} the right to read it."
+    assert str(refusal.value) == f"{closed}: it cannot be read (Permission denied). {remedy}"
 
 
 def test_finds_bundles_below_a_folder_and_a_single_bundle(engines: Path) -> None:

@@ -243,7 +243,7 @@ def test_start_assembles_for_the_gpu(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "")
     assert "voxwright: serving standard and enhanced: am_en_enhanced, " in result.stderr
     engine = tmp_path / "repository" / "body_standard" / "1" / "model.sm86.plan"
-    assert engine.samefile(folder / "body_standard" / "batch" / "model.plan")
+    assert engine.read_bytes() == (folder / "body_standard" / "batch" / "model.plan").read_bytes()
 
 
 def changed_signature(folder: Path) -> None:
@@ -394,6 +394,28 @@ def test_serves_only_licensed_languages() -> None:
     assert {it.record.model: it.reason for it in selection.rejected if it.record.operating_point == "standard"} == {
         "decoder_tlh_standard": "language tlh is not licensed"
     }
+
+
+def test_a_catalogue_cannot_change_the_language_of_an_engine() -> None:
+    """It is not signed, and the manifest is."""
+    families = [dataclasses.replace(each, language=each.language and "en") for each in synthetic.FAMILIES.values()]
+    german = tuple(
+        dataclasses.replace(each, languages=("de",)) for each in bundle(Arch.CPU, "embedded").manifest.engines
+    )
+    made = bundle(Arch.CPU, "embedded")
+    found = Bundle(folder=Path("b"), manifest=dataclasses.replace(made.manifest, engines=german))
+    chosen = dataclasses.replace(settings("--platform", "embedded"), catalogue=synthetic.catalogue_of(*families))
+    with pytest.raises(NoEngineError) as refusal:
+        decide(chosen, NONE, HOST, [found], None, Licensing(licence=LICENCE)).selection_or_raise()
+    assert "it is built for de, and the catalogue states en" in str(refusal.value)
+
+
+def test_a_licence_needs_the_languages_of_engines() -> None:
+    """Bundles of older releases do not state them."""
+    chosen, old = settings("--platform", "embedded"), bundle(Arch.CPU, "embedded", languages=None)
+    assert decide(chosen, NONE, HOST, [old]).selection_or_raise().operating_points == ("standard", "enhanced")
+    with pytest.raises(NoEngineError, match="its manifest does not state its language, which the licence limits"):
+        decide(chosen, NONE, HOST, [old], None, Licensing(licence=LICENCE)).selection_or_raise()
 
 
 def test_reports_the_licence_first() -> None:

@@ -57,7 +57,7 @@ def test_killed_start_leaves_a_complete_repository(engines: Path, tmp_path: Path
     for left in repository.parent.glob(".repository.*"):
         os.utime(left, (0, 0))
     assert start(engines, repository).wait() == 0
-    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository", "repository.lock"]
 
 
 def test_killed_first_start_leaves_no_repository_or_a_complete_one(engines: Path, tmp_path: Path) -> None:
@@ -75,11 +75,15 @@ def test_killed_first_start_leaves_no_repository_or_a_complete_one(engines: Path
 
 
 def test_two_starts_at_once(engines: Path, tmp_path: Path) -> None:
-    """Both write the same repository, as at a restart while the first start still runs."""
+    """One of two starts with the same repository may be refused, so that none serves what the other one verified."""
     repository = tmp_path / "served" / "repository"
     for _ in range(3):
         children = [start(engines, repository) for _ in range(2)]
         logs = [child.communicate()[1].decode() for child in children]
-        assert [child.returncode for child in children] == [0, 0], logs
+        codes = [child.returncode for child in children]
+        assert sorted(codes) in ([0, 0], [0, 10]), logs
+        for code, log in zip(codes, logs, strict=True):
+            refusal = f"--repository {repository}: another server uses it. Stop that server, or name another folder."
+            assert (refusal in log) == (code == 10)
         check_complete(repository, engines)
-        assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+        assert sorted(path.name for path in repository.parent.iterdir()) == ["repository", "repository.lock"]

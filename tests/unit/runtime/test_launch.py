@@ -1,10 +1,13 @@
 """Test the command line of tritonserver, its ports, and the search for each server."""
 
+import ctypes.util
 import dataclasses
+import errno
 import importlib.util
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -241,8 +244,55 @@ def test_rejects_damaged_wheel(wheel: Path) -> None:
         embedded.locate()
 
 
+def test_python_without_a_shared_library_is_found_before_anything_is_written(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: "/nowhere")
+    monkeypatch.setattr(sys, "base_prefix", "/nowhere")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
+    with pytest.raises(ServerUnavailableError, match="this Python has no shared library"):
+        embedded.locate()
+
+
+@pytest.mark.parametrize("entries", [(), ("python", "onnxruntime")])
+def test_old_backends_are_replaced(tmp_path: Path, entries: tuple[str, ...]) -> None:
+    folder = embedded.backends_of(tmp_path / "repository")
+    embedded.check_backends(folder)
+    for entry in entries:
+        (folder / entry).mkdir(parents=True)
+    embedded.check_backends(folder)
+
+
+def test_other_content_is_no_folder_of_backends(tmp_path: Path) -> None:
+    folder = tmp_path / "repository.backends"
+    (folder / "python").mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    with pytest.raises(SettingError) as refusal:
+        embedded.check_backends(folder)
+    assert str(refusal.value) == (
+        f"{folder}: it exists and has other content than the backends of a server; all of it would be replaced. "
+        "Remove it, or name another folder with --repository."
+    )
+
+
+def test_regions_of_another_user_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder such as /dev/shm only the owner may remove a file."""
+    names = [f"voxwright-{shared_memory._namespace()}-{2**22 + number}-region" for number in range(3)]
+    for name in names:
+        (tmp_path / name).touch()
+    unlink = Path.unlink
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == names[1]:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert shared_memory.sweep(tmp_path) == [names[0], names[2]]
+
+
 def test_prepare(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_libpython_folders", lambda: ["/python/lib"])
+    monkeypatch.setattr(embedded, "_libpython_folders", lambda: (Path("/python/lib"),))
     backends = tmp_path / "backends"
     server = embedded.prepare(embedded.locate(), backends, {"PATH": "/bin", "LD_LIBRARY_PATH": "/mine", "HOME": "/h"})
     assert sorted(str(path.relative_to(backends)) for path in backends.rglob("*") if path.is_file()) == [

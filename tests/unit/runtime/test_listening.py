@@ -1,6 +1,7 @@
 """Test on which addresses the server listens, by the options and by the host, and the check of its ports."""
 
 import errno
+import re
 import socket
 from pathlib import Path
 
@@ -95,6 +96,14 @@ def test_rejects_address_of_another_machine() -> None:
         "--metrics-address 192.0.2.1: this machine does not have this address. "
         "Name an address of this machine; `ip address` lists them."
     )
+
+
+@pytest.mark.parametrize("address", ["fe80::1", "fe80::1%nosuch"])
+def test_rejects_address_that_cannot_be_used(address: str) -> None:
+    """Its scope is missing or unknown: no other process is the reason."""
+    (port,) = free_ports(1)
+    with pytest.raises(SettingError, match=rf"^--http-address {re.escape(address)}: "):
+        listening.check_ports(Ports(http=port, grpc=port, metrics=port), Addresses(http=address))
 
 
 def test_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:

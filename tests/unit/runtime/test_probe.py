@@ -1,10 +1,12 @@
 """Test the health probe against a small HTTP server."""
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -44,7 +46,14 @@ def answering(paths: dict[str, tuple[int, bytes]], *, live: int = 200, ready: in
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve with a handler; yield the address."""
+    server = HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -64,6 +73,45 @@ READY = {"/v2/models/body_standard/ready": (200, b""), "/v2/models/odd/ready": (
 def test_ready() -> None:
     with answering(READY) as url:
         assert run(f"{url}/") == f"{url}: ready, 2 models: body_standard, odd\n"
+
+
+def test_follows_no_redirect() -> None:
+    """The headers of a client, such as a token, are for its server alone."""
+    reached = list[str]()
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reached.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    class Gateway(Elsewhere):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", other)
+            self.end_headers()
+
+    with serving(Elsewhere) as other, serving(Gateway) as url:
+        problem = run(url, "--live", "--header", "authorization: Bearer secret")
+    assert problem == f"{url}: not live after 0 s: the server is not live (HTTP 302). {LOOK}."
+    assert reached == []
+
+
+def test_ends_an_answer_that_comes_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_ANSWER_S", 0.3)
+
+    class Drips(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b" ")
+                    time.sleep(0.05)
+
+    with serving(Drips) as url:
+        problem = "no HTTP server answers (the answer is not complete after 0.3 s)"
+        assert run(url, "--live") == f"{url}: not live after 0 s: {problem}. {LOOK}."
 
 
 def test_live() -> None:

@@ -2,9 +2,14 @@
 
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +58,13 @@ def test_layout(tmp_path: Path, target: Target, engine: str) -> None:
     assert (tmp_path / "repository" / "ensemble_en_standard" / "1").is_dir()
 
 
-def test_engines_are_linked(tmp_path: Path) -> None:
+def test_engines_are_copied(tmp_path: Path) -> None:
     found = bundle(tmp_path / "b")
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     source = found.folder / "body_standard" / "batch" / "model.onnx"
-    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").samefile(source)
+    engine = tmp_path / "repository" / "body_standard" / "1" / "model.onnx"
+    assert engine.read_bytes() == source.read_bytes()
+    assert not engine.samefile(source)
 
 
 def large_bundle(folder: Path) -> tuple[Bundle, Path]:
@@ -78,7 +85,7 @@ def test_weights_of_a_large_engine_lie_beside_it(tmp_path: Path) -> None:
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     version = tmp_path / "repository" / "body_standard" / "1"
     assert files_below(version) == ["model.onnx", "model.onnx.data"]
-    assert (version / "model.onnx.data").samefile(data)
+    assert (version / "model.onnx.data").read_bytes() == data.read_bytes()
     others = [each for each in files_below(tmp_path / "repository") if each.endswith(".data")]
     assert others == ["body_standard/1/model.onnx.data"]
 
@@ -111,14 +118,13 @@ def test_rejects_unlisted_weights(tmp_path: Path) -> None:
     assert str(refusal.value) == f"{data}: the manifest does not list it. {REBUILD}"
 
 
-def cannot_link(*_: object) -> None:
-    raise OSError(errno.EXDEV, "Invalid cross-device link")
+def cannot_clone(*_: object) -> int:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
 
-def test_engines_are_copied_across_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", cannot_link)
-    repository.assemble(selection(bundle(tmp_path / "b")), tmp_path / "repository", threads=2)
-    assert (tmp_path / "repository" / "body_standard" / "1" / "model.onnx").read_bytes() == b"engine"
+def clone(copy: FileIO, _request: int, source: int) -> int:
+    """Copy a file as a file system that shares blocks would."""
+    return os.sendfile(copy.fileno(), source, 0, os.fstat(source).st_size)
 
 
 def test_replaces_old_repository(tmp_path: Path) -> None:
@@ -165,13 +171,12 @@ DAMAGES: dict[Callable[[Path, Path], None], str] = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("model", ["decoder_standard", "lm_enhanced"], ids=["served", "not served"])
-@pytest.mark.parametrize("copied", [False, True], ids=["linked", "copied"])
+@pytest.mark.parametrize("cloned", [False, True], ids=["copied", "cloned"])
 def test_rejects_damaged_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, Path], None], model: str, *, copied: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, Path], None], model: str, *, cloned: bool
 ) -> None:
     """Every file counts, also that of an engine that is not served."""
-    if copied:
-        monkeypatch.setattr(os, "link", cannot_link)
+    monkeypatch.setattr(fcntl, "ioctl", clone if cloned else cannot_clone)
     found = bundle(tmp_path / "b" / "sound")
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
     before = files_below(tmp_path / "repository")
@@ -186,10 +191,11 @@ def test_rejects_damaged_bundle(
 
 
 def test_verifies_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def copy_badly(source: Path, target: Path) -> None:
+    def copy_badly(source: Path, target: Path) -> str:
         target.write_bytes(b"enginE")
+        return contract.digest.of_file(target)
 
-    monkeypatch.setattr(contract.files, "link_or_copy", copy_badly)
+    monkeypatch.setattr(contract.digest, "of_copy", copy_badly)
     found = bundle(tmp_path / "b")
     with pytest.raises(BundleError) as refusal:
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
@@ -201,38 +207,81 @@ def test_verifies_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_byte_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Served engines are hashed in the repository, the others in the bundle."""
+    """Served engines are hashed while they are copied, the others in the bundle."""
     found = bundle(tmp_path / "b")
-    read, of_file = [], contract.digest.of_file
+    hashed, copied = list[Path](), list[Path]()
+    of_file, of_copy = contract.digest.of_file, contract.digest.of_copy
 
     def count(path: Path) -> str:
-        read.append(path)
+        hashed.append(path)
         return of_file(path)
 
+    def count_copy(source: Path, target: Path) -> str:
+        copied.append(target)
+        return of_copy(source, target)
+
+    monkeypatch.setattr(fcntl, "ioctl", cannot_clone)
     monkeypatch.setattr(contract.digest, "of_file", count)
+    monkeypatch.setattr(contract.digest, "of_copy", count_copy)
     repository.assemble(selection(found), tmp_path / "repository", threads=2)
-    assert sorted(path.name if path.is_relative_to(found.folder) else path.parts[-3] for path in read) == [
-        *("am_en_standard", "body_standard", "decoder_standard", "diar_standard"),
-        *("model.onnx",) * 5,
+    assert sorted(path.parts[-3] for path in copied) == [
+        *("am_en_standard", "body_standard", "decoder_standard", "diar_standard")
     ]
+    assert [path.is_relative_to(found.folder) for path in hashed] == [True] * 5
 
 
-def test_rejects_file_exchanged_between_linking_and_hashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process replaces an engine by a bad one, and puts the right one back before it is hashed."""
+def test_a_bundle_that_is_overwritten_later_is_not_served(tmp_path: Path) -> None:
+    """As by `cp new old`: the name and the file stay, and its content changes while tritonserver loads."""
+    found = bundle(tmp_path / "b")
+    repository.assemble(selection(found), tmp_path / "repository", threads=2)
+    for engine in found.folder.rglob("*.onnx"):
+        engine.write_bytes(b"enginE")
+    assert {path.read_bytes() for path in (tmp_path / "repository").rglob("*.onnx")} == {b"engine"}
+
+
+def test_rejects_file_exchanged_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process replaces an engine by a bad one, and puts the right one back before the copy is compared."""
     found = bundle(tmp_path / "b")
     engine = found.folder / "body_standard" / "batch" / "model.onnx"
     engine.write_bytes(b"enginE")
-    link = contract.files.link_or_copy
+    of_copy = contract.digest.of_copy
 
-    def exchange(source: Path, target: Path) -> None:
-        link(source, target)
+    def exchange(source: Path, target: Path) -> str:
+        found = of_copy(source, target)
         if source == engine:
             engine.unlink()
             engine.write_bytes(b"engine")
+        return found
 
-    monkeypatch.setattr(contract.files, "link_or_copy", exchange)
+    monkeypatch.setattr(contract.digest, "of_copy", exchange)
     with pytest.raises(BundleError, match=r"body_standard/batch/model\.onnx: it changed while it was copied"):
         repository.assemble(selection(found), tmp_path / "repository", threads=2)
+
+
+def test_a_repository_belongs_to_one_server(tmp_path: Path) -> None:
+    """tritonserver, which replaces the process, keeps the lock; its children do not."""
+    folder, chosen = tmp_path / "repository", selection(bundle(tmp_path / "b"))
+    program = (
+        "import os, sys; from pathlib import Path; from runtime import repository; "
+        "repository.hold(Path(sys.argv[1])); "
+        "os.execv('/bin/sh', ['sh', '-c', 'sleep 60 & echo $!; exec cat'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        left = int(server.stdout.readline())
+        sentence = f"--repository {folder}: another server uses it. Stop that server, or name another folder."
+        for attempt in (lambda: repository.hold(folder), lambda: repository.check(chosen, folder, threads=1)):
+            with pytest.raises(SettingError) as refusal:
+                attempt()
+            assert str(refusal.value) == sentence
+        server.kill()
+    # Its child lives on, with a copy of the descriptor.
+    os.kill(left, 0)
+    repository.check(chosen, folder, threads=1)
+    os.close(repository.hold(folder))
+    os.kill(left, signal.SIGKILL)
 
 
 def test_check_writes_nothing(tmp_path: Path) -> None:

@@ -336,6 +336,15 @@ def test_serves_every_model_in_real_time() -> None:
     assert choose(target, bundle).models() == tuple(synthetic.CATALOGUE.models())
 
 
+def test_an_ensemble_without_its_steps_is_not_served() -> None:
+    """A catalogue may have two ensembles of a language, and the bundle the steps of one."""
+    second = dataclasses.replace(synthetic.FAMILIES["ensemble_en"], name="ensemble_en2", steps=("body", "am_en2"))
+    head = dataclasses.replace(synthetic.FAMILIES["am_en"], name="am_en2")
+    catalogue = synthetic.catalogue_of(*synthetic.FAMILIES.values(), head, second)
+    found = select([full(CPU)], catalogue, CPU)
+    assert {model.family.name for model in found.ensembles} == {"ensemble_en"}
+
+
 def test_rejects_unchecked_engine() -> None:
     bundle = full(A10, gate=Gate(outcome="not run", reason="no GPU on this host", parity=()))
     assert rejected(A10, bundle) == "its accuracy was not checked: no GPU on this host"

@@ -77,7 +77,9 @@ def broken(
 def record(point: str, mode: str, level: str | None, compiler: str, gate: str) -> EngineRecord:
     made = synthetic.record(synthetic.engine_models()[f"diar_{point}"], compiler=compiler)
     options = {} if level is None else {"compatibility": level}
-    return dataclasses.replace(made, mode=mode, gate=GATES[gate], key_parts={"options": options})
+    return dataclasses.replace(
+        made, mode=mode, gate=GATES[gate], key_parts={"options": options}, languages=(FAMILY.language or "",)
+    )
 
 
 def targets() -> list[Target]:
