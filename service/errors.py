@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from contract.errors import (
@@ -19,6 +20,8 @@ from contract.errors import (
 )
 from service import logs
 
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+"""What SQLAlchemy raises while a database does not answer, is locked or full, or only reads."""
 _NO_BODY = {HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Entity"}
 
 
@@ -61,7 +64,7 @@ def install(app: FastAPI, renders: Mapping[str, Render]) -> None:
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         return respond(request, as_api_error(error))
 
-    for kind in (ApiError, HTTPException, RequestValidationError, VoxwrightError, OperationalError, Exception):
+    for kind in (ApiError, HTTPException, RequestValidationError, VoxwrightError, *DATABASE_AWAY, Exception):
         app.add_exception_handler(kind, on_api_error)
 
 
@@ -80,11 +83,16 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, name, detail, headers=error.headers)
         case VoxwrightError():
             return _as_api_error(error)
-        case OperationalError():
-            logs.warning(f"the database does not answer: {error.orig}")
+        case _ if isinstance(error, DATABASE_AWAY):
+            logs.warning(f"the database does not answer: {database_problem(error)}")
             return ApiError(503, "Service Unavailable", "the database does not answer", headers={"Retry-After": "5"})
         case _:
             return ApiError(500, "Internal Server Error", "a defect of the service, which is in its log")
+
+
+def database_problem(error: Exception) -> str:
+    """Return what the driver of a database reports, in one line and without the statement."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def _as_api_error(error: VoxwrightError) -> ApiError:

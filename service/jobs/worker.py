@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, cast
-
-from sqlalchemy.exc import OperationalError
+from typing import BinaryIO, TypeVar, cast
 
 from contract.errors import OutputError, ServerUnreachableError, VoxwrightError
 from service import logs
 from service.calls import Caller, CallError, headers_of
 from service.core import Core
+from service.errors import DATABASE_AWAY, database_problem
 from service.jobs import config, documents, notifications
 from service.jobs.database import Database
 from service.jobs.records import Claim, Job, State
@@ -24,12 +23,13 @@ from transcriber.pipeline import TranscriptionResult
 
 _POLL_S = 1.0
 _MOST_ATTEMPTS = 5
-_SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
+_SERVER_PAUSE_S, _DISK_PAUSE_S, _DATABASE_PAUSE_S = 5.0, 10.0, 5.0
 _FETCH_ATTEMPTS, _FETCH_PAUSE_S = 3, 1.0
 _CLEAN_S = 60.0
 _PROGRESS_S = 1.0
 """The least time between two notes of the progress of a job."""
 _ORPHAN_AGE_S = 86_400.0
+Value = TypeVar("Value")
 
 
 class FetchError(VoxwrightError):
@@ -58,7 +58,7 @@ class Progress:
             return
         self._next_s = now_s + _PROGRESS_S
         # Without a database the job goes on; its end needs one.
-        with contextlib.suppress(OperationalError):
+        with contextlib.suppress(*DATABASE_AWAY):
             self._database.note_progress(self._claim, min(1.0, done_s / declared_s))
 
 
@@ -73,6 +73,8 @@ class Worker:
         self._lock = threading.Lock()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
+        # A short lease must be renewed soon after an outage of the database.
+        self._database_pause_s = min(_DATABASE_PAUSE_S, core.settings.lease_s / 4)
 
     def start(self) -> None:
         """Start all threads."""
@@ -108,10 +110,9 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 pause_s = step()
-            except OperationalError as error:
-                self._core.metrics.errors.labels("database").inc()
-                logs.warning(f"the database does not answer: {' '.join(str(error.orig).split())}")
-                pause_s = _SERVER_PAUSE_S
+            except DATABASE_AWAY as error:
+                self._report_outage(error)
+                pause_s = self._database_pause_s
             except Exception as error:
                 self._core.metrics.errors.labels(type(error).__name__).inc()
                 logs.exception("a step of the jobs failed, and is repeated")
@@ -120,6 +121,27 @@ class Worker:
                 wake.wait(pause_s)
                 if wake is self._work and not self._stopping.is_set():
                     wake.clear()
+
+    def _report_outage(self, error: Exception) -> None:
+        self._core.metrics.errors.labels("database").inc()
+        logs.warning(f"the database does not answer: {database_problem(error)}")
+
+    def _kept(self, change: Callable[[], Value]) -> Value:
+        """Return what a change of a held job returns; repeat it while the database is away, until the service stops.
+
+        A change of a job that another service took over meanwhile has no effect.
+        """
+        while True:
+            try:
+                return change()
+            except DATABASE_AWAY as error:
+                if self._stopping.is_set():
+                    raise
+                self._report_outage(error)
+                self._stopping.wait(self._database_pause_s)
+
+    def _give_back(self, claim: Claim, pause_s: float) -> None:
+        self._kept(lambda: self._database.release(claim, pause_s))
 
     def _work_once(self) -> float:
         recordings = self._core.recordings
@@ -154,14 +176,17 @@ class Worker:
             self._transcribe(held)
         except CancelledError:
             if self._stopping.is_set():
-                self._database.release(claim, 0.0)
+                self._give_back(claim, 0.0)
+        except DATABASE_AWAY:
+            # The service stops within an outage: the job is done again when its lease has ended.
+            raise
         except ServerUnreachableError as error:
             logs.warning(f"the job waits for the server: {error.cause}")
-            self._database.release(claim, _SERVER_PAUSE_S)
+            self._give_back(claim, _SERVER_PAUSE_S)
         except (OutputError, OSError) as error:
             self._core.metrics.errors.labels("storage").inc()
             logs.warning(f"the job waits for the storage: {error}")
-            self._database.release(claim, _DISK_PAUSE_S)
+            self._give_back(claim, _DISK_PAUSE_S)
         except VoxwrightError as error:
             self._reject(claim, error.cause, type(error).__name__)
         except Exception:
@@ -195,15 +220,17 @@ class Worker:
         job = claim.job
         transcript = replace(found.transcript, source=job.data_name)
         key = f"{job.id}/transcript-{claim.token}"
-        self._storage.write_bytes(key, documents.stored(transcript, self._database.now_us()))
-        is_held = self._database.finish(
-            claim,
-            State.DONE,
-            transcript_key=key,
-            duration_s=transcript.duration_s,
-            errors=[error.cause for error in found.errors],
+        self._storage.write_bytes(key, documents.stored(transcript, self._kept(self._database.now_us)))
+        is_held = self._kept(
+            lambda: self._database.finish(
+                claim,
+                State.DONE,
+                transcript_key=key,
+                duration_s=transcript.duration_s,
+                errors=[error.cause for error in found.errors],
+            )
         )
-        if not is_held:
+        if not is_held and not self._is_finished_with(job, key):
             self._storage.discard(key)
             logs.warning("the job was deleted, or another service took it over; its result is not used")
             return
@@ -212,9 +239,14 @@ class Worker:
             self._core.metrics.errors.labels(type(error).__name__).inc()
         logs.info("job done", audio_s=round(transcript.duration_s, 3), seconds=round(wall_s, 3))
 
+    def _is_finished_with(self, job: Job, key: str) -> bool:
+        """Whether a job has ended with this transcript: the answer to a commit can be lost with its connection."""
+        found = self._kept(lambda: self._database.find(job.id))
+        return found is not None and found.transcript_key == key
+
     def _reject(self, claim: Claim, cause: str, kind: str) -> None:
         self._core.metrics.errors.labels(kind).inc()
-        if self._database.finish(claim, State.REJECTED, errors=[cause]):
+        if self._kept(lambda: self._database.finish(claim, State.REJECTED, errors=[cause])):
             logs.info(f"job rejected: {cause}")
 
     def _fetch(self, held: Held) -> str:
@@ -240,7 +272,7 @@ class Worker:
     def _keep(self, claim: Claim, source: BinaryIO) -> str:
         key = f"{claim.job.id}/recording-{claim.token}"
         self._storage.write(key, source)
-        if not self._database.fetched(claim, key):
+        if not self._kept(lambda: self._database.fetched(claim, key)):
             self._storage.discard(key)
             raise CancelledError
         return key

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, Request
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.testclient import TestClient
 
 from contract.errors import AudioError, ServerUnreachableError
@@ -28,6 +29,7 @@ def failing(_: Core) -> Part:
         "server": ServerUnreachableError("gpu:8001", "no server is ready there", "Start one"),
         "audio": AudioError("/secret/path", "it is empty (zero bytes)", "Check it"),
         "database": OperationalError("SELECT secret", {}, Exception("connection refused")),
+        "busy database": PoolTimeoutError("secret"),
         "defect": ZeroDivisionError("secret"),
     }
 
@@ -59,6 +61,7 @@ def make(tmp_path: Path) -> Make:
         ("server", 503, "Service Unavailable", "the inference server does not answer"),
         ("audio", 400, "Job rejected due to invalid audio", "it is empty (zero bytes)"),
         ("database", 503, "Service Unavailable", "the database does not answer"),
+        ("busy database", 503, "Service Unavailable", "the database does not answer"),
         ("defect", 500, "Internal Server Error", "a defect of the service, which is in its log"),
     ],
 )

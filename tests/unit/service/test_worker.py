@@ -1,0 +1,195 @@
+"""The worker of jobs with a real database and storage, and a transcriber that the test controls."""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from service import core
+from service.core import Core
+from service.jobs.database import Database
+from service.jobs.records import Job, State, new_id
+from service.jobs.storage import Storage
+from service.jobs.worker import Worker
+from service.recognition import Transcriber
+from tests.unit.service.make import settings
+from transcriber.pipeline import TranscriptionResult
+from transcriber.transcript import Transcript
+
+TRANSCRIPT = Transcript(source="a", duration_s=1.0, language="en", operating_point="standard", turns=(), losses=())
+OUTAGES = (
+    OperationalError("", {}, ConnectionError("it is away")),
+    InterfaceError("", {}, ConnectionError("it is away")),
+    PoolTimeoutError("no connection is free"),
+)
+
+
+class Ready:
+    """A server that is there."""
+
+    problem = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Instant:
+    """A transcriber that does what the test names, and then returns an empty transcript."""
+
+    recognisers: type[Ready] = Ready
+    work: Callable[[Callable[[], bool]], object] = field(default=lambda _: None)
+
+    def transcribe(self, *_: object, is_cancelled: Callable[[], bool], **__: object) -> TranscriptionResult:
+        self.work(is_cancelled)
+        return TranscriptionResult(transcript=TRANSCRIPT, notes=(), errors=())
+
+
+@dataclass(kw_only=True, slots=True)
+class Parts:
+    """A worker and what it uses."""
+
+    core: Core
+    database: Database
+    storage: Storage
+    transcriber: Instant
+    worker: Worker
+
+    def add(self, **config: Any) -> Job:
+        """Store a job, with a recording unless it is to be fetched."""
+        job_id = new_id()
+        key = None if "fetch_data" in config else f"{job_id}/recording"
+        if key is not None:
+            self.storage.write(key, io.BytesIO(b"sound"))
+        job = Job(
+            id=job_id, client="alice", state=State.RUNNING, created_us=self.database.now_us(), data_name="a.wav",
+            data_key=key, config={"type": "transcription", **config},
+        )  # fmt: skip
+        assert self.database.add(job, most_unfinished=1000)
+        return job
+
+    def found(self, job: Job) -> Job:
+        """Return a job as it is stored now."""
+        found = self.database.find(job.id)
+        assert found is not None
+        return found
+
+    def work(self) -> None:
+        """Do one job."""
+        self.worker._work_once()
+
+
+Make = Callable[..., Parts]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[Database] = []
+
+    def made(**changed: Any) -> Parts:
+        plain = core.make(settings(tmp_path, **changed))
+        transcriber = Instant()
+        shared = replace(plain, recordings=cast("Transcriber", transcriber))
+        database, storage = Database(plain.settings.database), Storage(plain.settings.storage)
+        opened.append(database)
+        return Parts(
+            core=shared, database=database, storage=storage, transcriber=transcriber,
+            worker=Worker(shared, database, storage),
+        )  # fmt: skip
+
+    yield made
+    for database in opened:
+        database.close()
+
+
+def failing(change: Callable[..., Any], *errors: Exception, is_done: bool = False) -> Callable[..., Any]:
+    """Return a change of the database that raises at first; with `is_done`, only its answer is lost."""
+    left = list(errors)
+
+    def changed(*values: Any, **named: Any) -> Any:
+        if left:
+            if is_done:
+                change(*values, **named)
+            raise left.pop(0)
+        return change(*values, **named)
+
+    return changed
+
+
+@pytest.mark.parametrize("error", OUTAGES)
+@pytest.mark.parametrize("name", ["finish", "now_us"])
+def test_outage_at_the_end_of_a_job_loses_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, name: str, error: Exception
+) -> None:
+    parts = make(lease_s=0.4)
+    job = parts.add()
+    monkeypatch.setattr(parts.database, name, failing(getattr(parts.database, name), error, error))
+    parts.work()
+    found = parts.found(job)
+    assert (found.state, found.errors, found.attempts) == (State.DONE, (), 1)
+    assert parts.storage.read_bytes(found.transcript_key or "")
+
+
+def test_transcript_is_kept_where_the_answer_to_the_commit_is_lost(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make(lease_s=0.4)
+    job = parts.add()
+    monkeypatch.setattr(parts.database, "finish", failing(parts.database.finish, OUTAGES[0], is_done=True))
+    parts.work()
+    found = parts.found(job)
+    assert found.state == State.DONE
+    assert parts.storage.read_bytes(found.transcript_key or "")
+
+
+def test_outage_costs_no_attempt_where_the_job_is_given_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError("the disk is away")
+
+    parts = make(lease_s=0.4)
+    job = parts.add()
+    parts.transcriber.work = fail
+    monkeypatch.setattr(parts.database, "release", failing(parts.database.release, OUTAGES[0]))
+    parts.work()
+    assert (parts.found(job).state, parts.found(job).attempts) == (State.RUNNING, 0)
+
+
+def test_outage_at_the_stop_rejects_no_job(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = make(lease_s=0.4)
+    job = parts.add()
+    parts.transcriber.work = lambda _: parts.worker._stopping.set()
+    monkeypatch.setattr(parts.database, "finish", failing(parts.database.finish, *OUTAGES))
+    with pytest.raises(OperationalError):
+        parts.work()
+    assert parts.found(job).state == State.RUNNING
+
+
+def test_lease_is_renewed_soon_after_an_outage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause of an outage is shorter than the lease."""
+    parts = make(lease_s=2.0)
+    job, goes_on = parts.add(), threading.Event()
+    parts.transcriber.work = lambda _: goes_on.wait(20)
+    monkeypatch.setattr(parts.database, "renew", failing(parts.database.renew, OUTAGES[0]))
+    parts.worker.start()
+    try:
+        time.sleep(3.0)
+        assert parts.database.claim(30.0) is None
+        goes_on.set()
+        end_s = time.monotonic() + 10
+        while parts.found(job).state == State.RUNNING and time.monotonic() < end_s:
+            time.sleep(0.02)
+    finally:
+        parts.worker.stop()
+    assert (parts.found(job).state, parts.found(job).attempts) == (State.DONE, 1)
+
+
+def test_defect_of_the_transcription_rejects_the_job(make: Make) -> None:
+    parts = make()
+    job = parts.add()
+    parts.transcriber.work = lambda _: 1 // 0
+    parts.work()
+    assert [error.message for error in parts.found(job).errors] == [
+        "it could not be transcribed, by a defect of the service"
+    ]
