@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from service import addresses
+from service.addresses import Destination
 
 USER_AGENT = "Speechmatics-API/2.0"
 _MOST_REDIRECTS = 5
@@ -69,19 +70,38 @@ class Caller:
             there = addresses.check(url, self.hosts, self.option)
         except addresses.ForbiddenUrlError as error:
             raise CallError(str(error), is_final=True) from error
-        sent = {**headers, "Host": urlsplit(url).netloc, "User-Agent": USER_AGENT}
-        # The connection goes to the address that was checked: the name could have another one a moment later.
-        direct = httpx.URL(url).copy_with(host=there.address)
-        extensions = {"sni_hostname": there.host}
+        named, direct = _addressed(url, there)
+        sent = [*_encoded(headers), (b"Host", named.netloc), (b"User-Agent", USER_AGENT.encode())]
+        extensions = {"sni_hostname": named.raw_host.decode("ascii")}
         try:
             with (
                 httpx.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as client,
                 client.stream(method, direct, headers=sent, extensions=extensions, **body) as response,
             ):
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CallError(f"{_host(url)} cannot be called ({reason})") from error
+
+
+def _addressed(url: str, there: Destination) -> tuple[httpx.URL, httpx.URL]:
+    """Return a URL with its host in ASCII, as requests name it, and with the address to which the connection goes.
+
+    It is the address that was checked: the name could have another one a moment later.
+    """
+    try:
+        named = httpx.URL(url)
+        return named, named.copy_with(host=there.address)
+    except httpx.InvalidURL as error:
+        raise CallError(f"{_host(url)} cannot be called ({error})", is_final=True) from error
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    try:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    except UnicodeEncodeError as error:
+        # Jobs of earlier releases may have such a header.
+        raise CallError("a header has characters that are not Latin-1", is_final=True) from error
 
 
 def headers_of(lines: Sequence[str]) -> dict[str, str]:

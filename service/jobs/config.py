@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 100
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Short = Annotated[str, StringConstraints(max_length=500)]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=4_000)]
-_HEADER = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t]*[^\r\n\x00]*$"
+_HEADER = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\xa0-\xff]*$"
 Header = Annotated[str, StringConstraints(max_length=10_000, pattern=_HEADER)]
 Contents = Literal[
     "jobinfo", "transcript", "transcript.json-v2", "transcript.txt", "transcript.srt", "transcript.vtt", "data"
@@ -185,4 +185,6 @@ def _malformed(error: Exception) -> ApiError:
     reason = problem["msg"]
     if problem["type"] == "extra_forbidden":
         reason = "this service does not know the field; correct its name, or leave it out"
+    elif problem.get("ctx", {}).get("pattern") == _HEADER:
+        reason = "it is not a header `Name: value` whose value has only printable characters of Latin-1"
     return ApiError(400, MALFORMED, f"{place}: {reason}", field=place)

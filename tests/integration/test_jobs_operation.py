@@ -382,7 +382,7 @@ def test_bad_forms(service: Service, name: str) -> None:
         ({"notification_config": [{"url": "file:///etc/passwd"}]}, MALFORMED,
          "notification_config.url: it is not a URL that begins with http:// or https://"),
         ({"notification_config": [{"url": "http://127.0.0.1/", "auth_headers": ["a: b\r\nc: d"]}]}, MALFORMED,
-         "notification_config.0.auth_headers.0: String should match"),
+         "notification_config.0.auth_headers.0: it is not a header"),
         ({"fetch_data": {"url": "http://127.0.0.1/a.wav"}}, MALFORMED, "data_file and fetch_data were both sent"),
         ({"type": "alignment"}, MALFORMED, "type: Input should be 'transcription'"),
     ],

@@ -58,3 +58,32 @@ def test_language_is_needed_where_none_is_usual() -> None:
         config.with_language(read, make.catalogue_of("de", "fr"))
     assert (raised.value.status, raised.value.error) == (400, "No language selected")
     assert raised.value.detail == "transcription_config.language: it is missing; use de or fr"
+
+
+HEADER = "it is not a header `Name: value` whose value has only printable characters of Latin-1"
+
+
+@pytest.mark.parametrize("field", ["notification_config", "fetch_data"])
+@pytest.mark.parametrize(
+    "header",
+    ["X: \N{EURO SIGN}", "X: \u4f8b", "X: a\x07", "X: a\x85", "X: \x7f", "X: a\r\nY: b", "X: a\n", "X", "a b: c"],
+)
+def test_rejects_headers_that_cannot_be_sent(field: str, header: str) -> None:
+    target = {"url": "https://a.example/", "auth_headers": [header]}
+    document = {"type": "transcription", field: [target] if field == "notification_config" else target}
+    with pytest.raises(ApiError) as raised:
+        config.read(json.dumps(document).encode())
+    place = "notification_config.0" if field == "notification_config" else field
+    assert (raised.value.status, raised.value.detail) == (400, f"{place}.auth_headers.0: {HEADER}")
+
+
+@pytest.mark.parametrize("header", ["X: Zo\xeb", "X:\ta\tb", "X:", "Authorization: Bearer ~!"])
+def test_accepts_headers_that_can_be_sent(header: str) -> None:
+    document = {"type": "transcription", "fetch_data": {"url": "https://a.example/", "auth_headers": [header]}}
+    assert config.read(json.dumps(document).encode()).document()["fetch_data"]["auth_headers"] == [header]
+
+
+def test_pattern_of_another_field_has_its_own_reason() -> None:
+    document = {"type": "transcription", "transcription_config": {"additional_vocab": [" "]}}
+    with pytest.raises(ApiError, match="String should match"):
+        config.read(json.dumps(document).encode())
