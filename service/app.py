@@ -59,9 +59,10 @@ def make_parts(core: Core) -> list[Part]:
 async def _running(core: Core, parts: Sequence[Part]) -> AsyncIterator[None]:
     """Watch the servers and run what the parts run, from the start to the stop of the application."""
     async with contextlib.AsyncExitStack() as stack:
+        for part in parts:
+            await stack.enter_async_context(part.running())
+        # Ended before the parts are: a part waits at its stop for threads, and these wait for a server that is away.
         for server in core.servers():
             server.watch()
             stack.callback(server.close)
-        for part in parts:
-            await stack.enter_async_context(part.running())
         yield

@@ -16,6 +16,7 @@ from service.jobs.storage import Storage
 _POLL_S = 1.0
 _MOST_ATTEMPTS = 10
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
+_LONGEST_SEND_S = 1800.0
 _DEFAULT_FIELD = "data_file"
 
 
@@ -34,7 +35,7 @@ class Notifier:
 
     def __init__(self, core: Core, database: Database, storage: Storage) -> None:
         self._core, self._database, self._storage = core, database, storage
-        self._caller = Caller(hosts=core.settings.notify_hosts, option="--notify-host")
+        self._caller = Caller(hosts=core.settings.notify_hosts, option="--notify-host", longest_s=_LONGEST_SEND_S)
 
     def send_due(self) -> float:
         """Send one notification; return the seconds until the next look."""

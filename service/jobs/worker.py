@@ -4,13 +4,13 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, TypeVar, cast
 
 from contract.errors import OutputError, ServerUnreachableError, VoxwrightError
 from service import logs
-from service.calls import Caller, CallError, headers_of
+from service.calls import Caller, CallError, StoppedError, headers_of
 from service.core import Core
 from service.errors import DATABASE_AWAY, database_problem
 from service.jobs import config, documents, notifications
@@ -24,7 +24,9 @@ from transcriber.pipeline import TranscriptionResult
 _POLL_S = 1.0
 _MOST_ATTEMPTS = 5
 _SERVER_PAUSE_S, _DISK_PAUSE_S, _DATABASE_PAUSE_S = 5.0, 10.0, 5.0
-_FETCH_ATTEMPTS, _FETCH_PAUSE_S = 3, 1.0
+_FETCH_ATTEMPTS, _FETCH_PAUSE_S, _LONGEST_FETCH_S = 3, 1.0, 3600.0
+_STOP_S = 5.0
+"""How long a stop waits for all threads together."""
 _CLEAN_S = 60.0
 _PROGRESS_S = 1.0
 """The least time between two notes of the progress of a job."""
@@ -38,10 +40,13 @@ class FetchError(VoxwrightError):
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Held:
-    """A job that a thread of this service works on; `lost` is set when it is deleted or another service has it."""
+    """A job that a thread of this service works on.
+
+    `cancelled` is set when the job is deleted, another service has it, or this service stops.
+    """
 
     claim: Claim
-    lost: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class Progress:
@@ -67,7 +72,7 @@ class Worker:
 
     def __init__(self, core: Core, database: Database, storage: Storage) -> None:
         self._core, self._database, self._storage = core, database, storage
-        self._caller = Caller(hosts=core.settings.fetch_hosts, option="--fetch-host")
+        self._caller = Caller(hosts=core.settings.fetch_hosts, option="--fetch-host", longest_s=_LONGEST_FETCH_S)
         self._notifier = notifications.Notifier(core, database, storage)
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
@@ -100,10 +105,26 @@ class Worker:
 
     def stop(self) -> None:
         """Stop all threads; what they work on is given back, for another service or the next start."""
-        self._stopping.set()
+        with self._lock:
+            self._stopping.set()
+            for held in self._held.values():
+                held.cancelled.set()
         self._work.set()
+        # Before a lease ends, which nothing renews from now on.
+        end_s = time.monotonic() + min(_STOP_S, self._core.settings.lease_s / 2)
         for thread in self._threads:
-            thread.join(10.0)
+            thread.join(max(0.0, end_s - time.monotonic()))
+        self._release_all()
+
+    def _release_all(self) -> None:
+        """Release the jobs of threads that did not end in time, such as one that waits for a name server."""
+        with self._lock:
+            left = list(self._held.values())
+        try:
+            for held in left:
+                self._database.release(held.claim, 0.0)
+        except DATABASE_AWAY as error:
+            self._report_outage(error)
 
     def _loop(self, step: Callable[[], float], wake: threading.Event) -> None:
         """Repeat a step, which returns the seconds until the next; a defect or a database that is away is reported."""
@@ -141,7 +162,9 @@ class Worker:
                 self._stopping.wait(self._database_pause_s)
 
     def _give_back(self, claim: Claim, pause_s: float) -> None:
-        self._kept(lambda: self._database.release(claim, pause_s))
+        """Return a job to the queue after a pause, or at once where this service stops and others can do it."""
+        is_ending = self._stopping.is_set() or self._core.draining.is_set()
+        self._kept(lambda: self._database.release(claim, 0.0 if is_ending else pause_s))
 
     def _work_once(self) -> float:
         recordings = self._core.recordings
@@ -163,6 +186,8 @@ class Worker:
         held = Held(claim=claim)
         with self._lock:
             self._held[claim.token] = held
+            if self._stopping.is_set():
+                held.cancelled.set()
         try:
             yield held
         finally:
@@ -208,7 +233,7 @@ class Worker:
                 path,
                 config.wanted(claim.job.config),
                 on_progress=Progress(self._database, claim),
-                is_cancelled=lambda: held.lost.is_set() or self._stopping.is_set(),
+                is_cancelled=held.cancelled.is_set,
             )
         gone = next((error for error in found.errors if isinstance(error, ServerUnreachableError)), None)
         if gone is not None:
@@ -256,18 +281,24 @@ class Worker:
         headers = headers_of(wanted.get("auth_headers", []))
         for attempt in range(1, _FETCH_ATTEMPTS + 1):
             try:
-                with tempfile.TemporaryFile() as file:
-                    # The type of a temporary file is not that of a binary file for the type checker.
-                    target = cast("BinaryIO", file)
-                    self._caller.fetch(wanted["url"], headers, target, self._core.settings.limits.upload_bytes)
-                    file.seek(0)
-                    return self._keep(held.claim, target)
+                return self._fetch_once(held, wanted["url"], headers)
+            except StoppedError:
+                raise CancelledError from None
             except CallError as error:
                 if error.is_final or attempt == _FETCH_ATTEMPTS:
                     raise FetchError(job.id, f"the recording cannot be fetched: {error}", "Check the URL") from error
-            if held.lost.wait(_FETCH_PAUSE_S * attempt):
+            if held.cancelled.wait(_FETCH_PAUSE_S * attempt):
                 raise CancelledError
         raise CancelledError
+
+    def _fetch_once(self, held: Held, url: str, headers: Mapping[str, str]) -> str:
+        with tempfile.TemporaryFile() as file:
+            # The type of a temporary file is not that of a binary file for the type checker.
+            target = cast("BinaryIO", file)
+            most_bytes = self._core.settings.limits.upload_bytes
+            self._caller.fetch(url, headers, target, most_bytes, held.cancelled.is_set)
+            file.seek(0)
+            return self._keep(held.claim, target)
 
     def _keep(self, claim: Claim, source: BinaryIO) -> str:
         key = f"{claim.job.id}/recording-{claim.token}"
@@ -282,7 +313,7 @@ class Worker:
             held = list(self._held.values())
         for each in held:
             if not self._database.renew(each.claim, self._core.settings.lease_s):
-                each.lost.set()
+                each.cancelled.set()
         return self._core.settings.lease_s / 4
 
     def _clean(self) -> float:

@@ -1,7 +1,8 @@
 """The application without a server: access, errors, request ids, metrics."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,23 @@ def test_ready_names_what_is_missing(make: Make) -> None:
     response = client.get("/ready")
     assert (response.status_code, response.json()["ready"]) == (503, False)
     assert response.json()["problems"] == ["127.0.0.1:9: the server was not checked yet"]
+
+
+def test_waiting_for_servers_ends_before_the_parts_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        yield
+        ended.append("part")
+
+    shared = core.make(settings(tmp_path))
+    for server in shared.servers():
+        monkeypatch.setattr(server, "close", lambda: ended.append("server"))
+        monkeypatch.setattr(server, "watch", lambda: None)
+    with TestClient(app.assemble(shared, [Part(router=APIRouter(), running=running)])):
+        assert ended == []
+    assert ended == ["server", "part"]
 
 
 def test_metrics_count_requests(make: Make) -> None:

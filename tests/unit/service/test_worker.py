@@ -1,10 +1,12 @@
 """The worker of jobs with a real database and storage, and a transcriber that the test controls."""
 
+import contextlib
 import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +14,10 @@ import pytest
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from contract.errors import ServerUnreachableError
 from service import core
 from service.core import Core
+from service.jobs import worker
 from service.jobs.database import Database
 from service.jobs.records import Job, State, new_id
 from service.jobs.storage import Storage
@@ -193,3 +197,93 @@ def test_defect_of_the_transcription_rejects_the_job(make: Make) -> None:
     assert [error.message for error in parts.found(job).errors] == [
         "it could not be transcribed, by a defect of the service"
     ]
+
+
+def wait_until(is_true: Callable[[], object]) -> None:
+    """Wait until something is true; fail after a while."""
+    end_s = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def endless() -> Iterator[str]:
+    """Yield the URL of a recording that never ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1000))
+                    time.sleep(0.05)
+
+        def log_message(self, format: str, *values: object) -> None:  # noqa: A002 - the standard library's
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/a.wav"
+    server.shutdown()
+    server.server_close()
+
+
+def test_deleted_job_frees_its_thread_while_it_is_fetched(make: Make, endless: str) -> None:
+    parts = make(parallel=1, lease_s=2.0, fetch_hosts=("127.0.0.1",))
+    slow = parts.add(fetch_data={"url": endless})
+    parts.worker.start()
+    wait_until(lambda: parts.found(slow).attempts)
+    next_job = parts.add()
+    assert parts.database.delete(slow.id, "alice", force=True)[1]
+    began_s = time.monotonic()
+    wait_until(lambda: parts.found(next_job).state == State.DONE)
+    assert time.monotonic() - began_s < 5
+    parts.worker.stop()
+
+
+def test_stop_ends_a_fetch_and_costs_no_attempt(make: Make, endless: str) -> None:
+    parts = make(parallel=1, fetch_hosts=("127.0.0.1",))
+    job = parts.add(fetch_data={"url": endless})
+    parts.worker.start()
+    wait_until(lambda: parts.found(job).attempts)
+    began_s = time.monotonic()
+    parts.worker.stop()
+    assert time.monotonic() - began_s < 3
+    again = parts.database.claim(30.0)
+    assert again is not None
+    assert (again.job.id, again.job.attempts) == (job.id, 0)
+
+
+def test_stop_gives_back_what_threads_still_hold(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that do not end share the time of the stop, and their late results change nothing."""
+    monkeypatch.setattr(worker, "_STOP_S", 0.5)
+    parts, goes_on = make(parallel=2), threading.Event()
+    jobs = [parts.add(), parts.add()]
+    parts.transcriber.work = lambda _: goes_on.wait(20)
+    parts.worker.start()
+    wait_until(lambda: all(parts.found(job).attempts for job in jobs))
+    began_s = time.monotonic()
+    parts.worker.stop()
+    assert time.monotonic() - began_s < 2
+    claims = [parts.database.claim(30.0) for _ in jobs]
+    assert [claim and claim.job.attempts for claim in claims] == [0, 0]
+    goes_on.set()
+    wait_until(lambda: not parts.worker.is_busy())
+    assert {parts.found(job).state for job in jobs} == {State.RUNNING}
+
+
+def test_job_that_waits_for_the_server_is_given_back_at_once_by_a_service_that_stops(make: Make) -> None:
+    def stop(_: object) -> None:
+        parts.core.draining.set()
+        raise ServerUnreachableError("gpu:8001", "no server is ready there", "Start one")
+
+    parts = make()
+    job = parts.add()
+    parts.transcriber.work = stop
+    parts.work()
+    again = parts.database.claim(30.0)
+    assert again is not None
+    assert (again.job.id, again.job.attempts) == (job.id, 0)
