@@ -1,10 +1,12 @@
 """Notify the URLs that clients named when their jobs end, until they answer with success."""
 
+import contextlib
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+from contract.errors import OutputError
 from service import logs
 from service.calls import Caller, CallError, headers_of
 from service.core import Core
@@ -12,6 +14,7 @@ from service.jobs import documents
 from service.jobs.database import Database
 from service.jobs.records import Job, Notice, State
 from service.jobs.storage import Storage
+from service.metrics import DEFECT
 
 _POLL_S = 1.0
 _MOST_ATTEMPTS = 10
@@ -22,12 +25,12 @@ _DEFAULT_FIELD = "data_file"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """A part of a notification: its name in a form, the name of its file, its type and its bytes."""
+    """A part of a notification: its name in a form, the name of its file, its type and its bytes, or an open file."""
 
     name: str
     file: str
     type: str
-    body: bytes
+    body: bytes | BinaryIO
 
 
 class Notifier:
@@ -43,49 +46,62 @@ class Notifier:
         notice = self._database.claim_notice(2 * self._core.settings.lease_s)
         if notice is None:
             return _POLL_S
-        wanted = notice.job.config["notification_config"][notice.number]
+        if notice.attempts > _MOST_ATTEMPTS:
+            # The last attempt has not ended: a notification that ends a service would end each of them.
+            self._give_up(notice, f"{_MOST_ATTEMPTS} attempts did not succeed")
+        else:
+            self._attempt(notice)
+        return 0.0
+
+    def _attempt(self, notice: Notice) -> None:
         try:
-            self._send(notice.job, wanted)
+            self._send(notice.job, notice.job.config["notification_config"][notice.number])
         except CallError as error:
-            self._failed(notice, error)
+            self._failed(notice, str(error), is_final=error.is_final)
+        except (OutputError, OSError) as error:
+            self._core.metrics.errors.labels("storage").inc()
+            logs.warning(f"the content of a notification of job {notice.job.id} cannot be read: {error}")
+            self._failed(notice, "its content cannot be read")
+        except Exception:
+            self._core.metrics.errors.labels(DEFECT).inc()
+            logs.exception(f"a notification of job {notice.job.id} failed by a defect of the service")
+            self._failed(notice, "a defect of the service")
         else:
             self._database.end_notice(notice)
-        return 0.0
 
     def _send(self, job: Job, wanted: dict[str, Any]) -> None:
         url = address(wanted["url"], job)
         headers = headers_of(wanted.get("auth_headers", []))
-        found = self._contents(job, wanted.get("contents"))
         method = wanted.get("method", "post").upper()
-        if not found:
-            self._caller.send(method, url, headers)
-        elif len(found) == 1 and found[0].name not in ("data", _DEFAULT_FIELD):
-            self._caller.send(method, url, {**headers, "Content-Type": found[0].type}, content=found[0].body)
-        else:
-            files = [(each.name, (each.file, each.body, each.type)) for each in found]
-            self._caller.send(method, url, headers, files=files)
+        with contextlib.ExitStack() as files:
+            found = self._contents(job, wanted.get("contents"), files)
+            if not found:
+                self._caller.send(method, url, headers)
+            elif len(found) == 1 and found[0].name not in ("data", _DEFAULT_FIELD):
+                self._caller.send(method, url, {**headers, "Content-Type": found[0].type}, content=found[0].body)
+            else:
+                parts = [(each.name, (each.file, each.body, each.type)) for each in found]
+                self._caller.send(method, url, headers, files=parts)
 
-    def _contents(self, job: Job, names: list[str] | None) -> list[Content]:
+    def _contents(self, job: Job, names: list[str] | None, files: contextlib.ExitStack) -> list[Content]:
         """Return the parts that exist: a job that was rejected has no transcript."""
         if names is None:
-            found = self._content(job, "transcript")
+            found = self._content(job, "transcript", files)
             # Without a list, the transcript is a file of a form.
-            return (
-                []
-                if found is None
-                else [Content(name=_DEFAULT_FIELD, file=found.file, type=found.type, body=found.body)]
-            )
-        return [found for name in names if (found := self._content(job, name)) is not None]
+            return [] if found is None else [replace(found, name=_DEFAULT_FIELD)]
+        return [found for name in names if (found := self._content(job, name, files)) is not None]
 
-    def _content(self, job: Job, name: str) -> Content | None:
+    def _content(self, job: Job, name: str, files: contextlib.ExitStack) -> Content | None:
         if name == "jobinfo":
             body = json.dumps({"job": documents.description(job, with_config=True)}).encode()
             return Content(name=name, file=f"{job.id}.jobinfo.json", type=documents.JSON, body=body)
         if name == "data":
             if job.data_key is None:
                 return None
-            body = self._storage.read_bytes(job.data_key)
-            return Content(name=name, file=job.data_name, type="application/octet-stream", body=body)
+            # A recording can be larger than the memory, so it is sent from its file.
+            path = files.enter_context(self._storage.as_file(job.data_key))
+            recording = files.enter_context(path.open("rb"))
+            return Content(name=name, file=job.data_name, type="application/octet-stream", body=recording)
         if job.transcript_key is None:
             return None
         format_name = name.partition(".")[2] or "json-v2"
@@ -93,13 +109,16 @@ class Notifier:
         suffix = {"json-v2": "json"}.get(format_name, format_name)
         return Content(name=name, file=f"{job.id}.{suffix}", type=documents.media_type(format_name), body=text.encode())
 
-    def _failed(self, notice: Notice, error: CallError) -> None:
+    def _failed(self, notice: Notice, reason: str, *, is_final: bool = False) -> None:
         self._core.metrics.errors.labels("notification").inc()
-        if error.is_final or notice.attempts >= _MOST_ATTEMPTS:
-            logs.warning(f"job {notice.job.id} ended without notification: {error}")
-            self._database.end_notice(notice, f"notification {notice.number + 1} was not sent: {error}")
+        if is_final or notice.attempts >= _MOST_ATTEMPTS:
+            self._give_up(notice, reason)
             return
         self._database.delay_notice(notice, min(_FIRST_PAUSE_S * 2 ** (notice.attempts - 1), _LONGEST_PAUSE_S))
+
+    def _give_up(self, notice: Notice, reason: str) -> None:
+        logs.warning(f"job {notice.job.id} ended without notification: {reason}")
+        self._database.end_notice(notice, f"notification {notice.number + 1} was not sent: {reason}")
 
 
 def address(url: str, job: Job) -> str:

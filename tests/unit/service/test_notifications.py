@@ -1,0 +1,172 @@
+"""Notifications with a real database, storage and receiver."""
+
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from service import core
+from service.jobs.database import Database
+from service.jobs.notifications import Notifier
+from service.jobs.records import Job, State, new_id
+from service.jobs.storage import Storage
+from service.metrics import DEFECT
+from tests.integration import receiver
+from tests.integration.receiver import Receiver
+from tests.unit.service.make import settings
+
+MEBIBYTE = 2**20
+
+
+class Parts:
+    """A notifier and what it uses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.core = core.make(settings(folder, notify_hosts=("127.0.0.1",)))
+        self.database = Database(self.core.settings.database)
+        self.storage = Storage(self.core.settings.storage)
+        self.notifier = Notifier(self.core, self.database, self.storage)
+
+    def end(self, *hooks: dict[str, Any], content: bytes = b"sound", **changed: Any) -> Job:
+        """Store a job that has ended, with its notifications."""
+        job_id = new_id()
+        self.storage.write_bytes(f"{job_id}/recording", content)
+        config = {"type": "transcription", "notification_config": list(hooks)}
+        plain = {
+            "id": job_id, "client": "alice", "state": State.RUNNING, "created_us": self.database.now_us(),
+            "config": config, "data_name": "a.wav", "data_key": f"{job_id}/recording",
+        }  # fmt: skip
+        job = Job(**{**plain, **changed})
+        assert self.database.add(job, most_unfinished=1000)
+        claim = self.database.claim(30.0)
+        assert claim is not None
+        assert self.database.finish(claim, State.DONE, transcript_key=f"{job_id}/transcript")
+        return job
+
+    def errors(self, job: Job) -> list[str]:
+        """Return the errors of a job."""
+        found = self.database.find(job.id)
+        assert found is not None
+        return [error.message for error in found.errors]
+
+    def change_notices(self, **values: Any) -> None:
+        """Change all notifications that wait, as time or another service does."""
+        table = sqlalchemy.table("voxwright_notices", *map(sqlalchemy.column, values))
+        with self.database._writing() as connection:
+            connection.execute(table.update().values(**values))
+
+    def notices(self) -> int:
+        """Return the number of notifications that wait."""
+        query = sqlalchemy.text("SELECT count(*) FROM voxwright_notices")
+        with self.database._reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    made = Parts(tmp_path)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def there() -> Iterator[Receiver]:
+    with receiver.started() as state:
+        yield state
+
+
+@pytest.fixture
+def counting() -> Iterator[tuple[str, list[int]]]:
+    """Yield the URL of a receiver that keeps nothing, and the bytes that it received."""
+    received: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            left = length = int(self.headers["content-length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 2**16)))
+            received.append(length)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *values: object) -> None:  # noqa: A002 - the standard library's
+            """Print nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", received
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("contents", [["data"], ["jobinfo", "data"]])
+def test_recording_is_sent_in_bounded_memory(
+    parts: Parts, counting: tuple[str, list[int]], contents: list[str]
+) -> None:
+    url, received = counting
+    job = parts.end({"url": url, "contents": contents})
+    with Path(f"{parts.core.settings.storage}/{job.data_key}").open("wb") as file:
+        file.truncate(64 * MEBIBYTE)
+    tracemalloc.start()
+    try:
+        parts.notifier.send_due()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert received[0] > 64 * MEBIBYTE
+    assert peak < 8 * MEBIBYTE
+    assert parts.notices() == 0
+
+
+def test_recording_is_sent_whole(parts: Parts, there: Receiver) -> None:
+    parts.end({"url": there.url, "contents": ["data"]}, content=b"sound" * 100_000)
+    parts.notifier.send_due()
+    (sent,) = there.received
+    assert b"sound" * 100_000 in sent.body
+    assert int(sent.headers["content-length"]) == len(sent.body)
+
+
+@pytest.mark.parametrize("contents", [["data"], ["transcript"], None])
+def test_lost_file_is_a_failed_attempt(parts: Parts, there: Receiver, contents: list[str] | None) -> None:
+    hook = {"url": there.url} if contents is None else {"url": there.url, "contents": contents}
+    job = parts.end(hook)
+    parts.storage.remove(job.id)
+    for _ in range(9):
+        assert parts.notifier.send_due() == 0.0
+        assert parts.notices() == 1
+        parts.change_notices(free_us=0)
+    parts.notifier.send_due()
+    assert parts.errors(job) == ["notification 1 was not sent: its content cannot be read"]
+    assert (parts.notices(), there.received) == (0, [])
+
+
+def test_defect_is_a_failed_attempt(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    job = parts.end({"url": "http://127.0.0.1/", "contents": []})
+    monkeypatch.setattr(type(parts.notifier._caller), "send", fail)
+    parts.change_notices(attempts=9)
+    parts.notifier.send_due()
+    assert parts.errors(job) == ["notification 1 was not sent: a defect of the service"]
+    assert parts.core.metrics.registry.get_sample_value("voxwright_errors_total", {"kind": DEFECT}) == 1
+
+
+def test_header_of_an_earlier_release_is_given_up_at_once(parts: Parts, there: Receiver) -> None:
+    job = parts.end({"url": there.url, "contents": [], "auth_headers": ["X-Name: \N{EURO SIGN}"]})
+    parts.notifier.send_due()
+    assert parts.errors(job) == ["notification 1 was not sent: a header has characters that are not Latin-1"]
+
+
+def test_notification_that_ended_a_service_ten_times_is_not_sent_again(parts: Parts, there: Receiver) -> None:
+    """A service that ends while it sends leaves a claim, which counts as an attempt."""
+    job = parts.end({"url": there.url, "contents": []})
+    parts.change_notices(attempts=10)
+    parts.notifier.send_due()
+    assert there.received == []
+    assert parts.errors(job) == ["notification 1 was not sent: 10 attempts did not succeed"]
