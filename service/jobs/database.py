@@ -251,22 +251,47 @@ class Database:
             job = connection.execute(sql.select(_jobs).where(_jobs.c.id == row.job)).one()
             return Notice(id=row.id, job=_job(job), number=row.number, attempts=row.attempts + 1, token=token)
 
+    def renew_notice(self, notice: Notice, lease_s: float) -> bool:
+        """Lengthen the lease of a notification; return False where its job is deleted or another service has it."""
+        with self._writing() as connection:
+            until = _now_us(connection) + round(lease_s * 1e6)
+            return self._change_notice(connection, notice, free_us=until)
+
+    def release_notice(self, notice: Notice) -> None:
+        """Return a notification to the queue, as if it had not been tried."""
+        with self._writing() as connection:
+            self._change_notice(connection, notice, token=None, free_us=0, attempts=notice.attempts - 1)
+
     def delay_notice(self, notice: Notice, pause_s: float) -> None:
         """Try a notification again after a pause."""
         with self._writing() as connection:
             free_us = _now_us(connection) + round(pause_s * 1e6)
-            mine = _notices.c.id == notice.id, _notices.c.token == notice.token
-            connection.execute(_notices.update().where(*mine).values(token=None, free_us=free_us))
+            self._change_notice(connection, notice, token=None, free_us=free_us)
 
-    def end_notice(self, notice: Notice, error: str | None = None) -> None:
-        """Remove a notification that was sent, or given up: then its error is added to those of the job."""
+    def end_notice(self, notice: Notice) -> None:
+        """Remove a notification that was sent, also where another service has it by now: it need not send it again."""
+        # SQLite gives the id of a removed row to a new one.
+        sent = _notices.c.id == notice.id, _notices.c.job == notice.job.id, _notices.c.number == notice.number
         with self._writing() as connection:
+            connection.execute(_notices.delete().where(*sent))
+
+    def give_up_notice(self, notice: Notice, error: str) -> None:
+        """Remove a notification that is still held, and add an error to those of its job."""
+        # The job first, as in `delete`: two transactions that lock in different orders would wait for each other.
+        query = sql.select(_jobs.c.errors).where(_jobs.c.id == notice.job.id).with_for_update()
+        with self._writing() as connection:
+            known = connection.execute(query).scalar()
             mine = _notices.c.id == notice.id, _notices.c.token == notice.token
-            if connection.execute(_notices.delete().where(*mine)).rowcount and error is not None:
-                query = sql.select(_jobs.c.errors).where(_jobs.c.id == notice.job.id).with_for_update()
-                known = _errors(connection.execute(query).scalar_one())
-                added = [*known, JobError(message=error, at_us=_now_us(connection))]
-                connection.execute(_jobs.update().where(_jobs.c.id == notice.job.id).values(errors=_errors_text(added)))
+            if connection.execute(_notices.delete().where(*mine)).rowcount and known is not None:
+                errors = [*_errors(known), JobError(message=error, at_us=_now_us(connection))]
+                change = _jobs.update().where(_jobs.c.id == notice.job.id)
+                connection.execute(change.values(errors=_errors_text(errors)))
+
+    @staticmethod
+    def _change_notice(connection: Connection, notice: Notice, **values: Any) -> bool:
+        """Change a notification that is still held; return whether it is."""
+        mine = _notices.c.id == notice.id, _notices.c.token == notice.token
+        return bool(connection.execute(_notices.update().where(*mine).values(**values)).rowcount)
 
     @staticmethod
     def _change(connection: Connection, claim: Claim, **values: Any) -> bool:

@@ -2,16 +2,19 @@
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from contract.errors import OutputError
 from service import logs
-from service.calls import Caller, CallError, headers_of
+from service.calls import Caller, CallError, StoppedError, headers_of
 from service.core import Core
 from service.jobs import documents
 from service.jobs.database import Database
+from service.jobs.outages import Outages
 from service.jobs.records import Job, Notice, State
 from service.jobs.storage import Storage
 from service.metrics import DEFECT
@@ -33,29 +36,72 @@ class Content:
     body: bytes | BinaryIO
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
+class Held:
+    """A notification that a thread of this service sends.
+
+    `cancelled` is set when its job is deleted or another service has it.
+    """
+
+    notice: Notice
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
 class Notifier:
     """Send the notifications that are due."""
 
-    def __init__(self, core: Core, database: Database, storage: Storage) -> None:
-        self._core, self._database, self._storage = core, database, storage
+    def __init__(self, core: Core, database: Database, storage: Storage, outages: Outages) -> None:
+        self._core, self._database, self._storage, self._outages = core, database, storage, outages
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
         self._caller = Caller(hosts=core.settings.notify_hosts, option="--notify-host", longest_s=_LONGEST_SEND_S)
 
     def send_due(self) -> float:
         """Send one notification; return the seconds until the next look."""
         # A service that dies while it sends leaves the notification to others: it is sent at least once.
-        notice = self._database.claim_notice(2 * self._core.settings.lease_s)
+        notice = self._database.claim_notice(self._core.settings.lease_s)
         if notice is None:
             return _POLL_S
         if notice.attempts > _MOST_ATTEMPTS:
             # The last attempt has not ended: a notification that ends a service would end each of them.
             self._give_up(notice, f"{_MOST_ATTEMPTS} attempts did not succeed")
-        else:
-            self._attempt(notice)
+            return 0.0
+        with self._holding(notice) as held:
+            self._attempt(held)
         return 0.0
 
-    def _attempt(self, notice: Notice) -> None:
+    def renew_all(self) -> None:
+        """Renew the leases of what is sent at the moment."""
+        for each in self._sending():
+            if not self._database.renew_notice(each.notice, self._core.settings.lease_s):
+                each.cancelled.set()
+
+    def release_all(self) -> None:
+        """Release what is still sent when the service stops."""
+        for each in self._sending():
+            self._database.release_notice(each.notice)
+
+    def _sending(self) -> list[Held]:
+        with self._lock:
+            return list(self._held.values())
+
+    @contextlib.contextmanager
+    def _holding(self, notice: Notice) -> Iterator[Held]:
+        held = Held(notice=notice)
+        with self._lock:
+            self._held[notice.token] = held
         try:
-            self._send(notice.job, notice.job.config["notification_config"][notice.number])
+            yield held
+        finally:
+            with self._lock:
+                del self._held[notice.token]
+
+    def _attempt(self, held: Held) -> None:
+        notice = held.notice
+        try:
+            self._send(held)
+        except StoppedError:
+            logs.warning(f"job {notice.job.id} was deleted, or another service notifies of it")
         except CallError as error:
             self._failed(notice, str(error), is_final=error.is_final)
         except (OutputError, OSError) as error:
@@ -67,21 +113,23 @@ class Notifier:
             logs.exception(f"a notification of job {notice.job.id} failed by a defect of the service")
             self._failed(notice, "a defect of the service")
         else:
-            self._database.end_notice(notice)
+            self._outages.repeated(lambda: self._database.end_notice(notice))
 
-    def _send(self, job: Job, wanted: dict[str, Any]) -> None:
+    def _send(self, held: Held) -> None:
+        job = held.notice.job
+        wanted = job.config["notification_config"][held.notice.number]
         url = address(wanted["url"], job)
         headers = headers_of(wanted.get("auth_headers", []))
         method = wanted.get("method", "post").upper()
         with contextlib.ExitStack() as files:
             found = self._contents(job, wanted.get("contents"), files)
-            if not found:
-                self._caller.send(method, url, headers)
-            elif len(found) == 1 and found[0].name not in ("data", _DEFAULT_FIELD):
-                self._caller.send(method, url, {**headers, "Content-Type": found[0].type}, content=found[0].body)
-            else:
-                parts = [(each.name, (each.file, each.body, each.type)) for each in found]
-                self._caller.send(method, url, headers, files=parts)
+            body: dict[str, Any] = {}
+            if len(found) == 1 and found[0].name not in ("data", _DEFAULT_FIELD):
+                headers["Content-Type"] = found[0].type
+                body["content"] = found[0].body
+            elif found:
+                body["files"] = [(each.name, (each.file, each.body, each.type)) for each in found]
+            self._caller.send(method, url, headers, is_cancelled=held.cancelled.is_set, **body)
 
     def _contents(self, job: Job, names: list[str] | None, files: contextlib.ExitStack) -> list[Content]:
         """Return the parts that exist: a job that was rejected has no transcript."""
@@ -114,11 +162,13 @@ class Notifier:
         if is_final or notice.attempts >= _MOST_ATTEMPTS:
             self._give_up(notice, reason)
             return
-        self._database.delay_notice(notice, min(_FIRST_PAUSE_S * 2 ** (notice.attempts - 1), _LONGEST_PAUSE_S))
+        pause_s = min(_FIRST_PAUSE_S * 2 ** (notice.attempts - 1), _LONGEST_PAUSE_S)
+        self._outages.repeated(lambda: self._database.delay_notice(notice, pause_s))
 
     def _give_up(self, notice: Notice, reason: str) -> None:
         logs.warning(f"job {notice.job.id} ended without notification: {reason}")
-        self._database.end_notice(notice, f"notification {notice.number + 1} was not sent: {reason}")
+        error = f"notification {notice.number + 1} was not sent: {reason}"
+        self._outages.repeated(lambda: self._database.give_up_notice(notice, error))
 
 
 def address(url: str, job: Job) -> str:

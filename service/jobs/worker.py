@@ -6,15 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 
 from contract.errors import OutputError, ServerUnreachableError, VoxwrightError
 from service import logs
 from service.calls import Caller, CallError, StoppedError, headers_of
 from service.core import Core
-from service.errors import DATABASE_AWAY, database_problem
+from service.errors import DATABASE_AWAY
 from service.jobs import config, documents, notifications
 from service.jobs.database import Database
+from service.jobs.outages import Outages
 from service.jobs.records import Claim, Job, State
 from service.jobs.storage import Storage
 from service.metrics import ATTEMPTS, DEFECT
@@ -23,7 +24,7 @@ from transcriber.pipeline import TranscriptionResult
 
 _POLL_S = 1.0
 _MOST_ATTEMPTS = 5
-_SERVER_PAUSE_S, _DISK_PAUSE_S, _DATABASE_PAUSE_S = 5.0, 10.0, 5.0
+_SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
 _FETCH_ATTEMPTS, _FETCH_PAUSE_S, _LONGEST_FETCH_S = 3, 1.0, 3600.0
 _STOP_S = 5.0
 """How long a stop waits for all threads together."""
@@ -31,7 +32,6 @@ _CLEAN_S = 60.0
 _PROGRESS_S = 1.0
 """The least time between two notes of the progress of a job."""
 _ORPHAN_AGE_S = 86_400.0
-Value = TypeVar("Value")
 
 
 class FetchError(VoxwrightError):
@@ -73,13 +73,12 @@ class Worker:
     def __init__(self, core: Core, database: Database, storage: Storage) -> None:
         self._core, self._database, self._storage = core, database, storage
         self._caller = Caller(hosts=core.settings.fetch_hosts, option="--fetch-host", longest_s=_LONGEST_FETCH_S)
-        self._notifier = notifications.Notifier(core, database, storage)
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        # A short lease must be renewed soon after an outage of the database.
-        self._database_pause_s = min(_DATABASE_PAUSE_S, core.settings.lease_s / 4)
+        self._outages = Outages(core, self._stopping)
+        self._notifier = notifications.Notifier(core, database, storage, self._outages)
 
     def start(self) -> None:
         """Start all threads."""
@@ -123,8 +122,9 @@ class Worker:
         try:
             for held in left:
                 self._database.release(held.claim, 0.0)
+            self._notifier.release_all()
         except DATABASE_AWAY as error:
-            self._report_outage(error)
+            self._outages.report(error)
 
     def _loop(self, step: Callable[[], float], wake: threading.Event) -> None:
         """Repeat a step, which returns the seconds until the next; a defect or a database that is away is reported."""
@@ -132,8 +132,8 @@ class Worker:
             try:
                 pause_s = step()
             except DATABASE_AWAY as error:
-                self._report_outage(error)
-                pause_s = self._database_pause_s
+                self._outages.report(error)
+                pause_s = self._outages.pause_s
             except Exception as error:
                 self._core.metrics.errors.labels(type(error).__name__).inc()
                 logs.exception("a step of the jobs failed, and is repeated")
@@ -143,28 +143,10 @@ class Worker:
                 if wake is self._work and not self._stopping.is_set():
                     wake.clear()
 
-    def _report_outage(self, error: Exception) -> None:
-        self._core.metrics.errors.labels("database").inc()
-        logs.warning(f"the database does not answer: {database_problem(error)}")
-
-    def _kept(self, change: Callable[[], Value]) -> Value:
-        """Return what a change of a held job returns; repeat it while the database is away, until the service stops.
-
-        A change of a job that another service took over meanwhile has no effect.
-        """
-        while True:
-            try:
-                return change()
-            except DATABASE_AWAY as error:
-                if self._stopping.is_set():
-                    raise
-                self._report_outage(error)
-                self._stopping.wait(self._database_pause_s)
-
     def _give_back(self, claim: Claim, pause_s: float) -> None:
         """Return a job to the queue after a pause, or at once where this service stops and others can do it."""
         is_ending = self._stopping.is_set() or self._core.draining.is_set()
-        self._kept(lambda: self._database.release(claim, 0.0 if is_ending else pause_s))
+        self._outages.repeated(lambda: self._database.release(claim, 0.0 if is_ending else pause_s))
 
     def _work_once(self) -> float:
         recordings = self._core.recordings
@@ -245,8 +227,8 @@ class Worker:
         job = claim.job
         transcript = replace(found.transcript, source=job.data_name)
         key = f"{job.id}/transcript-{claim.token}"
-        self._storage.write_bytes(key, documents.stored(transcript, self._kept(self._database.now_us)))
-        is_held = self._kept(
+        self._storage.write_bytes(key, documents.stored(transcript, self._outages.repeated(self._database.now_us)))
+        is_held = self._outages.repeated(
             lambda: self._database.finish(
                 claim,
                 State.DONE,
@@ -266,12 +248,12 @@ class Worker:
 
     def _is_finished_with(self, job: Job, key: str) -> bool:
         """Whether a job has ended with this transcript: the answer to a commit can be lost with its connection."""
-        found = self._kept(lambda: self._database.find(job.id))
+        found = self._outages.repeated(lambda: self._database.find(job.id))
         return found is not None and found.transcript_key == key
 
     def _reject(self, claim: Claim, cause: str, kind: str) -> None:
         self._core.metrics.errors.labels(kind).inc()
-        if self._kept(lambda: self._database.finish(claim, State.REJECTED, errors=[cause])):
+        if self._outages.repeated(lambda: self._database.finish(claim, State.REJECTED, errors=[cause])):
             logs.info(f"job rejected: {cause}")
 
     def _fetch(self, held: Held) -> str:
@@ -303,7 +285,7 @@ class Worker:
     def _keep(self, claim: Claim, source: BinaryIO) -> str:
         key = f"{claim.job.id}/recording-{claim.token}"
         self._storage.write(key, source)
-        if not self._kept(lambda: self._database.fetched(claim, key)):
+        if not self._outages.repeated(lambda: self._database.fetched(claim, key)):
             self._storage.discard(key)
             raise CancelledError
         return key
@@ -314,6 +296,7 @@ class Worker:
         for each in held:
             if not self._database.renew(each.claim, self._core.settings.lease_s):
                 each.cancelled.set()
+        self._notifier.renew_all()
         return self._core.settings.lease_s / 4
 
     def _clean(self) -> float:

@@ -180,11 +180,81 @@ def test_failed_notification_is_an_error_of_the_job(database: Database) -> None:
         again = database.claim_notice(30.0)
     assert again is not None
     assert again.attempts == 2
-    database.end_notice(notice, "of an old token")
-    database.end_notice(again, "two")
+    database.give_up_notice(notice, "of an old token")
+    database.give_up_notice(again, "two")
     found = database.find(made.id)
     assert found is not None
     assert ([error.message for error in found.errors], found.state) == (["one", "two"], State.DONE)
+
+
+def test_lease_of_a_notification_is_renewed_by_its_holder(database: Database) -> None:
+    added(database, config={"notification_config": [{"url": "https://a.example"}]})
+    database.finish(claimed(database), State.DONE)
+    late = database.claim_notice(0.0)
+    held = database.claim_notice(0.2)
+    assert late is not None
+    assert held is not None
+    assert not database.renew_notice(late, 30.0)
+    assert database.renew_notice(held, 30.0)
+    time.sleep(0.3)
+    assert database.claim_notice(30.0) is None
+    # The one that was away has sent it: no other service sends it again.
+    database.end_notice(late)
+    assert not database.renew_notice(held, 30.0)
+    database.end_notice(held)
+    assert database.claim_notice(30.0) is None
+
+
+def test_end_of_a_notification_ends_no_later_one_with_its_id(database: Database) -> None:
+    hook = {"notification_config": [{"url": "https://a.example"}]}
+    first = added(database, config=hook)
+    database.finish(claimed(database), State.DONE)
+    sent = database.claim_notice(30.0)
+    assert sent is not None
+    database.delete(first.id, "alice", force=False)
+    added(database, config=hook)
+    database.finish(claimed(database), State.DONE)
+    database.end_notice(sent)
+    assert database.claim_notice(30.0) is not None
+
+
+def test_released_notification_waits_and_was_not_tried(database: Database) -> None:
+    added(database, config={"notification_config": [{"url": "https://a.example"}]})
+    database.finish(claimed(database), State.DONE)
+    notice = database.claim_notice(30.0)
+    assert notice is not None
+    database.release_notice(notice)
+    again = database.claim_notice(30.0)
+    assert again is not None
+    assert again.attempts == 1
+
+
+def test_notification_is_given_up_while_its_job_is_deleted(database: Database) -> None:
+    """The deletion holds the job and then removes the notification; another order of locks would be a deadlock."""
+    made = added(database, config={"notification_config": [{"url": "https://a.example"}]})
+    database.finish(claimed(database), State.DONE)
+    notice = database.claim_notice(30.0)
+    assert notice is not None
+    if database._engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks the whole database")
+    failed: list[Exception] = []
+
+    def give_up() -> None:
+        try:
+            database.give_up_notice(notice, "one")
+        except sqlalchemy.exc.OperationalError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=give_up)
+    with database._writing() as connection:
+        lock = "SELECT 1 FROM voxwright_jobs WHERE id = :job FOR UPDATE"
+        connection.execute(sqlalchemy.text(lock), {"job": made.id})
+        thread.start()
+        # By now it waits for the job.
+        time.sleep(0.5)
+        Database._remove(connection, made.id, State.DELETED)
+    thread.join(20)
+    assert failed == []
 
 
 def test_old_jobs_expire(database: Database) -> None:

@@ -1,6 +1,8 @@
 """Notifications with a real database, storage and receiver."""
 
+import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,11 +11,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from sqlalchemy.exc import OperationalError
 
 from service import core
+from service.calls import Caller
 from service.jobs.database import Database
 from service.jobs.notifications import Notifier
-from service.jobs.records import Job, State, new_id
+from service.jobs.outages import Outages
+from service.jobs.records import Job, Notice, State, new_id
 from service.jobs.storage import Storage
 from service.metrics import DEFECT
 from tests.integration import receiver
@@ -21,16 +26,21 @@ from tests.integration.receiver import Receiver
 from tests.unit.service.make import settings
 
 MEBIBYTE = 2**20
+LEASE_S = 1.0
 
 
 class Parts:
     """A notifier and what it uses."""
 
     def __init__(self, folder: Path) -> None:
-        self.core = core.make(settings(folder, notify_hosts=("127.0.0.1",)))
+        self.core = core.make(settings(folder, notify_hosts=("127.0.0.1",), lease_s=LEASE_S))
         self.database = Database(self.core.settings.database)
         self.storage = Storage(self.core.settings.storage)
-        self.notifier = Notifier(self.core, self.database, self.storage)
+        self.notifier = self.other_service()
+
+    def other_service(self) -> Notifier:
+        """Return the notifier of another service with the same database."""
+        return Notifier(self.core, self.database, self.storage, Outages(self.core, threading.Event()))
 
     def end(self, *hooks: dict[str, Any], content: bytes = b"sound", **changed: Any) -> Job:
         """Store a job that has ended, with its notifications."""
@@ -170,3 +180,69 @@ def test_notification_that_ended_a_service_ten_times_is_not_sent_again(parts: Pa
     parts.notifier.send_due()
     assert there.received == []
     assert parts.errors(job) == ["notification 1 was not sent: 10 attempts did not succeed"]
+
+
+def test_slow_receiver_gets_a_notification_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers after three leases; another service looks for what is due all the time."""
+    sent: list[str] = []
+
+    def send(_: object, method: str, url: str, *__: object, **___: object) -> None:
+        sent.append(url)
+        end_s = time.monotonic() + 3 * LEASE_S
+        while time.monotonic() < end_s:
+            time.sleep(LEASE_S / 4)
+            # What the worker's thread does.
+            parts.notifier.renew_all()
+
+    parts.end({"url": "http://127.0.0.1/", "contents": []})
+    monkeypatch.setattr(Caller, "send", send)
+    sending = threading.Thread(target=parts.notifier.send_due)
+    sending.start()
+    other = parts.other_service()
+    while sending.is_alive():
+        other.send_due()
+        time.sleep(0.02)
+    assert (len(sent), parts.notices()) == (1, 0)
+
+
+def test_sent_notification_is_removed_after_an_outage(
+    parts: Parts, there: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease has ended meanwhile, and the claim of another service changes nothing."""
+    real, left = parts.database.end_notice, [OperationalError("", {}, ConnectionError("it is away"))]
+
+    def end(notice: Notice) -> None:
+        if left:
+            parts.change_notices(token="other")  # noqa: S106
+            raise left.pop()
+        real(notice)
+
+    parts.end({"url": there.url, "contents": []})
+    monkeypatch.setattr(parts.database, "end_notice", end)
+    parts.notifier.send_due()
+    assert (len(there.received), parts.notices()) == (1, 0)
+
+
+def test_deletion_of_the_job_ends_a_notification(parts: Parts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        job = parts.end({"url": f"http://127.0.0.1:{silent.getsockname()[1]}/", "contents": []})
+        sending = threading.Thread(target=parts.notifier.send_due)
+        sending.start()
+        connection, _ = silent.accept()
+        with connection:
+            parts.database.delete(job.id, "alice", force=False)
+            parts.notifier.renew_all()
+            sending.join(10)
+            assert not sending.is_alive()
+
+
+def test_stop_releases_a_notification(parts: Parts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        parts.end({"url": f"http://127.0.0.1:{silent.getsockname()[1]}/", "contents": []})
+        threading.Thread(target=parts.notifier.send_due, daemon=True).start()
+        connection, _ = silent.accept()
+        with connection:
+            parts.notifier.release_all()
+            again = parts.database.claim_notice(30.0)
+    assert again is not None
+    assert again.attempts == 1
