@@ -32,7 +32,7 @@ def part(core: Core) -> Part:
             database.close()
 
     return Part(
-        router=routes.router(core, database, storage, worker.wake),
+        router=routes.router(core, database, storage, worker),
         running=running,
         renders={"/v2": speechmatics},
         is_busy=worker.is_busy,

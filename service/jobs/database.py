@@ -20,13 +20,18 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from contract.errors import OutputError, SettingError
 from service.jobs.records import Claim, Job, JobError, Notice, State
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # What each version added to the one before it.
-_UPGRADES = {2: ("ALTER TABLE voxwright_jobs ADD COLUMN progress FLOAT",)}
+_UPGRADES = {
+    2: ("ALTER TABLE voxwright_jobs ADD COLUMN progress FLOAT",),
+    # Earlier releases may have left files of deleted and expired jobs.
+    3: ("ALTER TABLE voxwright_jobs ADD COLUMN has_files SMALLINT NOT NULL DEFAULT 1",),
+}
 _SQLITE_WAIT_S = 30.0
 _LOCK_OF_SCHEMA = 7_302_941
 """A number that all services use for PostgreSQL's advisory lock."""
 _NEVER_US = 2**62
+_GONE = (State.DELETED, State.EXPIRED)
 _READS = {"voxwright_reads": True}
 
 _tables = sql.MetaData()
@@ -45,6 +50,8 @@ _jobs = sql.Table(
     sql.Column("duration_s", sql.Float, nullable=False, default=0.0),
     # The share that is transcribed.
     sql.Column("progress", sql.Float),
+    # 0 when the job is gone and its files are removed; services of an earlier release do not write it.
+    sql.Column("has_files", sql.SmallInteger, nullable=False, server_default="1"),
     sql.Column("errors", sql.Text, nullable=False, default="[]"),
     sql.Column("attempts", sql.Integer, nullable=False, default=0),
     # Who works on it, and from when on another worker may take it.
@@ -219,27 +226,39 @@ class Database:
                 self._remove(connection, job_id, State.DELETED)
             return _job(row), is_deleted
 
-    def expire(self, retention_s: float, limit: int = 100) -> list[Job]:
-        """Mark jobs that are older than the retention as expired, and return them, so that their files are removed."""
+    def expire(self, retention_s: float, limit: int) -> int:
+        """Mark up to `limit` jobs that are older than the retention as expired; return their number."""
         with self._writing() as connection:
             oldest = _now_us(connection) - round(retention_s * 1e6)
             query = (
-                sql.select(_jobs)
+                sql.select(_jobs.c.id)
                 .where(_jobs.c.state.in_([State.DONE, State.REJECTED]), _jobs.c.created_us < oldest)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
-            rows = list(connection.execute(query))
-            for row in rows:
-                self._remove(connection, row.id, State.EXPIRED)
-            return [_job(row) for row in rows]
+            found = list(connection.execute(query).scalars())
+            for job_id in found:
+                self._remove(connection, job_id, State.EXPIRED)
+            return len(found)
+
+    def gone_with_files(self, after: str, limit: int) -> list[str]:
+        """Return deleted and expired jobs whose files are not removed yet, in the order of their ids."""
+        query = sql.select(_jobs.c.id).where(_jobs.c.state.in_(_GONE), _jobs.c.has_files == 1, _jobs.c.id > after)
+        with self._reading() as connection:
+            return list(connection.execute(query.order_by(_jobs.c.id).limit(limit)).scalars())
+
+    def note_files(self, job_id: str, *, exist: bool) -> None:
+        """Note whether a job that is deleted or expired still has files; any other job has."""
+        gone = _jobs.c.id == job_id, _jobs.c.state.in_(_GONE)
+        with self._writing() as connection:
+            connection.execute(_jobs.update().where(*gone).values(has_files=int(exist)))
 
     def forget(self, age_s: float) -> int:
-        """Remove the rows of deleted and expired jobs that are older than an age; return their number."""
+        """Remove the rows of jobs that are gone with their files and older than an age; return their number."""
         with self._writing() as connection:
             oldest = _now_us(connection) - round(age_s * 1e6)
-            gone = _jobs.c.state.in_([State.DELETED, State.EXPIRED])
-            return connection.execute(_jobs.delete().where(gone, _jobs.c.created_us < oldest)).rowcount
+            gone = _jobs.c.state.in_(_GONE), _jobs.c.has_files == 0
+            return connection.execute(_jobs.delete().where(*gone, _jobs.c.created_us < oldest)).rowcount
 
     def claim_notice(self, lease_s: float) -> Notice | None:
         """Take a notification that is due; None where there is none."""

@@ -1,8 +1,8 @@
 """Answer /v2/jobs as the published clients expect it."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, BinaryIO, NoReturn
 
@@ -12,12 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from service import addresses, logs, uploads
 from service.core import Core, client_name
-from service.errors import ApiError
+from service.errors import DATABASE_AWAY, ApiError
 from service.jobs import config, descriptions, documents
 from service.jobs.config import MALFORMED, JobConfig
 from service.jobs.database import Database
 from service.jobs.records import Job, State, new_id
 from service.jobs.storage import Storage
+from service.jobs.worker import Worker
 
 _HELD_S, _LONGEST_HELD_S = 2.0, 120.0
 """How long a request waits for the end of a job: without `wait`, and at most."""
@@ -34,9 +35,9 @@ Format = Annotated[str, Query(alias="format", json_schema_extra=_FORMATS)]
 Time = Annotated[datetime | None, Query()]
 
 
-def router(core: Core, database: Database, storage: Storage, wake: Callable[[], None]) -> APIRouter:
-    """Return the routes of batch jobs; `wake` is called when a job was submitted."""
-    api = Jobs(core, database, storage, wake)
+def router(core: Core, database: Database, storage: Storage, worker: Worker) -> APIRouter:
+    """Return the routes of batch jobs; the worker begins those that are submitted, and cleans after deleted ones."""
+    api = Jobs(core, database, storage, worker)
     routes = APIRouter(prefix="/v2/jobs", tags=["jobs"], responses=descriptions.ERRORS)
     routes.add_api_route(
         "", api.submit, methods=["POST"], status_code=201, openapi_extra=descriptions.SUBMISSION,
@@ -65,8 +66,8 @@ def router(core: Core, database: Database, storage: Storage, wake: Callable[[], 
 class Jobs:
     """The endpoints of batch jobs."""
 
-    def __init__(self, core: Core, database: Database, storage: Storage, wake: Callable[[], None]) -> None:
-        self._core, self._database, self._storage, self._wake = core, database, storage, wake
+    def __init__(self, core: Core, database: Database, storage: Storage, worker: Worker) -> None:
+        self._core, self._database, self._storage, self._worker = core, database, storage, worker
 
     async def submit(
         self, request: Request, wait: Annotated[float, Query(ge=0)] = 0.0, format_name: Format = "json-v2"
@@ -84,7 +85,7 @@ class Jobs:
                 _refuse_source(is_absent=upload is None)
             name, source = (None, None) if upload is None else (upload.filename, upload.file)
             job = await run_in_threadpool(self._store, client_name(request), chosen, name, source)
-        self._wake()
+        self._worker.wake()
         logs.info(f"job {job.id} submitted", job=job.id)
         return JSONResponse(await self._created(job, wait, written_as), status_code=201)
 
@@ -138,7 +139,7 @@ class Jobs:
             _refuse_absent(job_id, job)
         if not is_deleted:
             raise ApiError(423, "Resource Locked", f"job {job.id} is still running; delete it with force=true")
-        await run_in_threadpool(self._storage.remove, job.id)
+        await run_in_threadpool(self._remove_files, job)
         shown = documents.description(job, with_config=True)
         return JSONResponse({"job": {**shown, "status": State.DELETED}})
 
@@ -191,11 +192,17 @@ class Jobs:
             is_stored = self._database.add(job, most_unfinished=most)
         finally:
             if not is_stored:
-                self._storage.remove(job_id)
+                self._worker.cleaner.remove(job_id)
         if not is_stored:
             detail = f"{most} jobs of this client are not done, the limit of this service"
             raise ApiError(429, "Max concurrent running jobs exceeded", detail, headers={"Retry-After": "10"})
         return job
+
+    def _remove_files(self, job: Job) -> None:
+        """Remove the files of a deleted job now if possible; else the cleaner does it."""
+        with contextlib.suppress(*DATABASE_AWAY):
+            # A worker may write a file until it notices the deletion.
+            self._worker.cleaner.remove(job.id, is_last=job.state != State.RUNNING)
 
     async def _created(self, job: Job, wait_s: float, written_as: str) -> dict[str, Any]:
         if not wait_s:

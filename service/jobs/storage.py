@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -96,15 +97,21 @@ class Storage:
 
     def remove(self, job: str) -> None:
         """Remove all objects of a job; it is no error where there are none."""
-        with contextlib.suppress(FileNotFoundError):
-            self._files.rm(f"{self._root}/{job}", recursive=True)
+        path = self._path(job)
+        try:
+            self._files.rm(path, recursive=True)
+        except FileNotFoundError:
+            # Either there are none, or another service removed one of them at the same time, and the rest is left.
+            self._files.invalidate_cache(path)
+            if self._files.exists(path):
+                raise
 
     def jobs(self, older_than_s: float) -> list[str]:
         """Return the names of jobs whose objects are older than an age, in a folder of this machine; else none."""
         if not self.is_local or not Path(self._root).is_dir():
             return []
         oldest = time.time() - older_than_s
-        return [path.name for path in Path(self._root).iterdir() if path.is_dir() and path.stat().st_mtime < oldest]
+        return [path.name for path in Path(self._root).iterdir() if _is_folder_before(path, oldest)]
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
@@ -121,3 +128,12 @@ class Storage:
             Path(partial).replace(path)
         finally:
             Path(partial).unlink(missing_ok=True)
+
+
+def _is_folder_before(path: Path, time_s: float) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        # Another service removed it a moment ago.
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_mtime < time_s

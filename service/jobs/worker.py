@@ -14,6 +14,7 @@ from service.calls import Caller, CallError, StoppedError, headers_of
 from service.core import Core
 from service.errors import DATABASE_AWAY
 from service.jobs import config, documents, notifications
+from service.jobs.cleaner import Cleaner
 from service.jobs.database import Database
 from service.jobs.outages import Outages
 from service.jobs.records import Claim, Job, State
@@ -28,10 +29,8 @@ _SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
 _FETCH_ATTEMPTS, _FETCH_PAUSE_S, _LONGEST_FETCH_S = 3, 1.0, 3600.0
 _STOP_S = 5.0
 """How long a stop waits for all threads together."""
-_CLEAN_S = 60.0
 _PROGRESS_S = 1.0
 """The least time between two notes of the progress of a job."""
-_ORPHAN_AGE_S = 86_400.0
 
 
 class FetchError(VoxwrightError):
@@ -78,6 +77,7 @@ class Worker:
         self._work, self._stopping = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
         self._outages = Outages(core, self._stopping)
+        self.cleaner = Cleaner(core, database, storage, self._stopping)
         self._notifier = notifications.Notifier(core, database, storage, self._outages)
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Worker:
             *([("job", self._work_once, self._work)] * self._core.settings.parallel),
             ("renew", self._renew_all, self._stopping),
             ("notify", self._notifier.send_due, self._stopping),
-            ("clean", self._clean, self._stopping),
+            ("clean", self.cleaner.clean, self._stopping),
         ]
         for name, step, wake in loops:
             thread = threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True)
@@ -238,7 +238,7 @@ class Worker:
             )
         )
         if not is_held and not self._is_finished_with(job, key):
-            self._storage.discard(key)
+            self._discard(job, key)
             logs.warning("the job was deleted, or another service took it over; its result is not used")
             return
         self._core.metrics.transcribed("job", transcript.duration_s, wall_s)
@@ -286,9 +286,14 @@ class Worker:
         key = f"{claim.job.id}/recording-{claim.token}"
         self._storage.write(key, source)
         if not self._outages.repeated(lambda: self._database.fetched(claim, key)):
-            self._storage.discard(key)
+            self._discard(claim.job, key)
             raise CancelledError
         return key
+
+    def _discard(self, job: Job, key: str) -> None:
+        """Remove a file of a job that is lost; where the storage fails, the cleaner does it after the job is gone."""
+        self._outages.repeated(lambda: self._database.note_files(job.id, exist=True))
+        self._storage.discard(key)
 
     def _renew_all(self) -> float:
         with self._lock:
@@ -298,15 +303,3 @@ class Worker:
                 each.cancelled.set()
         self._notifier.renew_all()
         return self._core.settings.lease_s / 4
-
-    def _clean(self) -> float:
-        """Remove the files of expired jobs, their rows later, and files that no job has."""
-        retention_s = self._core.settings.limits.retention_s
-        for job in self._database.expire(retention_s):
-            self._storage.remove(job.id)
-        self._database.forget(2 * retention_s)
-        for name in self._storage.jobs(_ORPHAN_AGE_S):
-            job_of_files: Job | None = self._database.find(name)
-            if job_of_files is None or job_of_files.state in (State.DELETED, State.EXPIRED):
-                self._storage.remove(name)
-        return min(_CLEAN_S, retention_s)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 
 from contract.errors import OutputError, SettingError
-from service.jobs.database import Database
+from service.jobs.database import SCHEMA_VERSION, Database
 from service.jobs.records import Claim, Job, State, new_id
 from tests.integration import postgres
 
@@ -261,15 +261,28 @@ def test_old_jobs_expire(database: Database) -> None:
     old = added(database, created_us=1)
     database.finish(claimed(database), State.DONE, transcript_key="k")
     running = added(database, created_us=2)
-    assert [each.id for each in database.expire(60.0)] == [old.id]
-    assert database.expire(60.0) == []
+    assert (database.expire(60.0, 10), database.expire(60.0, 10)) == (1, 0)
     found = database.find(old.id)
     assert found is not None
     assert (found.state, found.transcript_key) == (State.EXPIRED, None)
     assert database.claim_notice(30.0) is None
+    assert database.gone_with_files("", 10) == [old.id]
+    assert database.forget(60.0) == 0, "its files must be removed first"
+    database.note_files(old.id, exist=False)
+    assert database.gone_with_files("", 10) == []
     assert database.forget(60.0) == 1
     assert database.find(old.id) is None
     assert database.find(running.id) is not None
+
+
+def test_jobs_expire_in_batches(database: Database) -> None:
+    for _ in range(5):
+        added(database, created_us=1)
+        database.finish(claimed(database), State.DONE)
+    assert [database.expire(60.0, 2) for _ in range(4)] == [2, 2, 1, 0]
+    names = database.gone_with_files("", 10)
+    assert names == sorted(names)
+    assert database.gone_with_files(names[1], 2) == names[2:4]
 
 
 def test_many_threads_claim_every_job_once(database: Database, url: str) -> None:
@@ -307,17 +320,24 @@ def test_other_schema_version_is_refused(url: str, database: Database) -> None:
     engine.dispose()
     with pytest.raises(SettingError) as raised:
         Database(url)
-    assert raised.value.cause == f"the schema version of {url} is 7, and this release reads 2".replace(
+    assert raised.value.cause == f"the schema version of {url} is 7, and this release reads {SCHEMA_VERSION}".replace(
         "postgresql:", "postgresql+psycopg:"
     )
 
 
-def test_database_of_the_first_release_is_upgraded(url: str, database: Database) -> None:
-    made = added(database)
+NEW_COLUMNS = {2: ("voxwright_jobs", "progress"), 3: ("voxwright_jobs", "has_files")}
+"""What each version of the schema added."""
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_database_of_an_earlier_release_is_upgraded(url: str, database: Database, version: int) -> None:
+    made, gone = added(database), added(database)
+    database.delete(gone.id, "alice", force=True)
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("ALTER TABLE voxwright_jobs DROP COLUMN progress"))
-        connection.execute(sqlalchemy.text("UPDATE voxwright_schema SET version = 1"))
+        for table, column in [NEW_COLUMNS[newer] for newer in range(version + 1, SCHEMA_VERSION + 1)]:
+            connection.execute(sqlalchemy.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(sqlalchemy.text("UPDATE voxwright_schema SET version = :version"), {"version": version})
     engine.dispose()
     for _ in range(2):
         again = Database(url)
@@ -330,6 +350,8 @@ def test_database_of_the_first_release_is_upgraded(url: str, database: Database)
     found = again.find(made.id)
     assert found is not None
     assert found.progress == 0.5
+    # Earlier releases may have left files of it.
+    assert again.gone_with_files("", 10) == [gone.id]
     again.close()
 
 

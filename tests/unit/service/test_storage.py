@@ -51,6 +51,26 @@ def test_jobs_by_age(tmp_path: Path) -> None:
     assert storage.jobs(-60.0) == ["a"]
 
 
+def test_jobs_that_another_service_removes_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("a/recording", b"x")
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter([tmp_path / "a", tmp_path / "gone"]))
+    assert storage.jobs(-60.0) == ["a"]
+
+
+def test_removal_that_another_service_disturbs_is_no_success(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disturbed(*_: object, **__: object) -> None:
+        raise FileNotFoundError("a/transcript")
+
+    storage.write_bytes("a/recording", b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(storage._files, "rm", disturbed)
+        with pytest.raises(FileNotFoundError):
+            storage.remove("a")
+    storage.remove("a")
+    storage.remove("a")
+
+
 @pytest.mark.parametrize(
     ("url", "cause"),
     [
