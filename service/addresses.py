@@ -57,6 +57,16 @@ def check(url: str, allowed: Sequence[str], option: str, resolve: Resolve | None
     return Destination(scheme=scheme, host=host, port=port, address=addresses[0])
 
 
+def place(url: str) -> str:
+    """Return the host and port that a URL names, in one spelling; empty for what is not a URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return ""
+    return f"{(parts.hostname or '').rstrip('.').lower()}:{port}"
+
+
 def _resolve(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

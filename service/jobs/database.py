@@ -18,18 +18,21 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from contract.errors import OutputError, SettingError
+from service.addresses import place
 from service.jobs.records import Claim, Job, JobError, Notice, State
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # What each version added to the one before it.
 _UPGRADES = {
     2: ("ALTER TABLE voxwright_jobs ADD COLUMN progress FLOAT",),
     # Earlier releases may have left files of deleted and expired jobs.
     3: ("ALTER TABLE voxwright_jobs ADD COLUMN has_files SMALLINT NOT NULL DEFAULT 1",),
+    # Notifications of earlier releases have no host, and are sent one at a time, as these releases did.
+    4: ("ALTER TABLE voxwright_notices ADD COLUMN host TEXT NOT NULL DEFAULT ''",),
 }
 _SQLITE_WAIT_S = 30.0
-_LOCK_OF_SCHEMA = 7_302_941
-"""A number that all services use for PostgreSQL's advisory lock."""
+_LOCK_OF_SCHEMA, _LOCK_OF_NOTICES = 7_302_941, 7_302_942
+"""Numbers that all services use for PostgreSQL's advisory locks."""
 _NEVER_US = 2**62
 _GONE = (State.DELETED, State.EXPIRED)
 _READS = {"voxwright_reads": True}
@@ -66,6 +69,8 @@ _notices = sql.Table(
     sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
     sql.Column("job", sql.String(16), sql.ForeignKey("voxwright_jobs.id"), nullable=False),
     sql.Column("number", sql.Integer, nullable=False),
+    # The host and port of its URL.
+    sql.Column("host", sql.Text, nullable=False, server_default=""),
     sql.Column("attempts", sql.Integer, nullable=False, default=0),
     sql.Column("token", sql.String(36)),
     sql.Column("free_us", sql.BigInteger, nullable=False, default=0),
@@ -209,8 +214,9 @@ class Database:
                 free_us=_NEVER_US,
             )
             if is_held:
-                for number in range(len(claim.job.config.get("notification_config", ()))):
-                    connection.execute(_notices.insert().values(job=claim.job.id, number=number))
+                for number, wanted in enumerate(claim.job.config.get("notification_config", ())):
+                    row = {"job": claim.job.id, "number": number, "host": place(wanted["url"])}
+                    connection.execute(_notices.insert().values(**row))
             return is_held
 
     def delete(self, job_id: str, client: str, *, force: bool) -> tuple[Job | None, bool]:
@@ -261,9 +267,19 @@ class Database:
             return connection.execute(_jobs.delete().where(*gone, _jobs.c.created_us < oldest)).rowcount
 
     def claim_notice(self, lease_s: float) -> Notice | None:
-        """Take a notification that is due; None where there is none."""
+        """Take a notification that is due, of a host to which no service sends one now; None where there is none."""
+        with self._reading() as connection:
+            due = sql.select(sql.func.count()).select_from(_notices).where(_notices.c.free_us <= _now_us(connection))
+            if not connection.execute(due).scalar_one():
+                # Many threads look for notifications, and only those that may find one take a lock.
+                return None
         with self._writing() as connection:
-            taken = _take(connection, _notices, lease_s, _notices.c.free_us)
+            if connection.dialect.name == "postgresql":
+                # Two services must not take two notifications of one host at the same time.
+                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK_OF_NOTICES)))
+            sent = _notices.alias()
+            busy = sql.select(sent.c.host).where(sent.c.token.is_not(None), sent.c.free_us > _now_us(connection))
+            taken = _take(connection, _notices, lease_s, _notices.c.free_us, _notices.c.host.not_in(busy))
             if taken is None:
                 return None
             row, token = taken

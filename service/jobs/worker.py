@@ -29,6 +29,8 @@ _SERVER_PAUSE_S, _DISK_PAUSE_S = 5.0, 10.0
 _FETCH_ATTEMPTS, _FETCH_PAUSE_S, _LONGEST_FETCH_S = 3, 1.0, 3600.0
 _STOP_S = 5.0
 """How long a stop waits for all threads together."""
+_NOTIFIERS = 8
+"""Threads that send notifications, each to another host."""
 _PROGRESS_S = 1.0
 """The least time between two notes of the progress of a job."""
 
@@ -85,7 +87,7 @@ class Worker:
         loops: list[tuple[str, Callable[[], float], threading.Event]] = [
             *([("job", self._work_once, self._work)] * self._core.settings.parallel),
             ("renew", self._renew_all, self._stopping),
-            ("notify", self._notifier.send_due, self._stopping),
+            *([("notify", self._notifier.send_due, self._stopping)] * _NOTIFIERS),
             ("clean", self.cleaner.clean, self._stopping),
         ]
         for name, step, wake in loops:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.addresses import Destination, ForbiddenUrlError, check
+from service.addresses import Destination, ForbiddenUrlError, check, place
 
 ADDRESSES = {
     "files.example.com": ["93.184.216.34"],
@@ -80,3 +80,17 @@ def test_everything_public_may_be_listed() -> None:
 def test_host_without_an_address() -> None:
     with pytest.raises(ForbiddenUrlError, match="has no address"):
         check("https://none.invalid/", ("none.invalid",), "--fetch-host")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://Files.example.com./a?b", "files.example.com:443"),
+        ("http://files.example.com", "files.example.com:80"),
+        ("http://files.example.com:8080/", "files.example.com:8080"),
+        ("http://[::1", ""),
+        ("http://a:99999/", ""),
+    ],
+)
+def test_place_of_a_url(url: str, found: str) -> None:
+    assert place(url) == found

@@ -205,6 +205,46 @@ def test_lease_of_a_notification_is_renewed_by_its_holder(database: Database) ->
     assert database.claim_notice(30.0) is None
 
 
+def notified(database: Database, *urls: str) -> Job:
+    made = added(database, config={"notification_config": [{"url": url} for url in urls]})
+    assert database.finish(claimed(database), State.DONE)
+    return made
+
+
+def test_one_notification_at_a_time_is_sent_to_a_host(database: Database) -> None:
+    """The jobs of a client whose host hangs do not keep those of other clients waiting."""
+    for _ in range(3):
+        notified(database, "https://hangs.example/a")
+    other = notified(database, "https://HANGS.example.:443/b", "https://hangs.example:8443/", "http://hangs.example/")
+    taken = [database.claim_notice(30.0) for _ in range(4)]
+    first, second, third = (notice for notice in taken if notice is not None)
+    assert [first.job.config["notification_config"][0]["url"]] == ["https://hangs.example/a"]
+    assert [(notice.job.id, notice.number) for notice in (second, third)] == [(other.id, 1), (other.id, 2)]
+    database.delay_notice(first, 30.0)
+    again = database.claim_notice(30.0)
+    assert again is not None
+    assert again.number == 0
+
+
+def test_services_send_one_notification_at_a_time_to_a_host(database: Database, url: str) -> None:
+    for _ in range(20):
+        notified(database, "https://a.example/", "https://b.example/")
+    other, taken = Database(url), []
+    barrier = threading.Barrier(8)
+
+    def take(mine: Database) -> None:
+        barrier.wait()
+        taken.append(mine.claim_notice(30.0))
+
+    threads = [threading.Thread(target=take, args=(each,)) for each in (database, other) * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    other.close()
+    assert sorted(notice.number for notice in taken if notice is not None) == [0, 1]
+
+
 def test_end_of_a_notification_ends_no_later_one_with_its_id(database: Database) -> None:
     hook = {"notification_config": [{"url": "https://a.example"}]}
     first = added(database, config=hook)
@@ -325,13 +365,14 @@ def test_other_schema_version_is_refused(url: str, database: Database) -> None:
     )
 
 
-NEW_COLUMNS = {2: ("voxwright_jobs", "progress"), 3: ("voxwright_jobs", "has_files")}
+NEW_COLUMNS = {2: ("voxwright_jobs", "progress"), 3: ("voxwright_jobs", "has_files"), 4: ("voxwright_notices", "host")}
 """What each version of the schema added."""
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
 def test_database_of_an_earlier_release_is_upgraded(url: str, database: Database, version: int) -> None:
-    made, gone = added(database), added(database)
+    ended, made, gone = added(database), added(database), added(database)
+    database.finish(claimed(database), State.DONE)
     database.delete(gone.id, "alice", force=True)
     engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
@@ -352,6 +393,13 @@ def test_database_of_an_earlier_release_is_upgraded(url: str, database: Database
     assert found.progress == 0.5
     # Earlier releases may have left files of it.
     assert again.gone_with_files("", 10) == [gone.id]
+    notice = again.claim_notice(30)
+    assert notice is not None
+    assert notice.job.id == ended.id
+    # Its hosts are not known, so that one is sent at a time.
+    assert again.claim_notice(30) is None
+    again.end_notice(notice)
+    assert again.claim_notice(30) is not None
     again.close()
 
 

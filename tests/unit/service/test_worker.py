@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from service.jobs.records import Job, State, new_id
 from service.jobs.storage import Storage
 from service.jobs.worker import Worker
 from service.recognition import Transcriber
+from tests.integration import receiver
 from tests.unit.service.make import settings
 from transcriber.pipeline import TranscriptionResult
 from transcriber.transcript import Transcript
@@ -287,3 +289,16 @@ def test_job_that_waits_for_the_server_is_given_back_at_once_by_a_service_that_s
     again = parts.database.claim(30.0)
     assert again is not None
     assert (again.job.id, again.job.attempts) == (job.id, 0)
+
+
+def test_slow_receiver_delays_no_notification_of_others(make: Make) -> None:
+    parts = make(notify_hosts=("127.0.0.1",))
+    with receiver.started() as there, socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (silent.getsockname()[1],) * 3 + (there.port,):
+            parts.add(notification_config=[{"url": f"http://127.0.0.1:{port}/", "contents": []}])
+            parts.work()
+        began_s = time.monotonic()
+        parts.worker.start()
+        wait_until(lambda: there.received)
+        assert time.monotonic() - began_s < 5
+        parts.worker.stop()
