@@ -76,6 +76,14 @@ def test_job_is_kept_as_it_was(database: Database) -> None:
     assert database.find("none") is None
 
 
+@pytest.mark.parametrize("name", ["\0", "a\0b", "\N{SNOWMAN}", "' OR 1", "x" * 64])
+def test_any_text_may_name_no_job(database: Database, name: str) -> None:
+    added(database)
+    assert database.find(name) is None
+    assert database.find(name, "alice") is None
+    assert database.delete(name, "alice", force=True) == (None, False)
+
+
 def test_jobs_are_claimed_in_order_and_once(database: Database) -> None:
     first, second = added(database), added(database)
     assert [claimed(database).job.id, claimed(database).job.id] == [first.id, second.id]
