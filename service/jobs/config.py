@@ -137,6 +137,10 @@ def read(text: bytes) -> JobConfig:
         raise ApiError(400, MALFORMED, f"config: it has more than {_LARGEST_BYTES} bytes", field="config")
     try:
         document = json.loads(text)
+        # JSON may hold half of a surrogate pair, which no database and no answer takes.
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(400, MALFORMED, "config: it has text that is not Unicode", field="config") from error
     except (ValueError, RecursionError) as error:
         raise ApiError(400, MALFORMED, "config: it is not JSON", field="config") from error
     try:
