@@ -1,6 +1,7 @@
 """The storage of jobs in a folder and in a store that fsspec knows."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -42,6 +43,43 @@ def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         storage.write("a/recording", Failing())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+class StoreError(Exception):
+    """An error of an object store, such as those of aiohttp and botocore."""
+
+
+CALLS: dict[str, tuple[str, Callable[[Storage], object]]] = {
+    "write": ("open", lambda storage: storage.write("a/b", io.BytesIO(b"x"))),
+    "write_bytes": ("pipe_file", lambda storage: storage.write_bytes("a/b", b"x")),
+    "read_bytes": ("cat_file", lambda storage: storage.read_bytes("a/b")),
+    "blocks": ("open", lambda storage: list(storage.blocks("a/b"))),
+    "size": ("size", lambda storage: storage.size("a/b")),
+    "as_file": ("get_file", lambda storage: storage.as_file("a/b").__enter__()),
+    "discard": ("rm_file", lambda storage: storage.discard("a/b")),
+    "remove": ("rm", lambda storage: storage.remove("a")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_errors_of_a_store_are_os_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker gives a job back after an OSError, and rejects it after what it does not know."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("503\nSlow Down")
+
+    storage = Storage(f"memory://{uuid4()}")
+    method, call = CALLS[name]
+    monkeypatch.setattr(storage._files, method, fail)
+    with pytest.raises(OSError, match=r"^the storage failed: StoreError 503 Slow Down$"):
+        call(storage)
+
+
+def test_error_of_what_uses_a_file_is_not_one_of_the_store() -> None:
+    storage = Storage(f"memory://{uuid4()}")
+    storage.write_bytes("a/b", b"x")
+    with pytest.raises(ZeroDivisionError), storage.as_file("a/b"):
+        raise ZeroDivisionError
 
 
 def test_jobs_by_age(tmp_path: Path) -> None:

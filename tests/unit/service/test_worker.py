@@ -162,6 +162,22 @@ def test_outage_costs_no_attempt_where_the_job_is_given_back(make: Make, monkeyp
     assert (parts.found(job).state, parts.found(job).attempts) == (State.RUNNING, 0)
 
 
+def test_finished_job_waits_for_the_store(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The errors of object stores are of kinds of their own."""
+
+    class StoreError(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError
+
+    parts = make(storage=f"memory://{new_id()}")
+    job = parts.add()
+    monkeypatch.setattr(parts.storage._files, "pipe_file", fail)
+    parts.work()
+    assert (parts.found(job).state, parts.found(job).attempts) == (State.RUNNING, 0)
+
+
 def test_outage_at_the_stop_rejects_no_job(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = make(lease_s=0.4)
     job = parts.add()
