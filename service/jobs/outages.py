@@ -1,6 +1,7 @@
 """Repeat what a service stores of its work while the database is away."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,10 +20,14 @@ class Outages:
         self._core, self._stopping = core, stopping
         # A short lease must be renewed soon after an outage.
         self.pause_s = min(_LONGEST_PAUSE_S, core.settings.lease_s / 4)
+        self._next_report_s = time.monotonic()
 
     def report(self, error: Exception) -> None:
-        """Count and log one of DATABASE_AWAY."""
+        """Count one of DATABASE_AWAY, and log it unless another thread did so a moment ago."""
         self._core.metrics.errors.labels("database").inc()
+        if (now_s := time.monotonic()) < self._next_report_s:
+            return
+        self._next_report_s = now_s + self.pause_s
         logs.warning(f"the database does not answer: {database_problem(error)}")
 
     def repeated(self, change: Callable[[], Value]) -> Value:

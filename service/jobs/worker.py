@@ -75,6 +75,7 @@ class Worker:
         self._core, self._database, self._storage = core, database, storage
         self._caller = Caller(hosts=core.settings.fetch_hosts, option="--fetch-host", longest_s=_LONGEST_FETCH_S)
         self._held: dict[str, Held] = {}
+        self._unreleased: list[Claim] = []
         self._lock = threading.Lock()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -120,10 +121,10 @@ class Worker:
     def _release_all(self) -> None:
         """Release the jobs of threads that did not end in time, such as one that waits for a name server."""
         with self._lock:
-            left = list(self._held.values())
+            left = [*(held.claim for held in self._held.values()), *self._unreleased]
         try:
-            for held in left:
-                self._database.release(held.claim, 0.0)
+            for claim in left:
+                self._database.release(claim, 0.0)
             self._notifier.release_all()
         except DATABASE_AWAY as error:
             self._outages.report(error)
@@ -174,6 +175,11 @@ class Worker:
                 held.cancelled.set()
         try:
             yield held
+        except DATABASE_AWAY:
+            # The service stops within an outage. If that ends in time, the job is released at the end of the stop.
+            with self._lock:
+                self._unreleased.append(claim)
+            raise
         finally:
             with self._lock:
                 del self._held[claim.token]
@@ -187,7 +193,7 @@ class Worker:
             if self._stopping.is_set():
                 self._give_back(claim, 0.0)
         except DATABASE_AWAY:
-            # The service stops within an outage: the job is done again when its lease has ended.
+            # No defect: the service stops within an outage.
             raise
         except ServerUnreachableError as error:
             logs.warning(f"the job waits for the server: {error.cause}")

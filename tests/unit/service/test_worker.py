@@ -16,14 +16,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from contract.errors import ServerUnreachableError
-from service import core
+from service import core, logs
 from service.core import Core
 from service.jobs import worker
 from service.jobs.database import Database
 from service.jobs.records import Job, State, new_id
 from service.jobs.storage import Storage
 from service.jobs.worker import Worker
-from service.recognition import Transcriber
+from service.recognition import CancelledError, Transcriber
 from tests.integration import receiver
 from tests.unit.service.make import settings
 from transcriber.pipeline import TranscriptionResult
@@ -186,6 +186,32 @@ def test_outage_at_the_stop_rejects_no_job(make: Make, monkeypatch: pytest.Monke
     with pytest.raises(OperationalError):
         parts.work()
     assert parts.found(job).state == State.RUNNING
+
+
+def test_stop_releases_a_job_whose_own_release_met_an_outage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: object) -> None:
+        parts.worker._stopping.set()
+        raise CancelledError
+
+    parts = make()
+    job = parts.add()
+    parts.transcriber.work = stop
+    monkeypatch.setattr(parts.database, "release", failing(parts.database.release, OUTAGES[0]))
+    with pytest.raises(OperationalError):
+        parts.work()
+    parts.worker.stop()
+    again = parts.database.claim(30.0)
+    assert again is not None
+    assert (again.job.id, again.job.attempts) == (job.id, 0)
+
+
+def test_threads_log_an_outage_once_a_pause(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    parts = make()
+    for _ in range(10):
+        parts.worker._outages.report(OUTAGES[0])
+    assert capsys.readouterr().err == "WARNING: the database does not answer: it is away\n"
+    assert parts.core.metrics.registry.get_sample_value("voxwright_errors_total", {"kind": "database"}) == 10
 
 
 def test_lease_is_renewed_soon_after_an_outage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
