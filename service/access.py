@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import keys, logs
 from service.core import Core
 from service.errors import ApiError, Render, speechmatics
+from service.settings import is_loopback
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _OPEN = frozenset({"/live", "/ready", "/metrics", "/openapi.json", "/docs", "/", "/favicon.ico"})
@@ -66,6 +67,9 @@ class Access:
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         """Return why a request is refused; note the name of its client where it is not."""
+        if _split(f"//{headers.get('host', '')}") is None:
+            # RFC 9112, section 3.2. Whatever parses the URL of the request would raise.
+            return ApiError(400, "Malformed request", "the header Host is not the name of a host", field="Host")
         if self._core.settings.keys is None:
             return self._refusal_without_keys(headers)
         if is_open(scope):
@@ -89,7 +93,10 @@ class Access:
         if not _is_this_machine(host):
             detail = f"the service has no API keys and answers only to localhost and 127.0.0.1, not to {host!r}"
             return ApiError(403, "Forbidden", detail)
-        if origin is None or origin in self._core.settings.allowed_origins or urlsplit(origin).netloc == host:
+        if origin is None or origin in self._core.settings.allowed_origins:
+            return None
+        page = _split(origin)
+        if page is not None and page.netloc == host:
             return None
         detail = "the page that sent this request belongs to another host; --allow-origin names such pages"
         return ApiError(403, "Forbidden", detail)
@@ -118,6 +125,18 @@ def is_open(scope: Mapping[str, Any]) -> bool:
     return scope["path"] in _OPEN or scope["path"].startswith(_OPEN_FOLDER)
 
 
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None for a text that is no URL."""
+    try:
+        parts = urlsplit(url)
+        # It is a number only where this does not raise.
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
 def _is_this_machine(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name in ("localhost", "::1") or name.startswith("127.")
+    # Not by the beginning of a name: any domain may have names such as 127.example.org.
+    parts = _split(f"//{host}")
+    return parts is not None and is_loopback(parts.hostname or "")

@@ -58,7 +58,8 @@ def install(app: FastAPI, renders: Mapping[str, Render]) -> None:
     """Answer every exception with JSON; `renders` has the body of each protocol by the prefix of its paths."""
 
     def respond(request: Request, error: ApiError) -> JSONResponse:
-        render = next((each for prefix, each in renders.items() if request.url.path.startswith(prefix)), speechmatics)
+        path = request.scope["path"]
+        render = next((each for prefix, each in renders.items() if path.startswith(prefix)), speechmatics)
         return JSONResponse(render(error), status_code=error.status, headers=error.headers)
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:

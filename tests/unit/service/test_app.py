@@ -104,6 +104,46 @@ def test_without_keys_pages_of_other_hosts_are_refused(make: Make) -> None:
         assert client.get("/v2/name", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("127.0.0.1:8080", 200),
+        ("127.1.2.3", 200),
+        ("[::1]:8080", 200),
+        ("", 403),
+        ("127.evil.example:8080", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("0.0.0.0:8080", 403),
+        ("192.168.1.1:8080", 403),
+        ("[::ffff:192.168.1.1]", 403),
+        ("[::1", 400),
+        ("::1]:8080", 400),
+        ("127.0.0.1:8080.evil.example", 400),
+        ("127.0.0.1:99999", 400),
+    ],
+)
+def test_without_keys_only_names_of_this_machine_are_answered(make: Make, host: str, status: int) -> None:
+    """Another host can make a name of its own resolve to this machine, and a browser then sends its page's requests."""
+    client = make(failing)
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+        assert client.get("/v2/name", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/v2/name", "/v2/fail/api", "/v2/nothing", "/v1/nothing", "/live"])
+def test_malformed_host_is_an_error_of_the_client(make: Make, tmp_path: Path, path: str) -> None:
+    for client in (make(failing), make(failing, keys=keys(tmp_path))):
+        response = client.get(path, headers={**BEARER, "Host": "[::1"})
+        assert response.status_code == 400
+        assert "the header Host is not the name of a host" in response.text
+
+
+def test_malformed_origin_is_another_host(make: Make) -> None:
+    assert make(failing).get("/v2/name", headers={"Origin": "http://[::1"}).status_code == 403
+
+
 def test_named_origins_may_call(make: Make, tmp_path: Path) -> None:
     client = make(failing, keys=keys(tmp_path), allowed_origins=("https://app.example",))
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
