@@ -104,8 +104,8 @@ class _ClientGoneError(Exception):
 class Session:
     """A session on an accepted socket.
 
-    `admit` counts it in and returns notes for the client; `prepare` returns what the session needs. Both raise
-    SessionError.
+    `admit` counts it in and returns notes for the client; `reserve` takes the places of so many channels; `prepare`
+    returns what the session needs. All of them raise SessionError.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Session:
         *,
         language: str | None,
         admit: Callable[["Session", StartRecognition], tuple[Message, ...]],
+        reserve: Callable[["Session", int], object],
         prepare: Callable[[StartRecognition, str | None], Awaitable[Ready]],
         limits: SessionLimits,
     ) -> None:
@@ -122,7 +123,7 @@ class Session:
         self.has_left = False
         """Whether the client has left before the end of its transcript."""
         self._socket, self._language, self._limits = socket, language, limits
-        self._admit, self._prepare = admit, prepare
+        self._admit, self._reserve, self._prepare = admit, reserve, prepare
         self._state = _State()
         self._ready: Ready | None = None
         self._loop = asyncio.get_running_loop()
@@ -317,6 +318,7 @@ class Session:
         if chosen.channel_diarization_labels or len(self._state.channels) >= config.LARGEST_CHANNELS:
             known = ", ".join(str(each) for each in self._state.channels)
             raise SessionError(ErrorType.INVALID_MESSAGE, f"{label!r} is not a channel of this session, only {known}")
+        self._reserve(self, len(self._state.channels) + 1)
         return self._open(label)
 
     def _add_channel_audio(self, message: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Sessions:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._streams: dict[Session, int] = {}
-        """The started sessions with the number of their channels."""
+        """The started sessions with the number of their channels, at least one."""
         self._connected = 0
         # Of its own: while the server is away, all of its threads may wait.
         self._pool = ThreadPoolExecutor(_PREPARING, thread_name_prefix="prepare")
@@ -55,7 +55,14 @@ class Sessions:
         """Serve a session on a socket that was accepted."""
         limits = self._core.settings.realtime
         chosen = SessionLimits(idle_s=limits.idle_s, longest_s=limits.longest_s)
-        session = Session(socket, language=language, admit=self._admit, prepare=self._prepare, limits=chosen)
+        session = Session(
+            socket,
+            language=language,
+            admit=self._admit,
+            reserve=self._reserve,
+            prepare=self._prepare,
+            limits=chosen,
+        )
         logs.info(f"a session has begun at {socket.url.path}", session=session.id)
         problem: SessionError | None = None
         self._connected += 1
@@ -118,12 +125,10 @@ class Sessions:
         """Count a session in; raise SessionError when the service has no room for it."""
         if self._core.draining.is_set():
             raise SessionError(ErrorType.JOB_ERROR, "the service is about to stop; connect again")
-        largest = self._core.settings.realtime.streams
-        added = len(start.transcription_config.channel_diarization_labels or [None])
-        used = sum(self._streams.values()) + added
-        if used > largest:
-            raise SessionError(ErrorType.QUOTA_EXCEEDED, f"the service transcribes {largest} streams at a time")
-        self._streams[session] = added
+        chosen, largest = start.transcription_config, self._core.settings.realtime.streams
+        # Without labels the first channel has this place, and each further one is reserved when it opens.
+        labels = chosen.channel_diarization_labels if chosen.has_channels else None
+        used = self._reserve(session, len(labels or [None]))
         self._core.metrics.sessions.set(self.count)
         return (
             messages.info("recognition_quality", "The recogniser takes broadcast quality.", quality="broadcast"),
@@ -131,6 +136,15 @@ class Sessions:
                 "concurrent_session_usage", f"{used} of {largest} streams are in use.", usage=used, quota=largest
             ),
         )
+
+    def _reserve(self, session: Session, channels: int) -> int:
+        """Count a session with so many channels; return the streams in use, or raise SessionError for too many."""
+        largest = self._core.settings.realtime.streams
+        used = sum(self._streams.values()) - self._streams.get(session, 0) + channels
+        if used > largest:
+            raise SessionError(ErrorType.QUOTA_EXCEEDED, f"the service transcribes {largest} streams at a time")
+        self._streams[session] = channels
+        return used
 
     def _recogniser(self, start: StartRecognition, language: str | None) -> TritonStreams:
         streams = self._core.streams

@@ -663,6 +663,36 @@ def test_number_of_streams_is_limited(make: Make) -> None:
     wait_until(lambda: not server.part.is_busy())
 
 
+def test_channels_without_labels_are_counted_when_they_open(make: Make) -> None:
+    server = make(realtime=RealtimeLimits(streams=3))
+    quota = ("quota_exceeded", "the service transcribes 3 streams at a time", 4005)
+    with server.connected() as first, server.connected() as second, server.connected() as third:
+        first.start(diarization="channel")
+        for label in ("a", "a", "b"):
+            channel_audio(first, label, silence(0.1))
+        while first.until("ChannelAudioAdded")[-1]["channel"] != "b":
+            continue
+        second.start(diarization="channel")
+        channel_audio(second, "a", silence(0.1))
+        third.send("StartRecognition", audio_format=RAW, transcription_config={"language": "en"})
+        assert third.error() == quota
+        channel_audio(second, "b", silence(0.1))
+        assert second.error() == quota
+        # The places of the second session are free again.
+        wait_until(lambda: server.core.metrics.sessions._value.get() == 1)
+        channel_audio(first, "c", TALK)
+        messages = first.finish()
+    assert text([each for each in messages if each.get("channel") == "c"]) == "loud soft "
+
+
+def test_labels_count_for_channels_only(make: Make) -> None:
+    server = make(realtime=RealtimeLimits(streams=1))
+    with server.connected() as client:
+        client.start(channel_diarization_labels=["a", "b"])
+        client.speak(TALK)
+        assert text(client.finish()) == "loud soft "
+
+
 def test_number_of_connections_is_limited(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_UNSTARTED", 1)
     server = make(realtime=RealtimeLimits(streams=1))
