@@ -1,9 +1,15 @@
 """Turn the frames of a session into samples at the rate of the networks: samples without a header, or a file."""
 
+import contextlib
+import fcntl
 import os
+import queue
+import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Callable, Iterator
+from enum import Enum, auto
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,11 +21,14 @@ from service.realtime.spool import Frame, Spool
 from transcriber.audio import Recording, Samples
 from transcriber.conversion import Cleaner, Converter
 from transcriber.raw import RawFormat
-from transcriber.realtime import PAUSE_S, Source
+from transcriber.realtime import PAUSE_S
 
 Command = TypeVar("Command")
 
 _READ_AHEAD_BLOCKS = 4
+_POLL_S = 0.02
+# A command waits until libav brought no blocks in so many polls; opening a file takes longer than decoding a packet.
+_QUIET_POLLS, _UNOPENED_POLLS = 3, 25
 _PCM_S16 = 32_768.0
 _SAMPLE_BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1}
 # What cannot be recognised within so many bytes is no recording. Pictures and tags may come first in a known format.
@@ -32,6 +41,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _BOX_HEADER_BYTES, _LONG_BOX_HEADER_BYTES = 8, 16
 # The boxes before index and sound are small. A file that must be stored as a whole is limited.
 _LARGEST_HEAD_BYTES, _LARGEST_STORED_BYTES = 2**20, 2**30
+_NOTHING: Samples = np.empty(0, dtype=np.float32)
 
 
 class RawDecoder:
@@ -67,6 +77,13 @@ class RawDecoder:
         return _joined(self._converter.convert(frame))
 
 
+class _End(Enum):
+    """What has ended: the decoding of a file, or what its client sends."""
+
+    DECODED = auto()
+    SENT = auto()
+
+
 class FileDecoder(Generic[Command]):
     """Decode a file while it comes: frames of a spool go through a pipe to libav, which reads it like a recording.
 
@@ -78,21 +95,33 @@ class FileDecoder(Generic[Command]):
         spool: Spool[Command],
         sample_rate_hz: int,
         on_frame: Callable[[], None],
-        on_command: Callable[[Command], None],
-        pause_s: float = PAUSE_S,
+        pause_s: Callable[[], float] = lambda: PAUSE_S,
     ) -> None:
-        """Begin to read the spool; `on_frame` is called when a frame was taken, `on_command` for each command.
+        """Prepare to read the spool; `on_frame` is called when a frame was taken.
 
         A stream that brings no samples for `pause_s` pauses.
         """
         self._spool, self._sample_rate_hz = spool, sample_rate_hz
-        self._on_frame, self._on_command, self._pause_s = on_frame, on_command, pause_s
-        self._source: Source | None = None
+        self._on_frame, self._pause_s = on_frame, pause_s
+        self._items: queue.Queue[Samples | Command | _End] = queue.Queue(_READ_AHEAD_BLOCKS)
+        self._stopped, self._opened, self._decoded = threading.Event(), threading.Event(), threading.Event()
+        self._block_count = 0
+        self._failure: BaseException | None = None
         self.recording: Recording | None = None
 
-    def blocks(self) -> Iterator[Samples]:
-        """Yield samples, and an empty block when the stream pauses; raise AudioError when no sound can be decoded."""
-        head = self._head()
+    def items(self) -> Iterator[Samples | Command]:
+        """Yield samples, commands after the samples that were sent before them, and an empty block at a pause.
+
+        Where the samples are decoded at the end, the commands follow them. Raises AudioError when no sound can be
+        decoded.
+        """
+        head = b""
+        # Enough bytes to know how the file is to be read.
+        while not _is_known(head) and (item := self._next()) is not None:
+            if isinstance(item, Frame):
+                head += item.data
+            else:
+                yield item
         if not head and self._spool.is_exhausted:
             return
         if _has_late_index(head):
@@ -102,32 +131,27 @@ class FileDecoder(Generic[Command]):
 
     def close(self) -> None:
         """End the decoding; the spool must have been aborted."""
-        if self._source is not None:
-            self._source.stop()
+        self._stopped.set()
 
-    def _take(self) -> bytes | None:
-        """Return the bytes of the next frame; None at the end."""
+    def _next(self) -> Frame | Command | None:
+        """Return the next frame or command of the spool; None at the end."""
         while not self._spool.is_exhausted:
             item = self._spool.get()
             if isinstance(item, Frame):
                 self._on_frame()
-                return item.data
             if item is not None:
-                self._on_command(item)
+                return item
         return None
 
-    def _head(self) -> bytes:
-        """Return the first bytes: enough to know how the file is to be read."""
-        head = b""
-        while not _is_known(head) and (data := self._take()) is not None:
-            head += data
-        return head
-
-    def _whole(self, head: bytes) -> Iterator[Samples]:
+    def _whole(self, head: bytes) -> Iterator[Samples | Command]:
+        commands: list[Command] = []
         with tempfile.NamedTemporaryFile(prefix="voxwright-") as file:
             size = file.write(head)
-            while (data := self._take()) is not None:
-                size += file.write(data)
+            while (item := self._next()) is not None:
+                if not isinstance(item, Frame):
+                    commands.append(item)
+                    continue
+                size += file.write(item.data)
                 if size > _LARGEST_STORED_BYTES:
                     cause = f"its index lies at its end, and it has more than {_LARGEST_STORED_BYTES >> 20} MiB"
                     raise AudioError("the stream", cause, "Write the file with its index first, or send another format")
@@ -136,45 +160,96 @@ class FileDecoder(Generic[Command]):
                 return
             self.recording = Recording(Path(file.name), sample_rate_hz=self._sample_rate_hz)
             yield from self.recording.blocks()
+        yield from commands
 
-    def _piped(self, head: bytes) -> Iterator[Samples]:
+    def _piped(self, head: bytes) -> Iterator[Samples | Command]:
         reading, writing = os.pipe()
-        opened = threading.Event()
-
-        def opening(path: Path) -> Recording:
+        threading.Thread(target=self._decode, args=(reading,), name="source", daemon=True).start()
+        threading.Thread(target=self._pump, args=(writing, head), name="pump", daemon=True).start()
+        # What has not begun does not pause.
+        running, is_paused = {_End.DECODED, _End.SENT}, True
+        while running:
             try:
-                return Recording(path, live=True, sample_rate_hz=self._sample_rate_hz)
+                item = self._items.get(timeout=None if is_paused else self._pause_s())
+            except queue.Empty:
+                is_paused = True
+                yield _NOTHING
+                continue
+            if not isinstance(item, _End):
+                is_paused = is_paused and not isinstance(item, np.ndarray)
+                yield item
+                continue
+            running.discard(item)
+            if item == _End.DECODED and self._failure is not None:
+                raise self._failure
+            if running == {_End.SENT}:
+                # Only commands can follow: the sound of some files ends before their last byte.
+                is_paused = True
+                yield _NOTHING
+
+    def _decode(self, reading: int) -> None:
+        """Put the samples of a pipe into the queue. It may hang in a read, until the pipe is closed."""
+        try:
+            try:
+                recording = Recording(Path(f"/dev/fd/{reading}"), live=True, sample_rate_hz=self._sample_rate_hz)
             finally:
                 # libav has opened the pipe for itself, or it never will.
-                opened.set()
+                self._opened.set()
                 os.close(reading)
+            self.recording = recording
+            for block in recording.blocks():
+                if not self._put(block):
+                    return
+                self._block_count += 1
+        except BaseException as error:
+            # Raised again in the thread that waits for the samples.
+            self._failure = error
+        finally:
+            self._decoded.set()
+            self._put(_End.DECODED)
 
-        pump = threading.Thread(target=self._pump, args=(writing, head, opened), name="pump", daemon=True)
-        pump.start()
-        self._source = Source(
-            Path(f"/dev/fd/{reading}"), opening, read_ahead_blocks=_READ_AHEAD_BLOCKS, pause_s=self._pause_s
-        )
-        self.recording = self._source.recording()
-        if self.recording is not None:
-            yield from self._source.blocks()
-
-    def _pump(self, writing: int, head: bytes, opened: threading.Event) -> None:
+    def _pump(self, writing: int, head: bytes) -> None:
         """Write the frames into the pipe. It ends early when libav has stopped to read, and then frames are dropped."""
         limit, written = _KNOWN_BYTES if _looks_like_sound(head) else _UNKNOWN_BYTES, 0
-        data: bytes | None = head
+        item: Frame | Command | None = Frame(head)
         try:
-            while data is not None:
-                if not opened.is_set() and written > limit:
+            while item is not None:
+                if not self._opened.is_set() and written > limit:
                     break
-                _write(writing, data)
-                written += len(data)
-                data = self._take()
+                if isinstance(item, Frame):
+                    _write(writing, item.data)
+                    written += len(item.data)
+                else:
+                    self._settle(writing)
+                    self._put(item)
+                item = self._next()
         except BrokenPipeError:
             pass
         finally:
             os.close(writing)
-        while self._take() is not None:
-            continue
+        while (item := self._next()) is not None:
+            if not isinstance(item, Frame):
+                self._put(item)
+        self._put(_End.SENT)
+
+    def _settle(self, writing: int) -> None:
+        """Wait until libav has decoded what was written, and its samples were taken.
+
+        libav does not show how far it is. It has nothing left to decode when it brings no blocks for a while.
+        """
+        quiet, count = 0, self._block_count
+        while quiet < (_QUIET_POLLS if self._opened.is_set() else _UNOPENED_POLLS) and not self._decoded.is_set():
+            if self._stopped.wait(_POLL_S):
+                return
+            is_quiet = self._block_count == count and self._items.empty() and not _waiting_bytes(writing)
+            quiet, count = quiet + 1 if is_quiet else 0, self._block_count
+
+    def _put(self, item: Samples | Command | _End) -> bool:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._items.put(item, timeout=_POLL_S)
+                return True
+        return False
 
 
 def no_sound(error: AudioError) -> str:
@@ -209,6 +284,11 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _waiting_bytes(descriptor: int) -> int:
+    """Return how many bytes of a pipe were not read yet."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _looks_like_sound(head: bytes) -> bool:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
@@ -182,20 +181,18 @@ class Channel:
             yield samples[start : start + size]
 
     def _file_blocks(self, stream: StreamSession) -> Generator[Samples]:
-        commands: SimpleQueue[Command] = SimpleQueue()
         decoder = FileDecoder(
             self.spool,
             self._setup.recogniser.audio.sample_rate_hz,
             self._acknowledge,
-            commands.put,
-            self._pause_s(stream),
+            lambda: self._pause_s(stream),
         )
         try:
-            for samples in decoder.blocks():
-                with contextlib.suppress(Empty):
-                    while True:
-                        self._command(stream, commands.get_nowait())
-                yield samples
+            for item in decoder.items():
+                if isinstance(item, np.ndarray):
+                    yield item
+                else:
+                    self._command(stream, item)
         finally:
             decoder.close()
         self._report_losses(decoder)

@@ -71,14 +71,22 @@ class Sent:
             self.spool.put(Frame(data[start : start + size]))
         if ends:
             self.spool.end()
-        self.decoder = FileDecoder(self.spool, RATE_HZ, self._count, self.commands.append)
+        self.decoder = FileDecoder(self.spool, RATE_HZ, self._count)
         self.frames = -(-len(data) // size)
 
     def _count(self) -> None:
         self.taken += 1
 
+    def blocks(self) -> Iterator[Samples]:
+        """Yield the samples, and note the commands."""
+        for item in self.decoder.items():
+            if isinstance(item, str):
+                self.commands.append(item)
+            else:
+                yield item
+
     def samples(self) -> Samples:
-        return np.concatenate([np.empty(0, dtype=np.float32), *self.decoder.blocks()])
+        return np.concatenate([np.empty(0, dtype=np.float32), *self.blocks()])
 
     def close(self) -> None:
         self.spool.abort()
@@ -88,6 +96,18 @@ class Sent:
 @pytest.fixture
 def talk() -> Samples:
     return np.concatenate([silence(0.5), burst(3), silence(0.5)])
+
+
+def mp4(path: Path, samples: Samples, flags: str) -> bytes:
+    """Return an MP4 that is written with flags of libav's muxer."""
+    with av.open(str(path), "w", options={"movflags": flags}) as container:
+        stream = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="fltp", layout="mono")
+        frame.sample_rate = RATE_HZ
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE_HZ, frame_size=1024)
+        for part in (*resampler.resample(frame), *resampler.resample(None), None):
+            container.mux(stream.encode(part))
+    return path.read_bytes()
 
 
 FORMATS = {
@@ -119,18 +139,71 @@ def test_decodes_files_in_pieces(name: str, size: int, tmp_path: Path) -> None:
     assert sent.taken == sent.frames
 
 
+def until_command(items: Iterator[Samples | str]) -> tuple[int, str]:
+    """Return the number of samples before the next command, and the command."""
+    count = 0
+    for item in items:
+        if isinstance(item, str):
+            return count, item
+        count += item.size
+    raise AssertionError
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"m4a"}))
+def test_command_follows_what_was_sent_before(name: str, tmp_path: Path) -> None:
+    """Also where nothing follows it, as in a pause."""
+    file, codec, rate_hz = FORMATS[name]
+    data = encode(tmp_path / file, burst(12, rate_hz), rate_hz, codec).read_bytes()
+    sent = Sent(b"", ends=False)
+    items = sent.decoder.items()
+    sent.spool.put("first")
+    assert until_command(items) == (0, "first")
+    for start in range(0, len(data), 4096):
+        sent.spool.put(Frame(data[start : start + 4096]))
+    sent.spool.put("second")
+    count, command = until_command(items)
+    assert command == "second"
+    # libav keeps the last frames of some formats until the next ones come.
+    assert 5 * RATE_HZ < count < 12.2 * RATE_HZ
+    sent.spool.put("third")
+    assert until_command(items) == (0, "third")
+    sent.spool.end()
+    rest = sum(item.size for item in items if not isinstance(item, str))
+    assert count + rest == pytest.approx(12 * RATE_HZ, abs=RATE_HZ // 5)
+
+
+def test_commands_follow_a_file_that_is_decoded_at_its_end(tmp_path: Path, talk: Samples) -> None:
+    sent = Sent(encode(tmp_path / "a.m4a", talk, RATE_HZ, "aac").read_bytes(), ends=False)
+    for command in ("first", "second"):
+        sent.spool.put(command)
+    sent.spool.end()
+    items = sent.decoder.items()
+    count, command = until_command(items)
+    assert count == pytest.approx(talk.size, abs=RATE_HZ // 10)
+    assert [command, *items] == ["first", "second"]
+
+
+def test_command_after_the_end_of_the_sound(tmp_path: Path, talk: Samples) -> None:
+    """Only an index may follow the sound, and the client has not ended the stream."""
+    sent = Sent(mp4(tmp_path / "a.mp4", talk, "faststart"), ends=False)
+    items = sent.decoder.items()
+    count = 0
+    for block in items:
+        if isinstance(block, str) or not block.size:
+            break
+        count += block.size
+    assert count == pytest.approx(talk.size, abs=RATE_HZ // 5)
+    sent.spool.put(Frame(bytes(100_000)))
+    sent.spool.put("late")
+    assert until_command(items) == (0, "late")
+    sent.spool.end()
+    assert not list(items)
+
+
 @pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])
 def test_streamed_mp4_begins_before_its_end(flags: str, tmp_path: Path, talk: Samples) -> None:
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w", options={"movflags": flags}) as container:
-        stream = container.add_stream("aac", rate=RATE_HZ, layout="mono")
-        frame = av.AudioFrame.from_ndarray(talk.reshape(1, -1), format="fltp", layout="mono")
-        frame.sample_rate = RATE_HZ
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE_HZ, frame_size=1024)
-        for part in (*resampler.resample(frame), *resampler.resample(None), None):
-            container.mux(stream.encode(part))
-    sent = Sent(path.read_bytes(), ends=False)
-    blocks: Iterator[Samples] = sent.decoder.blocks()
+    sent = Sent(mp4(tmp_path / "a.mp4", talk, flags), ends=False)
+    blocks = sent.blocks()
     assert next(blocks).size
     sent.close()
 
@@ -190,7 +263,7 @@ def test_close_ends_all_threads(tmp_path: Path, talk: Samples) -> None:
     before = threading.active_count()
     path = wav(tmp_path / "long.wav", np.tile(talk, 30))
     sent = Sent(path.read_bytes(), ends=False)
-    assert next(iter(sent.decoder.blocks())).size
+    assert next(sent.blocks()).size
     sent.close()
     for thread in threading.enumerate():
         if thread.name in ("pump", "source"):
@@ -202,6 +275,6 @@ def test_small_bomb_is_decoded_in_blocks(tmp_path: Path) -> None:
     """Two hours of silence in a FLAC of a few hundred kilobytes: never more than a second at a time."""
     path = tmp_path / "bomb.flac"
     soundfile.write(path, np.zeros(16_000 * 600, dtype=np.float32), RATE_HZ)
-    sizes = [block.size for block in Sent(path.read_bytes()).decoder.blocks()]
+    sizes = [block.size for block in Sent(path.read_bytes()).blocks()]
     assert max(sizes) <= RATE_HZ
     assert sum(sizes) == 16_000 * 600

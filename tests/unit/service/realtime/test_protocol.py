@@ -26,7 +26,7 @@ from service.realtime import session, sessions
 from service.settings import RealtimeLimits
 from tests.ports import free_ports
 from tests.unit.service.make import KEY, catalogue_of, keys, settings
-from tests.unit.transcriber.sounds import burst, silence
+from tests.unit.transcriber.sounds import burst, encode, silence
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline
 from transcriber.audio import Samples
@@ -321,6 +321,35 @@ def test_configuration_changes_from_here_on(server: Server) -> None:
         "",
     ]
     assert text(messages) == "loud soft "
+
+
+@pytest.mark.parametrize(("file", "codec"), [("a.wav", "pcm_s16le"), ("a.webm", "libopus"), ("a.mp3", "libmp3lame")])
+def test_commands_of_a_file_take_effect_in_a_pause(server: Server, tmp_path: Path, file: str, codec: str) -> None:
+    talk = np.concatenate([silence(0.5, 48_000), burst(3, 48_000), silence(0.5, 48_000)])
+    with server.connected() as client:
+        client.start({"type": "file"}, diarization="speaker", max_delay=0.7)
+        client.socket.send(encode(tmp_path / file, talk, 48_000, codec).read_bytes())
+        client.send("ForceEndOfUtterance")
+        assert text(client.until("EndOfUtterance")) == "loud "
+        # The stream has paused, and no samples follow.
+        time.sleep(1.5)
+        client.send("GetSpeakers")
+        (speaker,) = client.until("SpeakersResult")[-1]["speakers"]
+        assert speaker["label"] == "S1"
+        assert client.finish()[-1] == {"message": "EndOfTranscript"}
+
+
+def test_commands_follow_a_file_with_its_index_at_the_end(server: Server, tmp_path: Path) -> None:
+    with server.connected() as client:
+        client.start({"type": "file"}, diarization="speaker")
+        client.socket.send(encode(tmp_path / "a.m4a", TALK, 16_000, "aac").read_bytes())
+        client.send("GetSpeakers")
+        client.send("ForceEndOfUtterance")
+        messages = client.finish()
+    assert text(messages) == "loud soft "
+    assert [each["label"] for each in named(messages, "SpeakersResult")[0]["speakers"]] == ["S1", "S2"]
+    end = named(messages, "EndOfUtterance")[0]["metadata"]["end_time"]
+    assert end == pytest.approx(TALK.size / 16_000, abs=0.2)
 
 
 def test_language_cannot_change(server: Server) -> None:
