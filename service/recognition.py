@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from contract.access import PLAIN, Access
 from contract.catalogue import Catalogue, model_name
@@ -28,6 +28,15 @@ _SHORT_REMEDY = "Send it in parts"
 _NAMES_OF_CLIENTS = frozenset({"standard", "enhanced"})
 """Clients send one of these even where their user chose none; a catalogue of other networks may have neither."""
 
+# What a recogniser reads of a server; those of streams have more than those of recordings.
+_FACTS = (
+    *("language", "operating_point", "audio", "tokens", "search", "speaker"),
+    *("rescorers", "most_hypotheses", "longest_hypothesis", "longest_samples", "in_flight"),
+    *("window_samples", "overlap_samples", "places"),
+)
+_Key: TypeAlias = tuple[str, str | None]
+"""A language, and an operating point or None for the best one."""
+
 Kind_co = TypeVar("Kind_co", bound=TritonRecogniser, covariant=True)
 
 
@@ -42,7 +51,11 @@ class Connect(Protocol[Kind_co]):
 
 
 class Recognisers(Generic[Kind_co]):
-    """The recognisers of one server. Each is checked once and shared; after an outage all are checked again."""
+    """The recognisers of one server. Each is checked once and shared.
+
+    After an outage all are checked again, and also when the server turns out to serve other models: behind one name,
+    the servers of an update can follow each other without an outage.
+    """
 
     def __init__(
         self, endpoint: str, catalogue: Catalogue, connect: Connect[Kind_co], access: Access, *, one_server: bool
@@ -52,7 +65,10 @@ class Recognisers(Generic[Kind_co]):
         self._connection = Connection(endpoint, access=access, notify=logs.warning, one_server=one_server)
         # Fails at once where the other connection waits for the server.
         self._probe = Connection(endpoint, access=access, retry_timeout_s=0.0, one_server=one_server)
-        self._known: dict[tuple[str, str | None], Kind_co] = {}
+        self._known: dict[_Key, Kind_co] = {}
+        self._generation = 0
+        """How often the recognisers were forgotten."""
+        self._checks = 0
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.problem: str | None = "the server was not checked yet"
@@ -64,13 +80,17 @@ class Recognisers(Generic[Kind_co]):
         Waits for the server during an outage. Raises SettingError, ServerUnreachableError and ServerContractError.
         """
         key = language, operating_point
-        with self._lock:
-            known = self._known.get(key)
-        if known is None:
-            known = self._connect(self._connection, self.catalogue, language, operating_point)
+        while True:
             with self._lock:
-                self._known[key] = known
-        return known
+                known, generation = self._known.get(key), self._generation
+            if known is not None:
+                return known
+            found = self._connect(self._connection, self.catalogue, language, operating_point)
+            with self._lock:
+                # Otherwise it was read in part from a server that has other models now.
+                if generation == self._generation:
+                    self._known[key] = found
+                    return found
 
     def served(self) -> list[tuple[str, str]]:
         """Return the languages and operating points that the server serves now."""
@@ -83,12 +103,11 @@ class Recognisers(Generic[Kind_co]):
         ]
 
     def check(self) -> None:
-        """Check the server and set `problem`; after an outage forget all recognisers: models may have changed."""
+        """Check the server and set `problem`; forget all recognisers in an outage, and when the models have changed."""
         before, self.problem = self.problem, self._find_problem()
         if self.problem is None or self.problem == before:
             return
-        with self._lock:
-            self._known.clear()
+        self._forget()
         logs.warning(f"{self.endpoint} cannot be used: {self.problem}")
 
     def watch(self) -> threading.Thread:
@@ -113,16 +132,45 @@ class Recognisers(Generic[Kind_co]):
 
     def _find_problem(self) -> str | None:
         problem = "the catalogue has no language"
-        for language in self.catalogue.languages():
+        due = self._due()
+        for key in [*due, *((language, None) for language in self.catalogue.languages())]:
+            found = None
             try:
-                self._connect(self._probe, self.catalogue, language, None)
+                found = self._connect(self._probe, self.catalogue, *key)
             except ServerUnreachableError:
                 return "no server is ready there"
             except VoxwrightError as error:
                 problem = error.cause
-            else:
+            if key in due:
+                self._compare(key, found)
+            if found is not None:
                 return None
         return problem
+
+    def _due(self) -> list[_Key]:
+        """Return which known recogniser is compared with the server next: each in its turn, none if none is known."""
+        with self._lock:
+            keys = list(self._known)
+        self._checks += 1
+        return keys[self._checks % len(keys) :][:1] if keys else []
+
+    def _compare(self, key: _Key, found: TritonRecogniser | None) -> None:
+        """Forget all recognisers if one differs from what the server serves now; None where it is not served."""
+        with self._lock:
+            known = self._known.get(key)
+        if known is None or (found is not None and _facts(found) == _facts(known)):
+            return
+        self._forget()
+        logs.warning(f"{self.endpoint} serves other models than before; they are used from now on")
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._known.clear()
+            self._generation += 1
+
+
+def _facts(recogniser: TritonRecogniser) -> list[Any]:
+    return [getattr(recogniser, name, None) for name in _FACTS]
 
 
 def recordings_of(endpoint: str, catalogue: Catalogue, access: Access = PLAIN) -> Recognisers[TritonRecogniser]:
