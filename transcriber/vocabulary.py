@@ -6,9 +6,11 @@ again. The search takes both back where the phrase does not go on, or where the 
 token that belongs to several phrases has them once. Characters are compared without case.
 """
 
+import bisect
 import math
 import re
 import unicodedata
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -45,7 +47,7 @@ class Vocabulary:
             raise SettingError(source, f"the bonus of its phrases is {bonus:g}", "Choose a finite number above 0")
         self.spec = spec
         pieces = _pieces(spec)
-        known = _known(pieces)
+        known = _Known(pieces)
         spelled = {_spelled(phrase, spec, known, source) for phrase in phrases}
         labels = {each: label for label, each in enumerate(sorted(set().union(*spelled)))}
         characters = [each for piece in pieces for each in piece]
@@ -67,20 +69,32 @@ class Vocabulary:
         """The phrases for the compiled search; they are valid as long as this object."""
 
 
+class _Known:
+    """The texts that single tokens spell."""
+
+    def __init__(self, pieces: Iterable[tuple[str, ...]]) -> None:
+        self._texts = {"".join(piece) for piece in pieces if piece}
+        # Once for all phrases: a model may have 65,536 tokens.
+        self._longest = max(map(len, self._texts), default=0)
+
+    def spell(self, text: str) -> bool:
+        """Return whether a sequence of tokens spells a text."""
+        reached = [True] + [False] * len(text)
+        for end in range(1, len(text) + 1):
+            begins = range(max(0, end - self._longest), end)
+            reached[end] = any(reached[begin] and text[begin:end] in self._texts for begin in begins)
+        return reached[-1]
+
+
 def spellable(phrases: Iterable[str], spec: TokenSpec) -> list[str]:
     """Return the phrases that the tokens of a model spell, in their order."""
-    known = _known(_pieces(spec))
-    return [phrase for phrase in phrases if (text := _text_of(phrase, spec)) and _is_spelled(text, known)]
+    known = _Known(_pieces(spec))
+    return [phrase for phrase in phrases if (text := _text_of(phrase, spec)) and known.spell(text)]
 
 
 def _pieces(spec: TokenSpec) -> list[tuple[str, ...]]:
     """Return the characters of every token."""
     return [_characters(token, spec) for token in range(len(spec.pieces))]
-
-
-def _known(pieces: Iterable[tuple[str, ...]]) -> set[str]:
-    """Return the texts that single tokens spell."""
-    return {"".join(piece) for piece in pieces if piece}
 
 
 def _has_words(spec: TokenSpec) -> bool:
@@ -104,12 +118,12 @@ def _ends_word(character: str) -> bool:
     return character == WORD_START or (len(character) == 1 and unicodedata.category(character)[0] in "PS")
 
 
-def _spelled(phrase: str, spec: TokenSpec, known: Collection[str], source: object) -> str:
+def _spelled(phrase: str, spec: TokenSpec, known: _Known, source: object) -> str:
     """Return the characters of a phrase as the automaton reads them; raise SettingError when no tokens spell them."""
     text = _text_of(phrase, spec)
     if not text:
         raise SettingError(source, "it has an empty phrase", "Remove it")
-    if not _is_spelled(text, known):
+    if not known.spell(text):
         alphabet = {each for piece in _pieces(spec) for each in piece}
         foreign = next((each for each in text if each not in alphabet), None)
         cause = f"no tokens of the model spell the phrase {phrase!r}" + (f": none has {foreign!r}" if foreign else "")
@@ -122,36 +136,70 @@ def _text_of(phrase: str, spec: TokenSpec) -> str:
     return "".join(WORD_START + word for word in words) if _has_words(spec) else "".join(words)
 
 
-def _is_spelled(text: str, known: Collection[str]) -> bool:
-    longest = max(map(len, known))
-    reached = [True] + [False] * len(text)
-    for end in range(1, len(text) + 1):
-        begins = range(max(0, end - longest), end)
-        reached[end] = any(reached[begin] and text[begin:end] in known for begin in begins)
-    return reached[-1]
-
-
 def _automaton(phrases: Collection[str], labels: Mapping[str, int], leading: int) -> dict[str, NDArray[np.int32]]:
     """Return the arrays of an automaton whose nodes are the beginnings of phrases; `leading` characters are no letters.
 
-    Source: Aho and Corasick, "Efficient string matching" (CACM 1975).
+    Time and memory grow with the characters. Source: Aho and Corasick, "Efficient string matching" (CACM 1975).
     """
-    texts = {text[:size] for text in phrases for size in range(len(text) + 1)} | {""}
-    nodes = sorted(texts, key=lambda text: (len(text), text))
-    number = {text: place for place, text in enumerate(nodes)}
-    children = np.bincount([number[text[:-1]] for text in nodes[1:]], minlength=len(nodes))
-    shorter, ended = [0], [0]
-    for text in nodes[1:]:
-        ends = (text[begin:] for begin in range(1, len(text) + 1))
-        shorter.append(next(number[end] for end in ends if end in number))
-        ended.append(len(text) - leading if text in phrases else ended[shorter[-1]])
+    first, own, sizes, whole = _tree(sorted(phrases), labels)
+    shorter, ended = _shorter(first, own), array("i")
+    for node, size in enumerate(sizes):
+        ended.append(size - leading if whole[node] else ended[shorter[node]] if node else 0)
     return {
-        "first": _int32s([1, *(1 + np.cumsum(children))]),
-        "labels": _int32s([_NO_LABEL, *(labels[text[-1]] for text in nodes[1:])]),
+        "first": _int32s(first),
+        "labels": _int32s(own),
         "shorter": _int32s(shorter),
-        "letters": _int32s([max(0, len(text) - leading) for text in nodes]),
+        "letters": np.maximum(0, _int32s(sizes) - leading),
         "ended": _int32s(ended),
     }
+
+
+def _tree(texts: Sequence[str], labels: Mapping[str, int]) -> tuple[Sequence[int], ...]:
+    """Return the beginnings of sorted texts as nodes, level by level, and the children of a node by their labels.
+
+    For each node: its first child (and an end), its last label, its number of characters, and whether it is a text.
+    """
+    # Lists would take eight times the memory of arrays.
+    first, own, sizes, whole = array("i", [1]), array("i", [_NO_LABEL]), array("i", [0]), array("i", [0])
+    # The texts that begin like a node are neighbours.
+    begins, ends = array("i", [0]), array("i", [len(texts)])
+    node = 0
+    while node < len(own):
+        # A text that ends here is in front of those that go on.
+        place, end, size = begins[node] + whole[node], ends[node], sizes[node]
+        while place < end:
+            begin, character = place, texts[place][size]
+            while place < end and texts[place][size] == character:
+                place += 1
+            begins.append(begin)
+            ends.append(place)
+            own.append(labels[character])
+            sizes.append(size + 1)
+            whole.append(len(texts[begin]) == size + 1)
+        first.append(len(own))
+        node += 1
+    return first, own, sizes, whole
+
+
+def _shorter(first: Sequence[int], own: Sequence[int]) -> Sequence[int]:
+    """Return for each node of a tree the longest end of its text that is a node too."""
+    shorter = array("i", [0])
+    for node in range(len(own)):
+        for child in range(first[node], first[node + 1]):
+            # The ends of a text have fewer characters, so their nodes and those after them are known.
+            shorter.append(_after(first, own, shorter, shorter[node], own[child]) if node else 0)
+    return shorter
+
+
+def _after(first: Sequence[int], own: Sequence[int], shorter: Sequence[int], node: int, label: int) -> int:
+    """Return the child with a label of a node or, where it has none, of its longest end that has one; 0 for none."""
+    while True:
+        place = bisect.bisect_left(own, label, first[node], first[node + 1])
+        if place < first[node + 1] and own[place] == label:
+            return place
+        if not node:
+            return 0
+        node = shorter[node]
 
 
 def _int32s(numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import time
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.unit.transcriber.test_ctc import emissions
 from transcriber import ctc
 from transcriber.ctc import Emissions, Fusion, beam
 from transcriber.ngram import Ngram
-from transcriber.vocabulary import Vocabulary
+from transcriber.vocabulary import Vocabulary, _automaton
 
 BONUS = 1.5
 END = "(?:[▁,']|$)"
@@ -277,3 +278,41 @@ def test_rejects_phrase_whose_characters_are_in_longer_tokens_only() -> None:
 def test_rejects_phrases_of_another_model() -> None:
     with pytest.raises(ValueError, match="the vocabulary is spelled with the tokens of another model"):
         ctc.Search(LETTERS, vocabulary=Vocabulary(["a"], WORDS, BONUS))
+
+
+def plain_automaton(phrases: set[str], leading: int) -> dict[str, list[int]]:
+    """Return the automaton of phrases by its definition: every beginning is a node, and all of its ends are tried."""
+    nodes = sorted({text[:size] for text in phrases for size in range(len(text) + 1)} | {""}, key=lambda t: (len(t), t))
+    number = {text: place for place, text in enumerate(nodes)}
+    labels = {each: label for label, each in enumerate(sorted(set().union(*phrases)))}
+    ends = [[text[begin:] for begin in range(1, len(text) + 1) if text[begin:] in number] for text in nodes]
+    shorter = [number[found[0]] if found else 0 for found in ends]
+    ended = [
+        next((len(each) - leading for each in (text, *found) if each in phrases), 0)
+        for text, found in zip(nodes, ends, strict=True)
+    ]
+    children = np.bincount([number[text[:-1]] for text in nodes[1:]], minlength=len(nodes))
+    return {
+        "first": [1, *(1 + np.cumsum(children)).tolist()],
+        "labels": [-1, *(labels[text[-1]] for text in nodes[1:])],
+        "shorter": shorter,
+        "letters": [max(0, len(text) - leading) for text in nodes],
+        "ended": ended,
+    }
+
+
+@given(phrases=st.sets(st.text("ab▁é", min_size=1, max_size=8), max_size=12), leading=st.sampled_from([0, 1]))
+@settings(max_examples=300, deadline=None)
+def test_automaton_is_that_of_its_definition(phrases: set[str], leading: int) -> None:
+    labels = {each: label for label, each in enumerate(sorted(set().union(*phrases)))}
+    found = _automaton(phrases, labels, leading)
+    assert {name: array.tolist() for name, array in found.items()} == plain_automaton(phrases, leading)
+    assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
+
+
+def test_time_grows_with_the_characters() -> None:
+    """It would grow with the cube of a text's length if each end of each beginning was looked up."""
+    text = "".join(np.random.default_rng(1).choice(list("abc"), 5000))
+    began_s = time.process_time()
+    _automaton({text}, {"a": 0, "b": 1, "c": 2}, 0)
+    assert time.process_time() - began_s < 1.0
