@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-from transcriber.phrases import LONGEST_PHRASE, MOST_PHRASES, Phrase
+from transcriber.phrases import LONGEST_PHRASE, MOST_PHRASES, MOST_SPELLINGS, Phrase
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_PHRASE, pattern=r"\S")]
 
@@ -19,7 +20,19 @@ class VocabularyPhrase(BaseModel):
     sounds_like: list[Text] = []
 
 
-AdditionalVocabulary = Annotated[list[Text | VocabularyPhrase], Field(max_length=MOST_PHRASES)]
+def _limited(entries: list[str | VocabularyPhrase]) -> list[str | VocabularyPhrase]:
+    spellings = sum(1 if isinstance(entry, str) else 1 + len(entry.sounds_like) for entry in entries)
+    if spellings > MOST_SPELLINGS:
+        sentence = (
+            f"the phrases have {spellings} spellings, with all that they sound like; send at most {MOST_SPELLINGS}"
+        )
+        raise PydanticCustomError("too_many_spellings", "{sentence}", {"sentence": sentence})
+    return entries
+
+
+AdditionalVocabulary = Annotated[
+    list[Text | VocabularyPhrase], Field(max_length=MOST_PHRASES), AfterValidator(_limited)
+]
 
 
 def phrases_of(entries: Iterable[str | VocabularyPhrase | dict[str, Any]]) -> tuple[Phrase, ...]:

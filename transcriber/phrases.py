@@ -21,6 +21,8 @@ from transcriber.vocabulary import DEFAULT_BONUS, Vocabulary, spellable
 MOST_PHRASES = 1_000
 """The limit of other products too: the more phrases, the more sound like other words."""
 LONGEST_PHRASE = 100
+MOST_SPELLINGS = 4_000
+"""All phrases and all that they sound like: with the longest ones, a second and 20 MB before the first word."""
 _PUNCTUATION = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 
 
@@ -145,8 +147,12 @@ def _parse_line(line: str) -> Phrase:
 
 
 def _checked(found: Iterator[Phrase], subject: str) -> tuple[Phrase, ...]:
-    phrases = []
+    phrases, spellings = [], 0
     for phrase in itertools.islice(found, MOST_PHRASES + 1):
+        spellings += 1 + len(phrase.sounds_like)
+        if spellings > MOST_SPELLINGS:
+            cause = f"its phrases have more than {MOST_SPELLINGS} spellings, with all that they sound like"
+            raise SettingError(subject, cause, "Keep those that matter most")
         texts = [" ".join(text.split()) for text in (phrase.content, *phrase.sounds_like)]
         wrong = next((text for text in texts if not 0 < len(text) <= LONGEST_PHRASE), None)
         if wrong is not None:

@@ -101,3 +101,20 @@ def test_accepts_any_character() -> None:
     details = {"a": "\0 \N{SNOWMAN} \N{GRINNING FACE}"}
     read = config.read(json.dumps({"type": "transcription", "tracking": {"details": details}}).encode())
     assert read.document()["tracking"]["details"] == details
+
+
+def with_vocabulary(spellings: int) -> bytes:
+    """Return a configuration whose 1,000 phrases have so many spellings each."""
+    vocabulary = [{"content": "a", "sounds_like": ["b"] * (spellings - 1)}] * 1000
+    return json.dumps({"type": "transcription", "transcription_config": {"additional_vocab": vocabulary}}).encode()
+
+
+def test_spellings_of_a_vocabulary_are_limited() -> None:
+    transcription = config.read(with_vocabulary(4)).transcription_config
+    assert transcription is not None
+    assert len(transcription.additional_vocab or []) == 1000
+    with pytest.raises(ApiError) as raised:
+        config.read(with_vocabulary(5))
+    assert (raised.value.status, raised.value.field) == (400, "transcription_config.additional_vocab")
+    reason = "the phrases have 5000 spellings, with all that they sound like; send at most 4000"
+    assert raised.value.detail == f"transcription_config.additional_vocab: {reason}"

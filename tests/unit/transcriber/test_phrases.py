@@ -8,7 +8,7 @@ import pytest
 from contract.client import CHARACTERS, TokenSpec
 from contract.errors import SettingError
 from transcriber import phrases
-from transcriber.phrases import MOST_PHRASES, Phrase
+from transcriber.phrases import MOST_PHRASES, MOST_SPELLINGS, Phrase
 from transcriber.transcript import Word
 
 PIECES = ("<blank>", "▁", *"abcdefghijklmnopqrstuvwxyz", "'")
@@ -49,6 +49,10 @@ def test_reads_additional_vocab(tmp_path: Path) -> None:
         ('["  "]', "it has an empty phrase. Write phrases of 1 to 100 characters"),
         (json.dumps(["a" * 101]), "it has a phrase of 101 characters"),
         (json.dumps(["a"] * (MOST_PHRASES + 1)), "it has more than 1000 phrases. Keep those that matter most"),
+        (
+            json.dumps([{"content": "a", "sounds_like": ["b"] * 99}] * (MOST_SPELLINGS // 100) + ["a"]),
+            "its phrases have more than 4000 spellings, with all that they sound like. Keep those that matter most",
+        ),
         ("[", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
     ],
@@ -60,6 +64,12 @@ def test_rejects_malformed_list(tmp_path: Path, text: str, sentence: str) -> Non
         phrases.read(path)
     assert sentence in str(raised.value)
     assert str(raised.value).startswith(f"--vocabulary {path}")
+
+
+def test_reads_the_largest_list(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("a = b, c, d\n" * MOST_PHRASES, encoding="utf-8")
+    assert sum(1 + len(each.sounds_like) for each in phrases.read(path)) == MOST_SPELLINGS
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,13 @@ def test_names_the_wrong_field() -> None:
     assert refusal(model=3)[0] == ErrorType.INVALID_MODEL
 
 
+def test_spellings_of_a_vocabulary_are_limited() -> None:
+    kind, reason = refusal(additional_vocab=[{"content": "a", "sounds_like": ["b"] * 4000}])
+    assert kind == ErrorType.INVALID_CONFIG
+    sentence = "the phrases have 4001 spellings, with all that they sound like; send at most 4000"
+    assert reason == f"transcription_config.additional_vocab: {sentence}"
+
+
 def test_rejects_start_without_parts() -> None:
     for message in ({}, {"audio_format": FILE}, {"audio_format": FILE, "transcription_config": None}):
         with pytest.raises(SessionError):
