@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -70,6 +71,8 @@ class Setup:
     most_speakers: int | None = None
     vocabulary: tuple[Phrase, ...] = ()
     voice_detection: str = WEBRTC
+    longest_s: float = math.inf
+    """The longest audio."""
     channel: str | None = None
 
 
@@ -147,10 +150,14 @@ class Channel:
             with contextlib.closing(blocks):
                 for samples in blocks:
                     self._take(stream, samples)
-                    if self.spool.is_aborted:
+                    if self.spool.is_aborted or self.audio_s > setup.longest_s:
                         break
             if not self.spool.is_aborted:
                 self._send(stream, stream.finish())
+        if self.audio_s > setup.longest_s:
+            # A small file can hold days of silence, or time stamps that jump by hours.
+            reason = f"the audio is longer than {setup.longest_s:g} s, the limit of this service"
+            raise SessionError(ErrorType.SESSION_TIMEOUT, reason)
 
     def _take(self, stream: StreamSession, samples: Samples) -> None:
         began = time.monotonic()

@@ -42,7 +42,7 @@ _WARNED_PART = 0.75
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionLimits:
-    """How long a session may last, and how long it may be without audio."""
+    """How long a session and its audio may last, and how long it may be without audio."""
 
     idle_s: float = 600.0
     longest_s: float = 48 * 3600.0
@@ -277,6 +277,7 @@ class Session:
             most_speakers=chosen.speaker_diarization_config.max_speakers,
             vocabulary=ready.vocabulary,
             voice_detection=ready.voice_detection,
+            longest_s=self._limits.longest_s,
             channel=label,
         )
 

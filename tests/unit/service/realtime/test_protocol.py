@@ -9,9 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import uvicorn
@@ -26,7 +28,7 @@ from service.realtime import session, sessions
 from service.settings import RealtimeLimits
 from tests.ports import free_ports
 from tests.unit.service.make import KEY, catalogue_of, keys, settings
-from tests.unit.transcriber.sounds import burst, encode, silence
+from tests.unit.transcriber.sounds import add_audio, burst, encode, silence
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline
 from transcriber.audio import Samples
@@ -752,6 +754,40 @@ def test_longest_session(make: Make) -> None:
         kind, reason, code = client.error()
     assert (kind, code) == ("session_timeout", 1008)
     assert reason == "the session has lasted 1 s, the limit of this service"
+
+
+def jumping(path: Path, sound: Samples, jump_s: float) -> bytes:
+    """Return a file of a second of silence after the sound, whose time stamp is later."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = add_audio(container, "pcm_s16le", 16_000, "mono")
+        for start_s, part in ((0.0, sound), (jump_s, silence(1))):
+            frame = av.AudioFrame.from_ndarray((part * 32_767).astype("<i2").reshape(1, -1), format="s16")
+            frame.sample_rate, frame.pts, frame.time_base = 16_000, round(start_s * 16_000), Fraction(1, 16_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_longest_audio_is_that_of_the_longest_session(make: Make, tmp_path: Path) -> None:
+    """A few kilobytes can hold hours; what was spoken before the limit is final."""
+    server = make(realtime=RealtimeLimits(longest_s=20))
+    sound = np.concatenate([silence(0.5), burst(2), silence(1)])
+    long = np.concatenate([sound, silence(20)])
+    sent: list[tuple[Message, bytes]] = [
+        ({"type": "file"}, jumping(tmp_path / "a.mka", sound, 3000.0)),
+        ({"type": "file"}, encode(tmp_path / "a.m4a", long, 16_000, "aac").read_bytes()),
+        (RAW, (long * 32_767).astype("<i2").tobytes()),
+    ]
+    for audio, data in sent:
+        with server.connected() as client:
+            client.start(audio)
+            client.socket.send(data)
+            client.send("EndOfStream", last_seq_no=1)
+            messages = client.until("Error", "EndOfTranscript")
+            code = client.close_code()
+        reason = "the audio is longer than 20 s, the limit of this service"
+        assert messages[-1] == {"message": "Error", "type": "session_timeout", "reason": reason}
+        assert (text(messages), code) == ("loud ", 1008)
 
 
 def test_connection_without_start_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
