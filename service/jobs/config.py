@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from contract.catalogue import Catalogue
+from service import json_values
 from service.additional_vocabulary import AdditionalVocabulary, phrases_of
 from service.errors import ApiError
 from service.recognition import Diarization, Wanted
@@ -137,15 +138,17 @@ def read(text: bytes) -> JobConfig:
         raise ApiError(400, MALFORMED, f"config: it has more than {_LARGEST_BYTES} bytes", field="config")
     try:
         document = json.loads(text)
-        # JSON may hold half of a surrogate pair, which no database and no answer takes.
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ApiError(400, MALFORMED, "config: it has text that is not Unicode", field="config") from error
+        problem = json_values.unwritable(document)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, MALFORMED, "config: it is not JSON", field="config") from error
+    if problem is not None:
+        place = problem[0][:_SHOWN_CHARACTERS] or "config"
+        raise ApiError(400, MALFORMED, f"{place}: {problem[1]}", field=place)
     try:
         config = JobConfig.model_validate(document)
-    except (ValidationError, RecursionError) as error:
+        # It is stored and shown in this form, which may be nested less deeply than what is read.
+        config.document()
+    except (ValueError, RecursionError) as error:
         raise _malformed(error) from error
     for name in _NOT_SERVED:
         if getattr(config, name) is not None:

@@ -18,7 +18,8 @@ _RATES_HZ = 1_000, 192_000
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    # Python reads NaN and 1e999, which JSON does not have.
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Diarization(StrEnum):

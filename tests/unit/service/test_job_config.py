@@ -3,12 +3,26 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.errors import ApiError
 from service.jobs import config
 from service.recognition import Diarization, Wanted
 from tests.unit.service import make
 from transcriber.phrases import Phrase
+
+CHARACTERS = st.characters(categories=["Ll", "Lu", "Cs", "Cc"])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(CHARACTERS, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["type", "details", "title"]) | st.text(CHARACTERS, max_size=5), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
 
 
 def test_wanted() -> None:
@@ -118,3 +132,51 @@ def test_spellings_of_a_vocabulary_are_limited() -> None:
     assert (raised.value.status, raised.value.field) == (400, "transcription_config.additional_vocab")
     reason = "the phrases have 5000 spellings, with all that they sound like; send at most 4000"
     assert raised.value.detail == f"transcription_config.additional_vocab: {reason}"
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize(
+    ("fields", "place", "reason"),
+    [
+        ('"max_delay": NaN', "transcription_config.max_delay", "it is not a finite number"),
+        ('"max_delay": 1e999', "transcription_config.max_delay", "it is not a finite number"),
+        ('"max_delay": -Infinity', "transcription_config.max_delay", "it is not a finite number"),
+        ('"ctrl": {"a": [1, {"b": NaN}]}', "transcription_config.ctrl.a.1.b", "it is not a finite number"),
+        (
+            '"ctrl": {"a": "\\ud800"}',
+            "transcription_config.ctrl.a",
+            "it has a character that Unicode does not have",
+        ),
+        (
+            '"ctrl": {"\\ud800": NaN}',
+            "transcription_config.ctrl",
+            "it has a character that Unicode does not have",
+        ),
+        (f'"ctrl": {nested(400)}', "config", "it is nested too deeply"),
+        (f'"ctrl": {nested(100_000)}', "config", "it is not JSON"),
+    ],
+)
+def test_rejects_what_cannot_be_written_as_json(fields: str, place: str, reason: str) -> None:
+    """It would be stored, and the job could not be shown."""
+    text = f'{{"type": "transcription", "transcription_config": {{"language": "en", {fields}}}}}'
+    with pytest.raises(ApiError) as raised:
+        config.read(text.encode())
+    assert (raised.value.status, raised.value.field) == (400, place)
+    assert raised.value.detail == f"{place}: {reason}"
+
+
+@given(
+    st.text(max_size=50)
+    | VALUES.map(json.dumps)
+    | VALUES.map(lambda value: json.dumps({"type": "transcription", "tracking": {"details": {"a": value}}}))
+)
+def test_what_is_read_can_be_shown(text: str) -> None:
+    """Anything else is refused, and the reason can be sent."""
+    try:
+        document = config.read(text.encode(errors="surrogatepass")).document()
+    except ApiError as error:
+        document = {"detail": error.detail}
+    json.dumps(document, allow_nan=False, ensure_ascii=False).encode()

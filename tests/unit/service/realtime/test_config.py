@@ -1,6 +1,7 @@
 """What a client may configure, and how wrong values are refused."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -146,6 +147,13 @@ def test_names_the_wrong_field() -> None:
     )
     assert refusal(language=3)[0] == ErrorType.INVALID_LANGUAGE
     assert refusal(model=3)[0] == ErrorType.INVALID_MODEL
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_rejects_what_is_not_a_finite_number(number: float) -> None:
+    assert refusal(max_delay=number)[1].startswith("transcription_config.max_delay: input should be ")
+    with pytest.raises(SessionError, match="timestamp: input should be "):
+        config.parse(config.ForceEndOfUtterance, {"timestamp": number})
 
 
 def test_spellings_of_a_vocabulary_are_limited() -> None:
