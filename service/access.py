@@ -113,7 +113,7 @@ class Access:
         self._core.metrics.request_s.labels(route).observe(seconds)
         if route not in _OPEN:
             logs.info(
-                f"{scope['method']} {scope['path']} {status}",
+                f"{scope['method']} {logs.path_of(scope)} {status}",
                 status=status,
                 seconds=round(seconds, 3),
                 client=scope.get("voxwright.client"),

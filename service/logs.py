@@ -3,9 +3,12 @@
 import json
 import logging
 import sys
+import textwrap
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 FORMATS = ("text", "json")
 NAME = "voxwright.service"
@@ -23,6 +26,11 @@ def configure(form: str) -> None:
         logger.setLevel(logging.INFO)
     # uvicorn writes the query of a WebSocket, in which browsers and npm clients send their key.
     logging.getLogger("uvicorn.error").addFilter(_is_without_query)
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request for the log, encoded as in a URL: it has no blanks and no ends of lines."""
+    return quote(scope["path"], safe="/:@!$&'()*+,;=~", errors="replace")
 
 
 def info(line: str, **fields: Any) -> None:
@@ -45,13 +53,20 @@ def _is_without_query(record: logging.LogRecord) -> bool:
 
 
 class _Text(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s: %(message)s")
+    """One line per fact, whatever a client has sent; the lines of a traceback are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
         current = request_id.get()
-        return line if current is None else f"{line} [{current}]"
+        line = f"{record.levelname}: {_printable(record.getMessage())}"
+        line = line if current is None else f"{line} [{current}]"
+        if not record.exc_info:
+            return line
+        return f"{line}\n{textwrap.indent(self.formatException(record.exc_info), '  ', lambda _: True)}"
+
+
+def _printable(text: str) -> str:
+    """Return a text with escapes in place of ends of lines and of what controls a terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 class _Json(logging.Formatter):

@@ -63,7 +63,7 @@ class Sessions:
             prepare=self._prepare,
             limits=chosen,
         )
-        logs.info(f"a session has begun at {socket.url.path}", session=session.id)
+        logs.info(f"a session has begun at {logs.path_of(socket.scope)}", session=session.id)
         problem: SessionError | None = None
         self._connected += 1
         try:

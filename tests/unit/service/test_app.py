@@ -168,6 +168,28 @@ def test_log_lines_are_json_with_the_request_id(make: Make, capsys: pytest.Captu
     assert lines[-1]["status"] == 500
 
 
+def test_client_writes_no_line_of_its_own_into_the_log(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    client = make(failing)
+    client.get("/nothing%0aERROR:%20forged%20line%1b[2J%e2%80%a8x%c3%a9")
+    logs.warning("from\r\nERROR: forged \x85\u2028\x1b[2J\ud800 é")
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[0].startswith("INFO: GET /nothing%0AERROR:%20forged%20line%1B%5B2J%E2%80%A8x%C3%A9 404 [")
+    assert lines[1:] == [r"WARNING: from\r\nERROR: forged \x85\u2028\x1b[2J\ud800 é", ""]
+
+
+def test_traceback_is_indented(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    try:
+        raise ValueError("sent\n\nERROR: forged line")
+    except ValueError:
+        logs.exception("a request failed")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "ERROR: a request failed"
+    assert "ValueError: sent" in rest[-3]
+    assert all(line.startswith("  ") for line in rest)
+
+
 def test_ready_names_what_is_missing(make: Make) -> None:
     client = make()
     response = client.get("/ready")
