@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _PORTS = {"http": 80, "https": 443}
+# RFC 4291, section 2.4, and RFC 6052.
+_GLOBAL_UNICAST, _NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 Resolve = Callable[[str, int], list[str]]
 
 
@@ -76,6 +78,17 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    return (parsed if mapped is None else mapped).is_global and not parsed.is_multicast
+    reached = _reached(ipaddress.ip_address(address.partition("%")[0]))
+    # Site-local addresses, those of a network's own NAT64 (64:ff9b:1::/48) and other reserved ones lie outside.
+    if isinstance(reached, ipaddress.IPv6Address) and reached not in _GLOBAL_UNICAST:
+        return False
+    return reached.is_global and not reached.is_multicast
+
+
+def _reached(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the IPv4 address that the system or a gateway calls for an IPv6 address which contains one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour or address

@@ -64,11 +64,24 @@ def test_other_urls_are_refused(url: str, reason: str) -> None:
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",  # noqa: S104
-     "::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::"],
+     "::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "::ffff:224.0.0.1", "2002:e000:1::",
+     "64:ff9b::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b::224.0.0.1",
+     "64:ff9b:1::127.0.0.1", "64:ff9b:1:7f00:0:100::", "::127.0.0.1", "::10.0.0.1", "::ffff:0:127.0.0.1",
+     "fec0::1", "feff::1", "ff0e::1", "100::1", "2001:db8::1", "2001:0:4136:e378:8000:63bf:80ff:fffe"],
 )  # fmt: skip
 def test_pattern_reaches_no_internal_address(address: str) -> None:
     with pytest.raises(ForbiddenUrlError, match="inside the network"):
         check("https://x.example.com/", ALLOWED, "--fetch-host", lambda *_: [address])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::93.184.216.34", "::ffff:93.184.216.34", "2002:5db8:d822::1"],
+)
+def test_pattern_reaches_public_addresses(address: str) -> None:
+    """Also through a gateway from IPv6 to IPv4."""
+    found = check("https://x.example.com/", ALLOWED, "--fetch-host", lambda *_: [address])
+    assert found.address == address
 
 
 def test_everything_public_may_be_listed() -> None:
