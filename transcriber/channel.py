@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from contract.access import Access
 from contract.certificates import Problem
 from transcriber import wire
 from transcriber.endpoint import split
+from transcriber.recogniser import CancelledRequestError
 
 # Address translators and balancers forget a connection without data, some after less than a minute, and report nothing.
 # So a request after this time without any opens another connection. During a request the client sends a ping after the
@@ -27,6 +28,8 @@ IDLE_S, PING_TIMEOUT_S = 5, 5
 # The time that one attempt to connect may take. TLS needs three round trips.
 CONNECT_S = 5
 _RESOLVED_FOR_S = 30.0
+# How often a call that may be cancelled checks it. Results do not wait for it.
+_POLL_S = 0.2
 _MILLISECONDS = 1_000
 _ARGUMENTS = [
     ("grpc.max_send_message_length", -1),
@@ -74,13 +77,22 @@ class Client(InferenceServerClient):  # type: ignore[misc]
             wire.METHOD, response_deserializer=service_pb2.ModelInferResponse.FromString
         )
 
-    def send(self, message: bytes, timeout_s: float) -> dict[str, NDArray[Any]]:
+    def send(
+        self, message: bytes, timeout_s: float, is_cancelled: Callable[[], bool] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Send a message of `wire`, and return the tensors of the response by their names.
 
-        Raises InferenceServerException as tritonclient does.
+        Raises InferenceServerException as tritonclient does, and CancelledRequestError when `is_cancelled` is true.
         """
         try:
-            return wire.tensors(self._call(message, timeout=timeout_s, metadata=self._metadata))
+            if is_cancelled is None:
+                return wire.tensors(self._call(message, timeout=timeout_s, metadata=self._metadata))
+            call = self._call.future(message, timeout=timeout_s, metadata=self._metadata)
+            return wire.tensors(_result(call, is_cancelled))
+        except grpc.FutureCancelledError:
+            if is_cancelled is not None and is_cancelled():
+                raise CancelledRequestError("the request was cancelled") from None
+            raise InferenceServerException(msg="the server cancelled it", status="StatusCode.CANCELLED") from None
         except grpc.RpcError as error:
             raise InferenceServerException(
                 msg=error.details(), status=str(error.code()), debug_details=error.debug_error_string()
@@ -90,6 +102,17 @@ class Client(InferenceServerClient):  # type: ignore[misc]
         """Close the channels."""
         super().close()
         self._requests.close()
+
+
+def _result(call: Any, is_cancelled: Callable[[], bool]) -> Any:
+    """Return the result of a call, which is cancelled when `is_cancelled` returns True."""
+    while True:
+        try:
+            return call.result(timeout=_POLL_S)
+        except grpc.FutureTimeoutError:
+            if is_cancelled():
+                # The next round raises FutureCancelledError, unless the result has come meanwhile.
+                call.cancel()
 
 
 class Channels:

@@ -20,7 +20,7 @@ from transcriber.buckets import AudioBatch
 from transcriber.channel import IDLE_S, REFUSALS, Channels, Client
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.parameters import SERVE_REMEDY
-from transcriber.recogniser import RequestError
+from transcriber.recogniser import CancelledRequestError, RequestError
 
 # The longest time until the answer. Pings detect a connection that is gone sooner: these limits are for a server that
 # lives and does not answer. The first request of a stream waits for a place, which a client that vanished holds for up
@@ -171,13 +171,15 @@ class Connection:
         *,
         is_brief: bool = False,
         places: Places | None = None,
+        is_cancelled: Callable[[], bool] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """Run a model on arrays with a batch axis; a scalar per item has the shape [batch, 1] on the wire.
 
         Raises RequestError when the server refuses the request, ServerUnreachableError in a long outage. A request in
         the middle of a stream is sent once: when no answer comes, the server may have processed it or not. A request
         that `is_brief` is sent once as well, with the short timeout of status requests. With `places`, the first
-        request of a stream reports that it waits for one of them.
+        request of a stream reports that it waits for one of them. It raises CancelledRequestError soon after
+        `is_cancelled` returns True, as does each later one.
         """
         types = {tensor.name: tensor.type for tensor in family.inputs}
         sequence: dict[str, int | bool] = {}
@@ -191,12 +193,17 @@ class Connection:
         message = wire.message(model, tensors, [tensor.name for tensor in family.outputs], sequence)
         timeout_s = _STATUS_TIMEOUT_S if is_brief else REQUEST_TIMEOUT_S if position is None else position.timeout_s
 
+        # It has its place already. A call that can be cancelled takes more processor time.
+        is_later = position is not None and not position.start
+
         def send(client: Client) -> dict[str, NDArray[Any]]:
+            if is_cancelled is not None and is_cancelled():
+                raise CancelledRequestError(f"the request for {model} was cancelled")
             with self._reported_wait(places if position is not None and position.start else None):
-                return client.send(message, timeout_s)
+                return client.send(message, timeout_s, None if is_later else is_cancelled)
 
         try:
-            found = self._call(send, once=is_brief or (position is not None and not position.start))
+            found = self._call(send, once=is_brief or is_later)
         except _DeadlineError as error:
             raise RequestError(f"{model} did not answer within {timeout_s:g} s") from error
         for tensor in family.outputs:

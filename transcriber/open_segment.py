@@ -11,7 +11,7 @@ from transcriber.audio import Samples
 from transcriber.buckets import full_windows
 from transcriber.ctc import AlignedToken, Emissions
 from transcriber.pipeline import Plan, SegmentResult
-from transcriber.recogniser import EncoderOutput, RequestError, StreamRecogniser
+from transcriber.recogniser import CancelledRequestError, EncoderOutput, RequestError, StreamRecogniser
 from transcriber.segments import Segment
 from transcriber.transcript import Loss, Word
 
@@ -223,6 +223,9 @@ class OpenSegment:
                 if attempt:
                     self._replay()
                 return self._recogniser.step(self._stream, window, start=not self._windows, end=end)
+            except CancelledRequestError as error:
+                error_text = str(error)
+                break
             except RequestError as error:
                 error_text = str(error)
         self._recogniser.cancel(self._stream)

@@ -1,8 +1,8 @@
 """Define what the transcriber needs from a server: the interface between the transcription and the network protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -17,6 +17,10 @@ Bounds: TypeAlias = tuple[int, int]
 
 class RequestError(Exception):
     """The server answered a request with an error. The same request may succeed later or not."""
+
+
+class CancelledRequestError(RequestError):
+    """The result of a request is not needed any more, so it is not repeated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,6 +94,13 @@ class StreamRecogniser(Recogniser, Protocol):
         The first window starts the stream, also if the server knows its number. Only the first window is
         repeated while the server is away. RequestError for a later one means that the server may have lost the stream:
         send it again from its first window.
+        """
+        ...
+
+    def cancellable(self, is_cancelled: Callable[[], bool]) -> Self:
+        """Return this recogniser for a session that may end while its first window waits for a place on the server.
+
+        Soon after `is_cancelled` returns True, in any thread, `step` raises CancelledRequestError.
         """
         ...
 

@@ -1,9 +1,10 @@
 """Recognise segments and streams with the models of a Triton server, after a check of what the server serves."""
 
 import contextlib
+import copy
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,6 +203,8 @@ class TritonStreams(TritonRecogniser):
     """The models of a server in real-time mode; see StreamRecogniser."""
 
     mode = REALTIME_MODE
+    is_cancelled: Callable[[], bool] | None = None
+    """Whether the session that uses it is over; None where no session is bound."""
 
     def __init__(self, connection: Connection, catalogue: Catalogue, language: str, operating_point: str) -> None:
         """Check the served models and read their parameters; raise ServerContractError when they do not fit."""
@@ -215,8 +218,16 @@ class TritonStreams(TritonRecogniser):
         inputs = self._padded([window], self._recogniser, self.audio.padding)
         position = SequencePosition(stream=stream, start=start, end=end)
         model = self._model(self._recogniser)
-        outputs = self._connection.infer(model, self._recogniser, inputs, position, places=self.places)
+        outputs = self._connection.infer(
+            model, self._recogniser, inputs, position, places=self.places, is_cancelled=self.is_cancelled
+        )
         return _encoder_output(outputs, model)
+
+    def cancellable(self, is_cancelled: Callable[[], bool]) -> Self:
+        """Return this recogniser for a session that may end while it waits; see StreamRecogniser."""
+        found = copy.copy(self)
+        found.is_cancelled = is_cancelled
+        return found
 
     def cancel(self, stream: int) -> None:
         """Free the place of a stream on the server; see StreamRecogniser."""

@@ -145,7 +145,9 @@ class Channel:
             speaker_limits=limits,
             voice_detection=setup.voice_detection,
         )
-        with StreamSession(setup.recogniser, plan, rules=setup.rules) as stream:
+        # The first window of a segment may wait long for a place on the server.
+        recogniser = setup.recogniser.cancellable(lambda: self.spool.is_aborted)
+        with StreamSession(recogniser, plan, rules=setup.rules) as stream:
             blocks = self._file_blocks(stream) if setup.raw is None else self._raw_blocks(setup.raw, stream)
             with contextlib.closing(blocks):
                 for samples in blocks:

@@ -103,14 +103,6 @@ def test_pattern_of_another_field_has_its_own_reason() -> None:
         config.read(json.dumps(document).encode())
 
 
-@pytest.mark.parametrize("details", [{"a": "\ud800"}, {"\udfff": 1}, {"a": [{"b": "\ud800\ud800"}]}])
-def test_rejects_text_that_is_not_unicode(details: dict[str, object]) -> None:
-    """No database and no answer takes half of a surrogate pair."""
-    with pytest.raises(ApiError) as raised:
-        config.read(json.dumps({"type": "transcription", "tracking": {"details": details}}).encode())
-    assert (raised.value.status, raised.value.detail) == (400, "config: it has text that is not Unicode")
-
-
 def test_accepts_any_character() -> None:
     details = {"a": "\0 \N{SNOWMAN} \N{GRINNING FACE}"}
     read = config.read(json.dumps({"type": "transcription", "tracking": {"details": details}}).encode())

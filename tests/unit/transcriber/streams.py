@@ -1,6 +1,7 @@
 """Recognise streams without a server."""
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class FakeStreams(FakeRecogniser):
         self.cancelled: set[int] = set()
         self.requests = 0
         self._fail = fail
+        self.is_cancelled: Callable[[], bool] = lambda: False
 
     def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
         self.requests += 1
@@ -40,6 +42,10 @@ class FakeStreams(FakeRecogniser):
             path[2:4] = [LOUD, LOUD] if float(window.max()) > 0.3 else [SO, FT]
         encoder_out = np.zeros((frames, 4), np.float16)
         return EncoderOutput(emissions=confident(path), encoder_out=encoder_out, encoder_length=frames)
+
+    def cancellable(self, is_cancelled: Callable[[], bool]) -> Self:
+        self.is_cancelled = is_cancelled
+        return self
 
     def cancel(self, stream: int) -> None:
         self.cancelled.add(stream)

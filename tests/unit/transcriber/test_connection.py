@@ -15,7 +15,7 @@ from tests.unit.transcriber.server import Script, serving
 from transcriber import connection as connections
 from transcriber.audio import Samples
 from transcriber.connection import Connection, _Outage
-from transcriber.recogniser import RequestError
+from transcriber.recogniser import CancelledRequestError, RequestError
 from transcriber.triton_recogniser import TritonRecogniser, connect, connect_streams
 
 
@@ -212,6 +212,40 @@ def test_states_how_long_it_waited_for_an_answer(script: Script, monkeypatch: py
             streams.step(1, window, start=False, end=False)
     # It is sent once: the server may have processed it.
     assert len(script.requests) == 2
+
+
+def test_wait_for_a_place_ends_when_its_stream_is_cancelled(script: Script) -> None:
+    script.realtime = True
+    with serving(script) as port:
+        streams = connect_streams(Connection(f"127.0.0.1:{port}", one_server=True), read_catalogue(), "en", None)
+        is_over = threading.Event()
+        session, window = streams.cancellable(is_over.is_set), np.zeros(streams.window_samples, dtype=np.float32)
+        session.step(1, window, start=True, end=True)
+        script.delay_s = 8.0
+        threading.Timer(0.5, is_over.set).start()
+        began_s = time.monotonic()
+        with pytest.raises(CancelledRequestError):
+            session.step(2, window, start=True, end=False)
+        assert 0.4 < time.monotonic() - began_s < 3.0
+        with pytest.raises(CancelledRequestError):
+            session.step(2, window, start=True, end=False)
+        assert len(script.requests) == 2
+        # The other sessions go on.
+        script.delay_s = 0.0
+        streams.step(3, window, start=True, end=True)
+
+
+def test_cancelled_stream_does_not_wait_for_a_server(script: Script) -> None:
+    script.realtime = True
+    with serving(script) as port:
+        streams = connect_streams(Connection(f"127.0.0.1:{port}", one_server=True), read_catalogue(), "en", None)
+    is_over = threading.Event()
+    session, window = streams.cancellable(is_over.is_set), np.zeros(streams.window_samples, dtype=np.float32)
+    threading.Timer(0.5, is_over.set).start()
+    began_s = time.monotonic()
+    with pytest.raises(CancelledRequestError):
+        session.step(1, window, start=True, end=False)
+    assert time.monotonic() - began_s < 10.0
 
 
 def test_optional_models_survive_an_outage(script: Script) -> None:

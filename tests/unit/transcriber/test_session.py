@@ -17,7 +17,7 @@ from transcriber import confidence, pipeline, segments
 from transcriber.audio import Samples
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
-from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.recogniser import CancelledRequestError, EncoderOutput, RequestError
 from transcriber.segments import Timing
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
 from transcriber.transcript import Word
@@ -284,6 +284,17 @@ def test_sessions_share_a_recogniser() -> None:
         thread.join()
     for number, sound in enumerate(sounds):
         assert results[number] == transcribed(ManyWords(), sound, max_delay_s=1.0)
+
+
+@pytest.mark.parametrize(("error", "requests"), [(RequestError, 3), (CancelledRequestError, 1)])
+def test_cancelled_request_is_not_repeated(error: type[RequestError], requests: int) -> None:
+    def fail(_: int) -> None:
+        raise error("no place")
+
+    recogniser = FakeStreams(fail=fail)
+    with StreamSession(recogniser, Plan()) as stream:
+        pushed(stream, np.concatenate([silence(0.5), burst(2)]))
+    assert recogniser.requests == requests
 
 
 class Unsure(FakeStreams):

@@ -33,7 +33,7 @@ from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline
 from transcriber.audio import Samples
 from transcriber.ctc import Floats
-from transcriber.recogniser import Bounds, RequestError
+from transcriber.recogniser import Bounds, CancelledRequestError, RequestError
 
 RAW = {"type": "raw", "encoding": "pcm_s16le", "sample_rate": 16_000}
 TALK = np.concatenate([silence(0.5), burst(2), silence(1), burst(2, level=0.1), silence(1)])
@@ -807,6 +807,23 @@ def test_client_that_leaves_frees_its_stream(server: Server) -> None:
         client.until("AudioAdded")
     wait_until(lambda: server.recogniser.cancelled == set(server.recogniser.streams))
     wait_until(lambda: not server.part.is_busy())
+
+
+def test_client_that_leaves_ends_the_wait_for_a_place(server: Server) -> None:
+    is_waiting = threading.Event()
+
+    def wait(_: int) -> None:
+        is_waiting.set()
+        wait_until(server.recogniser.is_cancelled)
+        raise CancelledRequestError("the request was cancelled")
+
+    server.recogniser._fail = wait
+    with server.connected() as client:
+        client.start()
+        client.speak(burst(2))
+        assert is_waiting.wait(10)
+    wait_until(lambda: not any(thread.name == "channel" for thread in threading.enumerate()))
+    assert server.recogniser.requests == 1
 
 
 def test_client_that_does_not_read_is_disconnected(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
