@@ -17,12 +17,13 @@ pytestmark = [
 
 
 def everything(folder: Path) -> dict[str, bytes | str]:
-    """Return everything below a folder: the bytes of files and the targets of links."""
+    """Return everything below a folder: the bytes of files and the targets of links. The lock of a repository stays."""
     return {
         str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
         else (path.read_bytes() if path.is_file() else "folder")
         for path in folder.rglob("*")
+        if path.name != "repository.lock"
     }
 
 
