@@ -21,7 +21,7 @@ from build.results import BundleResult, EngineResult
 from build.units import GIBIBYTE, mebibytes
 from contract import command_line, compatibility, files
 from contract.arch import Arch
-from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, INT8, MODES, Catalogue
+from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, INT8, MODES, Catalogue, check_replaceable
 from contract.errors import BuildError, CompilerUnavailableError
 from contract.manifest import Accuracy, BundleManifest, EngineRecord
 from contract.platform import platform
@@ -144,6 +144,8 @@ def fail(found: Sequence[BundleResult]) -> None:
 def run(request: Request, arch: Arch) -> BundleResult:
     """Build the bundle of an architecture, or only list what would be built."""
     target = target_of(request, arch)
+    if _replaces_catalogue(request):
+        check_replaceable(request.out / CATALOGUE_SUBFOLDER, f"--out {request.out}")
     jobs = plan(
         request.catalogue,
         request.onnx,
@@ -252,6 +254,11 @@ def main() -> None:
     command_line.run(command)
 
 
+def _replaces_catalogue(request: Request) -> bool:
+    """Return whether the catalogue next to the bundles is another one than that of the build."""
+    return request.catalogue.folder.resolve() != (request.out / CATALOGUE_SUBFOLDER).resolve()
+
+
 def _keep_catalogue(request: Request) -> None:
     """Copy the catalogue of a user's own networks next to the bundles, where a server finds it."""
     source, kept = request.catalogue.folder, request.out / CATALOGUE_SUBFOLDER
@@ -259,7 +266,7 @@ def _keep_catalogue(request: Request) -> None:
         # One of networks that were built there before would hide the engines of this build.
         if kept.is_dir():
             files.remove(kept)
-    elif source.resolve() != kept.resolve():
+    elif _replaces_catalogue(request):
         with files.replacing(kept) as staging:
             shutil.copytree(source, staging, dirs_exist_ok=True)
 

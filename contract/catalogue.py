@@ -333,6 +333,32 @@ def read_catalogue(folder: Path = CATALOGUE_FOLDER) -> Catalogue:
     )
 
 
+def catalogue_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of a catalogue's folder: catalogue.toml, and the model.toml of every family."""
+    return folder / CATALOGUE_FILE, *sorted(folder.glob(f"*/{MODEL_FILE}"))
+
+
+def check_replaceable(folder: Path, setting: str) -> None:
+    """Raise SettingError unless a folder is absent or empty, or holds a catalogue and nothing else.
+
+    A build and an export replace the whole folder, and files of something else in it would be lost.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    remedy = "Name another folder, or move this one to another place"
+    if not (folder / CATALOGUE_FILE).is_file():
+        raise SettingError(setting, f"{folder} is not a catalogue, and it would be replaced", remedy)
+    known = catalogue_files(folder)
+    foreign = next((path for path in sorted(folder.rglob("*")) if _is_file(path) and path not in known), None)
+    if foreign is not None:
+        raise SettingError(setting, f"{foreign} is not a part of a catalogue, and its folder would be replaced", remedy)
+
+
+def _is_file(path: Path) -> bool:
+    # A link to a folder counts too: removing its folder would lose it.
+    return path.is_symlink() or not path.is_dir()
+
+
 def _operating_points(folder: Path) -> tuple[str, ...]:
     path = folder / CATALOGUE_FILE
     if not path.is_file():

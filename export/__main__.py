@@ -9,7 +9,14 @@ import click
 from click.core import ParameterSource
 
 from contract import command_line
-from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, CATALOGUE_VARIABLE, PRECISIONS, read_catalogue
+from contract.catalogue import (
+    CATALOGUE_FOLDER,
+    CATALOGUE_SUBFOLDER,
+    CATALOGUE_VARIABLE,
+    PRECISIONS,
+    check_replaceable,
+    read_catalogue,
+)
 from contract.errors import SettingError
 from contract.graph import RECORD_FILE
 from export import networks_file
@@ -109,6 +116,7 @@ def run_own(
         cause = f"{operating_point!r} is not an operating point of {networks.path}"
         raise SettingError("--operating-point", cause, f"Use {' or '.join(networks.operating_points)}")
     folder = out / CATALOGUE_SUBFOLDER
+    check_replaceable(folder, f"--out {out}")
     if not folder.exists() and any(out.glob(f"*/{RECORD_FILE}")):
         cause = "it holds graphs that were exported without --networks"
         raise SettingError(f"--out {out}", cause, "Name another folder, or remove this one")

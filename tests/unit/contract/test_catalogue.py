@@ -12,6 +12,7 @@ from contract.catalogue import (
     InputGenerator,
     Tensor,
     Tolerance,
+    check_replaceable,
     models,
     read_catalogue,
 )
@@ -513,3 +514,47 @@ def test_shipped_frames() -> None:
 )
 def test_windows_of_a_stream(samples: int, starts: list[int]) -> None:
     assert list(shipped().families["body"].modes["realtime"].window_starts(samples)) == starts
+
+
+def _catalogue(folder: Path) -> Path:
+    write(folder / "catalogue", "one", FAMILY)
+    return folder / "catalogue"
+
+
+def test_catalogue_is_replaceable(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "catalogue", "--out x")
+    (tmp_path / "empty").mkdir()
+    check_replaceable(tmp_path / "empty", "--out x")
+    check_replaceable(_catalogue(tmp_path), "--out x")
+
+
+@pytest.mark.parametrize("name", ["customers.csv", "one/notes.md", "one/deep/model.toml", ".hidden"])
+def test_catalogue_with_other_files_is_not_replaceable(name: str, tmp_path: Path) -> None:
+    folder = _catalogue(tmp_path)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    with pytest.raises(SettingError) as caught:
+        check_replaceable(folder, "--out x")
+    assert str(caught.value) == (
+        f"--out x: {folder / name} is not a part of a catalogue, and its folder would be replaced. "
+        "Name another folder, or move this one to another place."
+    )
+
+
+def test_linked_folder_in_catalogue_is_not_replaceable(tmp_path: Path) -> None:
+    folder = _catalogue(tmp_path)
+    (folder / "two").symlink_to(folder / "one")
+    with pytest.raises(SettingError, match="two is not a part of a catalogue"):
+        check_replaceable(folder, "--out x")
+
+
+def test_folder_of_models_alone_and_file_are_not_replaceable(tmp_path: Path) -> None:
+    folder = _catalogue(tmp_path)
+    (folder / "catalogue.toml").unlink()
+    for path in (folder, folder / "one" / "model.toml"):
+        with pytest.raises(SettingError) as caught:
+            check_replaceable(path, "--out x")
+        assert str(caught.value) == (
+            f"--out x: {path} is not a catalogue, and it would be replaced. "
+            "Name another folder, or move this one to another place."
+        )

@@ -12,6 +12,7 @@ from tests.unit.engines import commands
 from tests.unit.engines.exported import export, speak
 
 FAMILIES = ("body", "am_en", "ensemble_en")
+MODEL = "am_en_only"
 
 
 @pytest.fixture
@@ -97,3 +98,32 @@ def test_rejects_exports_of_an_earlier_release(graphs: Path, catalogue: Path, tm
         "Run `python -m export` again, or use the release that wrote it.\n",
     )
     assert not (tmp_path / "engines").exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_does_not_replace_folder_of_other_files(own: bool, graphs: Path, catalogue: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "engines" / "catalogue" / "customers.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    chosen = ("--catalogue", catalogue if own else CATALOGUE_FOLDER)
+    result = commands.run(
+        "build.engines", "--arch", "cpu", "--onnx", graphs, "--out", tmp_path / "engines", *chosen, "--model", MODEL
+    )
+    assert (result.returncode, result.stderr) == (
+        10,
+        f"error: --out {tmp_path / 'engines'}: {kept.parent} is not a catalogue, and it would be replaced. "
+        "Name another folder, or move this one to another place.\n",
+    )
+    assert kept.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "engines", "onnx"]
+
+
+def test_replaces_catalogue_of_an_earlier_build(tmp_path: Path, catalogue: Path, graphs: Path) -> None:
+    out = tmp_path / "engines"
+    arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", out)
+    own = commands.run("build.engines", *arguments, "--catalogue", catalogue, "--model", MODEL)
+    assert (own.returncode, read_catalogue(out / "catalogue").operating_points) == (0, ("only",))
+    export(graphs, "am_en_standard")
+    reference = commands.run("build.engines", *arguments, "--catalogue", CATALOGUE_FOLDER, "--model", "am_en_standard")
+    assert reference.returncode == 0, reference.stderr
+    assert not (out / "catalogue").exists()

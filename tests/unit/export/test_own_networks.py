@@ -189,6 +189,16 @@ def test_rejects_folder_of_other_networks(imported: Write, tmp_path: Path, own: 
     assert (done.returncode, done.stderr.splitlines()[-1]) == (10, expected)
 
 
+def test_does_not_replace_catalogue_folder_of_other_files(imported: Write, tmp_path: Path) -> None:
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    kept = tmp_path / "out" / "catalogue" / "customers.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    done = exported(tmp_path, "--out", str(tmp_path / "out"))
+    assert (done.returncode, kept.read_text()) == (10, "precious")
+    assert done.stderr.splitlines()[-1].startswith(f"error: --out {tmp_path / 'out'}: {kept.parent} is not a catalogue")
+
+
 def exported(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Export the networks of a folder's networks.toml with further options."""
     command = [sys.executable, "-m", "export", "--networks", str(folder / "networks.toml"), *options]
