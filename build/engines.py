@@ -1,7 +1,6 @@
 """`python -m build.engines`: build the engine bundle of one architecture, or of every architecture possible here."""
 
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +20,15 @@ from build.results import BundleResult, EngineResult
 from build.units import GIBIBYTE, mebibytes
 from contract import command_line, compatibility, files
 from contract.arch import Arch
-from contract.catalogue import CATALOGUE_FOLDER, CATALOGUE_SUBFOLDER, INT8, MODES, Catalogue, check_replaceable
+from contract.catalogue import (
+    CATALOGUE_FOLDER,
+    CATALOGUE_SUBFOLDER,
+    INT8,
+    MODES,
+    Catalogue,
+    catalogue_files,
+    check_replaceable,
+)
 from contract.errors import BuildError, CompilerUnavailableError
 from contract.manifest import Accuracy, BundleManifest, EngineRecord
 from contract.platform import platform
@@ -267,8 +274,10 @@ def _keep_catalogue(request: Request) -> None:
         if kept.is_dir():
             files.remove(kept)
     elif _replaces_catalogue(request):
+        # Only the files of the catalogue: --out may lie in its folder, and a copy of that would contain itself.
         with files.replacing(kept) as staging:
-            shutil.copytree(source, staging, dirs_exist_ok=True)
+            for path in catalogue_files(source):
+                files.write(staging / path.relative_to(source), path.read_bytes())
 
 
 def _to_build(target: Target, jobs: Sequence[Job]) -> list[Job]:

@@ -127,3 +127,21 @@ def test_replaces_catalogue_of_an_earlier_build(tmp_path: Path, catalogue: Path,
     reference = commands.run("build.engines", *arguments, "--catalogue", CATALOGUE_FOLDER, "--model", "am_en_standard")
     assert reference.returncode == 0, reference.stderr
     assert not (out / "catalogue").exists()
+
+
+def test_copies_only_the_files_of_a_catalogue_that_contains_out(graphs: Path, catalogue: Path) -> None:
+    (catalogue / "README.md").touch()
+    for _ in range(2):
+        result = commands.run(
+            "build.engines", "--arch", "cpu", "--mode", "batch", "--model", MODEL, "--onnx", graphs,
+            "--catalogue", catalogue, "--out", catalogue / "engines",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    kept = catalogue / "engines" / "catalogue"
+    assert sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()) == [
+        "am_en/model.toml",
+        "body/model.toml",
+        "catalogue.toml",
+        "ensemble_en/model.toml",
+    ]
+    assert read_catalogue(kept).families == read_catalogue(catalogue).families
