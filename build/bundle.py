@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from build import gate, keys, quantisation, report, store, wer_gate
+from build import gate, keys, locks, quantisation, report, store, wer_gate
 from build.compilers import Compiler, compiler
 from build.job import Job
 from build.options import Options
@@ -77,6 +77,10 @@ def steps(target: Target, jobs: Sequence[Job]) -> list[Step]:
     """
     for job in jobs:
         check_graph(job)
+    return _planned(target, jobs)
+
+
+def _planned(target: Target, jobs: Sequence[Job]) -> list[Step]:
     before, toolchain = _old_bundle(target.folder), target.compiler.toolchain()
     old = _engines(before)
     planned = [
@@ -137,12 +141,20 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
     Engines of models without a job stay as they are. A bundle in which nothing changed keeps its files, its report and
     its signature. When a signed bundle changes, its signature is dropped, and a line on stderr states it.
     Raises GraphError, CompileError, GateError or OutputError, and then leaves the old bundle untouched; engines that
-    were built before the failure are in the store.
+    were built before the failure are in the store. A bundle that another command changes is an OutputError.
     """
     target.compiler.prepare(target.options)
-    planned = steps(target, jobs)
+    for job in jobs:
+        check_graph(job)
     # Detect a folder that is not writable before hours of building, not after.
     files.make_folder(target.folder.parent)
+    # A second build would read the same old manifest, and the later of the two would drop the engines of the other.
+    with locks.bundle(target.folder):
+        return _update(target, jobs, on_engine)
+
+
+def _update(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleManifest:
+    planned = _planned(target, jobs)
     before, toolchain = _old_bundle(target.folder), target.compiler.toolchain()
     old, signed_by = _engines(before), signing_key(target.folder)
     records: dict[Place, EngineRecord] = {}

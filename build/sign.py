@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from build import locks
 from contract import command_line, files, signature, verification
 from contract.manifest import MANIFEST_FILE, BundleManifest, load
 
@@ -28,13 +29,17 @@ def command(bundle: Path, key: Path) -> None:
 def sign(bundle: Path, key: Path) -> BundleManifest:
     """Sign a bundle in place; return the signed manifest.
 
-    Raises KeyFileError for an unusable key, and BundleError for a bundle whose files differ from its manifest.
+    Raises KeyFileError for an unusable key, BundleError for a bundle whose files differ from its manifest, and
+    OutputError for one that a build changes.
     """
     opened = signature.load_private_key(key)
-    manifest = load(bundle)
-    verification.check(bundle, manifest)
-    signed = signature.sign(manifest, opened)
-    files.write(bundle / MANIFEST_FILE, signed.to_json())
+    # A folder that is not a bundle gets no lock file.
+    load(bundle)
+    with locks.bundle(bundle):
+        manifest = load(bundle)
+        verification.check(bundle, manifest)
+        signed = signature.sign(manifest, opened)
+        files.write(bundle / MANIFEST_FILE, signed.to_json())
     return signed
 
 

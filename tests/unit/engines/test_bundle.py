@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from onnx import numpy_helper
 
-from build import bundle, gate, store
+from build import bundle, gate, locks, store
 from build.bundle import Target, make
 from contract import digest, manifest, verification
 from contract.arch import Arch
-from contract.errors import CompileError, GateError, GraphError
+from contract.errors import CompileError, GateError, GraphError, OutputError
 from tests.integration.networks import network
+from tests.unit.engines import commands
 from tests.unit.engines.exported import cpu, cpu_target, export, jobs
 
 ROOT = Path(__file__).parents[3]
@@ -270,6 +273,59 @@ def test_record_lists_changes_since_last_build(graphs: Path, tmp_path: Path) -> 
 def test_builds_engines_in_parallel_processes(graphs: Path, tmp_path: Path) -> None:
     assert list(_make(graphs, replace(cpu_target(tmp_path), processes=2))) == list(MODELS)
     verification.check(tmp_path / "cpu", manifest.load(tmp_path / "cpu"))
+
+
+def _refusal(folder: Path) -> str:
+    return (
+        f"error: {folder}: another build, or build.sign, changes this bundle at the moment. "
+        "Run the command again after that one has ended, or name another folder.\n"
+    )
+
+
+def test_second_build_into_the_same_bundle_is_rejected(graphs: Path, tmp_path: Path) -> None:
+    """Its manifest would lack the engines of the first one."""
+    arguments = ("--arch", "cpu", "--mode", "batch", "--onnx", graphs, "--out", tmp_path)
+    folder, results = tmp_path / "embedded" / "cpu", []
+    target = replace(cpu_target(tmp_path), folder=folder)
+
+    def second(*_: object) -> None:
+        results.append(commands.run("build.engines", *arguments, "--model", "body_standard"))
+
+    make(target, jobs(graphs, "diar_standard"), second)
+    assert [(each.returncode, each.stderr) for each in results] == [(13, _refusal(folder))]
+    assert commands.run("build.engines", *arguments, "--model", "body_standard").returncode == 0
+    assert [record.model for record in manifest.load(folder).engines] == ["body_standard", "diar_standard"]
+    assert [path.name for path in folder.parent.iterdir()] == ["cpu"]
+
+
+def test_does_not_sign_bundle_during_a_build(graphs: Path, tmp_path: Path) -> None:
+    """The signed manifest of the old bundle would be written into the new one."""
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key").write_bytes(key)
+    _make(graphs, cpu_target(tmp_path), "diar_standard")
+    results = []
+
+    def sign(*_: object) -> None:
+        results.append(commands.run("build.sign", tmp_path / "cpu", "--key", tmp_path / "key"))
+
+    make(cpu_target(tmp_path, force=True), jobs(graphs, "diar_standard"), sign)
+    assert [(each.returncode, each.stderr) for each in results] == [(13, _refusal(tmp_path / "cpu"))]
+    assert commands.run("build.sign", tmp_path / "cpu", "--key", tmp_path / "key").returncode == 0
+
+
+def test_lock_of_a_killed_build_is_released(tmp_path: Path) -> None:
+    code = f"from build import locks; from pathlib import Path\nwith locks.bundle(Path({str(tmp_path / 'cpu')!r})): "
+    code += "print('locked', flush=True); import time; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"locked\n"
+    with pytest.raises(OutputError), locks.bundle(tmp_path / "cpu"):
+        pass
+    child.kill()
+    child.communicate()
+    with locks.bundle(tmp_path / "cpu"):
+        assert (tmp_path / ".cpu.lock").is_file()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_builds_share_the_store(graphs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Lock a bundle, so that two commands do not change it at the same time; a killed process releases its lock."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract import files
+from contract.errors import OutputError
+
+
+@contextmanager
+def bundle(folder: Path) -> Iterator[None]:
+    """Lock a bundle from the read of its manifest to the write; raise OutputError where another command holds the lock.
+
+    The lock is on a file next to the bundle: its folder is replaced, and may not exist yet.
+    """
+    whole = folder.resolve()
+    path = whole.with_name(f".{whole.name}.lock")
+    with files.writing(folder):
+        descriptor = _lock_file(path)
+    if descriptor is None:
+        cause = "another build, or build.sign, changes this bundle at the moment"
+        raise OutputError(folder, cause, "Run the command again after that one has ended, or name another folder")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> int | None:
+    """Return the descriptor of a lock file, made and locked; None where another process holds the lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # Its last owner may have removed the file between the two calls: that lock would hold off no other command.
+        if _is_same(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
