@@ -149,7 +149,7 @@ def make(target: Target, jobs: Sequence[Job], on_engine: OnEngine) -> BundleMani
     # Detect a folder that is not writable before hours of building, not after.
     files.make_folder(target.folder.parent)
     # A second build would read the same old manifest, and the later of the two would drop the engines of the other.
-    with locks.bundle(target.folder):
+    with locks.bundle(target.folder), locks.store_in_use(target.store):
         return _update(target, jobs, on_engine)
 
 

@@ -1,4 +1,7 @@
-"""Lock a bundle, so that two commands do not change it at the same time; a killed process releases its lock."""
+"""Lock what two commands must not change at the same time: a bundle, and the engines of the store.
+
+A killed process releases its locks.
+"""
 
 import fcntl
 import os
@@ -28,6 +31,40 @@ def bundle(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def store_in_use(store: Path) -> Iterator[None]:
+    """Keep the engines of the store from being removed: a build links them into a bundle at its end.
+
+    Several builds share the lock. It waits while `store_alone` is held.
+    """
+    files.make_folder(store)
+    descriptor = os.open(store, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def store_alone(store: Path) -> Iterator[None]:
+    """Lock the store to remove engines; raise OutputError where a build uses it."""
+    descriptor = os.open(store, os.O_RDONLY)
+    try:
+        _lock_alone(descriptor, store)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_alone(descriptor: int, store: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        cause = "a build uses this store at the moment, and its engines are in no bundle yet"
+        raise OutputError(store, cause, "Run the command again after the build has ended") from error
 
 
 def _lock_file(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from build import locks
 from build.units import mebibytes
 from contract import command_line, files, verification
 from contract.errors import BundleError, ManifestError
@@ -116,17 +117,27 @@ def entries(store: Path) -> Iterator[Entry]:
 def command(store: Path, *, prune: bool) -> None:
     """List the engines in the store, one line each; or remove those that are in no bundle."""
     count = size = 0
-    for entry in list(entries(store)):
-        if prune and entry.is_used:
-            continue
-        if prune:
-            with locked(store, entry.record.key):
-                files.remove(entry.folder)
+    for entry, state in _pruned(store) if prune else _listed(store):
         count, size = count + 1, size + entry.record.total_bytes
-        used = "removed" if prune else "in a bundle" if entry.is_used else "in no bundle"
         arch = entry.record.key_parts.get("arch", "?")
-        print(f"{entry.record.key[:12]}  {entry.record.model:<18} {entry.record.mode:<9} {arch:<5} {used}")
+        print(f"{entry.record.key[:12]}  {entry.record.model:<18} {entry.record.mode:<9} {arch:<5} {state}")
     print(f"{store}: {count} engines{' removed' if prune else ''}, {mebibytes(size)}", file=sys.stderr)
+
+
+def _listed(store: Path) -> Iterator[tuple[Entry, str]]:
+    for entry in entries(store):
+        yield entry, "in a bundle" if entry.is_used else "in no bundle"
+
+
+def _pruned(store: Path) -> Iterator[tuple[Entry, str]]:
+    if not store.is_dir():
+        return
+    # A build has engines in no bundle until its end.
+    with locks.store_alone(store):
+        for entry in list(entries(store)):
+            if not entry.is_used:
+                files.remove(entry.folder)
+                yield entry, "removed"
 
 
 def main() -> None:

@@ -313,6 +313,28 @@ def test_does_not_sign_bundle_during_a_build(graphs: Path, tmp_path: Path) -> No
     assert commands.run("build.sign", tmp_path / "cpu", "--key", tmp_path / "key").returncode == 0
 
 
+def test_does_not_prune_engines_of_a_running_build(graphs: Path, tmp_path: Path) -> None:
+    """They are in no bundle until the build ends."""
+    results = []
+
+    def prune(*_: object) -> None:
+        results.append(commands.run("build.store", "--store", tmp_path / "store", "--prune"))
+
+    make(cpu_target(tmp_path), jobs(graphs, "diar_standard"), prune)
+    assert [(each.returncode, each.stdout, each.stderr) for each in results] == [
+        (
+            13,
+            "",
+            f"error: {tmp_path / 'store'}: a build uses this store at the moment, and its engines are in no bundle "
+            "yet. Run the command again after the build has ended.\n",
+        )
+    ]
+    verification.check(tmp_path / "cpu", manifest.load(tmp_path / "cpu"))
+    assert commands.run("build.store", "--store", tmp_path / "store", "--prune").returncode == 0
+    assert commands.run("build.store", "--store", tmp_path / "absent", "--prune").returncode == 0
+    assert not (tmp_path / "absent").exists()
+
+
 def test_lock_of_a_killed_build_is_released(tmp_path: Path) -> None:
     code = f"from build import locks; from pathlib import Path\nwith locks.bundle(Path({str(tmp_path / 'cpu')!r})): "
     code += "print('locked', flush=True); import time; time.sleep(60)"
