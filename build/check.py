@@ -17,7 +17,7 @@ from build.job import Job
 from build.options import Options
 from build.planning import plan
 from build.units import mebibytes
-from contract import command_line
+from contract import command_line, verification
 from contract.arch import Arch
 from contract.catalogue import INT8, Catalogue
 from contract.errors import BuildError, CompileError
@@ -75,6 +75,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Compile every exported graph for every architecture with TensorRT-RTX; exit 0 only when all compile."""
+    verification.check_outside_bundles(out, "--out")
     chosen = [Arch(name) for name in arches] or [arch for arch in ARCHES if not precision or arch is not Arch.SM75]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if precision else out

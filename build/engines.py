@@ -18,7 +18,7 @@ from build.options import Options
 from build.planning import plan
 from build.results import BundleResult, EngineResult
 from build.units import GIBIBYTE, mebibytes
-from contract import command_line, compatibility, files
+from contract import command_line, compatibility, files, verification
 from contract.arch import Arch
 from contract.catalogue import (
     CATALOGUE_FOLDER,
@@ -151,6 +151,8 @@ def fail(found: Sequence[BundleResult]) -> None:
 def run(request: Request, arch: Arch) -> BundleResult:
     """Build the bundle of an architecture, or only list what would be built."""
     target = target_of(request, arch)
+    verification.check_outside_bundles(request.out, "--out")
+    verification.check_outside_bundles(target.store, "--store")
     if _replaces_catalogue(request):
         check_replaceable(request.out / CATALOGUE_SUBFOLDER, f"--out {request.out}")
     jobs = plan(

@@ -274,6 +274,7 @@ def _check_out(out: Path, bundles: list[Bundle]) -> None:
     for bundle in bundles:
         if bundle.folder.resolve().is_relative_to(out.resolve()):
             raise SettingError(subject, f"{bundle.folder} is in it, and the whole folder would be replaced", remedy)
+    verification.check_outside_bundles(out, "--out")
 
 
 def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:

@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 
 from build import pages
-from contract import command_line, digest, files
+from contract import command_line, digest, files, verification
 from contract.differences import Difference, closest
-from contract.errors import SettingError
 from contract.manifest import (
     FP16_MAX,
     PASSED,
@@ -189,9 +188,7 @@ def command(bundle: Path, output: Path | None) -> None:
     """
     target = output or bundle.with_name(f"{bundle.resolve().name}.{REPORT_FILE}")
     manifest = load(bundle)
-    if target.resolve().is_relative_to(bundle.resolve()):
-        cause = "it is in the bundle, whose manifest contains the hash of every file"
-        raise SettingError(f"--output {target}", cause, "Name a file outside the bundle")
+    verification.check_outside_bundles(target, "--output")
     files.write(target, render(manifest))
     print(f"report {target}", file=sys.stderr)
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contract import digest
-from contract.errors import BundleError, SignatureError
-from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest
+from contract.errors import BundleError, ManifestError, SettingError, SignatureError
+from contract.manifest import MANIFEST_FILE, BundleFile, BundleManifest, load
 from contract.signature import Verdict
 
 _REBUILD = "Build the bundle again with `python -m build.engines`, or copy it again from an intact source"
@@ -28,6 +28,24 @@ def check(bundle: Path, manifest: BundleManifest, read: Reader = digest.of_file)
         file, cause = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise BundleError(bundle / file, f"{cause}{more}", _REBUILD)
+
+
+def check_outside_bundles(path: Path, setting: str) -> None:
+    """Raise SettingError for an output inside of a bundle: its manifest would not list the new files."""
+    whole = path.resolve()
+    for folder in (whole, *whole.parents):
+        if _is_bundle(folder):
+            cause = f"it is in the bundle {folder}, whose manifest contains the hash of every file"
+            raise SettingError(f"{setting} {path}", cause, "Choose a place outside the bundle")
+
+
+def _is_bundle(folder: Path) -> bool:
+    # Other programs have a file of this name, too.
+    try:
+        load(folder)
+    except (BundleError, ManifestError, OSError):
+        return False
+    return True
 
 
 def check_signature(bundle: Path, verdict: Verdict) -> None:

@@ -331,6 +331,38 @@ def test_does_not_replace_folder_with_its_bundles(farm: Path) -> None:
     assert (out / "26.08" / "sm75" / "manifest.json").is_file()
 
 
+def _inside(setting: str, path: Path, bundle: Path) -> str:
+    return (
+        f"{setting} {path}: it is in the bundle {bundle}, whose manifest contains the hash of every file. "
+        "Choose a place outside the bundle."
+    )
+
+
+@pytest.mark.parametrize("name", ["26.08/sm86", "compile-check/sm75"])
+def test_does_not_write_release_into_a_bundle(farm: Path, name: str) -> None:
+    _compile_checks(farm)
+    bundle = farm / name
+    with pytest.raises(SettingError) as refusal:
+        release.release(find((farm,)), UNSIGNED, bundle / "new" / "release")
+    assert str(refusal.value) == _inside("--out", bundle / "new" / "release", bundle)
+    assert not (bundle / "new").exists()
+
+
+@pytest.mark.parametrize("setting", ["--out", "--store"])
+def test_does_not_build_into_a_bundle(farm: Path, setting: str) -> None:
+    bundle = farm / "26.08" / "sm86"
+    for path in (bundle, bundle / "more"):
+        result = commands.run("build.engines", "--arch", "cpu", "--onnx", farm.parent, setting, path)
+        assert (result.returncode, result.stderr) == (10, f"error: {_inside(setting, path, bundle)}\n")
+    checked = commands.run("build.check", "--out", bundle)
+    assert (checked.returncode, checked.stderr) == (10, f"error: {_inside('--out', bundle, bundle)}\n")
+
+
+def test_writes_release_beside_manifest_of_another_program(farm: Path) -> None:
+    (farm.parent / "manifest.json").write_text('{"name": "a web page"}')
+    assert _release(farm).platform == "26.08"
+
+
 def test_the_command(farm: Path) -> None:
     arguments = (farm, "--out", farm.parent / "release")
     made = commands.run("build.release", *arguments, "--allow-unsigned")

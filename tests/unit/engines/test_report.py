@@ -290,8 +290,8 @@ def test_does_not_write_page_into_bundle(tmp_path: Path) -> None:
     result = _report(bundle, "--output", bundle / "report.html")
     assert (result.returncode, result.stderr) == (
         10,
-        f"error: --output {bundle / 'report.html'}: it is in the bundle, whose manifest contains the hash of "
-        "every file. Name a file outside the bundle.\n",
+        f"error: --output {bundle / 'report.html'}: it is in the bundle {bundle}, whose manifest contains the hash of "
+        "every file. Choose a place outside the bundle.\n",
     )
 
 
