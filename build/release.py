@@ -139,14 +139,8 @@ def release(bundles: list[Bundle], policy: ReleasePolicy, out: Path) -> Index:
     Raises ReleaseError for bundles that do not belong together, BundleError for a damaged bundle, and SignatureError
     for a bundle without a valid signature of a trusted key.
     """
-    name = _platform(bundles, policy)
-    check_architectures(bundles, name, policy.allow_missing)
-    for bundle in bundles:
-        check_gates(bundle)
-    for first, second in combinations(bundles, 2):
-        check_alike(first, second)
+    name = _check_together(bundles, policy, out)
     verified = _signed(bundles, policy)
-    _check_out(out, bundles)
     with files.replacing(out) as staging:
         indexed = [_take(bundle, staging, verified=sure) for bundle, sure in zip(bundles, verified, strict=True)]
         here = {bundle.manifest.arch for bundle in bundles if bundle.manifest.platform == name}
@@ -162,6 +156,25 @@ def release(bundles: list[Bundle], policy: ReleasePolicy, out: Path) -> Index:
             pages.render("release.html.jinja", index=index, gpus={arch.value: arch.example_gpus for arch in Arch}),
         )
     return index
+
+
+def check(bundles: list[Bundle], policy: ReleasePolicy, out: Path) -> None:
+    """Raise the error of `release` for bundles that would be rejected whatever their signatures are."""
+    _check_together(bundles, policy, out)
+    for bundle in bundles:
+        verification.check(bundle.folder, bundle.manifest)
+
+
+def _check_together(bundles: list[Bundle], policy: ReleasePolicy, out: Path) -> str:
+    """Return the platform of the release; raise ReleaseError for bundles that do not form one."""
+    name = _platform(bundles, policy)
+    check_architectures(bundles, name, policy.allow_missing)
+    for bundle in bundles:
+        check_gates(bundle)
+    for first, second in combinations(bundles, 2):
+        check_alike(first, second)
+    _check_out(out, bundles)
+    return name
 
 
 def architectures(platform_name: str) -> tuple[Arch, ...]:
@@ -313,6 +326,7 @@ def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:
     help="A public key, PEM; every bundle must be signed by one of the keys. Repeatable.",
 )
 @click.option("--allow-unsigned", is_flag=True, help="Also release unsigned bundles.")
+@click.option("--check", "only_check", is_flag=True, help="Check all but the signatures, print BUNDLEs, write nothing.")
 @command_line.verbose_option()
 def command(
     folders: tuple[Path, ...],
@@ -322,6 +336,7 @@ def command(
     *,
     with_embedded: bool,
     allow_unsigned: bool,
+    only_check: bool,
 ) -> None:
     """Join BUNDLEs, or folders of bundles such as dist/engines, into one release for one platform."""
     policy = ReleasePolicy(
@@ -330,7 +345,12 @@ def command(
         trusted_keys=trusted_key,
         allow_unsigned=allow_unsigned,
     )
-    index = release(find(folders), policy, out)
+    bundles = find(folders)
+    if only_check:
+        check(bundles, policy, out)
+        print(*(bundle.folder for bundle in bundles), sep="\n")
+        return
+    index = release(bundles, policy, out)
     for bundle in index.bundles:
         signed = f"signed by {bundle.signature_key}" if bundle.verified else "not verified"
         print(f"release {bundle.folder:<16} {len(bundle.models)} models, {signed}", file=sys.stderr)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from build import farm, images
 from contract import signature
 from contract.arch import Arch
-from contract.errors import SettingError
-from contract.manifest import load
+from contract.errors import ReleaseError, SettingError
+from contract.manifest import NOT_RUN, Gate, load
 from contract.platform import platform
 from tests.unit.engines import commands
 from tests.unit.engines.exported import export
@@ -261,6 +262,19 @@ def test_scripts_build_a_signed_release(engines: Path, tmp_path: Path) -> None:
     assert signature.verify(made, [key.public_key()]) is signature.Verdict.TRUSTED
     # The private key was in a temporary file.
     assert list(left.iterdir()) == []
+
+
+def test_release_signs_no_bundle_that_it_rejects(engines: Path, tmp_path: Path) -> None:
+    path = engines / "embedded" / "cpu" / "manifest.json"
+    made = load(path.parent)
+    gate = Gate(outcome=NOT_RUN, reason="no GPU", parity=())
+    path.write_text(replace(made, engines=(replace(made.engines[0], gate=gate), *made.engines[1:])).to_json())
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    result = _run(ROOT / "ci" / "release", engines, "--out", tmp_path / "release", SIGNING_KEY=pem)
+    assert result.returncode == ReleaseError.exit_code
+    assert "its accuracy was not checked: no GPU" in result.stderr
+    assert load(path.parent).signature is None
+    assert not (tmp_path / "release").exists()
 
 
 def test_release_without_key_needs_an_option(engines: Path, tmp_path: Path) -> None:

@@ -377,6 +377,18 @@ def test_the_command(farm: Path) -> None:
     assert commands.run("build.release", *arguments).returncode == 10
 
 
+def test_check_writes_nothing_and_needs_no_signature(farm: Path) -> None:
+    _compile_checks(farm)
+    arguments = (farm, "--out", farm.parent / "release", "--check")
+    made = commands.run("build.release", *arguments)
+    assert (made.returncode, made.stdout.splitlines()) == (0, [str(farm / "26.08" / arch.value) for arch in GPUS])
+    assert [path.name for path in farm.parent.iterdir()] == ["farm"]
+    (farm / "26.08" / "sm80" / "timing.cache").write_bytes(b"other")
+    refused = commands.run("build.release", *arguments)
+    assert (refused.returncode, refused.stdout) == (42, "")
+    assert "sm80/timing.cache" in refused.stderr
+
+
 def _compile_checks(farm: Path) -> Path:
     """Write compile checks of the same models next to the bundles, as `python -m build.check` does."""
     for arch in (Arch.SM75, Arch.SM89):
