@@ -295,7 +295,10 @@ def _take(bundle: Bundle, staging: Path, *, verified: bool) -> IndexedBundle:
     verification.check(bundle.folder, manifest)
     for file in (MANIFEST_FILE, *(each.file for each in manifest.every_file())):
         files.link_or_copy(bundle.folder / file, target / file)
-    # Files may have been copied rather than linked, so the release itself is checked again.
+    # Files may have been copied rather than linked, so the release itself is checked again. A build may have replaced
+    # the bundle since its manifest was read and the signature verified.
+    if load(target).to_json() != manifest.to_json():
+        raise ReleaseError(bundle.folder, "it changed while it was released", "Run the command again")
     verification.check(target, manifest)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     models: dict[str, tuple[str, ...]] = {}

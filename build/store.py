@@ -40,13 +40,23 @@ class Entry:
 def find(store: Path, key: str) -> Entry | None:
     """Return an engine by its key; None where it is absent or damaged."""
     folder = entry_folder(store, key)
+    manifest = _single(folder, key)
+    if manifest is None:
+        return None
+    try:
+        verification.check(folder, manifest)
+    except BundleError:
+        return None
+    return Entry(folder=folder, record=manifest.engines[0])
+
+
+def _single(folder: Path, key: str) -> BundleManifest | None:
+    """Return the manifest of an entry; None where it is absent, damaged or of another engine than that of the key."""
     try:
         manifest = load(folder)
-        verification.check(folder, manifest)
     except (BundleError, ManifestError):
         return None
-    (record,) = manifest.engines
-    return Entry(folder=folder, record=record)
+    return manifest if [each.key for each in manifest.engines] == [key] else None
 
 
 def add(staging: Path, manifest: BundleManifest) -> None:
@@ -57,11 +67,10 @@ def add(staging: Path, manifest: BundleManifest) -> None:
 def holding(store: Path, record: EngineRecord) -> Path | None:
     """Return the entry that holds exactly this engine, not another build of the same key; None where none does."""
     folder = entry_folder(store, record.key)
-    try:
-        (known,) = load(folder).engines
-    except (BundleError, ManifestError):
+    manifest = _single(folder, record.key)
+    if manifest is None:
         return None
-    return folder if list(known.served_files()) == list(record.served_files()) else None
+    return folder if list(manifest.engines[0].served_files()) == list(record.served_files()) else None
 
 
 def adopt(store: Path, bundle: Path, single: BundleManifest) -> None:

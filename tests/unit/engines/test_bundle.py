@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from build import bundle, gate, locks, store
 from build.bundle import Target, make
-from contract import digest, manifest, verification
+from contract import digest, files, manifest, verification
 from contract.arch import Arch
 from contract.errors import CompileError, GateError, GraphError, OutputError
 from tests.integration.networks import network
@@ -248,6 +248,22 @@ def test_rebuilds_damaged_store_entry(graphs: Path, tmp_path: Path) -> None:
     engine.write_bytes(b"damaged")
     other = replace(cpu_target(tmp_path), folder=tmp_path / "other")
     assert _make(graphs, other) == {**dict.fromkeys(MODELS, bundle.FROM_STORE), "diar_standard": bundle.BUILT}
+
+
+@pytest.mark.parametrize("engines", [0, 1, 2])
+def test_rebuilds_store_entry_of_another_key(graphs: Path, tmp_path: Path, engines: int) -> None:
+    """A copied entry, or one without engines, is not the engine of its key."""
+    _make(graphs, cpu_target(tmp_path))
+    head, body, _ = store.entries(tmp_path / "store")
+    made = manifest.load(body.folder)
+    files.remove(head.folder)
+    for each in body.record.every_file():
+        files.link_or_copy(body.folder / each.file, head.folder / each.file)
+    files.write(head.folder / manifest.MANIFEST_FILE, replace(made, engines=made.engines * engines).to_json())
+    other = replace(cpu_target(tmp_path), folder=tmp_path / "other")
+    outcomes = _make(graphs, other)
+    assert outcomes == {**dict.fromkeys(MODELS, bundle.FROM_STORE), head.record.model: bundle.BUILT}
+    assert [each.model for each in manifest.load(other.folder).engines] == list(MODELS)
 
 
 def test_does_not_touch_unchanged_bundle(graphs: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from build import release
 from build.release import Index, ReleasePolicy, find
-from contract import digest, signature
+from contract import digest, files, signature
 from contract.arch import Arch
 from contract.errors import BundleError, ReleaseError, SettingError, SignatureError, VoxwrightError
 from contract.manifest import NOT_RUN, BundleManifest, EngineRecord, Gate, load
@@ -375,6 +375,20 @@ def test_the_command(farm: Path) -> None:
         "Choose one of cpu, sm75, sm80, sm86, sm89, sm90.\n",
     )
     assert commands.run("build.release", *arguments).returncode == 10
+
+
+def test_rejects_bundle_that_changes_during_the_release(farm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signature of the first manifest was verified, not that of the second one."""
+    path = farm / "26.08" / "sm90" / "manifest.json"
+    link = files.link_or_copy
+
+    def changing(source: Path, target: Path) -> None:
+        if source == path:
+            files.write(path, path.read_text().replace("5210", "5211"))
+        link(source, target)
+
+    monkeypatch.setattr(release.files, "link_or_copy", changing)
+    assert _refusal(ReleaseError, farm) == f"{path.parent}: it changed while it was released. Run the command again."
 
 
 def test_check_writes_nothing_and_needs_no_signature(farm: Path) -> None:
