@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from build import observations, reference
+from build import arrays, observations, reference
+from build.arrays import Arrays
 from build.compilers import Compiler
 from build.job import Job
 from build.observations import Observed
@@ -22,7 +22,6 @@ from contract.differences import Difference, compare_all, distance, worst
 from contract.errors import BuildError, GateError, GraphError
 from contract.manifest import FP16_MAX, NOT_RUN, PASSED, Gate, GateCase, Measurement
 
-Arrays: TypeAlias = dict[str, Any]
 FP16 = "fp16"
 _SEED = 11
 
@@ -168,16 +167,15 @@ def random_inputs(job: Job, corners: Iterable[dict[str, int]]) -> dict[str, Arra
 
 def real_inputs(job: Job) -> dict[str, Arrays]:
     """Load the real inputs that export wrote next to the graph; raise GraphError where they are of another network."""
-    with np.load(job.samples) as arrays:
-        wanted, found = {tensor.name for tensor in job.family.inputs}, {key.rpartition(".")[0] for key in arrays.files}
-        if found != wanted:
-            cause = f"it holds {', '.join(sorted(found))}, and the catalogue's inputs are {', '.join(sorted(wanted))}"
-            raise GraphError(job.samples, cause, f"Run `python -m export --model {job.record.model} --force`")
-        numbers = sorted({int(key.rpartition(".")[2]) for key in arrays.files})
-        return {
-            f"real sample {number}": {tensor.name: arrays[f"{tensor.name}.{number}"] for tensor in job.family.inputs}
-            for number in numbers
-        }
+    found = arrays.read(job.samples)
+    wanted, names = {tensor.name for tensor in job.family.inputs}, {name for feed in found.values() for name in feed}
+    if names != wanted:
+        cause = f"it holds {', '.join(sorted(names))}, and the catalogue's inputs are {', '.join(sorted(wanted))}"
+        raise GraphError(job.samples, cause, f"Run `python -m export --model {job.record.model} --force`")
+    return {
+        f"real sample {number}": {tensor.name: feed[tensor.name] for tensor in job.family.inputs}
+        for number, feed in found.items()
+    }
 
 
 def _run(job: Job, compiler: Compiler, engine: Path, feeds: list[Arrays]) -> list[Arrays]:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from build import reference
+from build import arrays, reference
+from build.arrays import Arrays
 from build.compilers import Compiler
 from contract import digest, graph, synthetic_inputs
 from contract.catalogue import CTC, NEXT_STATE_PREFIX, SAMPLES, STATE_PREFIX, Catalogue, Family, model_name
@@ -22,7 +23,6 @@ from contract.graph import TRANSCRIPTS, WORDS_FILE
 from contract.manifest import Accuracy, EngineRecord
 from contract.tokens import collapse, spell, units
 
-Arrays: TypeAlias = dict[str, Any]
 Engines: TypeAlias = Mapping[tuple[str, str], EngineRecord]
 """The engines of a bundle by model and mode."""
 # The boundary of every network for audio, and what every CTC head makes of it.
@@ -158,9 +158,11 @@ def count(ensemble: GatedEnsemble, bundle: Path, onnx: Path, compiler: Compiler)
     known = _digest(ensemble, onnx)
     try:
         graphs = [_reference(step, onnx) for step in ensemble.steps]
-        inputs, texts = recordings(onnx / ensemble.head.model)
+        path = _words_file(onnx / ensemble.head.model)
     except GraphError as error:
         return _accuracy(ensemble, known, reason=f"not measured: {error.cause}")
+    # A damaged file is an error: as a reason, it would leave the limit unchecked.
+    inputs, texts = recordings(path)
     tokens = ensemble.tokens
     ours = transcripts(ensemble, [bundle / step.engine.file for step in ensemble.steps], compiler.stream, inputs)
     theirs = transcripts(ensemble, graphs, reference.stream_as_written, inputs)
@@ -185,17 +187,19 @@ def check_increase(ensemble: GatedEnsemble, found: Accuracy) -> Accuracy:
     return found
 
 
-def recordings(folder: Path) -> tuple[list[Arrays], list[str]]:
-    """Load the recordings beside a CTC head and their texts; raise GraphError where export had none."""
+def _words_file(folder: Path) -> Path:
     path = folder / WORDS_FILE
     if not path.is_file():
         cause = "export had no recordings with texts in its language"
         raise GraphError(path, cause, "Name a folder of recordings with texts and run `python -m export` again")
-    with np.load(path) as arrays:
-        names = sorted({key.rpartition(".")[0] for key in arrays.files} - {TRANSCRIPTS})
-        numbers = sorted(int(key.rpartition(".")[2]) for key in arrays.files if key.startswith(f"{TRANSCRIPTS}."))
-        inputs = [{name: arrays[f"{name}.{number}"] for name in names} for number in numbers]
-        return inputs, [str(text) for number in numbers for text in arrays[f"{TRANSCRIPTS}.{number}"]]
+    return path
+
+
+def recordings(path: Path) -> tuple[list[Arrays], list[str]]:
+    """Load the recordings of a file beside a CTC head and their texts; raise GraphError for a damaged file."""
+    found = list(arrays.read(path).values())
+    texts = [str(text) for each in found for text in each.get(TRANSCRIPTS, ())]
+    return [{name: array for name, array in each.items() if name != TRANSCRIPTS} for each in found], texts
 
 
 def transcripts(ensemble: GatedEnsemble, files: Sequence[Path], stream: Any, inputs: Sequence[Arrays]) -> list[str]:

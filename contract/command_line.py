@@ -98,5 +98,8 @@ def _parse_and_run(command: click.Command) -> None:
         misuse.show()
         sys.exit(misuse.exit_code)
     except click.Abort as interrupt:
+        # click makes the same of an interrupt and of an EOFError, which is a defect of the program.
+        if isinstance(interrupt.__cause__, EOFError):
+            raise interrupt.__cause__ from None
         # click itself would exit with code 1.
         raise KeyboardInterrupt from interrupt

@@ -64,6 +64,13 @@ def test_interrupt(body: str, line: str) -> None:
     assert (result.returncode, result.stderr) == (130, f"{line}interrupted\n")
 
 
+def test_end_of_a_file_is_not_an_interrupt() -> None:
+    """click turns both into the same exception."""
+    result = run("raise EOFError('No data left in file')")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "EOFError: No data left in file"
+
+
 def test_success() -> None:
     result = run("print('done')")
     assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")

@@ -1,5 +1,6 @@
 """The gate: what it measures, what it rejects, and its checks of FP16 graphs on a CPU."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,38 @@ def test_rejects_real_inputs_of_another_network(tmp_path: Path) -> None:
         f"{job.samples}: it holds features, and the catalogue's inputs are audio, audio_lengths. "
         "Run `python -m export --model diar_standard --force`."
     )
+
+
+def _npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+WHOLE = _npz(**{"audio.0": np.zeros((1, 4)), "audio_lengths.0": np.zeros((1, 1))})
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "its arrays cannot be read (No data left in file)"),
+        (b"PK\3\4 and nothing more", "its arrays cannot be read (File is not a zip file)"),
+        (WHOLE[:-30], "its arrays cannot be read (File is not a zip file)"),
+        (WHOLE.replace(b"NUMPY", b"OTHER"), "its arrays cannot be read ("),
+        (b"not an archive", "its arrays cannot be read ("),
+        (_npz(**{"audio.0": np.array([{}])}), "its arrays cannot be read (Object arrays cannot be loaded"),
+        (_npz(audio=np.zeros(1)), "'audio' is not the name of an input with a number"),
+        (_npz(**{"audio.x": np.zeros(1)}), "'audio.x' is not the name of an input with a number"),
+        (_npz(**{"audio.0": np.zeros(1), "audio_lengths.1": np.zeros(1)}), "it lacks audio_lengths.0"),
+    ],
+)
+def test_rejects_damaged_real_inputs(tmp_path: Path, content: bytes, cause: str) -> None:
+    job = _exported(tmp_path, "diar_standard")
+    job.samples.write_bytes(content)
+    with pytest.raises(GraphError) as refusal:
+        gate.real_inputs(job)
+    assert str(refusal.value).startswith(f"{job.samples}: {cause}")
+    assert refusal.value.remedy == "Run `python -m export --model diar_standard --force`"
 
 
 def test_rejects_export_without_real_inputs(tmp_path: Path) -> None:

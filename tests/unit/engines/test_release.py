@@ -387,7 +387,7 @@ def test_rejects_bundle_that_changes_during_the_release(farm: Path, monkeypatch:
             files.write(path, path.read_text().replace("5210", "5211"))
         link(source, target)
 
-    monkeypatch.setattr(release.files, "link_or_copy", changing)
+    monkeypatch.setattr(files, "link_or_copy", changing)
     assert _refusal(ReleaseError, farm) == f"{path.parent}: it changed while it was released. Run the command again."
 
 

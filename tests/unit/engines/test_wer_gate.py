@@ -18,7 +18,7 @@ from build.options import Options
 from build.wer_gate import GatedEnsemble
 from contract import digest, manifest
 from contract.catalogue import read_catalogue
-from contract.errors import GateError
+from contract.errors import GateError, GraphError
 from contract.graph import WORDS_FILE
 from contract.manifest import Accuracy, BundleManifest
 from contract.tokens import collapse, spell
@@ -140,6 +140,17 @@ def test_measures_again_with_other_recordings(graphs: Path) -> None:
     assert _make(graphs).accuracy == (_accuracy(graphs, words=2, reason=reason),)
     (graphs / "am_en_standard" / WORDS_FILE).unlink()
     assert [each.words for each in _make(graphs).accuracy] == [2]
+
+
+def test_rejects_damaged_recordings(graphs: Path) -> None:
+    path = graphs / "am_en_standard" / WORDS_FILE
+    path.write_bytes(b"")
+    with pytest.raises(GraphError) as refusal:
+        _make(graphs)
+    assert str(refusal.value) == (
+        f"{path}: its arrays cannot be read (No data left in file). "
+        "Run `python -m export --model am_en_standard --force`."
+    )
 
 
 def test_limits_of_another_precision_do_not_admit_int8(graphs: Path) -> None:
