@@ -4,14 +4,14 @@ A catalogue is a folder with catalogue.toml and a folder for each model family, 
 model_repository of the checkout is the catalogue of the reference networks.
 """
 
-import tomllib
+import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from contract.errors import CatalogueError, SettingError
-from contract.fields import Fields
+from contract.fields import Fields, toml_table
 from contract.frames import FrameRule
 
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "model_repository"
@@ -42,6 +42,7 @@ _FAMILY_FIELDS = (
     *("schema_version", "role", "language", "network", "operating_points"),
     *("frames", "inputs", "outputs", "modes", "triton", "max_wer_increase"),
 )
+_FIELD_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
 
 
@@ -278,12 +279,23 @@ class Catalogue:
         return next((family for family in candidates if family.serves(language, operating_point)), None)
 
     def upstream(self, family: Family, operating_point: str) -> tuple[Family, ...]:
-        """Return the families whose outputs a family reads, in order: found by their tensors, language and point."""
+        """Return the families whose outputs a family reads, in order: found by their tensors, language and point.
+
+        Raises CatalogueError where they read each other's outputs, which read_catalogue rejects.
+        """
+        return self._upstream(family, operating_point, ())
+
+    def _upstream(self, family: Family, operating_point: str, readers: tuple[str, ...]) -> tuple[Family, ...]:
+        readers = (*readers, family.name)
         found: dict[str, Family] = {}
         for tensor in family.inputs:
             source = self._source(tensor.name, family, operating_point)
-            if source is not None:
-                found |= {each.name: each for each in (*self.upstream(source, operating_point), source)}
+            if source is None:
+                continue
+            if source.name in readers:
+                cause = f"inputs: {tensor.name!r} is an output of {source.name}, which reads an output of this family"
+                raise CatalogueError(self.folder / family.name / MODEL_FILE, cause, _REMEDY)
+            found |= {each.name: each for each in (*self._upstream(source, operating_point, readers), source)}
         return tuple(found.values())
 
     def models(self, operating_point: str | None = None) -> dict[str, Model]:
@@ -322,6 +334,8 @@ def read_catalogue(folder: Path = CATALOGUE_FOLDER) -> Catalogue:
         for step in family.steps:
             _check_step(folder, family, families.get(step), step)
     engines = Catalogue(folder=folder, operating_points=points, families=families)
+    for model in engines.models().values():
+        engines.upstream(model.family, model.operating_point)
     families = {name: _with_derived_axis(engines, family) for name, family in families.items()}
     return Catalogue(
         folder=folder,
@@ -374,8 +388,8 @@ def _operating_points(folder: Path) -> tuple[str, ...]:
 
 def _read_toml(path: Path) -> Fields:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = toml_table(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CatalogueError(path, f"it is not TOML: {error}", _REMEDY) from error
     fields = Fields(table, source=path, error=CatalogueError, remedy=_REMEDY)
     if fields.integer("schema_version") != SCHEMA_VERSION:
@@ -523,7 +537,7 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
         inputs=tuple(_tensor(table, synthetic=True, compared=False) for table in fields.tables("inputs")),
         outputs=outputs,
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
-        triton=dict(fields.raw("triton")) if fields.has("triton") else {},
+        triton=_triton(fields) if fields.has("triton") else {},
         max_wer_increase=_own_max_wer_increase(role, fields),
     )
 
@@ -649,8 +663,41 @@ def _mode(name: str, fields: Fields) -> Mode:
         axes={axis: _extent(axes.table(axis)) for axis in axes.names()} if axes else {},
         states=_states(fields) if fields.has("states") else (),
         overlap=fields.integer("overlap") if fields.has("overlap") else 0,
-        triton=dict(fields.raw("triton")) if fields.has("triton") else None,
+        triton=_triton(fields) if fields.has("triton") else None,
     )
+
+
+def _triton(fields: Fields) -> dict[str, Any]:
+    """Return the table `triton`: fields of Triton's model configuration, which has no dates and no lists of lists."""
+    found = fields.table("triton")
+    _check_message(found)
+    for group in found.tables("instance_group") if found.has("instance_group") else ():
+        if group.has("count") and group.integer("count") < 1:
+            raise group.error("count", f"{group.integer('count')} is below 1")
+    batching = found.optional_table("sequence_batching")
+    if batching.has("oldest") and batching.table("oldest").has("max_candidate_sequences"):
+        batching.table("oldest").integer("max_candidate_sequences")
+    return dict(fields.raw("triton"))
+
+
+def _check_message(fields: Fields) -> None:
+    for key in fields.names():
+        if not _FIELD_NAME.fullmatch(key):
+            raise fields.error(key, "this is not the name of a field of Triton's configuration")
+        value = fields.raw(key)
+        if isinstance(value, dict):
+            _check_message(fields.table(key))
+        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            for table in fields.tables(key):
+                _check_message(table)
+        else:
+            for each in fields.items(key, object) if isinstance(value, list) else (value,):
+                _check_scalar(fields, key, each)
+
+
+def _check_scalar(fields: Fields, key: str, value: object) -> None:
+    if not isinstance(value, bool | int | float | str):
+        raise fields.error(key, f"a {type(value).__name__} cannot be written to a configuration of Triton")
 
 
 def _states(fields: Fields) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from contract.errors import VoxwrightError
-from contract.fields import Fields
+from contract.fields import Fields, json_value
 
 PARAMETER = "client"
 """The name of the parameter in a Triton configuration."""
@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 MASKED, EXACT = PADDINGS = ("masked", "exact")
 WINDOWS, SEGMENTS = UNITS = ("windows", "segments")
 SENTENCEPIECE, DELIMITER, CHARACTERS = STYLES = ("sentencepiece", "delimiter", "characters")
+_LONGEST_S = 86_400.0
 # The rates that the voice activity detector of clients takes.
 SAMPLE_RATES_HZ = (8_000, 16_000, 32_000, 48_000)
 
@@ -138,8 +139,8 @@ class ClientSpec:
     def from_json(cls, text: str, source: object, error: type[VoxwrightError], remedy: str) -> "ClientSpec":
         """Return the spec of a JSON text; raise the given error, with the field that is wrong."""
         try:
-            table: Any = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as cause:
+            table = json_value(text)
+        except ValueError as cause:
             raise error(source, f"its parameter `{PARAMETER}` is not JSON ({cause})", remedy) from cause
         return cls.from_fields(Fields(table, source=source, error=error, remedy=remedy))
 
@@ -171,10 +172,11 @@ def merge(specs: Iterable[ClientSpec]) -> ClientSpec:
 
 def _audio(table: Fields) -> AudioSpec:
     table.reject_unknown(*(each.name for each in fields(AudioSpec)))
+    rate = _sample_rate(table)
     return AudioSpec(
-        sample_rate_hz=_sample_rate(table),
+        sample_rate_hz=rate,
         shortest_samples=_positive_integer(table, "shortest_samples"),
-        hop_s=_positive(table, "hop_s"),
+        hop_s=_duration(table, "hop_s", rate),
         first_centre_s=table.number("first_centre_s"),
         padding=_one_of(table, "padding", PADDINGS),
     )
@@ -221,11 +223,12 @@ def read_calibration(table: Fields, key: str) -> Calibration | None:
 
 def _speaker(table: Fields) -> SpeakerSpec:
     table.reject_unknown(*(each.name for each in fields(SpeakerSpec)))
+    rate = _positive_integer(table, "sample_rate_hz")
     return SpeakerSpec(
-        sample_rate_hz=_positive_integer(table, "sample_rate_hz"),
+        sample_rate_hz=rate,
         same_speaker_similarity=table.number("same_speaker_similarity"),
-        window_s=_positive(table, "window_s"),
-        hop_s=_positive(table, "hop_s"),
+        window_s=_duration(table, "window_s", rate),
+        hop_s=_duration(table, "hop_s", rate),
         padding=_one_of(table, "padding", PADDINGS),
         # Bundles of earlier releases do not state it.
         takes=_one_of(table, "takes", UNITS) if table.has("takes") else WINDOWS,
@@ -255,6 +258,14 @@ def _positive(table: Fields, key: str) -> float:
     found = table.number(key)
     if not found > 0:
         raise table.error(key, f"{found} is not above 0")
+    return found
+
+
+def _duration(table: Fields, key: str, rate_hz: int) -> float:
+    """Return a number of seconds that is at least one sample long, and shorter than a day."""
+    found = _positive(table, key)
+    if found * rate_hz < 1 or found > _LONGEST_S:
+        raise table.error(key, f"{found} s is less than a sample or more than {_LONGEST_S:.0f} s")
     return found
 
 

@@ -1,11 +1,52 @@
 """Read fields of parsed TOML or JSON; an error names the path of the wrong field: `modes.batch.axes.frames.min`."""
 
-from collections.abc import Iterator
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from contract.errors import VoxwrightError
 
 _LARGEST_BITS = 63
+# The deepest record has ten levels. Code that walks a value recursively is far from Python's limit then.
+_MOST_LEVELS = 64
+
+
+def json_value(text: str) -> Any:
+    """Return the value of a JSON text; raise ValueError for other text, deep nesting and numbers of many digits."""
+    return _parse(json.loads, text)
+
+
+def toml_table(text: str) -> dict[str, Any]:
+    """Return the table of a TOML text; raise ValueError as json_value does."""
+    table: dict[str, Any] = _parse(tomllib.loads, text)
+    return table
+
+
+def _parse(load: Callable[[str], Any], text: str) -> Any:
+    try:
+        value = load(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError):
+        raise
+    except ValueError as error:
+        # Python converts a limited number of digits, because the time grows with their square.
+        raise ValueError("a number in it has too many digits") from error
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {_MOST_LEVELS} levels deep") from error
+    level, depth = [value], 1
+    while level:
+        if depth > _MOST_LEVELS:
+            raise ValueError(f"it is nested more than {_MOST_LEVELS} levels deep")
+        level, depth = [inner for each in level for inner in _members(each)], depth + 1
+    return value
+
+
+def _members(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
 
 
 class Fields:
@@ -42,15 +83,11 @@ class Fields:
 
     def integer(self, key: str) -> int:
         """Return an integer of 64 bits."""
-        found = int(self._typed(key, int))
-        if found.bit_length() > _LARGEST_BITS:
-            raise self.error(key, f"a number of {found.bit_length()} bits is too large")
-        return found
+        return int(self._typed(key, int))
 
     def number(self, key: str) -> float:
-        """Return an integer or a float, as a float."""
-        found = self._typed(key, (int, float))
-        return float(found) if isinstance(found, float) else float(self.integer(key))
+        """Return an integer or a finite float, as a float."""
+        return float(self._typed(key, (int, float)))
 
     def boolean(self, key: str) -> bool:
         """Return a boolean."""
@@ -61,11 +98,12 @@ class Fields:
         return self._typed(key, object)
 
     def items(self, key: str, kind: type | tuple[type, ...]) -> tuple[Any, ...]:
-        """Return a list whose members are all of one type."""
+        """Return a list whose members are all of one type; numbers are as those of `integer` and `number`."""
         values = self._typed(key, list)
         for index, value in enumerate(values):
             if not _is(value, kind):
                 raise self.error(f"{key}[{index}]", f"expected {_kind_name(kind)}, found {_kind(value)}")
+            self._check_number(f"{key}[{index}]", value)
         return tuple(values)
 
     def table(self, key: str) -> "Fields":
@@ -90,7 +128,15 @@ class Fields:
         value = self._table[key]
         if not _is(value, kind):
             raise self.error(key, f"expected {_kind_name(kind)}, found {_kind(value)}")
+        self._check_number(key, value)
         return value
+
+    def _check_number(self, key: str, value: Any) -> None:
+        # JSON has NaN and infinity in Python, and TOML has them too: neither is a size, a time or a limit.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(key, f"{value} is not a finite number")
+        if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
+            raise self.error(key, f"a number of {value.bit_length()} bits is too large")
 
     def _join(self, key: str) -> str:
         return ".".join(part for part in (self._path, key) if part)

@@ -13,13 +13,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from contract import digest
 from contract.client import ClientSpec
 from contract.differences import Difference
 from contract.errors import GraphError, ManifestError
-from contract.fields import Fields
+from contract.fields import Fields, json_value
 
 SCHEMA_VERSION = 2
 RECORD_FILE = "record.json"
@@ -175,15 +174,15 @@ def read_text(path: Path, remedy: str) -> str:
 def parse_json(text: str, source: object, schema_version: int, remedy: str) -> Fields:
     """Return the fields of a versioned JSON text; raise ManifestError for damaged JSON and other schema versions."""
     try:
-        value: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json_value(text)
+    except ValueError as error:
         raise ManifestError(source, f"it is not JSON ({error})", remedy) from error
-    fields = Fields(value, source=source, error=ManifestError, remedy=remedy)
-    found = fields.integer("schema_version")
+    table = Fields(value, source=source, error=ManifestError, remedy=remedy)
+    found = table.integer("schema_version")
     if found != schema_version:
         cause = f"schema_version: it is {found}, and this release reads {schema_version}"
         raise ManifestError(source, cause, f"{remedy}, or use the release that wrote it")
-    return fields
+    return table
 
 
 def string_table(fields: Fields) -> dict[str, str]:

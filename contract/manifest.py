@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from contract.arch import Arch
+from contract.catalogue import TYPES
 from contract.client import ClientSpec
 from contract.differences import Difference
 from contract.errors import BundleError
@@ -274,7 +275,7 @@ def _engine(fields: Fields) -> EngineRecord:
         sha256=fields.text("sha256"),
         size_bytes=fields.integer("size_bytes"),
         key=fields.text("key"),
-        key_parts=fields.raw("key_parts"),
+        key_parts=_plain(fields, "key_parts"),
         compiler=fields.text("compiler"),
         precision=fields.text("precision"),
         max_batch=fields.integer("max_batch"),
@@ -380,9 +381,22 @@ def _outcome(gate: Fields) -> str:
 
 def _tensors(fields: Fields, key: str) -> tuple[BoundTensor, ...]:
     return tuple(
-        BoundTensor(name=table.text("name"), type=table.text("type"), dims=table.items("dims", int))
+        BoundTensor(name=table.text("name"), type=_type(table), dims=table.items("dims", int))
         for table in fields.tables(key)
     )
+
+
+def _type(fields: Fields) -> str:
+    found = fields.text("type")
+    if found not in TYPES:
+        raise fields.error("type", f"{found!r} is not one of {', '.join(TYPES)}")
+    return found
+
+
+def _plain(fields: Fields, key: str) -> dict[str, Any]:
+    """Return the table below a key with whatever values it has."""
+    fields.table(key)
+    return dict(fields.raw(key))
 
 
 def _inner_path(fields: Fields) -> str:

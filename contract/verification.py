@@ -1,9 +1,11 @@
 """Check the files of a bundle against its manifest: none changed, missing, unlisted or linked from elsewhere."""
 
+import errno
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from contract import digest
 from contract.errors import BundleError, ManifestError, SettingError, SignatureError
@@ -14,6 +16,7 @@ _REBUILD = "Build the bundle again with `python -m build.engines`, or copy it ag
 # Reading and hashing release the interpreter's lock: while one thread of a core waits for the disk, the other hashes.
 # More threads than the maximum only spend memory, a block each.
 _THREADS_PER_CORE, _MAX_THREADS = 2, 32
+_READ_ERRNOS = frozenset({errno.EIO, errno.ESTALE})
 Reader = Callable[[Path], str]
 """Reads a file to its end and returns its SHA-256."""
 
@@ -65,10 +68,30 @@ def signature_error(bundle: Path, verdict: Verdict) -> SignatureError | None:
 
 def findings(bundle: Path, manifest: BundleManifest, read: Reader = digest.of_file) -> Iterator[tuple[str, str]]:
     """Yield every file that does not match the manifest, with the cause; every byte is read once, in parallel."""
+    conflicts = list(_conflicts(manifest))
+    yield from conflicts
+    if conflicts:
+        return
     listed = {each.file: each for each in manifest.every_file()}
     yield from _unlisted_files(bundle, {*listed, MANIFEST_FILE})
     causes = _causes(bundle, listed.values(), read)
     yield from ((file, causes[file]) for file in listed if causes[file])
+
+
+def _conflicts(manifest: BundleManifest) -> Iterator[tuple[str, str]]:
+    """Yield the files of which a server could load only one: a path that is listed twice, or equal names of an engine.
+
+    A server has all files of an engine in one folder.
+    """
+    paths = Counter(each.file for each in manifest.every_file())
+    yield from ((path, "the manifest lists it twice") for path, count in paths.items() if count > 1)
+    for engine in manifest.engines:
+        names: set[str] = set()
+        for each in engine.served_files():
+            name = PurePosixPath(each.file).name
+            if name in names:
+                yield each.file, f"another file of the engine {engine.model} {engine.mode} has the same name"
+            names.add(name)
 
 
 def _causes(bundle: Path, listed: Iterable[BundleFile], read: Reader) -> dict[str, str]:
@@ -97,10 +120,21 @@ def _cause(bundle: Path, listed: BundleFile, read: Reader) -> str:
         return ""  # _unlisted_files reports it
     if not path.is_file():
         return "it is missing"
+    try:
+        return _difference(path, listed, read)
+    except PermissionError:
+        return "this user has no permission to read it"
+    except FileNotFoundError:
+        return "it was removed while it was read"
+    except OSError as error:
+        # A reader also writes the file elsewhere: a full disk there is no defect of the bundle.
+        if error.errno not in _READ_ERRNOS:
+            raise
+        return f"it cannot be read ({error.strerror})"
+
+
+def _difference(path: Path, listed: BundleFile, read: Reader) -> str:
     size = path.stat().st_size
     if size != listed.size_bytes:
         return f"it has {size} bytes, and the manifest states {listed.size_bytes}"
-    try:
-        return "" if read(path) == listed.sha256 else "its content does not match the manifest"
-    except PermissionError:
-        return "this user has no permission to read it"
+    return "" if read(path) == listed.sha256 else "its content does not match the manifest"

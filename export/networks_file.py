@@ -13,13 +13,12 @@ Paths are relative to the folder of the file.
 """
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from contract.client import Calibration, read_calibration
 from contract.errors import SettingError
-from contract.fields import Fields
+from contract.fields import Fields, toml_table
 
 _REMEDY = "Correct the file; docs/own-networks.md describes every field"
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
@@ -57,10 +56,10 @@ class OwnNetworks:
 def read(path: Path) -> OwnNetworks:
     """Return the networks that a file names; raise SettingError with the field that is wrong."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = toml_table(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"--networks {path}", f"it cannot be read ({error.strerror})", _REMEDY) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingError(f"--networks {path}", f"it is not TOML: {error}", _REMEDY) from error
     fields = Fields(table, source=f"--networks {path}", error=SettingError, remedy=_REMEDY)
     languages = [name for name in fields.names() if name != "operating_points"]

@@ -240,6 +240,65 @@ def test_rejects_damaged_toml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ("x = " + "9" * 5_000, "it is not TOML: a number in it has too many digits"),
+        ("x = " + "[" * 2_000 + "]" * 2_000, "it is not TOML: it is nested more than 64 levels deep"),
+        (".".join("x" * 200) + " = 1", "it is not TOML: it is nested more than 64 levels deep"),
+        ("x = 2020-01-01", "triton.dynamic_batching.x: a date cannot be written to a configuration of Triton"),
+        ("x = [[1]]", "triton.dynamic_batching.x: a list cannot be written to a configuration of Triton"),
+        ("x = [1, {a = 1}]", "triton.dynamic_batching.x[0]: expected a table, found an integer"),
+        ("x = [1, inf]", "triton.dynamic_batching.x[1]: inf is not a finite number"),
+        ("x = nan", "triton.dynamic_batching.x: nan is not a finite number"),
+        ("x = 99999999999999999999", "triton.dynamic_batching.x: a number of 67 bits is too large"),
+        ('"a }" = 1', "triton.dynamic_batching.a }: this is not the name of a field of Triton's configuration"),
+        ("[triton]\ninstance_group = 3", "triton.instance_group: expected a list, found an integer"),
+        ("[triton]\ninstance_group = [3]", "triton.instance_group[0]: expected a table, found an integer"),
+        (
+            '[[triton.instance_group]]\ncount = "2"',
+            "triton.instance_group[0].count: expected an integer, found a string",
+        ),
+        ("[[triton.instance_group]]\ncount = 0", "triton.instance_group[0].count: 0 is below 1"),
+        ("[triton]\nsequence_batching = 1", "triton.sequence_batching: expected a table, found an integer"),
+        (
+            "[triton.sequence_batching]\noldest = 1",
+            "triton.sequence_batching.oldest: expected a table, found an integer",
+        ),
+        (
+            "[triton.sequence_batching.oldest]\nmax_candidate_sequences = true",
+            "triton.sequence_batching.oldest.max_candidate_sequences: expected an integer, found a boolean",
+        ),
+    ],
+)
+def test_rejects_what_triton_cannot_have(tmp_path: Path, value: str, cause: str) -> None:
+    head, _ = FAMILY.split("[triton.dynamic_batching]\n")
+    text = head + value if value.startswith("[") else f"{head}[triton.dynamic_batching]\n{value}\n"
+    path = write(tmp_path, "one", text)
+    with pytest.raises(CatalogueError) as error:
+        read_family(path)
+    assert str(error.value) == f"{path}: {cause}. {REMEDY}."
+
+
+def test_triton_may_have_every_scalar_and_lists_of_tables(tmp_path: Path) -> None:
+    written = 'a = true\nb = 1.5\nc = ["x", true, 2]\nd = [{ e = 1 }, { e = 2 }]\n'
+    family = read_family(write(tmp_path, "one", FAMILY + written))
+    assert family.triton["dynamic_batching"]["d"] == [{"e": 1}, {"e": 2}]
+
+
+def test_rejects_families_that_read_each_others_outputs(tmp_path: Path) -> None:
+    """The outputs of one are the inputs of the other, and the other way round."""
+    other = FAMILY.replace('"x"', '"z"').replace('"y"', '"x"').replace('"z"', '"y"')
+    write(tmp_path, "one", FAMILY)
+    write(tmp_path, "two", other)
+    with pytest.raises(CatalogueError) as error:
+        read_catalogue(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'two' / 'model.toml'}: inputs: 'y' is an output of one, which reads an output of this family. "
+        f"{REMEDY}."
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "cause"),
     [
         ("operating_points = []", "schema_version: this field is missing"),

@@ -157,6 +157,10 @@ def test_record_reads_back_equal() -> None:
             "small",
             "engines[0].gate.parity[0].value: expected a number, found a string",
         ),
+        ("engines.0.key_parts", [], "engines[0].key_parts: expected a table, found a list"),
+        ("engines.0.inputs.0.type", "INT64", "engines[0].inputs[0].type: 'INT64' is not one of FP16, FP32, INT32"),
+        ("engines.0.outputs.0.dims", [1 << 70], "engines[0].outputs[0].dims[0]: a number of 71 bits is too large"),
+        ("engines.0.build_seconds", math.inf, "engines[0].build_seconds: inf is not a finite number"),
         ("engines.0.file", "/etc/passwd", "engines[0].file: '/etc/passwd' leads out of the bundle"),
         ("engines.0.file", "a/../../b", "engines[0].file: 'a/../../b' leads out of the bundle"),
         ("engines.0.file", "..", "engines[0].file: '..' leads out of the bundle"),
@@ -182,6 +186,20 @@ def test_rejects_other_schema_versions(version: int) -> None:
 def test_rejects_truncated_manifest(end: int) -> None:
     with pytest.raises(ManifestError, match=r"^m: it is not JSON \("):
         BundleManifest.from_json(BUNDLE.to_json()[:end], "m")
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ("9" * 5_000, "a number in it has too many digits"),
+        ("[" * 2_000 + "]" * 2_000, "it is nested more than 64 levels deep"),
+        ("[" * 400 + "]" * 400, "it is nested more than 64 levels deep"),
+    ],
+)
+def test_rejects_long_numbers_and_deep_values(value: str, cause: str) -> None:
+    with pytest.raises(ManifestError) as error:
+        BundleManifest.from_json(changed(BUNDLE.to_json(), "engines.0.size_bytes", "X").replace('"X"', value), "m")
+    assert str(error.value) == f"m: it is not JSON ({cause}). {REMEDY}."
 
 
 @pytest.mark.parametrize(("text", "kind"), [("[]", "a list"), ("3", "an integer"), ("null", "null")])
