@@ -760,6 +760,92 @@ def test_render_rejects_files_with_other_values(content: str | None, sentence: s
     assert str(without) == ("--out: it is for manifests with your own values. Name their file with --values.")
 
 
+def _named(text: str) -> dict[str, dict[str, Any]]:
+    """Return values of each chart in which every name that an operator chooses is the same text."""
+    pods = {"image": {"pullSecrets": [text]}, "priorityClassName": text}
+    service = {
+        **APPLICATIONS["applications"],
+        "priorityClassName": text,
+        "keys": {"secretName": text},
+        "database": {"secretName": text},
+        "tls": {"secretName": text},
+        "servers": {"tls": {"secretName": text}, "headers": {"secretName": text}},
+        "ingress": {"enabled": True, "host": text, "className": text, "tlsSecretName": text},
+    }
+    server = {
+        "architectures": EVERY_ARCH,
+        "engines": {"volume": {"nfs": {"server": "files.example", "path": "/engines"}}, "subPath": text},
+        "licence": {"secretName": text},
+        "signatures": {"configMapName": text},
+        "tls": {"secretName": text},
+        "runtimeClassName": text,
+        "service": {"type": "LoadBalancer", "loadBalancerClass": text, "loadBalancerIP": text},
+        "networkPolicy": {"enabled": False},
+        "applications": service,
+    }
+    bulk = {"list": "a.wav\n", "server": text, "tls": {"secretName": text}, "headers": {"secretName": text}}
+    return {"voxwright": {**pods, **server}, "voxwright-bulk": {**pods, **bulk}}
+
+
+def _replaced(value: Any, text: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(each, text) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, text) for each in value]
+    return value.replace("a-name", text) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("chart", ["voxwright", "voxwright-bulk"])
+@pytest.mark.parametrize(
+    "text", ["26.08", "yes", "1e3", "0x10", "null", "~", "*.example.com", "&a", "a: b", "a #b", "{a", "- a", "'a", "!a"]
+)
+def test_every_text_of_an_operator_stays_a_text(chart: str, text: str) -> None:
+    """YAML reads 26.08 as a number, yes as a boolean, and an asterisk as an alias."""
+    plain = _documents(chart, _named("a-name")[chart])
+    assert _documents(chart, _named(text)[chart]) == _replaced(plain, text)
+
+
+@pytest.mark.parametrize("name", ["123", "1e3", "0x10"])
+def test_release_may_have_the_name_of_a_number(name: str) -> None:
+    for chart, values in _named("a-name").items():
+        with helm_python.Chart.load(render.CHARTS / chart) as loaded:
+            texts = [text for path, text in loaded.render(values, name=name, namespace="n").items() if "yaml" in path]
+        for document in filter(None, (each for text in texts for each in yaml.safe_load_all(text))):
+            metadata = document["metadata"]
+            assert (type(metadata["name"]), metadata["labels"]["app.kubernetes.io/instance"]) == (str, name)
+
+
+def test_large_numbers_are_whole_numbers() -> None:
+    """Helm holds numbers as floats, and writes large ones with an exponent."""
+    many = 2_000_000
+    service = {**APPLICATIONS["applications"], "drainSeconds": many}
+    values = {"architectures": {"cpu": {"replicas": many, "maxReplicas": many}}, "applications": service}
+    application = _application("Deployment", values)
+    assert _environment(application)["VOXWRIGHT_SERVICE_DRAIN"] == str(many)
+    assert _pod(application)["terminationGracePeriodSeconds"] == many + 15
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "a.wav\nb.wav\n",
+        "  a.wav\nb.wav\n",
+        "\n\na.wav\n",
+        "a\tb.wav\n",
+        "# c\n  x.wav\n",
+        "caf\u00e9.wav\nq\x85z.wav\n",
+        "a.wav\u2028b.wav\nc.wav\u2029\n",
+        "a.wav\r\nb.wav\r\n",
+        "\ufeffa.wav\n",
+        "a\x07\x1b.wav\n",
+        '\U0001f600.wav\n{{ x }}\n"quoted" \\ & <b>\n',
+    ],
+)
+def test_list_reaches_the_job_unchanged(listed: str) -> None:
+    (map_,) = _kind("ConfigMap", {"list": listed}, "voxwright-bulk").values()
+    assert map_["data"]["recordings.txt"] == listed
+
+
 @pytest.mark.parametrize(
     ("chart", "values", "sentence"),
     [
@@ -795,14 +881,32 @@ def test_render_rejects_files_with_other_values(content: str | None, sentence: s
                 ("podLabels", {"app.kubernetes.io/name": "x"}, "app.kubernetes.io/name"),
                 ("extraVolumes", [{"name": "scratch", "emptyDir": {}}], "scratch"),
                 ("extraVolumeMounts", [{"name": "x", "mountPath": "/tmp"}], "/tmp"),  # noqa: S108
+                ("extraVolumeMounts", [{"name": "x", "mountPath": "/tmp/"}], "/tmp"),  # noqa: S108
+                ("extraVolumeMounts", [{"name": "x", "mountPath": "/./tmp//"}], "/tmp"),  # noqa: S108
             )
+        ),
+        *(
+            (chart, {**values, name: [row, row]}, f"{name}: {found} is in it twice. Remove one of them.")
+            for chart, values in (("voxwright", {"architectures": EVERY_ARCH}), ("voxwright-bulk", BULK))
+            for name, row, found in (
+                ("extraEnv", {"name": "A", "value": "1"}, "A"),
+                ("extraVolumes", {"name": "x", "emptyDir": {}}, "x"),
+                ("extraVolumeMounts", {"name": "x", "mountPath": "/x"}, "/x"),
+            )
+        ),
+        *(
+            (
+                "voxwright",
+                {"architectures": EVERY_ARCH, "extraEnv": [{"name": f"VOXWRIGHT_{port}_PORT", "value": "9000"}]},
+                f"extraEnv: the chart itself sets VOXWRIGHT_{port}_PORT",
+            )
+            for port in ("HTTP", "GRPC", "METRICS")
         ),
         (
             "voxwright",
             {"architectures": EVERY_ARCH, "extraEnv": [{"name": "SM_BATCH_MODE", "value": "true"}]},
             "extraEnv: the chart itself sets SM_BATCH_MODE",
         ),
-        ("voxwright", {"architectures": EVERY_ARCH, "extraEnv": [{"name": "A"}, {"name": "A"}]}, "A is in it twice"),
         ("voxwright-bulk", {**BULK, "extraEnv": [{"name": "LIST", "value": "x"}]}, "the chart itself sets LIST"),
         (
             "voxwright",

@@ -6,14 +6,14 @@
 {{/* The labels that all servers of a release have, for every architecture. */}}
 {{- define "voxwright.selector" -}}
 app.kubernetes.io/name: voxwright
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
 {{/* The labels of the service for applications. */}}
 {{- define "voxwright.applications" -}}
 app.kubernetes.io/name: voxwright-service
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: service
 {{- end -}}
 
@@ -43,7 +43,7 @@ app.kubernetes.io/component: service
 {{- include "voxwright.free" (dict "value" "nodeSelector" "names" (keys .Values.nodeSelector) "taken" (list "kubernetes.io/arch" "nvidia.com/gpu.compute.major" "nvidia.com/gpu.compute.minor")) -}}
 {{- include "voxwright.free" (dict "value" "podLabels" "names" (keys .Values.podLabels) "taken" (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "voxwright/arch")) -}}
 {{- include "voxwright.free" (dict "value" "service.labels" "names" (keys .Values.service.labels) "taken" (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "voxwright/metrics")) -}}
-{{- $variables := list "SM_BATCH_MODE" "SM_OPERATING_POINT" "VOXWRIGHT_ENGINES" "VOXWRIGHT_TRUSTED_KEY" "VOXWRIGHT_THREADS" "VOXWRIGHT_GRPC_CERTIFICATE" "VOXWRIGHT_GRPC_KEY" "VOXWRIGHT_GRPC_CLIENT_CA" "VOXWRIGHT_HTTP_ADDRESS" "VOXWRIGHT_GRPC_ADDRESS" "VOXWRIGHT_METRICS_ADDRESS" -}}
+{{- $variables := list "SM_BATCH_MODE" "SM_OPERATING_POINT" "VOXWRIGHT_ENGINES" "VOXWRIGHT_TRUSTED_KEY" "VOXWRIGHT_THREADS" "VOXWRIGHT_GRPC_CERTIFICATE" "VOXWRIGHT_GRPC_KEY" "VOXWRIGHT_GRPC_CLIENT_CA" "VOXWRIGHT_HTTP_ADDRESS" "VOXWRIGHT_GRPC_ADDRESS" "VOXWRIGHT_METRICS_ADDRESS" "VOXWRIGHT_HTTP_PORT" "VOXWRIGHT_GRPC_PORT" "VOXWRIGHT_METRICS_PORT" -}}
 {{- $volumes := list "scratch" "engines" "licence" "keys" "shared-memory" "tls" -}}
 {{- $paths := list "/tmp" "/engines" "/license.json" "/keys" "/dev/shm" "/tls" -}}
 {{- include "voxwright.free" (dict "value" "extraEnv" "names" (include "voxwright.column" (dict "rows" .Values.extraEnv "key" "name") | fromJsonArray) "taken" $variables) -}}
@@ -101,7 +101,7 @@ app.kubernetes.io/component: service
 - name: VOXWRIGHT_HEADERS
   valueFrom:
     secretKeyRef:
-      name: {{ . }}
+      name: {{ . | quote }}
       key: headers
 {{- end }}
 {{- end -}}
@@ -120,11 +120,12 @@ app.kubernetes.io/component: service
 {{- end -}}
 {{- end -}}
 
-{{/* One field of every row, as a JSON array. Takes rows and key. */}}
+{{/* One field of every row, as a JSON array; a path without a slash at its end. Takes rows and key. */}}
 {{- define "voxwright.column" -}}
 {{- $found := list -}}
 {{- range .rows -}}
-{{- $found = append $found (index . $.key) -}}
+{{- $field := index . $.key -}}
+{{- $found = append $found (ternary (clean $field) $field (eq $.key "mountPath")) -}}
 {{- end -}}
 {{- $found | toJson -}}
 {{- end -}}
