@@ -65,12 +65,12 @@ class Licence:
         fields.reject_unknown("schema_version", *cls.__dataclass_fields__)
         signed = fields.table("signature") if fields.has("signature") else None
         return cls(
-            product=fields.text("product"),
-            licensee=fields.text("licensee"),
+            product=_printable(fields, "product", fields.text("product")),
+            licensee=_printable(fields, "licensee", fields.text("licensee")),
             not_before=_time(fields, "not_before"),
             expires=_time(fields, "expires"),
-            operating_points=fields.items("operating_points", str),
-            languages=fields.items("languages", str),
+            operating_points=_names(fields, "operating_points"),
+            languages=_names(fields, "languages"),
             signature=Signature(key=signed.text("key"), value=signed.text("value")) if signed else None,
         )
 
@@ -88,7 +88,19 @@ class Licence:
 
 
 def _written(moment: datetime) -> str:
-    return moment.strftime(_FORMAT)
+    # strftime writes years before 1000 without zeros, which strptime does not read.
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+def _names(fields: Fields, key: str) -> tuple[str, ...]:
+    return tuple(_printable(fields, key, name) for name in fields.items(key, str))
+
+
+def _printable(fields: Fields, key: str, text: str) -> str:
+    """Return a text that a terminal may show before the signature is verified."""
+    if not text.isprintable():
+        raise fields.error(key, f"{text!a} has characters that cannot be printed")
+    return text
 
 
 def _time(fields: Fields, key: str) -> datetime:

@@ -309,6 +309,22 @@ def test_objection_to_a_model() -> None:
     assert TERMS.objection("standard", "de") == "language de is not licensed"
 
 
+@pytest.mark.parametrize("text", ["a\x1b[2J", "a\nb", "\ud800"])
+@pytest.mark.parametrize("field", ["licensee", "product", "languages"])
+def test_rejects_text_that_controls_a_terminal(path: Path, field: str, text: str) -> None:
+    """`show` prints a licence that is not verified."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table[field] = [text] if field == "languages" else text
+    with pytest.raises(LicenceError) as refused:
+        Licence.from_json(json.dumps(table), "copy")
+    assert f"{field}: {text!a} has characters that cannot be printed" in str(refused.value)
+
+
+def test_reads_a_period_that_begins_in_the_first_year() -> None:
+    early = replace(TERMS, not_before=datetime(1, 1, 1, tzinfo=UTC))
+    assert Licence.from_json(early.to_json(), "copy") == early
+
+
 def test_limit_keeps_licensed_languages() -> None:
     assert set(TERMS.limit(synthetic.two_languages().families)) == set(synthetic.FAMILIES)
     assert "body" in replace(TERMS, languages=("de",)).limit(synthetic.FAMILIES)
