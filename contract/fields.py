@@ -71,6 +71,10 @@ class Fields:
         """Return whether the key is present and not null."""
         return self._table.get(key) is not None
 
+    def holds(self, key: str) -> bool:
+        """Return whether the key is present, also with null."""
+        return key in self._table
+
     def reject_unknown(self, *known: str) -> None:
         """Raise the error for a key that is not listed: it is most likely a typing error."""
         for key in self._table:

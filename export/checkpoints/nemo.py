@@ -20,11 +20,11 @@ from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
 from export.checkpoints.parakeet import WHOLE_RECORDINGS
 from export.checkpoints.sentence_pieces import read_pieces
-from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, integer, number, require, size, word
 from export.checkpoints.tar_archive import Archive, first_names, open_archive
 from export.checkpoints.weights import DAMAGED, read_pickle
 from export.networks.fast_conformer import FastConformerConfig
-from export.networks.nemo_front_end import SMALLEST_ENERGY, NemoFrontEndConfig, mel_filters
+from export.networks.nemo_front_end import SMALLEST_ENERGY, NemoFrontEndConfig, hann_window, mel_filters
 
 CONFIG_FILE, WEIGHTS_FILE = "model_config.yaml", "model_weights.ckpt"
 _FEW_MEMBERS = 32
@@ -76,6 +76,7 @@ def read(path: Path) -> Imported:
         if len(tokens.pieces) > MOST_TOKENS:
             raise CheckpointError(path, f"it has {len(tokens.pieces)} tokens, and {MOST_TOKENS} are possible", _FEWER)
         tensors = _weights(archive)
+    _check_window(tensors, config.front_end, path)
     _check_filters(tensors, config.front_end, path)
     encoder = fast_conformer_weights.build_encoder(config, tensors, fast_conformer_weights.NEMO, path)
     head = fast_conformer_weights.build_head(tensors, kind.head, config.size, len(tokens.pieces), path)
@@ -117,7 +118,7 @@ def _front_end(table: Fields, root: Fields) -> NemoFrontEndConfig:
     require(table, "log_zero_guard_type", ("add",), "the guard of the logarithm is added")
     require(table, "mag_power", (2, 2.0), "the features are powers")
     require(table, "mel_norm", ("slaney",), "the filters have Slaney's norm")
-    require(table, "exact_pad", (False,), "frames are centred")
+    require(table, "exact_pad", (False, None), "frames are centred")
     rate = size(table, "sample_rate", size(root, "sample_rate", 16_000))
     guard = number(table, "log_zero_guard_value", SMALLEST_ENERGY)
     if abs(guard / SMALLEST_ENERGY - 1.0) > _FILTER_TOLERANCE:
@@ -131,11 +132,11 @@ def _front_end(table: Fields, root: Fields) -> NemoFrontEndConfig:
         bands=size(table, "features", 64, MOST_BANDS),
         window_samples=samples,
         hop_samples=round(hop),
-        # NeMo's default is the next power of two.
-        transform_size=size(table, "n_fft", 1 << (samples - 1).bit_length()),
-        preemphasis=number(table, "preemph", 0.97),
+        # NeMo's default, also for null, is the next power of two.
+        transform_size=size(table, "n_fft") if table.has("n_fft") else 1 << (samples - 1).bit_length(),
+        preemphasis=number(table, "preemph", 0.97, off=0.0),
         low_hz=number(table, "lowfreq", 0.0),
-        high_hz=number(table, "highfreq", rate / 2),
+        high_hz=number(table, "highfreq", 0.0, off=0.0) or rate / 2,
     )
 
 
@@ -147,15 +148,15 @@ def _normalisation(table: Fields) -> str:
 def _config(table: Fields, front_end: NemoFrontEndConfig) -> FastConformerConfig:
     _require_class(table, "ConformerEncoder", _encoder_kind(table))
     require(table, "att_context_style", ("regular",), _CACHE_AWARE)
-    require(table, "causal_downsampling", (False,), _CACHE_AWARE)
+    require(table, "causal_downsampling", (False, None), _CACHE_AWARE)
     require(table, "conv_norm_type", ("batch_norm",), _CACHE_AWARE)
-    require(table, "att_context_size", ([-1, -1], [[-1, -1]]), "every frame attends to all others")
+    require(table, "att_context_size", ([-1, -1], [[-1, -1]], None), "every frame attends to all others")
     require(table, "self_attention_model", ("rel_pos",), "positions are relative, without a window")
     require(table, "untie_biases", (True,), "every block has its own biases of positions")
     require(table, "subsampling", ("dw_striding",), _OTHER_SUBSAMPLING)
     require(table, "subsampling_factor", (8,), _OTHER_SUBSAMPLING)
     require(table, "subsampling_conv_chunking_factor", (1, -1), "the subsampling is computed as a whole")
-    require(table, "reduction", (), "the encoder has no further reduction")
+    require(table, "reduction", (None,), "the encoder has no further reduction")
     require(table, "global_tokens", (0,), "there are no global tokens")
     require(table, "feat_in", (front_end.bands,), f"the front end makes {front_end.bands} bands")
     for key in ("subsampling", "subsampling_factor"):
@@ -163,9 +164,9 @@ def _config(table: Fields, front_end: NemoFrontEndConfig) -> FastConformerConfig
             raise table.error(key, "this field is missing, and NeMo's default is a Conformer of stride 4")
     width, kernel = size(table, "d_model"), size(table, "conv_kernel_size", 31)
     middle = (kernel - 1) // 2
-    require(table, "conv_context_size", ([middle, middle],), _CACHE_AWARE)
+    require(table, "conv_context_size", ([middle, middle], None), _CACHE_AWARE)
     require(table, "feat_out", (-1, width), "the encoder has no further projection")
-    channels = -1 if not table.has("subsampling_conv_channels") else table.integer("subsampling_conv_channels")
+    channels = integer(table, "subsampling_conv_channels", -1)
     bias = flag(table, "use_bias", default=True)
     config = FastConformerConfig(
         front_end=front_end,
@@ -222,6 +223,16 @@ def _weights(archive: Archive) -> dict[str, Tensor]:
         archive.extract(WEIGHTS_FILE, path)
         # The file stays mapped after its folder is gone.
         return read_pickle(path, f"{archive.path}: {WEIGHTS_FILE}")
+
+
+def _check_window(tensors: dict[str, Tensor], config: NemoFrontEndConfig, source: object) -> None:
+    """Compare the window with the one that the archive stores, if it does."""
+    stored = tensors.get("preprocessor.featurizer.window")
+    if stored is None:
+        return
+    ours = torch.from_numpy(hann_window(config.window_samples)).float()
+    if stored.shape != ours.shape or not torch.allclose(stored.float(), ours, atol=_FILTER_TOLERANCE):
+        raise CheckpointError(source, "its window is not the one that its configuration states", DAMAGED)
 
 
 def _check_filters(tensors: dict[str, Tensor], config: NemoFrontEndConfig, source: object) -> None:

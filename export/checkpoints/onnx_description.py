@@ -349,7 +349,7 @@ def _onnx_asr(config: Path, vocabulary: Path) -> Description:
         raise CheckpointError(config, f"it is not JSON ({error})", _DESCRIBE) from error
     read = Fields(table, source=config, error=CheckpointError, remedy=_DESCRIBE)
     kind = read.text("model_type")
-    bands: int | None = read.integer("features_size") if read.has("features_size") else 80
+    bands: int | None = read.integer("features_size") if read.holds("features_size") else 80
     if kind == "nemo-conformer-ctc":
         if bands not in (80, 128):
             raise read.error("features_size", f"{bands} is not one of 80, 128, the sizes of NeMo's features")
@@ -421,7 +421,7 @@ def _nemo_speaker(read: Fields) -> tuple[Part, int]:
 
 
 def _halvings(read: Fields, key: str) -> FrameRule:
-    factor = read.integer(key) if read.has(key) else 8
+    factor = read.integer(key) if read.holds(key) else 8
     if factor not in (2, 4, 8, 16):
         raise read.error(key, f"{factor} is not one of 2, 4, 8, 16")
     return FrameRule.of(*[_HALVING] * (factor.bit_length() - 1))

@@ -49,7 +49,7 @@ def read(folder: Folder) -> Imported:
 
 
 def _front_end(table: Fields) -> NemoFrontEndConfig:
-    require(table, "feature_extractor_type", ("ParakeetFeatureExtractor",), "the front end is Parakeet's")
+    require(table, "feature_extractor_type", ("ParakeetFeatureExtractor", None), "the front end is Parakeet's")
     rate = size(table, "sampling_rate", 16_000)
     return NemoFrontEndConfig(
         sample_rate_hz=rate,
@@ -57,7 +57,7 @@ def _front_end(table: Fields) -> NemoFrontEndConfig:
         window_samples=size(table, "win_length", 400),
         hop_samples=size(table, "hop_length", 160),
         transform_size=size(table, "n_fft", 512),
-        preemphasis=number(table, "preemphasis", 0.97),
+        preemphasis=number(table, "preemphasis", 0.97, off=0.0),
         high_hz=rate / 2,
     )
 

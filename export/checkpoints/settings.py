@@ -1,4 +1,7 @@
-"""Read settings of a checkpoint's configuration, with defaults; refuse values that no network here computes."""
+"""Read settings of a checkpoint's configuration, with defaults; refuse values that no network here computes.
+
+A default applies to a field that is absent. Null is a value of its own: the libraries turn a part off with it, or fail.
+"""
 
 import json
 import reprlib
@@ -36,17 +39,24 @@ def parse_json(text: str) -> Any:
 
 def size(table: Fields, key: str, default: int | None = None, most: int = MOST) -> int:
     """Return a size from 1 to `most`; without a default the key must be present."""
-    found = default if default is not None and not table.has(key) else table.integer(key)
+    found = default if default is not None and not table.holds(key) else table.integer(key)
     if not 1 <= found <= most:
         raise table.error(key, f"{found} is not a size from 1 to {most}")
     return found
 
 
-def number(table: Fields, key: str, default: float) -> float:
-    """Return a number. YAML reads 1e-5 as text, so text of a number is one."""
-    if not table.has(key):
+def integer(table: Fields, key: str, default: int) -> int:
+    """Return an integer of any sign."""
+    return table.integer(key) if table.holds(key) else default
+
+
+def number(table: Fields, key: str, default: float, *, off: float | None = None) -> float:
+    """Return a number; `off` for null, if the library turns the part off. YAML reads 1e-5 as text of a number."""
+    if not table.holds(key):
         return default
     found = table.raw(key)
+    if found is None and off is not None:
+        return off
     if isinstance(found, str):
         try:
             return float(found)
@@ -56,22 +66,24 @@ def number(table: Fields, key: str, default: float) -> float:
 
 
 def flag(table: Fields, key: str, *, default: bool) -> bool:
-    """Return a boolean."""
-    return table.boolean(key) if table.has(key) else default
+    """Return a boolean. Null is off, as it is false in Python, which the libraries are written in."""
+    if not table.holds(key):
+        return default
+    return table.has(key) and table.boolean(key)
 
 
 def word(table: Fields, key: str, default: str) -> str:
     """Return a string."""
-    return table.text(key) if table.has(key) else default
+    return table.text(key) if table.holds(key) else default
 
 
 def require(table: Fields, key: str, supported: Collection[Any], why: str) -> None:
-    """Raise the table's error for a value that is not supported. An absent key or null is always supported."""
-    if table.has(key) and table.raw(key) not in supported:
+    """Raise the table's error for a value that is not supported, null included. An absent key is always supported."""
+    if table.holds(key) and table.raw(key) not in supported:
         raise table.error(key, f"{_shown(table.raw(key))} is not supported: {why}")
 
 
 def _shown(value: Any) -> str:
     # A list may hold itself, or one part many times: it is shown to a depth of two.
-    text = _OUTLINE.repr(value) if isinstance(value, list | dict) else str(value)
+    text = _OUTLINE.repr(value) if isinstance(value, list | dict) else "null" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:40]}..."  # noqa: PLR2004 - a line of an error

@@ -1,12 +1,12 @@
 """Read the token list of a folder of transformers: a character vocabulary, or a tokenizer.json of pieces."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints.settings import MOST, flag, word
+from export.checkpoints.settings import MOST, flag
 from export.checkpoints.transformers_folder import Folder
 from export.checkpoints.weights import DAMAGED
 
@@ -24,7 +24,7 @@ def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
     delimiter = _content(config, "word_delimiter_token", "|")
     names = {_content(config, key, default) for key, default in _SPECIAL.items()} | special
     pad = _content(config, "pad_token", _SPECIAL["pad_token"])
-    if numbers.get(pad, blank) != blank:
+    if pad is not None and numbers.get(pad, blank) != blank:
         cause = f"its token {pad!r} is {numbers[pad]}, and pad_token_id in config.json is {blank}: which is blank?"
         raise CheckpointError(folder.path / _VOCABULARY, cause, "Set pad_token_id to the token that is blank")
     lower = flag(config, "do_lower_case", default=False)
@@ -33,7 +33,7 @@ def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
     shown = tuple(
         _shown(piece, number in (blank, *unspoken), number, lower=lower) for number, piece in enumerate(pieces)
     )
-    separators = [each for each in (delimiter, " ") if each in numbers]
+    separators = [each for each in (delimiter, " ") if each is not None and each in numbers]
     if not separators:
         return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=CHARACTERS, word_separator="")
     separator = separators[0].lower() if lower else separators[0]
@@ -49,11 +49,16 @@ def piece_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
         numbers[each.text("content")] = each.integer("id")
         if flag(each, "special", default=False):
             special.add(each.text("content"))
-    special.add(word(table.table("model"), "unk_token", "<unk>"))
+    special.add(_unknown(table.table("model")))
     pieces = _by_number(folder, _TOKENIZER, numbers, size)
     unspoken = _unspoken(pieces, special, blank)
     shown = tuple(_shown(piece, number in (blank, *unspoken), number) for number, piece in enumerate(pieces))
     return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=SENTENCEPIECE)
+
+
+def _unknown(model: Fields) -> str:
+    """Return the token of unknown text. Null is common: a model of bytes has none."""
+    return model.text("unk_token") if model.has("unk_token") else "<unk>"
 
 
 def _model_numbers(model: Fields) -> dict[str, int]:
@@ -93,10 +98,10 @@ def _added(config: Fields) -> tuple[dict[str, int], set[str]]:
     return numbers, special
 
 
-def _content(config: Fields, key: str, default: str) -> str:
-    """Return a token that is written as text or as a table with its text in `content`."""
+def _content(config: Fields, key: str, default: str) -> str | None:
+    """Return a token that is written as text or as a table with its text in `content`; None where null removes it."""
     if not config.has(key):
-        return default
+        return None if config.holds(key) else default
     value: Any = config.raw(key)
     return config.table(key).text("content") if isinstance(value, dict) else config.text(key)
 
@@ -115,7 +120,7 @@ def _by_number(folder: Folder, name: str, numbers: Mapping[str, int], size: int)
     return pieces
 
 
-def _unspoken(pieces: Iterable[str | None], special: set[str], blank: int) -> tuple[int, ...]:
+def _unspoken(pieces: Iterable[str | None], special: Collection[str | None], blank: int) -> tuple[int, ...]:
     return tuple(
         number
         for number, piece in enumerate(pieces)

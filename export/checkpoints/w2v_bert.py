@@ -87,7 +87,8 @@ def read(folder: Folder) -> Imported:
 
 
 def _front_end(table: Fields) -> FilterBankConfig:
-    require(table, "feature_extractor_type", ("SeamlessM4TFeatureExtractor",), "the network takes Kaldi's features")
+    kinds = ("SeamlessM4TFeatureExtractor", None)
+    require(table, "feature_extractor_type", kinds, "the network takes Kaldi's features")
     require(table, "stride", (STACKED,), f"{STACKED} feature frames make one frame")
     bands = size(table, "num_mel_bins", 80, MOST_BANDS)
     require(table, "feature_size", (bands,), f"the feature extractor makes {bands} bands")
@@ -103,7 +104,7 @@ def _config(table: Fields, front_end: FilterBankConfig) -> W2vBertConfig:
     require(table, "feature_projection_input_dim", (features,), f"the feature extractor makes {features} features")
     require(table, "hidden_act", ACTIVATIONS, "this activation is not known")
     require(table, "adapter_act", ACTIVATIONS, "this activation is not known")
-    if word(table, "position_embeddings_type", "none") != "relative_key":
+    if not table.has("position_embeddings_type") or table.text("position_embeddings_type") != "relative_key":
         cause = "positions other than relative_key, as in w2v-BERT 2.0, are not supported"
         raise table.error("position_embeddings_type", cause)
     width = size(table, "hidden_size", shape.size)

@@ -12,7 +12,7 @@ from contract.errors import CheckpointError
 from contract.fields import Fields
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
-from export.checkpoints.settings import MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_LAYERS, MOST_TOKENS, flag, integer, number, require, size, word
 from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 from export.checkpoints.transformers_tokens import character_tokens
 from export.checkpoints.weights import DAMAGED, place
@@ -82,16 +82,16 @@ def sample_rate(extractor: Fields) -> int:
 
 
 def _config(table: Fields, kind: str, extractor: Fields) -> Wav2Vec2Config:
-    require(extractor, "feature_extractor_type", ("Wav2Vec2FeatureExtractor",), "the network takes a waveform")
+    require(extractor, "feature_extractor_type", ("Wav2Vec2FeatureExtractor", None), "the network takes a waveform")
     require(table, "feat_extract_norm", FEATURE_NORMS, "the convolutions have one of these normalisations")
     require(table, "hidden_act", ACTIVATIONS, "this activation is not known")
     require(table, "feat_extract_activation", ACTIVATIONS, "this activation is not known")
-    require(table, "add_adapter", (False,), "no adapter of further convolutions follows the encoder")
-    require(table, "adapter_attn_dim", (), "language adapters, as those of MMS, are not supported")
-    require(table, "conv_pos_batch_norm", (False,), "the positions have weight normalisation")
+    require(table, "add_adapter", (False, None), "no adapter of further convolutions follows the encoder")
+    require(table, "adapter_attn_dim", (None,), "language adapters, as those of MMS, are not supported")
+    require(table, "conv_pos_batch_norm", (False, None), "the positions have weight normalisation")
     shape = Wav2Vec2Config()
     channels, kernels, strides = (
-        tuple(table.items(key, int)) if table.has(key) else default
+        tuple(table.items(key, int)) if table.holds(key) else default
         for key, default in (
             ("conv_dim", shape.channels),
             ("conv_kernel", shape.kernels),
@@ -221,7 +221,7 @@ def ctc_head(
         cause = "it has no CTC head (lm_head)"
         raise CheckpointError(folder.path, cause, "Fine-tune the network for CTC first")
     vocabulary = size(settings, "vocab_size", 32, MOST_TOKENS)
-    blank = settings.integer("pad_token_id") if settings.has("pad_token_id") else 0
+    blank = integer(settings, "pad_token_id", 0)
     if not 0 <= blank < vocabulary:
         raise settings.error("pad_token_id", f"the blank {blank} is not one of {vocabulary} tokens")
     config = CtcHeadConfig(size=width, vocabulary=vocabulary, top=min(TOP, vocabulary), blank=blank)

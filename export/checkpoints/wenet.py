@@ -20,7 +20,7 @@ from contract.fields import Fields
 from export.checkpoints import plain_yaml, settings, wenet_weights
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
-from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, number, require, size, word
+from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, integer, number, require, size, word
 from export.checkpoints.weights import DAMAGED, read_pickle
 from export.networks.front_end import FilterBankConfig
 from export.networks.wenet_decoder import WenetDecoder, WenetDecoderConfig
@@ -178,7 +178,7 @@ def _text(path: Path) -> str:
 
 def _normalises(root: Fields) -> bool:
     """Return whether features are normalised: `cmvn` in the new layout, `cmvn_file` in the old one."""
-    require(root, "cmvn", ("global_cmvn",), "features are normalised by statistics of all recordings")
+    require(root, "cmvn", ("global_cmvn", None), "features are normalised by statistics of all recordings")
     return root.has("cmvn") or root.has("cmvn_file")
 
 
@@ -211,7 +211,7 @@ def _front_end(root: Fields) -> FilterBankConfig:
     require(table, "feats_type", ("fbank",), "the front end is Kaldi's filter bank")
     oldest = root.optional_table("collate_conf").optional_table("feature_extraction_conf")
     require(oldest, "feature_type", ("fbank",), "the front end is Kaldi's filter bank")
-    require(oldest, "using_pitch", (False,), "the front end computes no pitch")
+    require(oldest, "using_pitch", (False, None), "the front end computes no pitch")
     bank = table.optional_table("fbank_conf") if table.has("fbank_conf") else oldest
     bands = size(root, "input_dim", most=MOST_BANDS)
     for key in ("num_mel_bins", "mel_bins"):
@@ -299,7 +299,7 @@ def _epsilon(table: Fields, key: str) -> float:
 
 
 def _static_chunk(table: Fields) -> int:
-    found = table.integer("static_chunk_size") if table.has("static_chunk_size") else 0
+    found = integer(table, "static_chunk_size", 0)
     if found < 0:
         raise table.error("static_chunk_size", f"{found} is less than 0")
     return found
@@ -351,7 +351,7 @@ def _decoder_config(root: Fields, width: int, vocabulary: int, *, both: bool) ->
     heads = size(table, "attention_heads", 4)
     if width % heads:
         raise table.error("attention_heads", f"{heads} heads do not divide the size {width}")
-    reverse = table.integer("r_num_blocks") if table.has("r_num_blocks") else 0
+    reverse = integer(table, "r_num_blocks", 0)
     if both and not 0 <= reverse <= MOST_LAYERS:
         raise table.error("r_num_blocks", f"{reverse} is not a number of layers")
     return WenetDecoderConfig(
@@ -375,7 +375,7 @@ def _boundaries(root: Fields, vocabulary: int) -> tuple[int, int]:
     table = root.optional_table("tokenizer_conf").optional_table("special_tokens")
     if table.has("transcribe"):
         raise table.error("transcribe", "the tokens are those of Whisper, which needs its own decoding")
-    found = [table.integer(key) if table.has(key) else vocabulary - 1 for key in ("<sos>", "<eos>")]
+    found = [integer(table, key, vocabulary - 1) for key in ("<sos>", "<eos>")]
     for token in found:
         if not 0 <= token < vocabulary:
             raise table.error("", f"{token} is not a token: there are {vocabulary}")
@@ -389,7 +389,7 @@ def _tokens(path: Path, root: Fields) -> TokenSpec:
         cause = f"it has {len(pieces)} tokens, and output_dim of {CONFIG_FILE} is {expected}"
         raise CheckpointError(path, cause, "Copy the file that the network was trained with")
     table = root.optional_table("ctc_conf")
-    blank = table.integer("ctc_blank_id") if table.has("ctc_blank_id") else 0
+    blank = integer(table, "ctc_blank_id", 0)
     if not 0 <= blank < expected:
         raise table.error("ctc_blank_id", f"{blank} is not a token: there are {expected}")
     parts_of_words = any(_WORD_BEGIN in piece for piece in pieces)

@@ -103,11 +103,14 @@ def kernels(config: NemoFrontEndConfig) -> tuple[NDArray[np.float32], NDArray[np
     filters = mel_filters(config)
     used = np.flatnonzero(filters.any(axis=0))
     frequencies = slice(used[0], used[-1] + 1)
-    size = config.window_samples
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))
-    real, imaginary = spectrum.transform(window, config.transform_size, frequencies)
+    real, imaginary = spectrum.transform(hann_window(config.window_samples), config.transform_size, frequencies)
     mel = np.ascontiguousarray(filters[:, frequencies])
     return real.astype(np.float32), imaginary.astype(np.float32), mel.astype(np.float32)
+
+
+def hann_window(size: int) -> NDArray[np.float64]:
+    """Return a symmetric Hann window: FP64 [size]."""
+    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1)))
 
 
 def mel_filters(config: NemoFrontEndConfig) -> NDArray[np.float64]:

@@ -126,6 +126,7 @@ def _refused(field: str, cause: str) -> str:
 
 
 CACHE_AWARE = "is not supported: it is a cache-aware streaming network, and those for whole recordings are supported"
+PER_BAND = "is not supported: the features are normalised per band, over the recording"
 CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subsampling by 8 with dw_striding"
 
 
@@ -141,7 +142,7 @@ CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subs
             "preprocessor",
             "normalize",
             "all_features",
-            "all_features is not supported: the features are normalised per band, over the recording",
+            f"all_features {PER_BAND}",
         ),
         ("encoder", "att_context_size", [128, 128], "[128, 128] is not supported: every frame attends to all others"),
         ("encoder", "subsampling", "striding", f"striding {CONFORMER}"),
@@ -156,6 +157,16 @@ CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subs
         ("encoder", "n_layers", 10**9, "1000000000 is not a size from 1 to 256"),
         ("encoder", "d_model", -1, "-1 is not a size from 1 to 1048576"),
         ("encoder", "feat_in", 64, "64 is not supported: the front end makes 80 bands"),
+        ("preprocessor", "normalize", None, f"null {PER_BAND}"),
+        ("preprocessor", "window", None, "null is not supported: the window is a Hann window"),
+        ("preprocessor", "mel_norm", None, "null is not supported: the filters have Slaney's norm"),
+        ("preprocessor", "mag_power", None, "null is not supported: the features are powers"),
+        ("preprocessor", "log", None, "null is not supported: the features are logarithms"),
+        ("preprocessor", "features", None, "expected an integer, found null"),
+        ("preprocessor", "lowfreq", None, "expected a number, found null"),
+        ("encoder", "untie_biases", None, "null is not supported: every block has its own biases of positions"),
+        ("encoder", "n_heads", None, "expected an integer, found null"),
+        ("encoder", "subsampling_conv_channels", None, "expected an integer, found null"),
         ("preprocessor", "log_zero_guard_value", "1e-5", "1e-05 is not supported: the guard is 2**-24"),
         ("tokenizer", "type", "agg", "agg is not supported: the tokens must be those of one SentencePiece model"),
         (
@@ -176,6 +187,22 @@ def test_rejects_unsupported_settings(
     with pytest.raises(CheckpointError) as error:
         nemo.read(tmp_path / "a.nemo")
     assert str(error.value) == f"{tmp_path}/{_refused(f'{section}.{key}', cause)}"
+
+
+def test_null_turns_parts_off(tmp_path: Path) -> None:
+    """As in NeMo, whose code tests them for truth or for None."""
+    model, extractor = foreign.parakeet_model(scale_input=False, attention_bias=False, convolution_bias=False)
+    extractor.preemphasis = None
+    config = foreign.nemo_config(xscaling=None, use_bias=None, causal_downsampling=None, att_context_size=None)
+    config["preprocessor"] |= {"preemph": None, "exact_pad": None}
+    _assert_equals_reference(_write(tmp_path / "a.nemo", model, config), model, extractor)
+
+
+def test_null_is_the_default_where_that_of_nemo_is_null(tmp_path: Path) -> None:
+    model, extractor = foreign.parakeet_model()
+    config = foreign.nemo_config(reduction=None, conv_context_size=None, att_context_size=None)
+    config["preprocessor"] |= {"n_fft": None, "highfreq": None}
+    _assert_equals_reference(_write(tmp_path / "a.nemo", model, config), model, extractor)
 
 
 def test_rejects_a_transducer(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -218,6 +245,14 @@ def _weights(change: Callable[[dict[str, torch.Tensor]], object]) -> bytes:
         (
             lambda weights: weights.update({"preprocessor.featurizer.fb": torch.ones(1, 80, 257)}),
             "its mel filters are not those that its configuration states",
+        ),
+        (
+            lambda weights: weights.update({"preprocessor.featurizer.window": torch.hann_window(400)}),
+            "its window is not the one that its configuration states",
+        ),
+        (
+            lambda weights: weights.update({"preprocessor.featurizer.window": torch.hann_window(320, periodic=False)}),
+            "its window is not the one that its configuration states",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from contract.errors import CheckpointError
 from export.checkpoints import transformers
@@ -19,6 +20,7 @@ LOGIT_DIFFERENCE = 1e-4
 # transformers computes the features of w2v-BERT in FP64: they differ by up to 2e-5.
 W2V_BERT_DIFFERENCE = 4e-4
 CONFIG, VOCABULARY, WEIGHTS, PICKLE = "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"
+PREPROCESSOR = "preprocessor_config.json"
 POSITION = "wav2vec2.encoder.pos_conv_embed.conv."
 
 
@@ -64,6 +66,50 @@ def test_samples_that_are_not_normalised_equal_transformers(tmp_path: Path) -> N
     extractor.do_normalize = False
     extractor.save_pretrained(tmp_path)
     _assert_equals_reference(tmp_path, model, extractor)
+
+
+def _with_extractor(folder: Path, kind: type[Any], **changes: Any) -> Any:
+    """Change the settings of a folder's feature extractor, and return it as transformers reads it."""
+    foreign.change_json(folder / PREPROCESSOR, **changes)
+    return kind.from_pretrained(folder)
+
+
+def test_null_turns_normalisation_off_as_in_transformers(tmp_path: Path) -> None:
+    model, _ = foreign.wave(tmp_path)
+    extractor = _with_extractor(tmp_path, Wav2Vec2FeatureExtractor, do_normalize=None)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+def test_null_turns_preemphasis_off_as_in_transformers(tmp_path: Path) -> None:
+    model, _ = foreign.parakeet(tmp_path)
+    extractor = _with_extractor(tmp_path, ParakeetFeatureExtractor, preemphasis=None)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+def test_null_turns_biases_off(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path, conv_bias=False)
+    foreign.change_json(tmp_path / CONFIG, conv_bias=None, add_adapter=None, adapter_attn_dim=None)
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+@pytest.mark.parametrize(
+    ("key", "cause"),
+    [
+        ("layer_norm_eps", "expected a number, found null"),
+        ("hidden_act", "null is not supported: this activation is not known"),
+        ("feat_extract_norm", "null is not supported: the convolutions have one of these normalisations"),
+        ("num_attention_heads", "expected an integer, found null"),
+        ("conv_stride", "expected a list, found null"),
+        ("pad_token_id", "expected an integer, found null"),
+        ("vocab_size", "expected an integer, found null"),
+    ],
+)
+def test_rejects_null_that_turns_nothing_off(key: str, cause: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.change_json(tmp_path / CONFIG, **{key: None})
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (str(tmp_path / CONFIG), f"{key}: {cause}")
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,10 @@ def test_rejects_units_that_are_not_text(tmp_path: Path) -> None:
         ({"encoder_conf.selfattention_layer_type": "selfattn"}, "rel_pos requires rel_selfattn"),
         ({"encoder_conf.pos_enc_layer_type": "abs_pos"}, "abs_pos requires selfattn"),
         ({"encoder_conf.activation_type": {}}, "encoder_conf.activation_type: {} is not supported"),
+        ({"encoder_conf.query_bias": None}, "encoder_conf.query_bias: null is not supported"),
+        ({"encoder_conf.activation_type": None}, "encoder_conf.activation_type: null is not supported"),
+        ({"encoder_conf.attention_heads": None}, "encoder_conf.attention_heads: expected an integer, found null"),
+        ({"ctc_conf.ctc_blank_id": None}, "ctc_conf.ctc_blank_id: expected an integer, found null"),
         ({"encoder_conf.attention_heads": 3}, "3 heads do not divide the size 16"),
         ({"encoder_conf.causal": False}, "a convolution of width 4 has no middle"),
         ({"encoder_conf.num_blocks": 100_000}, "100000 is not a size from 1 to 256"),
@@ -250,6 +254,11 @@ def test_rejects_units_that_are_not_text(tmp_path: Path) -> None:
 )
 def test_rejects_settings_that_are_not_computed(tmp_path: Path, changed: dict[str, Any], cause: str) -> None:
     refused(write(tmp_path, U2PP, changed=changed), "train.yaml", cause)
+
+
+def test_null_turns_parts_off(tmp_path: Path) -> None:
+    found: Any = wenet.read(write(tmp_path, SYMMETRIC, changed={"encoder_conf.causal": None})).encoder
+    assert not found.config.causal
 
 
 def test_rejects_statistics_of_kaldi(tmp_path: Path) -> None:
