@@ -123,21 +123,33 @@ def _front_end(table: Fields, root: Fields) -> NemoFrontEndConfig:
     guard = number(table, "log_zero_guard_value", SMALLEST_ENERGY)
     if abs(guard / SMALLEST_ENERGY - 1.0) > _FILTER_TOLERANCE:
         raise table.error("log_zero_guard_value", f"{guard} is not supported: the guard is 2**-24")
-    window, hop = number(table, "window_size", 0.02) * rate, number(table, "window_stride", 0.01) * rate
-    if not (1 <= hop <= settings.MOST and 1 <= window <= settings.MOST):
-        raise table.error("window_size", "the window or its stride is shorter than a sample or longer than a minute")
-    samples = round(window)
+    samples, hop = _samples(table, "window_size", 0.02, rate), _samples(table, "window_stride", 0.01, rate)
     return NemoFrontEndConfig(
         sample_rate_hz=rate,
         bands=size(table, "features", 64, MOST_BANDS),
         window_samples=samples,
-        hop_samples=round(hop),
+        hop_samples=hop,
         # NeMo's default, also for null, is the next power of two.
         transform_size=size(table, "n_fft") if table.has("n_fft") else 1 << (samples - 1).bit_length(),
         preemphasis=number(table, "preemph", 0.97, off=0.0),
         low_hz=number(table, "lowfreq", 0.0),
         high_hz=number(table, "highfreq", 0.0, off=0.0) or rate / 2,
     )
+
+
+def _samples(table: Fields, key: str, default_s: float, rate: int) -> int:
+    """Return a number of samples. NeMo states it in seconds or, with the prefix `n_`, in samples, but not in both."""
+    seconds, other = number(table, key, default_s, off=0.0), f"n_{key}"
+    if seconds and table.has(other) and table.raw(other) != 0:
+        raise table.error(
+            other, f"{key} is stated too, or is {default_s} by default: NeMo refuses both; set it to null"
+        )
+    if not seconds:
+        return size(table, other)
+    # NeMo's int() rounds down: 0.0201 s at 16 kHz are 321 samples.
+    if not 1 <= seconds * rate <= settings.MOST:
+        raise table.error(key, f"{seconds} s are shorter than a sample or longer than a minute")
+    return int(seconds * rate)
 
 
 def _normalisation(table: Fields) -> str:

@@ -13,6 +13,7 @@ import pytest
 import sentencepiece
 import torch
 import yaml
+from transformers import ParakeetFeatureExtractor
 
 from contract.errors import CheckpointError
 from export.checkpoints import nemo
@@ -127,6 +128,7 @@ def _refused(field: str, cause: str) -> str:
 
 CACHE_AWARE = "is not supported: it is a cache-aware streaming network, and those for whole recordings are supported"
 PER_BAND = "is not supported: the features are normalised per band, over the recording"
+STATED_TWICE = "is stated too, or is 0.02 by default: NeMo refuses both; set it to null"
 CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subsampling by 8 with dw_striding"
 
 
@@ -163,6 +165,9 @@ CONFORMER = "is not supported: it is a Conformer, and a FastConformer has a subs
         ("preprocessor", "mag_power", None, "null is not supported: the features are powers"),
         ("preprocessor", "log", None, "null is not supported: the features are logarithms"),
         ("preprocessor", "features", None, "expected an integer, found null"),
+        ("preprocessor", "n_window_size", 512, f"window_size {STATED_TWICE}"),
+        ("preprocessor", "n_window_stride", 80, f"window_stride {STATED_TWICE.replace('0.02', '0.01')}"),
+        ("preprocessor", "window_size", 1e-5, "1e-05 s are shorter than a sample or longer than a minute"),
         ("preprocessor", "lowfreq", None, "expected a number, found null"),
         ("encoder", "untie_biases", None, "null is not supported: every block has its own biases of positions"),
         ("encoder", "n_heads", None, "expected an integer, found null"),
@@ -203,6 +208,35 @@ def test_null_is_the_default_where_that_of_nemo_is_null(tmp_path: Path) -> None:
     config = foreign.nemo_config(reduction=None, conv_context_size=None, att_context_size=None)
     config["preprocessor"] |= {"n_fft": None, "highfreq": None}
     _assert_equals_reference(_write(tmp_path / "a.nemo", model, config), model, extractor)
+
+
+@pytest.mark.parametrize("pair", [{"window_size": None, "n_window_size": 320}, {"window_size": 0.02}])
+def test_window_in_samples_equals_transformers(pair: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = foreign.parakeet_model()
+    config = foreign.nemo_config()
+    config["preprocessor"] |= pair
+    weights = foreign.nemo_weights(model) | {"preprocessor.featurizer.window": torch.hann_window(320, periodic=False)}
+    path = _write(tmp_path / "a.nemo", model, config, weights)
+    _assert_equals_reference(path, model, ParakeetFeatureExtractor(win_length=320))
+
+
+@pytest.mark.parametrize("pair", [{"window_stride": None, "n_window_stride": 128}, {"window_stride": 0.00805}])
+def test_stride_in_samples_equals_transformers(pair: dict[str, Any], tmp_path: Path) -> None:
+    """0.00805 s are 128.8 samples, which NeMo rounds down."""
+    model, _ = foreign.parakeet_model()
+    config = foreign.nemo_config()
+    config["preprocessor"] |= pair
+    _assert_equals_reference(
+        _write(tmp_path / "a.nemo", model, config), model, ParakeetFeatureExtractor(hop_length=128)
+    )
+
+
+def test_rejects_window_without_any_length(tmp_path: Path) -> None:
+    model, _ = foreign.parakeet_model()
+    config = foreign.nemo_config()
+    config["preprocessor"]["window_size"] = None
+    with pytest.raises(CheckpointError, match=r"preprocessor\.n_window_size: this field is missing"):
+        nemo.read(_write(tmp_path / "a.nemo", model, config))
 
 
 def test_rejects_a_transducer(files: dict[str, bytes], tmp_path: Path) -> None:
