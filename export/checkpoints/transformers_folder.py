@@ -15,6 +15,21 @@ from export.checkpoints.weights import DAMAGED, read_pickle, read_safetensors
 CONFIG_FILE = "config.json"
 _SAFETENSORS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _PREPROCESSOR_FILE, _PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+# Where a processor keeps the settings of its feature extractor, by precedence.
+_NESTED = ("feature_extractor", "audio_processor")
+# The fields of feature extractors that change the features.
+_FEATURES = (
+    "feature_extractor_type",
+    "sampling_rate",
+    "do_normalize",
+    "feature_size",
+    "num_mel_bins",
+    "stride",
+    "hop_length",
+    "win_length",
+    "n_fft",
+    "preemphasis",
+)
 _LARGEST_JSON_BYTES = 64 << 20
 
 
@@ -56,12 +71,18 @@ class Folder:
         return self.fields(name) if self.has(name) else settings.fields({}, self.path / name)
 
     def feature_extractor(self) -> Fields:
-        """Return the settings of the feature extractor: of its own file, or of the processor's in newer folders."""
-        if self.has(_PREPROCESSOR_FILE):
-            return self.fields(_PREPROCESSOR_FILE)
+        """Return the settings of the feature extractor: of the processor's file, as transformers does, or of its own.
+
+        Raises CheckpointError if the two differ in a field that changes the features: one of them is out of date.
+        """
         processor = self.optional_fields(_PROCESSOR_FILE)
-        if processor.has("feature_extractor"):
-            return processor.table("feature_extractor")
+        nested = next((processor.table(key) for key in _NESTED if processor.has(key)), None)
+        own = self.fields(_PREPROCESSOR_FILE) if self.has(_PREPROCESSOR_FILE) else None
+        if nested is not None and own is not None:
+            self._reject_difference(nested, own)
+        found = nested or own
+        if found is not None:
+            return found
         cause = f"it holds neither {_PREPROCESSOR_FILE} nor a feature extractor in {_PROCESSOR_FILE}"
         raise CheckpointError(self.path, cause, "Save the processor of the network there too")
 
@@ -74,6 +95,12 @@ class Folder:
                 return {key: value for part in parts for key, value in read(self.path / part).items()}
         cause = f"it holds neither {_SAFETENSORS} nor {_PICKLE}, nor an index of one"
         raise CheckpointError(self.path, cause, DAMAGED)
+
+    def _reject_difference(self, nested: Fields, own: Fields) -> None:
+        for key in _FEATURES:
+            if nested.holds(key) and own.holds(key) and nested.raw(key) != own.raw(key):
+                cause = f"its {key} is {nested.raw(key)!r}, and that of {_PREPROCESSOR_FILE} is {own.raw(key)!r}"
+                raise CheckpointError(self.path / _PROCESSOR_FILE, cause, "Remove the file that is out of date")
 
     def _parts(self, index: str) -> list[str]:
         if not self.has(index):

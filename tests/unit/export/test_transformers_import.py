@@ -20,7 +20,7 @@ LOGIT_DIFFERENCE = 1e-4
 # transformers computes the features of w2v-BERT in FP64: they differ by up to 2e-5.
 W2V_BERT_DIFFERENCE = 4e-4
 CONFIG, VOCABULARY, WEIGHTS, PICKLE = "config.json", "vocab.json", "model.safetensors", "pytorch_model.bin"
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 POSITION = "wav2vec2.encoder.pos_conv_embed.conv."
 
 
@@ -302,6 +302,37 @@ def test_reads_half_precision_as_fp32(tmp_path: Path) -> None:
     model, _ = foreign.wave(tmp_path)
     model.half().save_pretrained(tmp_path)
     assert {value.dtype for value in transformers.read(tmp_path).encoder.state_dict().values()} == {torch.float32}
+
+
+def test_processor_wins_over_its_feature_extractor_as_in_transformers(tmp_path: Path) -> None:
+    """The file of the extractor leaves out what differs; an old one would be another network."""
+    model, _ = foreign.parakeet(tmp_path)
+    settings = json.loads((tmp_path / PREPROCESSOR).read_text())
+    foreign.write_json(tmp_path / PROCESSOR, {"feature_extractor": {**settings, "preemphasis": 0.5}})
+    del settings["preemphasis"]
+    foreign.write_json(tmp_path / PREPROCESSOR, settings)
+    extractor = ParakeetFeatureExtractor.from_pretrained(tmp_path)
+    assert extractor.preemphasis == 0.5
+    _assert_equals_reference(tmp_path, model, extractor)
+
+
+@pytest.mark.parametrize("key", ["feature_extractor", "audio_processor"])
+def test_rejects_feature_extractors_that_differ(key: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    settings = json.loads((tmp_path / PREPROCESSOR).read_text())
+    foreign.write_json(tmp_path / PROCESSOR, {key: {**settings, "padding_value": 3.0}})
+    transformers.read(tmp_path)
+    foreign.write_json(tmp_path / PROCESSOR, {key: {**settings, "do_normalize": False}})
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert error.value.subject == str(tmp_path / PROCESSOR)
+    assert error.value.cause == "its do_normalize is False, and that of preprocessor_config.json is True"
+
+
+def test_null_of_a_processor_is_no_feature_extractor(tmp_path: Path) -> None:
+    model, extractor = foreign.wave(tmp_path)
+    foreign.write_json(tmp_path / PROCESSOR, {"feature_extractor": None, "processor_class": "Wav2Vec2Processor"})
+    _assert_equals_reference(tmp_path, model, extractor)
 
 
 def test_reads_the_feature_extractor_of_a_processor(tmp_path: Path) -> None:
