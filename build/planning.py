@@ -36,7 +36,7 @@ def plan(
         for model in _select(catalogue, names, operating_point)
         if names or (onnx / model.name / graph.RECORD_FILE).is_file()
     ]
-    records = {model.name: graph.load(onnx / model.name) for model in wanted}
+    records = {model.name: _load(onnx / model.name, model) for model in wanted}
     jobs = [
         Job(
             family=model.family.in_mode(each.name),
@@ -56,6 +56,19 @@ def plan(
         what = f"it holds no exported graph for mode {mode}" if wanted else "it holds no exported graph"
         raise GraphError(onnx, what, "Run `python -m export` first, or name the folder of the graphs with --onnx")
     return jobs
+
+
+def _load(folder: Path, model: Model) -> GraphRecord:
+    """Return the record of a model; raise GraphError for graphs of another checkpoint than the catalogue describes.
+
+    An export that ended early leaves such graphs: their parts would compute without an error, and recognise nonsense.
+    """
+    record = graph.load(folder)
+    described = model.family.checkpoints.get(model.operating_point, record.checkpoint)
+    if record.checkpoint != described:
+        cause = "it was exported from another checkpoint than the catalogue describes, so its parts do not fit together"
+        raise GraphError(folder, cause, "Run `python -m export --networks` again, without --model")
+    return record
 
 
 def _exported(record: GraphRecord, mode: Mode, wanted: str) -> str:

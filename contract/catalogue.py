@@ -40,7 +40,7 @@ MEASURES = ("absolute", "relative", "cosine", "differing", FIRST_DIFFERING, "bes
 SCHEMA_VERSION = 2
 _FAMILY_FIELDS = (
     *("schema_version", "role", "language", "network", "operating_points"),
-    *("frames", "inputs", "outputs", "modes", "triton", "max_wer_increase"),
+    *("frames", "inputs", "outputs", "modes", "triton", "max_wer_increase", "checkpoints"),
 )
 _FIELD_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _REMEDY = "Correct the file; docs/architecture/10-catalogue.md describes every field"
@@ -168,6 +168,9 @@ class Family:
 
     A recogniser is an ensemble, or a CTC network that takes audio.
     """
+    # Not in repr, on which keys depend: these name the weights, of which a key has the digest already.
+    checkpoints: dict[str, str] = field(default_factory=dict, repr=False)
+    """By operating point: the digest of the checkpoint that the family describes. Generated catalogues state it."""
 
     @property
     def is_ensemble(self) -> bool:
@@ -539,7 +542,14 @@ def _single(path: Path, points: tuple[str, ...], fields: Fields) -> Family:
         modes={name: _mode(name, modes.table(name)) for name in modes.names()},
         triton=_triton(fields) if fields.has("triton") else {},
         max_wer_increase=_own_max_wer_increase(role, fields),
+        checkpoints=_checkpoints(points, fields),
     )
+
+
+def _checkpoints(points: tuple[str, ...], fields: Fields) -> dict[str, str]:
+    table = fields.optional_table("checkpoints")
+    table.reject_unknown(*points)
+    return {point: table.text(point) for point in table.names()}
 
 
 def _own_max_wer_increase(role: str, fields: Fields) -> dict[str, float]:

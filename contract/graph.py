@@ -103,6 +103,8 @@ class GraphRecord:
     """Sizes that depend on the weights, by the catalogue's axis names."""
     client: ClientSpec
     """What clients must know about these weights."""
+    checkpoint: str = ""
+    """Digest of the checkpoint. Empty in the records of earlier releases."""
     graphs: dict[str, GraphFile]
     """By precision; for a mode of streams by mode and precision: fp32, fp16, realtime-fp32, realtime-fp16."""
 
@@ -130,6 +132,7 @@ class GraphRecord:
             libraries=string_table(fields.table("libraries")),
             dims=integer_table(fields.table("dims")),
             client=ClientSpec.from_fields(fields.table("client")),
+            checkpoint=fields.text("checkpoint") if fields.has("checkpoint") else "",
             graphs={precision: _graph(graphs.table(precision)) for precision in graphs.names()},
         )
 

@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 from click.core import ParameterSource
@@ -111,7 +112,10 @@ def run_own(
     *,
     force: bool,
 ) -> None:
-    """Import a user's own networks, write their catalogue next to the graphs, and export every model."""
+    """Import a user's own networks, write their catalogue next to the graphs, and export every model.
+
+    The catalogue is written when it is certain what to export: a command that is refused changes nothing.
+    """
     if operating_point is not None and operating_point not in networks.operating_points:
         cause = f"{operating_point!r} is not an operating point of {networks.path}"
         raise SettingError("--operating-point", cause, f"Use {' or '.join(networks.operating_points)}")
@@ -124,11 +128,15 @@ def run_own(
     from export.exporter import export_all  # noqa: PLC0415
     from export.own_networks import import_all  # noqa: PLC0415
 
-    imported = import_all(networks, folder)
+    imported = import_all(networks)
     for remark in imported.remarks:
         print(f"note: {remark}", file=sys.stderr)
-    catalogue = read_catalogue(folder)
-    wanted = plan(catalogue, names, operating_point, precisions, OWN_WEIGHTS, out, force=force)
+    with TemporaryDirectory() as scratch:
+        imported.write_catalogue(Path(scratch) / CATALOGUE_SUBFOLDER)
+        catalogue = read_catalogue(Path(scratch) / CATALOGUE_SUBFOLDER)
+        wanted = plan(catalogue, names, operating_point, precisions, OWN_WEIGHTS, out, force=force)
+    imported.write_catalogue(folder)
+    wanted = replace(wanted, catalogue=read_catalogue(folder))
     export_all(replace(wanted, recordings=networks.recordings(), fp16_is_optional=True), imported.open)
     print(f"The catalogue of these networks is {folder}. build.engines and runtime find it there.", file=sys.stderr)
     print(f"For clients: export {CATALOGUE_VARIABLE}={folder}", file=sys.stderr)

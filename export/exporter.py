@@ -50,7 +50,7 @@ class Exporter:
         checkpoint = self.checkpoint(model)
         key = self._key(model, checkpoint)
         folder = self.plan.out / model.name
-        if not self.plan.force and unchanged(folder, key, model.family.modes):
+        if not self.plan.force and unchanged(folder, key, checkpoint.digest, model.family.modes):
             progress.report(model.name, "unchanged")
             progress.advance(self.plan.graphs(model))
             return
@@ -75,6 +75,7 @@ class Exporter:
                 libraries=_libraries(),
                 dims=checkpoint.dims,
                 client=checkpoint.client,
+                checkpoint=checkpoint.digest,
                 graphs=graphs,
             )
             files.write(staging / RECORD_FILE, record.to_json())
@@ -213,14 +214,15 @@ def export_all(plan: Plan, open_checkpoint: Callable[[Model], Checkpoint] | None
                 steps.advance(plan.graphs(model))
 
 
-def unchanged(folder: Path, key: str, modes: Iterable[str]) -> bool:
-    """Return whether a folder holds undamaged graphs with this key, and the real inputs of all `modes`."""
+def unchanged(folder: Path, key: str, checkpoint: str, modes: Iterable[str]) -> bool:
+    """Return whether a folder holds undamaged graphs of a key and a checkpoint, and the real inputs of all `modes`."""
     try:
         record = load(folder)
     except (GraphError, ManifestError):
         return False
     present = all((folder / samples_file(mode)).is_file() for mode in modes)
-    return record.key == key and present and not any(each.defect(folder) for each in record.graphs.values())
+    is_current = (record.key, record.checkpoint) == (key, checkpoint)
+    return is_current and present and not any(each.defect(folder) for each in record.graphs.values())
 
 
 def _export_graph(job: Job, expected: list[parity.Reference], folder: Path, progress: Steps) -> GraphFile:

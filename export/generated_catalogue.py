@@ -1,8 +1,8 @@
 """Write the catalogue of a user's own networks: a model.toml for each network, from what its importer found."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from contract import files
@@ -114,6 +114,8 @@ class OwnFamily:
     outputs: tuple[str, ...] = ()
     computes_in_half: bool = False
     """Whether a graph computes in FP16 by itself, so that its FP32 form is as inexact as FP16."""
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    """The digest of the checkpoint at each operating point: `build` compares the graphs with it."""
 
 
 def write(folder: Path, operating_points: Sequence[str], families: Iterable[OwnFamily]) -> None:
@@ -139,6 +141,9 @@ def model_toml(family: OwnFamily) -> str:
         head += [f"steps = {_list(family.steps)}", f"outputs = {_list(family.outputs)}", _LIMITS]
         return "\n".join(head) + "\n"
     head.append('network = "imported"')
+    if family.checkpoints:
+        digests = ", ".join(f'{point} = "{found}"' for point, found in family.checkpoints.items())
+        head.append(f"checkpoints = {{ {digests} }}")
     if family.frames is not None:
         steps = ", ".join(f"[{step.kernel}, {step.stride}, {step.padding}]" for step in family.frames.steps)
         head.append(f"frames = [{steps}]")

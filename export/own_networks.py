@@ -1,6 +1,6 @@
 """Import a user's own networks: read each checkpoint of networks.toml, and describe them all as a catalogue."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -65,18 +65,24 @@ def _computes_in_half(found: Network | Speaker | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OwnCheckpoints:
-    """The checkpoints of a generated catalogue by model, and sentences for the user."""
+    """The checkpoints of a generated catalogue by model, the catalogue itself, and sentences for the user."""
 
     checkpoints: dict[str, Checkpoint]
+    operating_points: tuple[str, ...]
+    families: tuple[OwnFamily, ...]
     remarks: tuple[str, ...]
 
     def open(self, model: Model) -> Checkpoint:
         """Return the checkpoint of a model."""
         return self.checkpoints[model.name]
 
+    def write_catalogue(self, folder: Path) -> None:
+        """Write the catalogue; it takes the place of one that is there in one step."""
+        write(folder, self.operating_points, self.families)
 
-def import_all(networks: OwnNetworks, catalogue: Path) -> OwnCheckpoints:
-    """Read every checkpoint and write the catalogue; raise CheckpointError for one that cannot be read."""
+
+def import_all(networks: OwnNetworks) -> OwnCheckpoints:
+    """Read every checkpoint; raise CheckpointError for one that cannot be read."""
     read = [_read(point) for point in networks.points]
     families: list[OwnFamily] = []
     checkpoints: dict[str, Checkpoint] = {}
@@ -84,8 +90,19 @@ def import_all(networks: OwnNetworks, catalogue: Path) -> OwnCheckpoints:
         made = list(_families(group, suffix))
         families += made
         checkpoints |= dict(_checkpoints(group, made))
-    write(catalogue, networks.operating_points, families)
-    return OwnCheckpoints(checkpoints=checkpoints, remarks=tuple(_remarks(read)))
+    return OwnCheckpoints(
+        checkpoints=checkpoints,
+        operating_points=networks.operating_points,
+        families=tuple(_with_digests(family, checkpoints) for family in families),
+        remarks=tuple(_remarks(read)),
+    )
+
+
+def _with_digests(family: OwnFamily, checkpoints: Mapping[str, Checkpoint]) -> OwnFamily:
+    names = {point: model_name(family.name, point) for point in family.operating_points}
+    return replace(
+        family, checkpoints={p: checkpoints[name].digest for p, name in names.items() if name in checkpoints}
+    )
 
 
 def _remarks(read: list[_Read]) -> Iterator[str]:

@@ -43,7 +43,9 @@ def imported(tmp_path: Path) -> Write:
 
     def read(text: str) -> OwnCheckpoints:
         (tmp_path / "networks.toml").write_text(text)
-        return import_all(networks_file.read(tmp_path / "networks.toml"), tmp_path / "catalogue")
+        found = import_all(networks_file.read(tmp_path / "networks.toml"))
+        found.write_catalogue(tmp_path / "catalogue")
+        return found
 
     return read
 
@@ -238,3 +240,43 @@ def test_catalogue_of_clients_does_not_matter(imported: Write, tmp_path: Path) -
     renamed = (*options[:-1], "am_qb_standard")
     assert exported(tmp_path, *renamed, VOXWRIGHT_CATALOGUE=str(out / "catalogue")).returncode == 0
     assert (out / "am_qb_standard" / "record.json").exists()
+
+
+def test_command_that_is_refused_leaves_the_catalogue(imported: Write, tmp_path: Path) -> None:
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "catalogue").rename(out / "catalogue")
+    before = {path: path.read_bytes() for path in out.rglob("*.toml")}
+    (tmp_path / "networks.toml").write_text('[qb.standard]\nrecogniser = "wenet"\n')
+    done = exported(tmp_path, "--out", str(out), "--model", "am_qc_standard")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        10,
+        "error: --model am_qc_standard: the catalogue has no such model. Choose from am_qb_standard, body_qb_standard,"
+        " decoder_qb_standard.",
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*.toml")} == before
+
+
+def test_build_rejects_parts_of_two_checkpoints(imported: Write, tmp_path: Path) -> None:
+    """An export of one model, or one that ended early, leaves the encoder of the checkpoint before."""
+    imported('[qa.standard]\nrecogniser = "wenet"\n')
+    out, both = tmp_path / "out", ("--model", "body_qa_standard", "--model", "am_qa_standard")
+    options = ("--out", str(out), "--precision", "fp32")
+    assert exported(tmp_path, *options, *both).returncode == 0
+    assert _planned(out).returncode == 0
+    weights = wenet.weights(wenet.U2PP)
+    torch.save({name: 1.1 * value for name, value in weights.items()}, tmp_path / "wenet" / "final.pt")
+    assert exported(tmp_path, *options, *both[2:]).returncode == 0
+    done = _planned(out)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        30,
+        f"error: {out / 'body_qa_standard'}: it was exported from another checkpoint than the catalogue describes, so"
+        " its parts do not fit together. Run `python -m export --networks` again, without --model.",
+    )
+
+
+def _planned(onnx: Path) -> subprocess.CompletedProcess[str]:
+    options = ("--arch", "cpu", "--onnx", str(onnx), "--out", str(onnx.parent / "engines"), "--dry-run")
+    command = [sys.executable, "-m", "build.engines", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
