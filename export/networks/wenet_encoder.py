@@ -274,8 +274,9 @@ class WenetEncoder(nn.Module):
         if self.config.mean:
             mean, scale = (each.to(features.device) for each in self._normalisation)
             features = (features - mean) * scale
-        scaled: Tensor = self.subsampling(features).float() * self.config.size**0.5
-        return scaled
+        values: Tensor = self.subsampling(features).float()
+        # wenet scales where it adds positions; its NoPositionalEncoding returns its input.
+        return values if self.config.positions == NONE else values * self.config.size**0.5
 
     def finish(self, values: Tensor, valid: Tensor) -> Tensor:
         """Return the encoder output of the last block's output, in the type of the weights."""

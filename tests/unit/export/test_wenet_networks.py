@@ -277,6 +277,18 @@ def test_graph_equals_the_network_at_every_length(folder: Path, variant: str) ->
         assert difference(torch.from_numpy(encoded), expected) < 1e-2
 
 
+@pytest.mark.parametrize(("positions", "factor"), [("abs_pos", 4.0), ("no_pos", 1.0)])
+def test_input_without_positions_is_not_scaled(folder: Path, positions: str, factor: float) -> None:
+    """wenet multiplies by the root of the size, 16, in its positional encodings only."""
+    changed = {"encoder_conf.pos_enc_layer_type": positions, "encoder_conf.selfattention_layer_type": "selfattn"}
+    encoder: Any = imported(folder, TRANSFORMER, changed=changed).encoder
+    features = encoder.front_end(audio(16_000))
+    mean, scale = encoder._normalisation
+    with torch.no_grad():
+        expected = encoder.subsampling((features - mean) * scale) * factor
+        assert torch.allclose(encoder.embed(features), expected)
+
+
 def test_smallest_epsilon_of_old_networks_is_finite_in_fp16(folder: Path) -> None:
     """In FP16 1e-12 is zero, and a layer norm of a constant vector divides by it: norms are FP32 in an FP16 graph."""
     state = {name: torch.zeros_like(value) for name, value in weights(U2PP).items()}
