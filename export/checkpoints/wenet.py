@@ -392,14 +392,21 @@ def _tokens(path: Path, root: Fields) -> TokenSpec:
     blank = integer(table, "ctc_blank_id", 0)
     if not 0 <= blank < expected:
         raise table.error("ctc_blank_id", f"{blank} is not a token: there are {expected}")
-    parts_of_words = any(_WORD_BEGIN in piece for piece in pieces)
+    connection = _connection(root)
+    parts_of_words = not connection and any(_WORD_BEGIN in piece for piece in pieces)
     return TokenSpec(
         pieces=pieces,
         blank=blank,
         unspoken=tuple(place for place, piece in enumerate(pieces) if _is_unspoken(piece) and place != blank),
         style=SENTENCEPIECE if parts_of_words else CHARACTERS,
-        word_separator=" " if parts_of_words else "",
+        word_separator=" " if parts_of_words else connection,
     )
+
+
+def _connection(root: Fields) -> str:
+    """Return what wenet's CharTokenizer writes between two tokens: usually nothing, a space for phonemes."""
+    is_of_characters = root.has("tokenizer") and root.raw("tokenizer") == "char"
+    return word(root.optional_table("tokenizer_conf"), "connect_symbol", "") if is_of_characters else ""
 
 
 def _is_unspoken(piece: str) -> bool:

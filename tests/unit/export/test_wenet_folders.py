@@ -10,6 +10,7 @@ import torch
 
 from contract.client import CHARACTERS, SENTENCEPIECE
 from contract.errors import CheckpointError
+from contract.tokens import spell
 from export.checkpoints import wenet
 from tests.unit.export.wenet import STATIC, SYMMETRIC, TRANSFORMER, U2PP, UNITS, VARIANTS, weights, write
 from tests.unit.export.wenet import write_statistics as write_cmvn
@@ -180,6 +181,16 @@ def test_characters_have_no_separator(tmp_path: Path) -> None:
     tokens = wenet.read(write(tmp_path, U2PP)).tokens
     assert (tokens.style, tokens.word_separator, tokens.blank) == (CHARACTERS, "", 0)
     assert (tokens.pieces, tokens.unspoken, tokens.boundary) == (UNITS, (1, 19), None)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "connection", "text"), [("char", " ", "a b c"), ("char", "", "abc"), ("bpe", " ", "abc")]
+)
+def test_connect_symbol_stands_between_characters(tmp_path: Path, tokenizer: str, connection: str, text: str) -> None:
+    """As in wenet's CharTokenizer.tokens2text, `connect_symbol.join(tokens)`; its other tokenizers ignore the field."""
+    changed = {"tokenizer": tokenizer, "tokenizer_conf.connect_symbol": connection}
+    tokens = wenet.read(write(tmp_path, U2PP, changed=changed)).tokens
+    assert spell([UNITS.index(letter) for letter in "abc"], tokens) == text
 
 
 def test_pieces_of_words_are_sentencepiece(tmp_path: Path) -> None:
