@@ -1,7 +1,7 @@
 """Read the token list of a folder of transformers: a character vocabulary, or a tokenizer.json of pieces."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from itertools import chain
 
 from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
@@ -12,22 +12,24 @@ from export.checkpoints.weights import DAMAGED
 
 _VOCABULARY, _TOKENIZER, _ADDED = "vocab.json", "tokenizer.json", "added_tokens.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+_SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+_FURTHER = ("additional_special_tokens", "extra_special_tokens")
 _SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
     """Return the tokens of a Wav2Vec2CTCTokenizer for a head of `size` rows, with the pad token as blank."""
-    config = folder.optional_fields(_TOKENIZER_CONFIG)
+    config = _TokenizerConfig(folder)
     numbers = _numbers(folder, _VOCABULARY) | (_numbers(folder, _ADDED) if folder.has(_ADDED) else {})
-    added, special = _added(config)
+    added, special = _added(config.main)
     numbers |= added
-    delimiter = _content(config, "word_delimiter_token", "|")
-    names = {_content(config, key, default) for key, default in _SPECIAL.items()} | special
-    pad = _content(config, "pad_token", _SPECIAL["pad_token"])
+    delimiter = config.token("word_delimiter_token", "|")
+    names = {config.token(key, default) for key, default in _SPECIAL.items()} | special | config.further()
+    pad = config.token("pad_token", _SPECIAL["pad_token"])
     if pad is not None and numbers.get(pad, blank) != blank:
         cause = f"its token {pad!r} is {numbers[pad]}, and pad_token_id in config.json is {blank}: which is blank?"
         raise CheckpointError(folder.path / _VOCABULARY, cause, "Set pad_token_id to the token that is blank")
-    lower = flag(config, "do_lower_case", default=False)
+    lower = flag(config.main, "do_lower_case", default=False)
     pieces = _by_number(folder, _VOCABULARY, numbers, size)
     unspoken = _unspoken(pieces, names - {delimiter, " "}, blank)
     shown = tuple(
@@ -98,12 +100,35 @@ def _added(config: Fields) -> tuple[dict[str, int], set[str]]:
     return numbers, special
 
 
-def _content(config: Fields, key: str, default: str) -> str | None:
-    """Return a token that is written as text or as a table with its text in `content`; None where null removes it."""
-    if not config.has(key):
-        return None if config.holds(key) else default
-    value: Any = config.raw(key)
-    return config.table(key).text("content") if isinstance(value, dict) else config.text(key)
+class _TokenizerConfig:
+    """The settings of a tokenizer: tokenizer_config.json, and in older folders special_tokens_map.json, which wins."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.main = folder.optional_fields(_TOKENIZER_CONFIG)
+        # transformers reads the map where the tokenizer does not list its added tokens.
+        is_complete = self.main.holds("added_tokens_decoder") or not folder.has(_SPECIAL_TOKENS_MAP)
+        maps = [] if is_complete else [folder.fields(_SPECIAL_TOKENS_MAP)]
+        self._sources: list[Fields] = [*maps, self.main]
+
+    def token(self, key: str, default: str) -> str | None:
+        """Return a token that is text, or a table with its text in `content`; None where null removes it."""
+        source = next((each for each in self._sources if each.holds(key)), None)
+        if source is None:
+            return default
+        if not source.has(key):
+            return None
+        return source.table(key).text("content") if isinstance(source.raw(key), dict) else source.text(key)
+
+    def further(self) -> set[str]:
+        """Return the special tokens that have no name of their own."""
+        lists = [
+            source.items(key, (str, dict))
+            for source in self._sources
+            for key in _FURTHER
+            if source.has(key) and isinstance(source.raw(key), list)
+        ]
+        texts = (each.get("content") if isinstance(each, dict) else each for each in chain(*lists))
+        return {text for text in texts if isinstance(text, str)}
 
 
 def _by_number(folder: Folder, name: str, numbers: Mapping[str, int], size: int) -> list[str | None]:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import ParakeetFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
+from contract.client import TokenSpec
 from contract.errors import CheckpointError
+from contract.tokens import collapse, spell
 from export.checkpoints import transformers
 from tests.unit.export import foreign
 from tests.unit.export.test_nemo_import import _Code
@@ -550,3 +552,36 @@ def test_recognises_no_other_folder(tmp_path: Path) -> None:
     assert not transformers.recognises(tmp_path)
     foreign.write_json(tmp_path / CONFIG, {"features_size": 80})
     assert not transformers.recognises(tmp_path)
+
+
+SPECIAL_LETTERS = {"A": 0, "B": 1, "C": 2, "|": 3, "[UNK]": 4, "[PAD]": 5, "[X]": 6}
+
+
+def _tokenized(folder: Path, vocabulary: dict[str, int], **files: Any) -> TokenSpec:
+    """Write a network with a vocabulary and files of its tokenizer; return the tokens as they are imported."""
+    foreign.wave(folder, vocab_size=len(vocabulary), pad_token_id=vocabulary.get("[PAD]", 0))
+    foreign.write_json(folder / VOCABULARY, vocabulary)
+    for name, content in files.items():
+        foreign.write_json(folder / f"{name}.json", content)
+    return transformers.read(folder).tokens
+
+
+def _spelled(tokens: TokenSpec, path: list[int]) -> str:
+    return spell(collapse(path, tokens.dropped), tokens)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"unk_token": "A", "pad_token": "A"}, {"unk_token": {"content": "[UNK]"}, "pad_token": "[PAD]"}]
+)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_special_tokens_map_names_tokens_that_are_no_text(
+    config: dict[str, Any], as_table: bool, tmp_path: Path
+) -> None:
+    names: dict[str, Any] = {"unk_token": "[UNK]", "pad_token": "[PAD]", "additional_special_tokens": ["[X]"]}
+    if as_table:
+        names = {**names, "unk_token": {"content": "[UNK]", "lstrip": False}}
+    tokens = _tokenized(tmp_path, SPECIAL_LETTERS, tokenizer_config=config, special_tokens_map=names)
+    library = Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    path = [0, 4, 5, 1, 1, 3, 6, 5, 2]
+    assert (library.unk_token, library.pad_token) == ("[UNK]", "[PAD]")
+    assert _spelled(tokens, path) == library.decode(path, skip_special_tokens=True) == "AB C"
