@@ -6,24 +6,35 @@ from itertools import chain
 from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints.settings import MOST, flag
-from export.checkpoints.transformers_folder import Folder
+from contract.tokens import WORD_START
+from export.checkpoints.settings import MOST, flag, require, word
+from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 from export.checkpoints.weights import DAMAGED
 
 _VOCABULARY, _TOKENIZER, _ADDED = "vocab.json", "tokenizer.json", "added_tokens.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 _FURTHER = ("additional_special_tokens", "extra_special_tokens")
+_CHARACTERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
+_PHONEMES = "Wav2Vec2PhonemeCTCTokenizer"
+_OTHER_CLASS = f"the tokens must be those of a {_CHARACTERS[0]} or a {_PHONEMES}"
+# What turns SentencePiece's pieces into text, in any order.
+_DECODERS = ("Metaspace", "Replace", "ByteFallback", "Fuse", "Strip", "Sequence")
+_OTHER_PIECES = "the tokens must be pieces of SentencePiece, not those of WordPiece or of byte-level BPE"
 _SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
-    """Return the tokens of a Wav2Vec2CTCTokenizer for a head of `size` rows, with the pad token as blank."""
+    """Return the tokens of a Wav2Vec2CTCTokenizer for a head of `size` rows, with the pad token as blank.
+
+    A Wav2Vec2PhonemeCTCTokenizer has the same vocabulary; it separates every two tokens by a space.
+    """
     config = _TokenizerConfig(folder)
+    kind = _tokenizer_class(folder, config.main)
     numbers = _numbers(folder, _VOCABULARY) | (_numbers(folder, _ADDED) if folder.has(_ADDED) else {})
     added, special = _added(config.main)
     numbers |= added
-    delimiter = config.token("word_delimiter_token", "|")
+    delimiter = config.token("word_delimiter_token", None if kind == _PHONEMES else "|")
     names = {config.token(key, default) for key, default in _SPECIAL.items()} | special | config.further()
     pad = config.token("pad_token", _SPECIAL["pad_token"])
     if pad is not None and numbers.get(pad, blank) != blank:
@@ -31,6 +42,11 @@ def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
         raise CheckpointError(folder.path / _VOCABULARY, cause, "Set pad_token_id to the token that is blank")
     lower = flag(config.main, "do_lower_case", default=False)
     pieces = _by_number(folder, _VOCABULARY, numbers, size)
+    if kind == _PHONEMES:
+        # Its decoder leaves out the delimiter of words.
+        unspoken = _unspoken(pieces, names | {delimiter}, blank)
+        shown = tuple(_shown(piece, is_special=True, number=number) for number, piece in enumerate(pieces))
+        return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=CHARACTERS, word_separator=" ")
     unspoken = _unspoken(pieces, names - {delimiter, " "}, blank)
     shown = tuple(
         _shown(piece, number in (blank, *unspoken), number, lower=lower) for number, piece in enumerate(pieces)
@@ -39,12 +55,21 @@ def character_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
     if not separators:
         return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=CHARACTERS, word_separator="")
     separator = separators[0].lower() if lower else separators[0]
-    return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=DELIMITER, delimiter=separator)
+    between = word(config.main, "replace_word_delimiter_char", " ") if separators[0] == delimiter else " "
+    return TokenSpec(
+        pieces=shown,
+        blank=blank,
+        unspoken=unspoken,
+        style=DELIMITER,
+        delimiter=separator,
+        word_separator=between.lower() if lower else between,
+    )
 
 
 def piece_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
     """Return the tokens of a tokenizer.json that was made of a SentencePiece model, for a head of `size` rows."""
     table = folder.fields(_TOKENIZER)
+    _require_pieces(table)
     numbers = _model_numbers(table.table("model"))
     special = set()
     for each in table.tables("added_tokens") if table.has("added_tokens") else ():
@@ -53,9 +78,32 @@ def piece_tokens(folder: Folder, size: int, blank: int) -> TokenSpec:
             special.add(each.text("content"))
     special.add(_unknown(table.table("model")))
     pieces = _by_number(folder, _TOKENIZER, numbers, size)
+    if not any(piece and WORD_START in piece for piece in pieces):
+        raise table.error("model.vocab", f"no piece has {WORD_START!r}, which begins a word: {_OTHER_PIECES}")
     unspoken = _unspoken(pieces, special, blank)
     shown = tuple(_shown(piece, number in (blank, *unspoken), number) for number, piece in enumerate(pieces))
     return TokenSpec(pieces=shown, blank=blank, unspoken=unspoken, style=SENTENCEPIECE)
+
+
+def _tokenizer_class(folder: Folder, config: Fields) -> str | None:
+    """Return the class of the tokenizer, if the folder states it; raise CheckpointError for an unknown one."""
+    for table in (config, folder.fields(CONFIG_FILE)):
+        require(table, "tokenizer_class", (*_CHARACTERS, _PHONEMES, None), _OTHER_CLASS)
+        if table.has("tokenizer_class"):
+            return table.text("tokenizer_class")
+    return None
+
+
+def _require_pieces(table: Fields) -> None:
+    """Raise CheckpointError for a tokenizer.json whose text is not that of SentencePiece's pieces."""
+    require(table.table("model"), "type", ("BPE", "Unigram", None), _OTHER_PIECES)
+    waiting = [table.table("decoder")] if table.has("decoder") else []
+    while waiting:
+        decoder = waiting.pop()
+        require(decoder, "type", _DECODERS, _OTHER_PIECES)
+        require(decoder, "replacement", (WORD_START,), _OTHER_PIECES)
+        if decoder.has("decoders"):
+            waiting += decoder.tables("decoders")
 
 
 def _unknown(model: Fields) -> str:
@@ -110,7 +158,7 @@ class _TokenizerConfig:
         maps = [] if is_complete else [folder.fields(_SPECIAL_TOKENS_MAP)]
         self._sources: list[Fields] = [*maps, self.main]
 
-    def token(self, key: str, default: str) -> str | None:
+    def token(self, key: str, default: str | None) -> str | None:
         """Return a token that is text, or a table with its text in `content`; None where null removes it."""
         source = next((each for each in self._sources if each.holds(key)), None)
         if source is None:

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import ParakeetFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from tokenizers import Tokenizer, decoders, models
+from transformers import (
+    ParakeetFeatureExtractor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2PhonemeCTCTokenizer,
+)
 
 from contract.client import TokenSpec
 from contract.errors import CheckpointError
@@ -585,3 +591,96 @@ def test_special_tokens_map_names_tokens_that_are_no_text(
     path = [0, 4, 5, 1, 1, 3, 6, 5, 2]
     assert (library.unk_token, library.pad_token) == ("[UNK]", "[PAD]")
     assert _spelled(tokens, path) == library.decode(path, skip_special_tokens=True) == "AB C"
+
+
+PHONEMES = {"[PAD]": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "n": 5, "\u0259": 6, "t\u0283": 7, "a\u026a": 8}
+PHONEME_PATH = [0, 7, 7, 0, 8, 5, 4, 0, 3, 6, 1, 0, 5]
+
+
+@pytest.mark.parametrize("delimiter", [None, "|"])
+@pytest.mark.parametrize("place", ["tokenizer_config", "config"])
+def test_phonemes_are_separated_as_in_transformers(delimiter: str | None, place: str, tmp_path: Path) -> None:
+    kind = {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"}
+    config = {"pad_token": "[PAD]", "word_delimiter_token": delimiter, "do_phonemize": False}
+    _tokenized(tmp_path, PHONEMES)
+    foreign.write_json(tmp_path / "tokenizer_config.json", config)
+    foreign.change_json(tmp_path / f"{place}.json", **kind)
+    library = Wav2Vec2PhonemeCTCTokenizer.from_pretrained(tmp_path)
+    expected = library.decode(PHONEME_PATH, skip_special_tokens=True)
+    assert _spelled(transformers.read(tmp_path).tokens, PHONEME_PATH) == expected
+
+
+@pytest.mark.parametrize("between", ["", " ", "_"])
+def test_words_are_separated_as_in_transformers(between: str, tmp_path: Path) -> None:
+    tokens = _tokenized(
+        tmp_path, SPECIAL_LETTERS, tokenizer_config={"replace_word_delimiter_char": between, "pad_token": "[PAD]"}
+    )
+    library = Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    assert _spelled(tokens, [0, 3, 1, 5, 1]) == library.decode([0, 3, 1, 5, 1]) == f"A{between}BB"
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", CONFIG])
+def test_rejects_tokenizer_of_another_class(file: str, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.write_json(tmp_path / "tokenizer_config.json", {})
+    foreign.change_json(tmp_path / file, tokenizer_class="RobertaTokenizer")
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert (error.value.subject, error.value.cause) == (
+        str(tmp_path / file),
+        "tokenizer_class: RobertaTokenizer is not supported: the tokens must be those of a Wav2Vec2CTCTokenizer or a"
+        " Wav2Vec2PhonemeCTCTokenizer",
+    )
+
+
+def _save_tokenizer(folder: Path, model: Any, decoder: Any) -> Tokenizer:
+    """Write a tokenizer with the blank behind its pieces, and return it."""
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoder
+    tokenizer.add_special_tokens(["<pad>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def _pieces(*first: str) -> dict[str, int]:
+    names = ["<unk>", *first]
+    return {name: number for number, name in enumerate([*names, *map(str, range(len(names), foreign.PIECES))])}
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Metaspace(),
+        decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        ),
+    ],
+)
+def test_pieces_are_spelled_as_by_the_library(decoder: Any, tmp_path: Path) -> None:
+    foreign.parakeet(tmp_path)
+    model = models.BPE(vocab=_pieces("\u2581he", "llo", "\u2581you"), merges=[])
+    library = _save_tokenizer(tmp_path, model, decoder)
+    assert _spelled(transformers.read(tmp_path).tokens, [1, 2, 3]) == library.decode([1, 2, 3]) == "hello you"
+
+
+@pytest.mark.parametrize(
+    ("model", "decoder", "field"),
+    [
+        (models.BPE(vocab=_pieces("\u0120hello", "w"), merges=[]), decoders.ByteLevel(), "decoder.type: ByteLevel is"),
+        (
+            models.BPE(vocab=_pieces("\u2581hello"), merges=[]),
+            decoders.Sequence([decoders.Fuse(), decoders.ByteLevel()]),
+            "decoder.decoders[1].type: ByteLevel is",
+        ),
+        (models.WordPiece(vocab=_pieces("wor", "##ld")), decoders.WordPiece(), "model.type: WordPiece is"),
+        (models.BPE(vocab=_pieces("h", "i", " "), merges=[]), decoders.Fuse(), "model.vocab: no piece has '\u2581'"),
+    ],
+)
+def test_rejects_pieces_of_other_tokenizers(model: Any, decoder: Any, field: str, tmp_path: Path) -> None:
+    foreign.parakeet(tmp_path)
+    _save_tokenizer(tmp_path, model, decoder)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert error.value.subject == str(tmp_path / "tokenizer.json")
+    assert error.value.cause.startswith(field)
+    assert error.value.cause.endswith("must be pieces of SentencePiece, not those of WordPiece or of byte-level BPE")
