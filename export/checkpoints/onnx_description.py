@@ -285,7 +285,7 @@ _WINDOWS = MappingProxyType({"window_s": DEFAULT_WINDOW_S, "hop_s": DEFAULT_HOP_
 def _one_of(fields: Fields, key: str, known: tuple[str, ...]) -> str:
     found = fields.text(key)
     if found not in known:
-        raise fields.error(key, f"{found!r} is not one of {', '.join(known)}")
+        raise fields.error(key, f"{found!r} is not one of {', '.join(each or repr(each) for each in known)}")
     return found
 
 
@@ -312,7 +312,7 @@ def _sherpa(graph: Path, metadata: Mapping[str, str], tokens: Path) -> Descripti
     source = f"sherpa-onnx, {kind}"
     found = Tokens(file=tokens)
     if kind in _NEMO_TYPES and not read.has("is_giga_am"):
-        normalise = str(metadata.get("normalize_type", "")) == "per_feature"
+        normalise = _normalisation(read, "normalize_type", ("per_feature", "", "NA"), "") == "per_feature"
         steps = _halvings(read, "subsampling_factor")
         part = nemo_features(80, SAMPLE_RATE_HZ, normalise=normalise)
     elif kind == "wenet_ctc":
@@ -407,7 +407,9 @@ def _kaldi_speaker(read: Fields, rate: int, framework: str) -> tuple[Part, int]:
         window="hamming" if framework == _WESPEAKER else "povey",
         scale=1.0 if read.integer("normalize_samples") else FULL_SCALE,
     )
-    return kaldi_features(config, snip_edges=True, subtract_mean=True), config.bands
+    # Both are trained on features without their mean. Empty text states that a network is not.
+    found = _normalisation(read, "feature_normalize_type", ("global-mean", ""), "global-mean")
+    return kaldi_features(config, snip_edges=True, subtract_mean=bool(found)), config.bands
 
 
 def _nemo_speaker(read: Fields) -> tuple[Part, int]:
@@ -416,8 +418,13 @@ def _nemo_speaker(read: Fields) -> tuple[Part, int]:
     bands = read.integer("feat_dim")
     if not 1 <= bands <= _LARGEST_BANDS:
         raise read.error("feat_dim", f"{bands} is not between 1 and {_LARGEST_BANDS}")
-    normalise = read.has("feature_normalize_type") and read.text("feature_normalize_type") == "per_feature"
-    return nemo_features(bands, SAMPLE_RATE_HZ, normalise=normalise), bands
+    found = _normalisation(read, "feature_normalize_type", ("per_feature", ""), "")
+    return nemo_features(bands, SAMPLE_RATE_HZ, normalise=bool(found)), bands
+
+
+def _normalisation(read: Fields, key: str, known: tuple[str, ...], default: str) -> str:
+    """Return how features are normalised; raise CheckpointError for a way that is not known."""
+    return _one_of(read, key, known) if read.holds(key) else default
 
 
 def _halvings(read: Fields, key: str) -> FrameRule:

@@ -886,3 +886,11 @@ def test_examples_of_the_page_are_valid(tmp_path: Path) -> None:
         path = tmp_path / "network.toml"
         path.write_text(block, encoding="utf-8")
         assert onnx_description.read_toml(path).sample_rate_hz == RATE_HZ
+
+
+def test_rejects_unknown_normalisation_of_features(tmp_path: Path) -> None:
+    metadata = (*SHERPA_NEMO.metadata[:-1], ("normalize_type", "all_features"))
+    folder = write_sherpa(tmp_path / "nemo", replace(SHERPA_NEMO, metadata=metadata), [*PIECES[1:], "<blk>"])
+    with pytest.raises(CheckpointError) as error:
+        importer.read(folder)
+    assert error.value.cause == "normalize_type: 'all_features' is not one of per_feature, '', NA"

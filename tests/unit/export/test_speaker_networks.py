@@ -114,6 +114,35 @@ def test_matches_the_bare_network(tmp_path: Path, metadata: dict[str, str], scal
     assert imported.origin == f"speaker.onnx (sherpa-onnx, {metadata['framework']})"
 
 
+@pytest.mark.parametrize(("normalisation", "cosine"), [("global-mean", 0.99), ("", 0.99)])
+def test_normalises_features_as_sherpa_onnx(normalisation: str, cosine: float, tmp_path: Path) -> None:
+    """With the other normalisation the cosine is below 0.9. sherpa-onnx computes features in another precision."""
+    path = write_network(tmp_path, {**CAMPLUS, "feature_normalize_type": normalisation, "language": "English"})
+    audio = measuring.speech(RATE_HZ)[:WINDOW]
+    library: Any = pytest.importorskip("sherpa_onnx")
+    extractor = library.SpeakerEmbeddingExtractor(library.SpeakerEmbeddingExtractorConfig(model=str(path)))
+    stream = extractor.create_stream()
+    stream.accept_waveform(RATE_HZ, audio)
+    stream.input_finished()
+    expected = np.array(extractor.compute(stream))
+    (found,) = run(speaker_onnx.read(path).graph, audio[None])
+    assert found @ expected / np.linalg.norm(expected) > cosine
+
+
+@pytest.mark.parametrize(
+    ("metadata", "cause"),
+    [
+        ({**CAMPLUS, "feature_normalize_type": "global-variance"}, "'global-variance' is not one of global-mean, ''"),
+        ({**WESPEAKER, "feature_normalize_type": "per_feature"}, "'per_feature' is not one of global-mean, ''"),
+        ({**TITANET, "feature_normalize_type": "all_features"}, "'all_features' is not one of per_feature, ''"),
+    ],
+)
+def test_rejects_unknown_normalisation(metadata: dict[str, str], cause: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        speaker_onnx.read(write_network(tmp_path, metadata))
+    assert error.value.cause == f"feature_normalize_type: {cause}"
+
+
 def test_windows_of_a_network_without_lengths_have_one_length(tmp_path: Path) -> None:
     imported = speaker_onnx.read(write_network(tmp_path, WESPEAKER))
     speaker = imported.speaker
