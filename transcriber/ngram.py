@@ -140,7 +140,7 @@ def decode(data: bytes, boundary: int) -> Ngram:
 @functools.lru_cache(maxsize=_KEPT)
 def of_words(text: str, words: str, spec: TokenSpec) -> Ngram:
     """Read a model of words, which are separated by blanks, from its text; raise ValueError as `decode` does."""
-    lexicon = Lexicon(words.split(), spec)
+    lexicon = Lexicon(words.split(" ") if words else [], spec)
     return Ngram(*decode_levels(_bytes(text)), lexicon.boundary, lexicon)
 
 

@@ -123,6 +123,8 @@ def _of_words(path: Path, tokens: TokenSpec, found: _Arpa, reader: "_Reader") ->
     remark = f"The n-gram model has {len(reader.words)} words"
     if reader.unspelled:
         remark += f"; the network's tokens do not spell {len(reader.unspelled)} more, such as {min(reader.unspelled)!r}"
+    if reader.blanks:
+        remark += f"; {len(reader.blanks)} with a blank in them are left out, such as {min(reader.blanks)!r}"
     return NgramModel(
         text=_text_of(path, found.orders, reader.unknown + 1, len(words.encode())),
         tokens=tokens,
@@ -152,6 +154,8 @@ class _Reader:
         self.words: tuple[str, ...] = ()
         """The words of a model of words."""
         self.unknown, self.unspelled = -1, set[str]()
+        self.blanks: set[str] = set()
+        """Words with a blank in them, or empty ones."""
         self.line = 0
         self.numbers: dict[str, int] = {}
         for number, piece in enumerate(tokens.pieces):
@@ -252,7 +256,7 @@ class _Reader:
         self.found.orders.append(table)
 
     def _row(self, order: int, row: str) -> tuple[list[str], float, float]:
-        fields = row.split("\t") if "\t" in row else row.split()
+        fields = row.split("\t") if "\t" in row else [each for each in row.split(" ") if each]
         words = fields[1].split(" ") if "\t" in row and len(fields) > 1 else fields[1 : 1 + order]
         rest = fields[2:] if "\t" in row else fields[1 + order :]
         if len(words) != order or len(rest) > 1:
@@ -284,10 +288,14 @@ class _Reader:
             self._number_words(own)
 
     def _number_words(self, own: list[str]) -> None:
-        self.unspelled = {word for word in own if self.speller.size(word) == math.inf}
-        self.words = tuple(sorted({*own} - self.unspelled))
+        # Clients receive the words separated by blanks: one with a blank of Unicode would shift all that follow.
+        self.blanks = {word for word in own if word.split() != [word]}
+        self.unspelled = {word for word in {*own} - self.blanks if self.speller.size(word) == math.inf}
+        self.words = tuple(sorted({*own} - self.unspelled - self.blanks))
         if len(self.words) < _KNOWN_SHARE * len(own):
-            cause = f"the network's tokens do not spell most of its words, such as {min(self.unspelled)!r}"
+            cause = (
+                f"the network's tokens do not spell most of its words, such as {min(self.unspelled | self.blanks)!r}"
+            )
             remedy = "Train it on text as the network writes it, for example in the same case"
             raise CheckpointError(self.path, cause, remedy)
         if len(self.words) > LARGEST_WORDS:
@@ -306,7 +314,7 @@ class _Reader:
                 raise self._error(f"{word} is inside an n-gram")
             elif word in UNKNOWN and self.words:
                 found.append(self.unknown)
-            elif word in UNKNOWN or word in self.unspelled:
+            elif word in UNKNOWN or word in self.unspelled or word in self.blanks:
                 return None
             elif word not in self.numbers:
                 known = "word of its order 1" if self.words else "token of the network"

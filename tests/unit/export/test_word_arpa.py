@@ -210,3 +210,28 @@ def test_client_reads_what_an_import_writes(tmp_path: Path) -> None:
     broken = SearchSpec(ngram=found.text, words="a ab ba bb")
     with pytest.raises(ServerContractError, match="it lacks words of its lexicon"):
         parameters.ngram_model(broken, LETTERS, "am_en_fast")
+
+
+@pytest.mark.parametrize("odd", ["b\u00a0a", "b\u2003", "\x1cb", "\u3000"])
+def test_word_with_a_blank_shifts_no_scores(odd: str, tmp_path: Path) -> None:
+    """Clients separate the words at blanks: all words behind it would have the score of another one."""
+    spec = TokenSpec(pieces=("<blk>", *BYTES, "▁a", "▁b", "▁c"), blank=BLANK, style=SENTENCEPIECE)
+    scores = {"a": -2.0, odd: -4.0, "b": -1.0, "c": -3.0}
+    rows = [f"{score}\t{word}" for word, score in scores.items()]
+    text = "\n".join(["\\data\\", "ngram 1=4", "", "\\1-grams:", *rows, "", "\\end\\", ""])
+    (tmp_path / "words.arpa").write_text(text, encoding="utf-8")
+    found = arpa.read(tmp_path / "words.arpa", spec)
+    assert found.words == "a b c"
+    assert found.remarks == (f"The n-gram model has 3 words; 1 with a blank in them are left out, such as {odd!r}.",)
+    read = ngram.of_words(found.text, found.words, spec)
+    nats = [read.after(read.start, number)[0] for number in range(3)]
+    assert nats == pytest.approx([scores[word] * math.log(10.0) for word in "abc"], abs=0.13)
+
+
+def test_blank_of_unicode_separates_no_fields(tmp_path: Path) -> None:
+    """Fields without tabs are separated by spaces."""
+    spec = TokenSpec(pieces=("<blk>", *BYTES, "▁a", "▁b"), blank=BLANK, style=SENTENCEPIECE)
+    rows = ["-2  a -0.5", "-4 b\u00a0a", "-1 b"]
+    text = "\n".join(["\\data\\", "ngram 1=3", "", "\\1-grams:", *rows, "", "\\end\\", ""])
+    (tmp_path / "words.arpa").write_text(text, encoding="utf-8")
+    assert arpa.read(tmp_path / "words.arpa", spec).words == "a b"
