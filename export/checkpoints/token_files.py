@@ -18,6 +18,8 @@ DELIMITERS = ("|", " ", "<space>")
 _REMEDY = "Use the token list that belongs to the network"
 # `<unk>`, `<s>`, `[UNK]`, `#0`; not the bytes `<0x41>` of SentencePiece.
 _SPECIAL = re.compile(r"<(?!0x[0-9A-Fa-f]{2}>)[^<>\s]+>|\[[A-Z]+\]|#\d+")
+# Above this share of lines with numbers, the others are damaged; below it, numbers are symbols.
+_NUMBERED_SHARE = 0.5
 _NUMBERED = re.compile(r"(.*)[ \t](\d{1,9})")
 
 
@@ -98,7 +100,10 @@ def style_of(pieces: Sequence[str]) -> tuple[str, str]:
 def _of_lines(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
     matches = [_NUMBERED.fullmatch(line) for line in lines]
     if not all(matches):
-        # One symbol on each line: no line, or not every line, ends with a number.
+        if sum(map(bool, matches)) > _NUMBERED_SHARE * len(lines):
+            cause = f"line {matches.index(None) + 1}: it is not `symbol number`, as most lines are"
+            raise CheckpointError(path, cause, _REMEDY)
+        # One symbol on each line: few lines or none end with a number.
         return tuple(lines)
     found: dict[int, str] = {}
     for line, match in enumerate(matches, 1):

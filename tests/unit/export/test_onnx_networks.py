@@ -894,3 +894,19 @@ def test_rejects_unknown_normalisation_of_features(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         importer.read(folder)
     assert error.value.cause == "normalize_type: 'all_features' is not one of per_feature, '', NA"
+
+
+@pytest.mark.parametrize("line", ["c", "", "c 2.5", "c 99999999999"])
+def test_rejects_a_line_without_its_number(line: str, tmp_path: Path) -> None:
+    """Otherwise the numbers of all lines would be a part of their symbols."""
+    path = tmp_path / "tokens.txt"
+    path.write_text(f"<blk> 0\na 1\n{line}\nd 3\n")
+    with pytest.raises(CheckpointError) as error:
+        token_files.read(path)
+    assert error.value.cause == "line 3: it is not `symbol number`, as most lines are"
+
+
+def test_symbols_may_end_with_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text("<blk>\nroute 66\na\nb\n")
+    assert token_files.read(path) == ("<blk>", "route 66", "a", "b")
