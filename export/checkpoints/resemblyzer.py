@@ -10,7 +10,7 @@ from contract import digest
 from contract.client import EXACT, SpeakerSpec
 from contract.errors import CheckpointError
 from export.checkpoints.imported import ImportedSpeaker
-from export.checkpoints.weights import check_finite, is_zip, plain_tensors, unpickled
+from export.checkpoints.weights import check_finite, check_zip, is_zip, plain_tensors, unpickled
 from export.networks.ge2e_encoder import Ge2eEncoder, Ge2eEncoderConfig, reordered_gates
 
 WINDOW_S, HOP_S = 1.6, 0.8
@@ -37,7 +37,8 @@ def recognises(path: Path) -> bool:
     if not is_zip(path) and not _is_old_format(path):
         return False
     try:
-        return "lstm.weight_ih_l0" in _weights(path)
+        # A file with a wrong checksum is one of this kind, and its reader states what is wrong.
+        return "lstm.weight_ih_l0" in _weights(path, checksums=False)
     except CheckpointError:
         return False
 
@@ -69,7 +70,9 @@ def read(path: Path) -> ImportedSpeaker:
     )
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _weights(path: Path, *, checksums: bool = True) -> dict[str, Tensor]:
+    if is_zip(path):
+        check_zip(path, path, checksums=checksums)
     found: Any = unpickled(path, path)
     state = found.get(_STATE) if isinstance(found, dict) else None
     if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):

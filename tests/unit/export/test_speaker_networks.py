@@ -1,6 +1,7 @@
 """Speaker networks from elsewhere: features and unit length of ONNX graphs, and Resemblyzer's LSTM layers."""
 
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -415,3 +416,27 @@ def test_resemblyzer_states_its_limits(tmp_path: Path) -> None:
         "Two embeddings count as one speaker's above a cosine of 0.63, which was measured with pretrained.pt on "
         "prompts of four voices, not on your recordings.",
     )
+
+
+def test_resemblyzer_rejects_a_changed_byte(tmp_path: Path) -> None:
+    path = tmp_path / "pretrained.pt"
+    write_resemblyzer(path)
+    data = bytearray(path.read_bytes())
+    weight = resemblyzer._weights(path)["linear.weight"].contiguous().numpy().tobytes()
+    data[data.index(weight) + 5] ^= 1
+    path.write_bytes(data)
+    assert resemblyzer.recognises(path)
+    with pytest.raises(CheckpointError, match=r"the checksum of its part .* is wrong"):
+        resemblyzer.read(path)
+
+
+def test_resemblyzer_expands_no_compressed_pickle(tmp_path: Path) -> None:
+    """A small file would fill the memory."""
+    plain, path = tmp_path / "plain.pt", tmp_path / "pretrained.pt"
+    write_resemblyzer(plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name) + bytes(10_000_000 * name.endswith("data.pkl")))
+    assert not resemblyzer.recognises(path)
+    with pytest.raises(CheckpointError, match=r"it holds compressed data, which torch\.save does not write"):
+        resemblyzer.read(path)
