@@ -8,7 +8,7 @@ import contextlib
 import copy
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ _PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
 # Where a cache of the Hugging Face hub keeps its files; its snapshots have links to them.
 _BLOBS = "blobs"
 _STANDARD_DOMAINS = ("", "ai.onnx")
+# Weights that a network shares may be stored once. Large networks have some ten thousand nodes.
+_MOST_SHARED, _MOST_NODES, _MOST_CALLS = 4, 1_000_000, 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +93,7 @@ def read(path: Path) -> OnnxFile:
     metadata = {each.key: each.value for each in model.metadata_props}
     try:
         _check_extents(folder, model)
+        _check_growth(path, folder, model)
         weights = _detached(model) if is_large else ()
         external_data_helper.load_external_data_for_model(model, str(folder))
         onnx.checker.check_model(model)
@@ -150,6 +153,41 @@ def _detached(model: onnx.ModelProto) -> tuple[TensorProto, ...]:
         if each.name not in known:
             inner.input.append(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims))
     return tuple(weights)
+
+
+def _check_growth(path: Path, folder: Path, model: onnx.ModelProto) -> None:
+    """Raise CheckpointError for a graph that is far larger in memory than its files: it would fill the memory."""
+    external = list(filter(_is_external, _tensors(model)))
+    names = {external_data_helper.ExternalDataInfo(each).location for each in external}
+    held = sum((folder / name).stat().st_size for name in names)
+    if sum(abs(_size(each)) for each in external) > _MOST_SHARED * held:
+        cause = f"its tensors are more than {_MOST_SHARED} times as large as its external data"
+        raise CheckpointError(path, cause, _DAMAGED)
+    counts: dict[tuple[str, str], int] = {}
+    functions = {(each.domain, each.name): each for each in model.functions}
+    if _count_nodes(path, model.graph, functions, counts, 0) > _MOST_NODES:
+        cause = f"its local functions make more than {_MOST_NODES} nodes"
+        raise CheckpointError(path, cause, "Export the network again, without local functions")
+
+
+def _count_nodes(
+    path: Path,
+    holder: onnx.GraphProto | onnx.FunctionProto,
+    functions: Mapping[tuple[str, str], onnx.FunctionProto],
+    counts: dict[tuple[str, str], int],
+    depth: int,
+) -> int:
+    """Return the nodes of a graph or a function in which each call is replaced by what it calls."""
+    if depth > _MOST_CALLS:
+        cause = f"its local functions call each other more than {_MOST_CALLS} deep"
+        raise CheckpointError(path, cause, "Export the network again, without local functions")
+    total = 0
+    for node in _nodes(holder):
+        called = (node.domain, node.op_type)
+        if called in functions and called not in counts:
+            counts[called] = _count_nodes(path, functions[called], functions, counts, depth + 1)
+        total += counts.get(called, 1)
+    return total
 
 
 def _check_extents(folder: Path, model: onnx.ModelProto) -> None:

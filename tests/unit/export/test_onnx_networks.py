@@ -1,5 +1,6 @@
 """CTC networks that come as ONNX: every layout against the bare network, what an import measures, what it refuses."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -910,3 +911,67 @@ def test_symbols_may_end_with_numbers(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("<blk>\nroute 66\na\nb\n")
     assert token_files.read(path) == ("<blk>", "route 66", "a", "b")
+
+
+def _with_shared_data(path: Path, tensors: int) -> None:
+    """Add weights to a network that are all the same MiB of a file."""
+    (path.parent / "shared.bin").write_bytes(bytes(1 << 20))
+    model = onnx.load(path)
+    for number in range(tensors):
+        tensor = model.graph.initializer.add(name=f"shared{number}", data_type=TensorProto.FLOAT, dims=[1 << 18])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "shared.bin"), ("offset", "0"), ("length", str(1 << 20))):
+            tensor.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+
+
+def test_rejects_external_data_that_many_tensors_share(tmp_path: Path) -> None:
+    path = write_described(tmp_path / "network", Network())
+    _with_shared_data(path, 5)
+    with pytest.raises(CheckpointError) as error:
+        importer.read(path)
+    assert error.value.cause == "its tensors are more than 4 times as large as its external data"
+
+
+def test_reads_external_data_that_two_tensors_share(tmp_path: Path) -> None:
+    path = write_described(tmp_path / "network", Network())
+    _with_shared_data(path, 2)
+    assert importer.read(path)
+
+
+def _with_functions(path: Path, depth: int, calls: int) -> None:
+    """Add local functions to a network, each of which calls the one before several times."""
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    for level in range(depth):
+        kind = (f"f{level - 1}", "local") if level else ("Identity", "")
+        places = ["a", *(f"c{number}" for number in range(calls - 1)), "b"]
+        nodes = [
+            helper.make_node(kind[0], [before], [after], domain=kind[1]) for before, after in itertools.pairwise(places)
+        ]
+        model.functions.append(helper.make_function("local", f"f{level}", ["a"], ["b"], nodes, imports))
+    output = model.graph.output[0].name
+    model.graph.node.append(helper.make_node(f"f{depth - 1}", [output], ["further"], domain="local"))
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("depth", "calls", "cause"),
+    [
+        (40, 2, "its local functions make more than 1000000 nodes"),
+        (102, 1, "its local functions call each other more than 100 deep"),
+    ],
+)
+def test_rejects_local_functions_that_grow(depth: int, calls: int, cause: str, tmp_path: Path) -> None:
+    path = write_described(tmp_path / "network", Network())
+    _with_functions(path, depth, calls)
+    with pytest.raises(CheckpointError) as error:
+        importer.read(path)
+    assert error.value.cause == cause
+
+
+def test_reads_nested_local_functions(tmp_path: Path) -> None:
+    path = write_described(tmp_path / "network", Network())
+    _with_functions(path, 3, 2)
+    assert importer.read(path)
