@@ -115,10 +115,22 @@ def _run(
         samples, items = audio.shape[1], len(audio)
         cause = f"it fails on {items} x {samples} samples ({_first_line(error)})"
         raise CheckpointError(subject, cause, _EXPORT_AGAIN) from error
+    _check_shapes(subject, log_probs, found, audio)
     if not np.isfinite(_valid(log_probs, found)).all():
         cause = f"its outputs for {audio.shape[1]} samples are not finite"
         raise CheckpointError(subject, cause, "Check the network and the kind and the scale of its input")
     return log_probs, found
+
+
+def _check_shapes(subject: Path, log_probs: NDArray[np.float32], lengths: NDArray[Any], audio: Samples) -> None:
+    """Raise CheckpointError for outputs whose axes are not those of a batch: a description may have another layout."""
+    items = len(audio)
+    if log_probs.ndim != 3 or len(log_probs) != items:  # noqa: PLR2004 - batch, time, tokens
+        cause = f"its scores of {items} items are {list(log_probs.shape)}, in place of [{items}, frames, tokens]"
+        raise CheckpointError(subject, cause, "Correct output.layout or output.name")
+    if lengths.shape != (items,):
+        cause = f"its lengths of {items} items are {list(lengths.shape)}, in place of [{items}]"
+        raise CheckpointError(subject, cause, "Correct output.lengths")
 
 
 def _valid(log_probs: NDArray[np.float32], lengths: NDArray[Any]) -> NDArray[np.float32]:

@@ -975,3 +975,27 @@ def test_reads_nested_local_functions(tmp_path: Path) -> None:
     path = write_described(tmp_path / "network", Network())
     _with_functions(path, 3, 2)
     assert importer.read(path)
+
+
+def test_rejects_scores_of_another_layout(tmp_path: Path) -> None:
+    text = TOML.replace("[output]\n", '[output]\nlayout = "time_batch_tokens"\n')
+    path = write_described(tmp_path / "network", Network(), text)
+    with pytest.raises(CheckpointError) as error:
+        importer.read(path)
+    assert str(error.value) == (
+        f"{path}: its scores of 1 items are [98, 1, 11], in place of [1, frames, tokens]."
+        " Correct output.layout or output.name."
+    )
+
+
+@pytest.mark.parametrize(("shape", "shown"), [((1, 1), "[1, 1]"), ((), "[]"), ((98,), "[98]")])
+def test_rejects_lengths_of_another_shape(shape: tuple[int, ...], shown: str, tmp_path: Path) -> None:
+    def network(
+        audio: NDArray[np.float32], lengths: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return np.zeros((len(audio), 98, 11), dtype=np.float32), np.full(shape, lengths[0])
+
+    with pytest.raises(CheckpointError) as error:
+        measuring.measure(network, tmp_path, FrameRule.of((400, 320)), 0, 16_000)
+    assert error.value.cause == f"its lengths of 1 items are {shown}, in place of [1]"
+    assert error.value.remedy == "Correct output.lengths"
