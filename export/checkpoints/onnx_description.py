@@ -16,7 +16,7 @@ from contract.client import CHARACTERS, SAMPLE_RATES_HZ, STYLES, SpeakerSpec, To
 from contract.errors import CheckpointError
 from contract.fields import Fields
 from contract.frames import FrameRule
-from export.checkpoints import token_files
+from export.checkpoints import plain_files, token_files
 from export.checkpoints.settings import parse_json
 from export.networks.front_end import FULL_SCALE, FilterBankConfig
 from export.networks.graph_parts import (
@@ -164,7 +164,7 @@ def of_file(graph: Path, metadata: Mapping[str, str]) -> Description:
 def read_toml(path: Path) -> Description:
     """Return the description of a TOML file; raise CheckpointError with the field that is wrong."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(plain_files.read(path, _CONFIG_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"it is not TOML ({error})", _REMEDY) from error
     fields = Fields(table, source=path, error=CheckpointError, remedy=_REMEDY)
@@ -341,10 +341,8 @@ def _sherpa(graph: Path, metadata: Mapping[str, str], tokens: Path) -> Descripti
 
 
 def _onnx_asr(config: Path, vocabulary: Path) -> Description:
-    if config.stat().st_size > _CONFIG_BYTES:
-        raise CheckpointError(config, "it is larger than 1 MiB, so it is no configuration of onnx-asr", _DESCRIBE)
     try:
-        table: Any = parse_json(config.read_text(encoding="utf-8"))
+        table: Any = parse_json(plain_files.read(config, _CONFIG_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(config, f"it is not JSON ({error})", _DESCRIBE) from error
     read = Fields(table, source=config, error=CheckpointError, remedy=_DESCRIBE)

@@ -9,6 +9,7 @@ from typing import Any
 from contract.client import CHARACTERS, DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.tokens import WORD_START
+from export.checkpoints import plain_files
 from export.checkpoints.settings import MOST_TOKENS, parse_json
 
 LARGEST_BYTES = 8 << 20
@@ -26,9 +27,7 @@ _NUMBERED = re.compile(r"(.*)[ \t](\d{1,9})")
 def read(path: Path) -> tuple[str, ...]:
     """Return the symbols of a file by their number; raise CheckpointError with the line that is wrong."""
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise CheckpointError(path, f"it is larger than {LARGEST_BYTES >> 20} MiB, so it is no token list", _REMEDY)
-        text = path.read_text(encoding="utf-8-sig")
+        text = plain_files.read(path, LARGEST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise CheckpointError(path, f"it cannot be read ({error.strerror})", _REMEDY) from error
     except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 from contract import digest
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints import settings
+from export.checkpoints import plain_files, settings
 from export.checkpoints.weights import DAMAGED, read_pickle, read_safetensors
 
 CONFIG_FILE = "config.json"
@@ -54,9 +54,7 @@ class Folder:
         path = self.path / name
         self._used.add(name)
         try:
-            if path.stat().st_size > _LARGEST_JSON_BYTES:
-                raise CheckpointError(path, f"it has more than {_LARGEST_JSON_BYTES} bytes", DAMAGED)
-            return settings.parse_json(path.read_text(encoding="utf-8"))
+            return settings.parse_json(plain_files.read(path, _LARGEST_JSON_BYTES).decode())
         except FileNotFoundError as error:
             raise CheckpointError(path, "the file is missing", DAMAGED) from error
         except (OSError, ValueError, RecursionError) as error:

@@ -17,7 +17,7 @@ from contract import digest
 from contract.client import CHARACTERS, SAMPLE_RATES_HZ, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints import plain_yaml, settings, wenet_weights
+from export.checkpoints import plain_files, plain_yaml, settings, wenet_weights
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
 from export.checkpoints.settings import MOST_BANDS, MOST_LAYERS, MOST_TOKENS, flag, integer, number, require, size, word
@@ -167,9 +167,7 @@ def _reject_others(weights: _Weights) -> None:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_TEXT_BYTES:
-            raise CheckpointError(path, f"it has more than {_LARGEST_TEXT_BYTES} bytes", DAMAGED)
-        return path.read_text(encoding="utf-8")
+        return plain_files.read(path, _LARGEST_TEXT_BYTES).decode().replace("\r\n", "\n")
     except FileNotFoundError as error:
         raise CheckpointError(path, "the file is missing", f"Copy it from the folder of the {FINAL_FILE}") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import random
 import shutil
 import struct
@@ -24,10 +25,12 @@ from export.checkpoints import (
     nemo,
     onnx_description,
     onnx_file,
+    plain_files,
     plain_yaml,
     resemblyzer,
     token_files,
     transformers,
+    transformers_folder,
     weights,
     wenet,
 )
@@ -369,3 +372,35 @@ def test_rejects_a_vocabulary_whose_probabilities_would_fill_the_memory(tmp_path
     # JSON is YAML too.
     cause = cause_of(lambda: read_nemo(tmp_path, json.dumps(table)))
     assert cause == "it has 70001 tokens, and 65536 are possible"
+
+
+def _json_folder(path: Path) -> None:
+    transformers_folder.Folder(path.parent).json(path.name)
+
+
+def _units(path: Path) -> None:
+    wenet_fixtures.write(path.parent / "wenet", wenet_fixtures.U2PP)
+    (path.parent / "wenet" / wenet.UNITS_FILE).unlink()
+    (path.parent / "wenet" / wenet.UNITS_FILE).symlink_to(path.resolve())
+    wenet.read(path.parent / "wenet")
+
+
+@pytest.mark.parametrize("read", [_json_folder, _units, token_files.read, onnx_description.read_toml])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_rejects_what_is_no_regular_file(read: Callable[[Path], object], kind: str, tmp_path: Path) -> None:
+    """A device states the size 0 and never ends, and a pipe never begins."""
+    path = tmp_path / "file.json"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert cause_of(lambda: read(path)) == "it is not a regular file"
+
+
+def test_reads_no_more_than_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert plain_files.read(path, 5) == b"12345"
+    assert cause_of(lambda: plain_files.read(path, 4)) == "it has more than 4 bytes"

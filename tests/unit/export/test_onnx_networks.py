@@ -813,7 +813,7 @@ def test_rejects_huge_token_list(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     with path.open("wb") as file:
         file.truncate(token_files.LARGEST_BYTES + 1)
-    with pytest.raises(CheckpointError, match="it is larger than 8 MiB, so it is no token list"):
+    with pytest.raises(CheckpointError, match="it has more than 8388608 bytes"):
         token_files.read(path)
 
 
