@@ -79,7 +79,8 @@ def word(table: Fields, key: str, default: str) -> str:
 
 def require(table: Fields, key: str, supported: Collection[Any], why: str) -> None:
     """Raise the table's error for a value that is not supported, null included. An absent key is always supported."""
-    if table.holds(key) and table.raw(key) not in supported:
+    # In a tuple: a list or a table cannot be looked up in a set.
+    if table.holds(key) and table.raw(key) not in tuple(supported):
         raise table.error(key, f"{_shown(table.raw(key))} is not supported: {why}")
 
 

@@ -684,3 +684,12 @@ def test_rejects_pieces_of_other_tokenizers(model: Any, decoder: Any, field: str
     assert error.value.subject == str(tmp_path / "tokenizer.json")
     assert error.value.cause.startswith(field)
     assert error.value.cause.endswith("must be pieces of SentencePiece, not those of WordPiece or of byte-level BPE")
+
+
+@pytest.mark.parametrize("value", [["gelu"], {"gelu": 1}])
+def test_rejects_activation_that_is_no_text(value: Any, tmp_path: Path) -> None:
+    foreign.wave(tmp_path)
+    foreign.change_json(tmp_path / CONFIG, hidden_act=value)
+    with pytest.raises(CheckpointError) as error:
+        transformers.read(tmp_path)
+    assert error.value.cause == f"hidden_act: {value} is not supported: this activation is not known"
