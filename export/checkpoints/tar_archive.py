@@ -84,12 +84,22 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 
 def first_names(path: Path, count: int) -> list[str]:
-    """Return the names of the first members of a tar; none for any other file."""
+    """Return the names of the first members of a tar; none for any other file.
+
+    Members behind the limit of expansion are not listed: to find the next one, a compressed one is unpacked.
+    """
+    most_bytes, total = path.stat().st_size * MOST_EXPANSION, 0
+    found: list[str] = []
     try:
         with tarfile.open(path, tarinfo=_Member) as archive:
-            return [_name(member) for member in islice(archive, count)]
+            for member in islice(archive, count):
+                found.append(_name(member))
+                total += member.size
+                if total > most_bytes:
+                    break
     except _ERRORS:
         return []
+    return found
 
 
 @contextmanager

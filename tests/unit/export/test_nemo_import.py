@@ -18,6 +18,7 @@ from transformers import ParakeetFeatureExtractor
 from contract.errors import CheckpointError
 from export.checkpoints import nemo
 from export.checkpoints.sentence_pieces import read_pieces
+from export.checkpoints.tar_archive import first_names
 from tests.unit.export import foreign
 
 LOGIT_DIFFERENCE = 1e-4
@@ -420,3 +421,10 @@ def test_recognises_no_other_file(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     foreign.write_tar(tmp_path / "other.tar", {"a": b"b"})
     assert [nemo.recognises(path) for path in (tmp_path, tmp_path / "text", tmp_path / "other.tar")] == [False] * 3
+
+
+def test_names_of_an_archive_are_listed_up_to_the_limit_of_expansion(tmp_path: Path) -> None:
+    """A member behind a compressed one of any size is found by unpacking it."""
+    path = tmp_path / "a.nemo"
+    foreign.write_tar(path, {"first": b"", "large": bytes(50_000_000), "behind": b""}, "w:gz")
+    assert first_names(path, 3) == ["first", "large"]
