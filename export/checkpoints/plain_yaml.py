@@ -9,7 +9,8 @@ from contract.fields import Fields
 from export.checkpoints import settings
 from export.checkpoints.weights import DAMAGED
 
-LARGEST_BYTES = 4 << 20
+# A configuration has some kilobytes; reading a megabyte of nested YAML takes gigabytes.
+LARGEST_BYTES = 256 << 10
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -34,7 +35,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 def read(data: bytes | str, source: object) -> Fields:
     """Return the fields of a YAML text; raise CheckpointError for a damaged, hostile or very long one."""
     if len(data) > LARGEST_BYTES:
-        raise CheckpointError(source, f"it has more than {LARGEST_BYTES >> 20} MiB", DAMAGED)
+        raise CheckpointError(source, f"it has more than {LARGEST_BYTES >> 10} KiB", DAMAGED)
     try:
         value: Any = yaml.load(data, _Loader)  # noqa: S506 - a safe loader with one restriction more
     except (yaml.YAMLError, ValueError, RecursionError) as error:
