@@ -9,7 +9,7 @@ from torch import Tensor
 from contract.client import SAMPLE_RATES_HZ
 from contract.errors import CheckpointError
 from contract.fields import Fields
-from export.checkpoints.weights import DAMAGED, place
+from export.checkpoints.weights import DAMAGED, check_floats, place
 from export.networks.ctc_head import CtcHead, CtcHeadConfig
 from export.networks.fast_conformer import FastConformer, FastConformerConfig
 from export.networks.nemo_front_end import mel_filters
@@ -128,6 +128,8 @@ def _folded(
     names = [f"{norm}{part}" for part in ("weight", "bias", "running_mean", "running_var")]
     if not tensors.keys() >= {*names, f"{depthwise}weight"}:
         return {}
+    own_bias = {f"{depthwise}bias"} & tensors.keys()
+    check_floats({name: tensors[name] for name in (*names, f"{depthwise}weight", *own_bias)}, source)
     for name in names:
         if tensors[name].shape != (config.size,):
             cause = f"its weight {name} is {list(tensors[name].shape)}, and its configuration requires [{config.size}]"

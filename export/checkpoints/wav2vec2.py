@@ -15,7 +15,7 @@ from export.checkpoints.imported import Imported
 from export.checkpoints.settings import MOST_LAYERS, MOST_TOKENS, flag, integer, number, require, size, word
 from export.checkpoints.transformers_folder import CONFIG_FILE, Folder
 from export.checkpoints.transformers_tokens import character_tokens
-from export.checkpoints.weights import DAMAGED, place
+from export.checkpoints.weights import DAMAGED, check_floats, place
 from export.networks.ctc_head import CtcHead, CtcHeadConfig
 from export.networks.wav2vec2 import ACTIVATIONS, FEATURE_NORMS, Wav2Vec2, Wav2Vec2Config
 
@@ -138,6 +138,7 @@ def _encoder(
         raise CheckpointError(folder.path, cause, "Fine-tune the network for CTC first")
     renamed = {name: _ours(name) for name in own}
     found = {ours: own[name] for name, ours in renamed.items() if ours is not None}
+    check_floats({name: value for name, value in own.items() if re.fullmatch(_GATE, name)}, folder.path)
     found |= _position(own, config, folder)
     known = {_IGNORED, *(f"{_POSITION}{part}" for pair in _WEIGHT_NORMS for part in (*pair, "bias"))}
     if config.farthest is not None:
@@ -164,6 +165,7 @@ def _position(own: Mapping[str, Tensor], config: Wav2Vec2Config, folder: Folder)
             if tuple(weight.shape) != wanted or tuple(length.shape) != (1, 1, wanted[2]):
                 cause = f"its convolution of positions is {list(weight.shape)}, and its configuration requires {wanted}"
                 raise CheckpointError(folder.path, cause, DAMAGED)
+            check_floats({magnitude: length, direction: weight}, folder.path)
             # Definition: torch.nn.utils.weight_norm with dim=2.
             norm = weight.double().norm(dim=(0, 1), keepdim=True)
             folded = weight.double() * (length.double() / norm)

@@ -126,14 +126,20 @@ def place(
             found, wanted = list(tensors[name].shape), list(value.shape)
             cause = f"its weight {name} is {found}, and its configuration requires {wanted}"
             raise CheckpointError(source, cause, DAMAGED)
-        if tensors[name].dtype not in _FLOATS:
-            # Eight bits are quantised: they mean something only with the scales that belong to them.
-            cause = f"its weight {name} is {tensors[name].dtype}, and 16, 32 or 64 bits of a floating point are needed"
-            raise CheckpointError(source, cause, "Save the network without quantisation")
+    check_floats({name: tensors[name] for name in expected}, source)
     weights = {name: tensors[name].float().contiguous() for name in expected}
     check_finite(weights, source)
     network.load_state_dict(weights, assign=True)
     return network.requires_grad_(requires_grad=False).eval()
+
+
+def check_floats(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise CheckpointError for a tensor of another type than a weight has; weights that are folded need it before."""
+    for name, value in tensors.items():
+        if value.dtype not in _FLOATS:
+            # Eight bits are quantised: they mean something only with the scales that belong to them.
+            cause = f"its weight {name} is {value.dtype}, and 16, 32 or 64 bits of a floating point are needed"
+            raise CheckpointError(source, cause, "Save the network without quantisation")
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: object) -> None:

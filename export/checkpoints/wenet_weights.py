@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from export.checkpoints.weights import place
+from export.checkpoints.weights import check_floats, place
 from export.networks.ctc_head import CtcHead, CtcHeadConfig
 from export.networks.wenet_decoder import WenetDecoder, WenetDecoderConfig
 from export.networks.wenet_encoder import WenetEncoder, WenetEncoderConfig
@@ -75,6 +75,7 @@ def build_encoder(
         if name.endswith(("convolution.gate.weight", "convolution.out.weight")):
             found[name] = value.squeeze(-1)
     if not config.convolution_norm:
+        check_floats(found, source)
         for layer in range(config.layers):
             _fold(found, f"blocks.{layer}.convolution.", config)
     return place(lambda: kind(config), found, source, unknown)

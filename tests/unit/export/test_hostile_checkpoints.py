@@ -17,6 +17,7 @@ import onnx
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contract.client import ClientSpec
@@ -403,3 +404,35 @@ def test_reads_no_more_than_the_limit(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     assert plain_files.read(path, 5) == b"12345"
     assert cause_of(lambda: plain_files.read(path, 4)) == "it has more than 4 bytes"
+
+
+def _quantised(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {**tensors, name: tensors[name].to(torch.int8)}
+
+
+def _wave_quantised(folder: Path) -> str:
+    foreign.wave(folder / "wave")
+    name = "wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original1"
+    path = folder / "wave" / "model.safetensors"
+    save_file(_quantised(load_file(path), name), path)
+    return cause_of(lambda: transformers.read(folder / "wave"))
+
+
+def _nemo_quantised(folder: Path) -> str:
+    model, _ = foreign.parakeet_model()
+    tensors = _quantised(foreign.nemo_weights(model), "encoder.layers.0.conv.depthwise_conv.weight")
+    foreign.write_tar(folder / "a.nemo", foreign.nemo_files(folder, model, foreign.nemo_config(), tensors))
+    return cause_of(lambda: nemo.read(folder / "a.nemo"))
+
+
+def _wenet_quantised(folder: Path) -> str:
+    variant = wenet_fixtures.SYMMETRIC
+    name = "encoder.encoders.0.conv_module.depthwise_conv.weight"
+    wenet_fixtures.write(folder / "wenet", variant, state=_quantised(wenet_fixtures.weights(variant), name))
+    return cause_of(lambda: wenet.read(folder / "wenet"))
+
+
+@pytest.mark.parametrize("refused", [_wave_quantised, _nemo_quantised, _wenet_quantised])
+def test_rejects_quantised_weights_that_are_folded(refused: Callable[[Path], str], tmp_path: Path) -> None:
+    """The folded weight would be one of a floating point, of numbers that mean something only with their scales."""
+    assert refused(tmp_path).endswith("is torch.int8, and 16, 32 or 64 bits of a floating point are needed")
