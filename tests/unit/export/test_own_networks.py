@@ -14,7 +14,7 @@ import torch
 from contract.catalogue import read_catalogue
 from contract.client import EXACT, MASKED, Calibration, SearchSpec
 from contract.errors import CheckpointError
-from export import networks_file
+from export import networks_file, own_networks
 from export.checkpoints import network_measuring, transformers
 from export.own_networks import OwnCheckpoints, import_all
 from tests.unit.export import foreign, onnx_networks, wenet
@@ -61,6 +61,16 @@ def test_wenet_becomes_encoder_head_rescorer_and_ensemble(imported: Write, tmp_p
     assert all("realtime" in family.modes for family in catalogue.families.values())
     head = found.open(catalogue.models()["am_qa_standard"])
     assert head.client.search == SearchSpec(rescorers={"rescorer": 2.0}, rescorers_with_ngram={"rescorer": 2.0})
+
+
+def test_digest_changes_with_the_importers(imported: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the export would keep the graphs that a defect of an importer had made."""
+    text = '[qa.standard]\nrecogniser = "wenet"\n'
+    before, again = ({name: each.digest for name, each in imported(text).checkpoints.items()} for _ in range(2))
+    assert before == again
+    monkeypatch.setattr(own_networks, "_code_digest", lambda: "another release")
+    after = {name: each.digest for name, each in imported(text).checkpoints.items()}
+    assert all(after[name] != found for name, found in before.items())
 
 
 def test_points_of_one_kind_share_families(imported: Write, tmp_path: Path) -> None:
