@@ -342,9 +342,11 @@ def _open(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _text_lines(data: gzip.GzipFile | io.BufferedReader) -> Iterator[str]:
-    # With a limit, since a compressed file may hold a line that fills the memory.
+    # With a limit, since a compressed file may hold a line that fills the memory. Editors begin a file with a mark.
+    encoding = "utf-8-sig"
     while line := data.readline(2 * _LARGEST_LINE):
-        yield line.decode("utf-8")
+        yield line.decode(encoding)
+        encoding = "utf-8"
 
 
 def _add_missing_tokens(found: _Arpa, tokens: Iterable[int]) -> int:

@@ -235,3 +235,11 @@ def test_blank_of_unicode_separates_no_fields(tmp_path: Path) -> None:
     text = "\n".join(["\\data\\", "ngram 1=3", "", "\\1-grams:", *rows, "", "\\end\\", ""])
     (tmp_path / "words.arpa").write_text(text, encoding="utf-8")
     assert arpa.read(tmp_path / "words.arpa", spec).words == "a b"
+
+
+def test_reads_a_file_that_begins_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "words.arpa", WORDS)
+    plain = arpa.read(path, LETTERS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert arpa.recognises(path)
+    assert arpa.read(path, LETTERS).words == plain.words
