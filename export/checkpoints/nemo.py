@@ -15,6 +15,7 @@ from contract import digest
 from contract.client import DELIMITER, SENTENCEPIECE, TokenSpec
 from contract.errors import CheckpointError
 from contract.fields import Fields
+from contract.tokens import WORD_START
 from export.checkpoints import fast_conformer_weights, plain_yaml, settings
 from export.checkpoints.checkpoint import audio_spec
 from export.checkpoints.imported import Imported
@@ -221,6 +222,13 @@ def _piece_tokens(archive: Archive, table: Fields) -> TokenSpec:
     require(table, "type", ("bpe",), "the tokens must be those of one SentencePiece model")
     name = table.text("model_path").removeprefix(_REFERENCE)
     pieces = read_pieces(archive.read(name), f"{archive.path}: {name}")
+    # A piece of the mark alone, as in models of characters, neither begins nor ends a word.
+    texts = [piece.text for piece in pieces if len(piece.text) > 1]
+    if any(text.endswith(WORD_START) for text in texts) and not any(text.startswith(WORD_START) for text in texts):
+        cause = (
+            f"its pieces end words with {WORD_START!r} (treat_whitespace_as_suffix), and they must begin words with it"
+        )
+        raise CheckpointError(f"{archive.path}: {name}", cause, settings.UNSUPPORTED)
     return TokenSpec(
         pieces=(*(piece.text for piece in pieces), "<blank>"),
         blank=len(pieces),

@@ -232,11 +232,14 @@ def nemo_weights(model: Any) -> dict[str, Tensor]:
     return {**found, "preprocessor.featurizer.window": torch.hann_window(400, periodic=False)}
 
 
-def sentence_piece_model(folder: Path) -> bytes:
-    """Return a SentencePiece model of PIECES pieces."""
+def sentence_piece_model(folder: Path, **options: Any) -> bytes:
+    """Return a SentencePiece model of PIECES pieces, trained with further options."""
     prefix = folder / "pieces"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_TEXT), model_prefix=str(prefix), vocab_size=PIECES, model_type="bpe", minloglevel=2
+        sentence_iterator=iter(_TEXT),
+        model_prefix=str(prefix),
+        minloglevel=2,
+        **{"vocab_size": PIECES, "model_type": "bpe", **options},
     )
     return prefix.with_suffix(".model").read_bytes()
 

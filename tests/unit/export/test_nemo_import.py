@@ -428,3 +428,31 @@ def test_names_of_an_archive_are_listed_up_to_the_limit_of_expansion(tmp_path: P
     path = tmp_path / "a.nemo"
     foreign.write_tar(path, {"first": b"", "large": bytes(50_000_000), "behind": b""}, "w:gz")
     assert first_names(path, 3) == ["first", "large"]
+
+
+def test_rejects_pieces_that_end_words(tmp_path: Path) -> None:
+    """Their text would have its blanks in other places."""
+    model, _ = foreign.parakeet_model()
+    files = foreign.nemo_files(tmp_path, model, foreign.nemo_config())
+    pieces = foreign.sentence_piece_model(tmp_path, treat_whitespace_as_suffix=True)
+    foreign.write_tar(tmp_path / "a.nemo", {**files, "./0a1b_tokenizer.model": pieces})
+    with pytest.raises(CheckpointError) as error:
+        nemo.read(tmp_path / "a.nemo")
+    assert error.value.cause == (
+        "its pieces end words with '\u2581' (treat_whitespace_as_suffix), and they must begin words with it"
+    )
+
+
+def test_reads_pieces_of_characters(tmp_path: Path) -> None:
+    """Their mark is a piece of its own."""
+    model, _ = foreign.parakeet_model()
+    files = foreign.nemo_files(tmp_path, model, foreign.nemo_config())
+    options = {"model_type": "char", "hard_vocab_limit": False}
+    pieces = foreign.sentence_piece_model(tmp_path, **options)
+    size = len(read_pieces(pieces, "a test"))
+    weights = foreign.nemo_weights(model)
+    for name in ("decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.bias"):
+        weights[name] = weights[name][: size + 1]
+    files |= {"./0a1b_tokenizer.model": pieces, "./model_weights.ckpt": foreign.saved(weights)}
+    foreign.write_tar(tmp_path / "a.nemo", files)
+    assert len(nemo.read(tmp_path / "a.nemo").tokens.pieces) == size + 1
