@@ -3,6 +3,7 @@
 A killed process releases its locks.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -40,31 +41,38 @@ def store_in_use(store: Path) -> Iterator[None]:
     Several builds share the lock. It waits while `store_alone` is held.
     """
     files.make_folder(store)
-    descriptor = os.open(store, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with _locked(store, fcntl.LOCK_SH):
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def folder_alone(folder: Path) -> Iterator[None]:
+    """Lock a folder, made if it is absent; wait while another process holds the lock."""
+    files.make_folder(folder)
+    with _locked(folder, fcntl.LOCK_EX):
+        yield
 
 
 @contextmanager
 def store_alone(store: Path) -> Iterator[None]:
     """Lock the store to remove engines; raise OutputError where a build uses it."""
-    descriptor = os.open(store, os.O_RDONLY)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(store, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            cause = "a build uses this store at the moment, and its engines are in no bundle yet"
+            raise OutputError(store, cause, "Run the command again after the build has ended") from error
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, operation: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock_alone(descriptor, store)
+        fcntl.flock(descriptor, operation)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock_alone(descriptor: int, store: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        cause = "a build uses this store at the moment, and its engines are in no bundle yet"
-        raise OutputError(store, cause, "Run the command again after the build has ended") from error
 
 
 def _lock_file(path: Path) -> int | None:

@@ -5,8 +5,6 @@ dist/store/<2 digits>/<key>/    a bundle of this one engine, with its manifest
 An engine is built into its entry atomically, and hard-linked from there into bundles.
 """
 
-import fcntl
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,14 +92,8 @@ def locked(store: Path, key: str) -> Iterator[None]:
     The lock is on the folder of the key's first two digits. So no lock file remains, a killed process releases its
     lock, and two keys rarely wait for each other.
     """
-    folder = entry_folder(store, key).parent
-    files.make_folder(folder)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locks.folder_alone(entry_folder(store, key).parent):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def entry_folder(store: Path, key: str) -> Path:

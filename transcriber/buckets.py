@@ -1,9 +1,9 @@
 """Shape arrays as the catalogue's engines take them: padded to buckets, and cut into the windows of a stream."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -41,6 +41,10 @@ class AudioBatch:
             yield np.ascontiguousarray(item, dtype=self.dtype)
             if len(item) < self.size:
                 yield _silence(self.size, np.dtype(self.dtype))[len(item) :]
+
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any] | AudioBatch]
+"""The inputs of a model by their names, with a batch axis."""
 
 
 def bucket(family: Family, mode: str, axis: str, size: int, *, exact: bool = False) -> int:

@@ -3,9 +3,9 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from contract.catalogue import Family, Tensor
 from contract.errors import ServerContractError, ServerUnreachableError
 from contract.synthetic_inputs import DTYPES
 from transcriber import wire
-from transcriber.buckets import AudioBatch
+from transcriber.buckets import Arrays, AudioBatch
 from transcriber.channel import IDLE_S, REFUSALS, Channels, Client
 from transcriber.endpoint import ENDPOINT_VARIABLE, RETRY_TIMEOUT_S, checked_endpoint
 from transcriber.parameters import SERVE_REMEDY
@@ -36,8 +36,6 @@ _TRANSIENT = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
 # model "has no available versions" (NOT_FOUND). A model that the server does not know "is not found".
 _UNLOADED = ("StatusCode.NOT_FOUND", "has no available versions")
 Result = TypeVar("Result")
-Arrays: TypeAlias = Mapping[str, NDArray[Any] | AudioBatch]
-"""The inputs of a model by their names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.errors import ServerUnreachableError
-from transcriber.buckets import AudioBatch, pad_to
+from transcriber.buckets import Arrays, AudioBatch, pad_to
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any] | AudioBatch]
-"""The inputs of a model by their names, with a batch axis."""
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 MOST_PADDING = 1.25
 """How many times as large as its items, each padded to its own bucket, a joined input may be."""

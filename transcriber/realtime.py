@@ -33,25 +33,14 @@ OnEvent = Callable[[Partial | Final], object]
 class Source:
     """Read a recording in its own thread, so that a microphone is read while the client waits for the server."""
 
-    def __init__(
-        self,
-        path: Path,
-        open_recording: Callable[[Path], Recording] | None = None,
-        *,
-        read_ahead_blocks: int | None = None,
-        pause_s: float | None = None,
-    ) -> None:
+    def __init__(self, path: Path, open_recording: Callable[[Path], Recording] | None = None) -> None:
         """Begin to open and read the file; errors are raised by `recording` and `blocks`.
 
-        `read_ahead_blocks` limits how far a file is read ahead, and what is not a file too where it is given. A stream
-        that brings no samples for `pause_s`, by default PAUSE_S, pauses.
+        A stream that brings no samples for PAUSE_S pauses.
         """
-        self._pause_s = pause_s
         self.read_s, self._sample_rate_hz = 0.0, SAMPLE_RATE_HZ
         self._is_file = path.is_file()
-        self._blocks: queue.Queue[Samples | None] = queue.Queue(
-            read_ahead_blocks or (_READ_AHEAD_BLOCKS if self._is_file else 0)
-        )
+        self._blocks: queue.Queue[Samples | None] = queue.Queue(_READ_AHEAD_BLOCKS if self._is_file else 0)
         self._opened: queue.Queue[Recording | None] = queue.Queue()
         self._failure: BaseException | None = None
         self._stopped = threading.Event()
@@ -74,14 +63,14 @@ class Source:
 
         A file does not pause: a slow disk must not change its segments.
         """
-        waiting_since, pause_s = time.monotonic(), PAUSE_S if self._pause_s is None else self._pause_s
+        waiting_since = time.monotonic()
         while True:
             try:
                 block = self._blocks.get(timeout=_POLL_S)
             except queue.Empty:
                 if self._stopped.is_set():
                     return
-                if not self._is_file and time.monotonic() - waiting_since >= pause_s:
+                if not self._is_file and time.monotonic() - waiting_since >= PAUSE_S:
                     yield np.empty(0, dtype=np.float32)
                     waiting_since = math.inf
                 continue

@@ -24,8 +24,8 @@ from contract.client import BATCHING_PARAMETER, EXACT, MASKED, NO_BATCHING, SEGM
 from contract.errors import ServerContractError, SettingError
 from transcriber import parameters
 from transcriber.audio import Samples
-from transcriber.buckets import AudioBatch, bucket, pad_to
-from transcriber.connection import Arrays, Connection, SequencePosition
+from transcriber.buckets import Arrays, AudioBatch, bucket, pad_to
+from transcriber.connection import Connection, SequencePosition
 from transcriber.ctc import Emissions, Floats, Integers
 from transcriber.joining import MOST_PADDING, Joiner, Outputs
 from transcriber.parameters import SERVE_REMEDY, required

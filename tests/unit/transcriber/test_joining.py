@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.errors import ServerUnreachableError
-from transcriber.buckets import AudioBatch
-from transcriber.joining import Arrays, Joiner, Outputs
+from transcriber.buckets import Arrays, AudioBatch
+from transcriber.joining import Joiner, Outputs
 from transcriber.recogniser import RequestError
 
 _TIMEOUT_S = 10.0
