@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from demo.scores import word_errors
 from tests.integration import services
@@ -89,6 +89,21 @@ def test_transcribes_a_recording_with_speakers(page: Page) -> None:
     assert len(set(colours)) == 2
     expect(page.locator("#status")).to_have_text(f"{len(words(page))} words")
     expect(page.locator("#jobs .title").first).to_have_text("dialogue.flac")
+
+
+def test_takes_a_recording_before_it_knows_the_models(browser: Browser, service: Service) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    held: list[Route] = []
+    page.route("**/v2/page", lambda route: held.append(route))  # noqa: PLW0108 - Playwright sets attributes.
+    page.goto(service.url)
+    page.set_input_files("#file", DIALOGUE)
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].continue_()
+    expect(page.locator("#transcript .word").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#problem")).to_be_empty()
+    context.close()
 
 
 def test_plays_from_a_word_and_lights_it(page: Page) -> None:

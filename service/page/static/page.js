@@ -5,7 +5,9 @@ const UNSURE_BELOW = 0.5;
 const VOICES = 6;
 const SPEECH_RATE_HZ = 16000;
 const at = (id) => document.getElementById(id);
-const state = { key: sessionStorage.getItem("key") ?? "", settings: null, words: [], here: 0, job: null, stop: null };
+const state = {
+  key: sessionStorage.getItem("key") ?? "", settings: null, begun: null, words: [], here: 0, job: null, stop: null,
+};
 
 class Refusal extends Error {}
 
@@ -86,6 +88,12 @@ function config() {
 }
 
 // Recordings
+
+// A browser can give a file before the service has sent its models and languages.
+async function take(file) {
+  await state.begun;
+  if (file && state.settings?.recordings) await transcribe(file);
+}
 
 async function transcribe(file) {
   if (!begins(file.name)) return;
@@ -555,11 +563,10 @@ function connect() {
     state.key = at("key").value.trim();
     sessionStorage.setItem("key", state.key);
     at("problem").textContent = "";
-    begin();
+    state.begun = begin();
   });
   at("file").addEventListener("change", () => {
-    const [file] = at("file").files;
-    if (file) transcribe(file);
+    take(at("file").files[0]);
     at("file").value = "";
   });
   at("speak").addEventListener("click", speak);
@@ -582,10 +589,9 @@ function connect() {
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) at("drop").classList.remove("over"); });
   document.addEventListener("drop", (event) => {
     at("drop").classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file && state.settings?.recordings) transcribe(file);
+    take(event.dataTransfer.files[0]);
   });
-  begin();
+  state.begun = begin();
 }
 
 connect();
