@@ -1,5 +1,6 @@
 """Define what an API request can fail with, and the body of the answer in each protocol."""
 
+import errno
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +24,10 @@ from service import logs
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 """What SQLAlchemy raises while a database does not answer, is locked or full, or only reads."""
 _NO_BODY = {HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Entity"}
+
+
+class StorageError(OSError):
+    """What the storage of jobs failed with; `errno` is known where the system gave one."""
 
 
 class ApiError(Exception):
@@ -65,7 +70,8 @@ def install(app: FastAPI, renders: Mapping[str, Render]) -> None:
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         return respond(request, as_api_error(error))
 
-    for kind in (ApiError, HTTPException, RequestValidationError, VoxwrightError, *DATABASE_AWAY, Exception):
+    known = (ApiError, HTTPException, RequestValidationError, VoxwrightError, StorageError, *DATABASE_AWAY)
+    for kind in (*known, Exception):
         app.add_exception_handler(kind, on_api_error)
 
 
@@ -84,11 +90,18 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, name, detail, headers=error.headers)
         case VoxwrightError():
             return _as_api_error(error)
-        case _ if isinstance(error, DATABASE_AWAY):
-            logs.warning(f"the database does not answer: {database_problem(error)}")
-            return ApiError(503, "Service Unavailable", "the database does not answer", headers={"Retry-After": "5"})
+        case _ if isinstance(error, (StorageError, *DATABASE_AWAY)):
+            return _as_outage(error)
         case _:
             return ApiError(500, "Internal Server Error", "a defect of the service, which is in its log")
+
+
+def no_space(error: OSError) -> ApiError | None:
+    """Return the answer where a disk or a quota is full, else None."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    detail = "the service has no space left for the recording"
+    return ApiError(507, "Insufficient Storage", detail, headers={"Retry-After": "60"})
 
 
 def database_problem(error: Exception) -> str:
@@ -96,11 +109,22 @@ def database_problem(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
+def _as_outage(error: Exception) -> ApiError:
+    if isinstance(error, StorageError):
+        logs.warning(f"the storage fails: {error}")
+        return no_space(error) or _unavailable("the storage fails")
+    logs.warning(f"the database does not answer: {database_problem(error)}")
+    return _unavailable("the database does not answer")
+
+
+def _unavailable(detail: str) -> ApiError:
+    return ApiError(503, "Service Unavailable", detail, headers={"Retry-After": "5"})
+
+
 def _as_api_error(error: VoxwrightError) -> ApiError:
     match error:
         case ServerUnreachableError():
-            detail = "the inference server does not answer"
-            return ApiError(503, "Service Unavailable", detail, headers={"Retry-After": "5"})
+            return _unavailable("the inference server does not answer")
         case AudioError():
             return ApiError(400, "Job rejected due to invalid audio", error.cause)
         case SettingError() | ServerContractError():

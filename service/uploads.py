@@ -10,7 +10,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.errors import ApiError
+from service import logs
+from service.errors import ApiError, no_space
 from service.settings import Limits
 
 _MOST_PARTS = 50
@@ -48,7 +49,10 @@ class Form:
 
 @contextlib.asynccontextmanager
 async def received(request: Request, limits: Limits, most_parts: int = _MOST_PARTS) -> AsyncIterator[Form]:
-    """Yield the form of a request, and remove its temporary files at the end; raise ApiError 400, 408, 413 or 415."""
+    """Yield the form of a request, and remove its temporary files at the end.
+
+    Raises ApiError 400, 408, 413, 415 or 507.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         detail = f"the content type is {kind or 'absent'}; send multipart/form-data"
@@ -70,6 +74,13 @@ async def received(request: Request, limits: Limits, most_parts: int = _MOST_PAR
         raise ApiError(400, "Malformed request", f"the form is damaged: {reason.rstrip('.')}") from error
     except ClientDisconnect as error:
         raise ApiError(400, "Malformed request", "the client closed the connection within the upload") from error
+    except OSError as error:
+        full = no_space(error)
+        if full is None:
+            raise
+        logs.warning(f"an upload cannot be kept in the temporary folder: {error}")
+        await _drain(request)
+        raise full from error
     try:
         yield Form(parts=form)
     finally:

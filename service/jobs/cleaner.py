@@ -13,6 +13,7 @@ _BATCH = 100
 _MOST_FAILURES = 10
 """After so many jobs whose files cannot be removed, a pass ends: the storage is probably away."""
 _UNLISTED_AGE_S = 86_400.0
+"""How old files without a job are before they are removed: their recording may still be received."""
 
 
 class Cleaner:
@@ -33,7 +34,7 @@ class Cleaner:
         Returns the seconds until the next pass.
         """
         retention_s = self._core.settings.limits.retention_s
-        while self._database.expire(retention_s, _BATCH) == _BATCH and not self._stopping.is_set():
+        while self._database.expire(retention_s, _UNLISTED_AGE_S, _BATCH) == _BATCH and not self._stopping.is_set():
             pass
         self._remove_gone()
         self._database.forget(2 * retention_s)

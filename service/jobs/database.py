@@ -34,7 +34,7 @@ _SQLITE_WAIT_S = 30.0
 _LOCK_OF_SCHEMA, _LOCK_OF_NOTICES = 7_302_941, 7_302_942
 """Numbers that all services use for PostgreSQL's advisory locks."""
 _NEVER_US = 2**62
-_GONE = (State.DELETED, State.EXPIRED)
+_GONE_STATES = (State.DELETED, State.EXPIRED)
 _READS = {"voxwright_reads": True}
 
 _tables = sql.MetaData()
@@ -98,17 +98,31 @@ class Database:
         """Close all connections."""
         self._engine.dispose()
 
-    def add(self, job: Job, *, most_unfinished: int) -> bool:
-        """Store a new job; return False where its client has too many jobs that are not done."""
-        unfinished = (
-            sql.select(sql.func.count())
-            .select_from(_jobs)
-            .where(_jobs.c.client == job.client, _jobs.c.state == State.RUNNING)
-        )
+    def reserve(self, job: Job, *, most_unfinished: int) -> bool:
+        """Note a job whose recording is about to be stored, so that a service that dies leaves no unknown files.
+
+        Returns False where its client has too many jobs that are not done.
+        """
         with self._writing() as connection:
-            if connection.execute(unfinished).scalar_one() >= most_unfinished:
+            if _unfinished(connection, job.client) >= most_unfinished:
                 return False
-            connection.execute(_jobs.insert().values(**_row(job)))
+            connection.execute(_jobs.insert().values(**_row(job) | {"state": State.RECEIVING, "free_us": _NEVER_US}))
+            return True
+
+    def withdraw(self, job_id: str) -> bool:
+        """End a reserved job that will not be added, as an expired one; return False where it was added after all."""
+        reserved = _jobs.c.id == job_id, _jobs.c.state == State.RECEIVING
+        with self._writing() as connection:
+            return bool(connection.execute(_jobs.update().where(*reserved).values(**_gone(State.EXPIRED))).rowcount)
+
+    def add(self, job: Job, *, most_unfinished: int) -> bool:
+        """Store a job, reserved or new; return False where its client has too many jobs that are not done."""
+        reserved = _jobs.c.id == job.id, _jobs.c.state == State.RECEIVING
+        with self._writing() as connection:
+            if _unfinished(connection, job.client) >= most_unfinished:
+                return False
+            if not connection.execute(_jobs.update().where(*reserved).values(**_row(job))).rowcount:
+                connection.execute(_jobs.insert().values(**_row(job)))
             return True
 
     def now_us(self) -> int:
@@ -232,16 +246,20 @@ class Database:
                 self._remove(connection, job_id, State.DELETED)
             return _job(row), is_deleted
 
-    def expire(self, retention_s: float, limit: int) -> int:
-        """Mark up to `limit` jobs that are older than the retention as expired; return their number."""
+    def expire(self, retention_s: float, reserved_s: float, limit: int) -> int:
+        """Mark up to `limit` jobs that are older than the retention as expired; return their number.
+
+        Reserved ones expire after `reserved_s`: the service that received their recordings died.
+        """
         with self._writing() as connection:
-            oldest = _now_us(connection) - round(retention_s * 1e6)
-            query = (
-                sql.select(_jobs.c.id)
-                .where(_jobs.c.state.in_([State.DONE, State.REJECTED]), _jobs.c.created_us < oldest)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
+            now = _now_us(connection)
+            is_ended = _jobs.c.state.in_([State.DONE, State.REJECTED])
+            is_reserved = _jobs.c.state == State.RECEIVING
+            is_old = sql.or_(
+                sql.and_(is_ended, _jobs.c.created_us < now - round(retention_s * 1e6)),
+                sql.and_(is_reserved, _jobs.c.created_us < now - round(reserved_s * 1e6)),
             )
+            query = sql.select(_jobs.c.id).where(is_old).limit(limit).with_for_update(skip_locked=True)
             found = list(connection.execute(query).scalars())
             for job_id in found:
                 self._remove(connection, job_id, State.EXPIRED)
@@ -249,13 +267,15 @@ class Database:
 
     def gone_with_files(self, after: str, limit: int) -> list[str]:
         """Return deleted and expired jobs whose files are not removed yet, in the order of their ids."""
-        query = sql.select(_jobs.c.id).where(_jobs.c.state.in_(_GONE), _jobs.c.has_files == 1, _jobs.c.id > after)
+        query = sql.select(_jobs.c.id).where(
+            _jobs.c.state.in_(_GONE_STATES), _jobs.c.has_files == 1, _jobs.c.id > after
+        )
         with self._reading() as connection:
             return list(connection.execute(query.order_by(_jobs.c.id).limit(limit)).scalars())
 
     def note_files(self, job_id: str, *, exist: bool) -> None:
         """Note whether a job that is deleted or expired still has files; any other job has."""
-        gone = _jobs.c.id == job_id, _jobs.c.state.in_(_GONE)
+        gone = _jobs.c.id == job_id, _jobs.c.state.in_(_GONE_STATES)
         with self._writing() as connection:
             connection.execute(_jobs.update().where(*gone).values(has_files=int(exist)))
 
@@ -263,7 +283,7 @@ class Database:
         """Remove the rows of jobs that are gone with their files and older than an age; return their number."""
         with self._writing() as connection:
             oldest = _now_us(connection) - round(age_s * 1e6)
-            gone = _jobs.c.state.in_(_GONE), _jobs.c.has_files == 0
+            gone = _jobs.c.state.in_(_GONE_STATES), _jobs.c.has_files == 0
             return connection.execute(_jobs.delete().where(*gone, _jobs.c.created_us < oldest)).rowcount
 
     def claim_notice(self, lease_s: float) -> Notice | None:
@@ -337,8 +357,7 @@ class Database:
     @staticmethod
     def _remove(connection: Connection, job_id: str, state: State) -> None:
         connection.execute(_notices.delete().where(_notices.c.job == job_id))
-        gone = {"state": state, "token": None, "free_us": _NEVER_US, "data_key": None, "transcript_key": None}
-        connection.execute(_jobs.update().where(_jobs.c.id == job_id).values(**gone))
+        connection.execute(_jobs.update().where(_jobs.c.id == job_id).values(**_gone(state)))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -447,6 +466,15 @@ def _take(
     held = {"token": str(uuid4()), "free_us": now + round(lease_s * 1e6), "attempts": row.attempts + 1}
     connection.execute(table.update().where(table.c.id == row.id).values(**held))
     return row, held["token"]
+
+
+def _unfinished(connection: Connection, client: str) -> int:
+    mine = _jobs.c.client == client, _jobs.c.state == State.RUNNING
+    return int(connection.execute(sql.select(sql.func.count()).select_from(_jobs).where(*mine)).scalar_one())
+
+
+def _gone(state: State) -> dict[str, Any]:
+    return {"state": state, "token": None, "free_us": _NEVER_US, "data_key": None, "transcript_key": None}
 
 
 def _is_job(job_id: str) -> sql.ColumnElement[bool]:

@@ -91,7 +91,7 @@ ERRORS: Described = {
         404: "There is no such job or transcript",
         410: "The job expired",
         422: "Not used; wrong parameters are answered with 400",
-        503: "The service is not ready",
+        503: "The service, its database or its storage is not ready",
     }.items()
 }
 UPLOAD_ERRORS: Described = {
@@ -102,6 +102,7 @@ UPLOAD_ERRORS: Described = {
         415: "The body is no form",
         429: "Too many jobs of this client are not done",
         501: "This service transcribes streams only",
+        507: "The disk of the service is full",
     }.items()
 }
 LOCKED: Described = {423: _json("The job is running", _ERROR)}

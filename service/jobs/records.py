@@ -11,8 +11,9 @@ _ID_CHARACTERS, _ID_LENGTH = string.ascii_lowercase + string.digits, 10
 
 
 class State(StrEnum):
-    """The states of a job. Clients know all but `expired`; a job that waits is `running` for them, too."""
+    """The states of a job. A job that waits is `running` for clients, too; they never see `receiving` or `expired`."""
 
+    RECEIVING = "receiving"
     RUNNING = "running"
     DONE = "done"
     REJECTED = "rejected"

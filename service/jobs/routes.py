@@ -148,7 +148,7 @@ class Jobs:
         job = await self._found(request, job_id)
         if job.data_key is None:
             raise ApiError(404, "Not Found", f"the recording of job {job.id} was not fetched yet")
-        size = await run_in_threadpool(self._storage.size, job.data_key)
+        size = await run_in_threadpool(self._size, job)
         blocks = self._storage.blocks(job.data_key)
         return StreamingResponse(blocks, media_type="application/octet-stream", headers={"Content-Length": str(size)})
 
@@ -185,18 +185,35 @@ class Jobs:
             data_key=key,
         )
         most = self._core.settings.limits.unfinished_jobs
-        is_stored = False
-        try:
-            if key is not None and source is not None:
-                self._storage.write(key, source)
+        if key is None or source is None:
             is_stored = self._database.add(job, most_unfinished=most)
-        finally:
-            if not is_stored:
-                self._worker.cleaner.remove(job_id)
+        else:
+            is_stored = self._store_with(source, key, job, most)
         if not is_stored:
             detail = f"{most} jobs of this client are not done, the limit of this service"
             raise ApiError(429, "Max concurrent running jobs exceeded", detail, headers={"Retry-After": "10"})
         return job
+
+    def _store_with(self, source: BinaryIO, key: str, job: Job, most: int) -> bool:
+        if not self._database.reserve(job, most_unfinished=most):
+            return False
+        is_stored = False
+        try:
+            self._storage.write(key, source)
+            is_stored = self._database.add(job, most_unfinished=most)
+        finally:
+            if not is_stored:
+                self._withdraw(job)
+        return is_stored
+
+    def _withdraw(self, job: Job) -> None:
+        """Remove the recording of a job that could not be added; while the database is away, the cleaner does it later.
+
+        A job whose addition was not confirmed keeps its recording: it runs.
+        """
+        with contextlib.suppress(*DATABASE_AWAY):
+            if self._database.withdraw(job.id):
+                self._worker.cleaner.remove(job.id)
 
     def _remove_files(self, job: Job) -> None:
         """Remove the files of a deleted job now if possible; else the cleaner does it."""
@@ -242,11 +259,18 @@ class Jobs:
             _refuse_absent(job_id, job)
         return job
 
+    def _size(self, job: Job) -> int:
+        try:
+            return self._storage.size(job.data_key or "")
+        except FileNotFoundError:
+            # It was deleted a moment ago, or the storage lost it.
+            _refuse_absent(job.id, self._database.find(job.id))
+
     def _written(self, job: Job, written_as: str) -> str:
         try:
             content = self._storage.read_bytes(job.transcript_key or "")
         except FileNotFoundError:
-            # It was deleted a moment ago; or else the storage lost it.
+            # It was deleted a moment ago, or the storage lost it.
             _refuse_absent(job.id, self._database.find(job.id))
         return documents.written(written_as, job, content)
 

@@ -14,27 +14,31 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from contract.errors import SettingError, VoxwrightError
+from contract.errors import OutputError, SettingError
 from contract.files import write as write_file
+from service.errors import StorageError
 
 _BLOCK_BYTES = 2**20
 _PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Raise what a store raises as OSError, whose causes are not the job: each kind of store has errors of its own."""
+def _as_storage_error() -> Iterator[None]:
+    """Raise what a store raises as StorageError, but FileNotFoundError: each kind of store has errors of its own."""
     try:
         yield
-    except (OSError, VoxwrightError):
+    except FileNotFoundError:
         raise
     except Exception as error:
+        cause = error.__cause__ if isinstance(error, OutputError) else error
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise StorageError(cause.errno, cause.strerror) from error
         reason = " ".join(str(error).split())
-        raise OSError(f"the storage failed: {type(error).__name__} {reason}".rstrip()) from error
+        raise StorageError(f"{type(error).__name__} {reason}".rstrip()) from error
 
 
 class Storage:
-    """Objects by key: `<job>/<name>`. An object is there as a whole or not at all. Its methods raise OSError."""
+    """Objects by key: `<job>/<name>`. An object is there as a whole or not at all. Its methods raise StorageError."""
 
     def __init__(self, url: str) -> None:
         """Open the store and try it; raise SettingError where it cannot be used."""
@@ -58,7 +62,7 @@ class Storage:
         """Whether objects are files of this machine."""
         return isinstance(self._files, LocalFileSystem)
 
-    @_as_os_error()
+    @_as_storage_error()
     def write(self, key: str, source: BinaryIO) -> None:
         """Store what can be read from a file that is open at its beginning."""
         if self.is_local:
@@ -69,7 +73,7 @@ class Storage:
         with self._files.open(self._path(key), "wb") as target:
             shutil.copyfileobj(source, target, _BLOCK_BYTES)
 
-    @_as_os_error()
+    @_as_storage_error()
     def write_bytes(self, key: str, content: bytes) -> None:
         """Store a small object."""
         if self.is_local:
@@ -78,7 +82,7 @@ class Storage:
         self._files.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
         self._files.pipe_file(self._path(key), content)
 
-    @_as_os_error()
+    @_as_storage_error()
     def read_bytes(self, key: str) -> bytes:
         """Return a small object; raise FileNotFoundError where there is none."""
         content: bytes = self._files.cat_file(self._path(key))
@@ -86,18 +90,18 @@ class Storage:
 
     def blocks(self, key: str) -> Iterator[bytes]:
         """Yield an object in parts; raise FileNotFoundError where there is none."""
-        with _as_os_error():
+        with _as_storage_error():
             opened = self._files.open(self._path(key), "rb")
         with opened as file:
             while block := self._block(file):
                 yield block
 
     @staticmethod
-    @_as_os_error()
+    @_as_storage_error()
     def _block(file: BinaryIO) -> bytes:
         return file.read(_BLOCK_BYTES)
 
-    @_as_os_error()
+    @_as_storage_error()
     def size(self, key: str) -> int:
         """Return the bytes of an object; raise FileNotFoundError where there is none."""
         return int(self._files.size(self._path(key)))
@@ -110,17 +114,17 @@ class Storage:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "recording"
-            with _as_os_error():
+            with _as_storage_error():
                 self._files.get_file(self._path(key), str(path))
             yield path
 
-    @_as_os_error()
+    @_as_storage_error()
     def discard(self, key: str) -> None:
         """Remove an object; it is no error where there is none."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._path(key))
 
-    @_as_os_error()
+    @_as_storage_error()
     def remove(self, job: str) -> None:
         """Remove all objects of a job; it is no error where there are none."""
         path = self._path(job)

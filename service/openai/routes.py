@@ -46,7 +46,7 @@ _FORM = {
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object", "required": ["message"]}}}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": HTTPStatus(status).phrase, "content": {"application/json": {"schema": _ERROR}}}
-    for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 507)
 }
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.catalogue import Catalogue, Family, read_catalogue
+from service.jobs.database import Database
+from service.jobs.records import Job, State, new_id
 from service.keys import ApiKeys, read
 from service.settings import Settings
 
@@ -40,3 +42,23 @@ def settings(folder: Path, **changed: Any) -> Settings:
         "storage": str(folder / "files"),
     }
     return Settings(**plain | changed)
+
+
+def stored(database: Database, **changed: Any) -> Job:
+    """Store a job of the client `alice` and return it; its recording is not stored, and its key names one."""
+    job_id = new_id()
+    plain: dict[str, Any] = {
+        "id": job_id, "client": "alice", "state": State.RUNNING, "created_us": database.now_us(),
+        "config": {"type": "transcription"}, "data_name": "a.wav", "data_key": f"{job_id}/recording",
+    }  # fmt: skip
+    job = Job(**plain | changed)
+    assert database.add(job, most_unfinished=1000)
+    return job
+
+
+def finished(database: Database, job: Job) -> None:
+    """End a job that is the oldest one that waits."""
+    claim = database.claim(30.0)
+    assert claim is not None
+    assert claim.job.id == job.id
+    assert database.finish(claim, State.DONE, transcript_key=f"{job.id}/transcript")

@@ -14,10 +14,10 @@ from service import app, core, jobs
 from service.jobs import cleaner
 from service.jobs.cleaner import Cleaner
 from service.jobs.database import Database
-from service.jobs.records import Job, State, new_id
+from service.jobs.records import Job, State
 from service.jobs.storage import Storage
 from service.jobs.worker import Worker
-from tests.unit.service.make import settings
+from tests.unit.service.make import finished, settings, stored
 
 DAY_S = 86_400.0
 
@@ -32,17 +32,10 @@ class Parts:
 
     def add(self, *, age_s: float = 0.0, is_done: bool = True) -> Job:
         """Store a job with a recording."""
-        job_id = new_id()
-        self.storage.write(f"{job_id}/recording", io.BytesIO(b"sound"))
-        job = Job(
-            id=job_id, client="", state=State.RUNNING, created_us=self.database.now_us() - round(age_s * 1e6),
-            data_name="a.wav", data_key=f"{job_id}/recording", config={"type": "transcription"},
-        )  # fmt: skip
-        assert self.database.add(job, most_unfinished=1000)
+        job = stored(self.database, client="", created_us=self.database.now_us() - round(age_s * 1e6))
+        self.storage.write(f"{job.id}/recording", io.BytesIO(b"sound"))
         if is_done:
-            claim = self.database.claim(30.0)
-            assert claim is not None
-            assert self.database.finish(claim, State.DONE)
+            finished(self.database, job)
         return job
 
     def is_stored(self, job: Job) -> bool:

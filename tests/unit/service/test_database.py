@@ -164,6 +164,29 @@ def test_quota_counts_unfinished_jobs_of_a_client(database: Database) -> None:
     assert database.add(job(database), most_unfinished=1)
 
 
+def test_reserved_job_is_no_job_until_it_is_added(database: Database) -> None:
+    made = job(database)
+    assert database.reserve(made, most_unfinished=1)
+    assert database.newest("alice", limit=9, states=list(State)[1:]) == []
+    assert database.claim(30.0) is None
+    assert database.unfinished() == {"waiting": 0, "running": 0}
+    assert database.add(made, most_unfinished=1)
+    assert database.find(made.id) == made
+    assert not database.withdraw(made.id)
+    assert claimed(database).job == made
+    assert not database.reserve(job(database), most_unfinished=1)
+
+
+def test_reserved_job_expires_and_leaves_its_files_to_the_cleaner(database: Database) -> None:
+    now_us = database.now_us()
+    dead, withdrawn = job(database, created_us=now_us - 70_000_000), job(database)
+    for made in (dead, withdrawn, job(database, created_us=now_us - 50_000_000)):
+        assert database.reserve(made, most_unfinished=1)
+    assert database.withdraw(withdrawn.id)
+    assert database.expire(3600.0, 60.0, 10) == 1
+    assert database.gone_with_files("", 10) == sorted([dead.id, withdrawn.id])
+
+
 def test_notifications_are_queued_with_the_end(database: Database) -> None:
     added(database)
     assert database.claim_notice(30.0) is None
@@ -309,7 +332,7 @@ def test_old_jobs_expire(database: Database) -> None:
     old = added(database, created_us=1)
     database.finish(claimed(database), State.DONE, transcript_key="k")
     running = added(database, created_us=2)
-    assert (database.expire(60.0, 10), database.expire(60.0, 10)) == (1, 0)
+    assert (database.expire(60.0, 60.0, 10), database.expire(60.0, 60.0, 10)) == (1, 0)
     found = database.find(old.id)
     assert found is not None
     assert (found.state, found.transcript_key) == (State.EXPIRED, None)
@@ -327,7 +350,7 @@ def test_jobs_expire_in_batches(database: Database) -> None:
     for _ in range(5):
         added(database, created_us=1)
         database.finish(claimed(database), State.DONE)
-    assert [database.expire(60.0, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert [database.expire(60.0, 60.0, 2) for _ in range(4)] == [2, 2, 1, 0]
     names = database.gone_with_files("", 10)
     assert names == sorted(names)
     assert database.gone_with_files(names[1], 2) == names[2:4]

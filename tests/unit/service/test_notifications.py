@@ -18,12 +18,12 @@ from service.calls import Caller
 from service.jobs.database import Database
 from service.jobs.notifications import Notifier
 from service.jobs.outages import Outages
-from service.jobs.records import Job, Notice, State, new_id
+from service.jobs.records import Job, Notice
 from service.jobs.storage import Storage
 from service.metrics import DEFECT
 from tests.integration import receiver
 from tests.integration.receiver import Receiver
-from tests.unit.service.make import settings
+from tests.unit.service.make import finished, settings, stored
 
 MEBIBYTE = 2**20
 LEASE_S = 1.0
@@ -44,18 +44,10 @@ class Parts:
 
     def end(self, *hooks: dict[str, Any], content: bytes = b"sound", **changed: Any) -> Job:
         """Store a job that has ended, with its notifications."""
-        job_id = new_id()
-        self.storage.write_bytes(f"{job_id}/recording", content)
         config = {"type": "transcription", "notification_config": list(hooks)}
-        plain = {
-            "id": job_id, "client": "alice", "state": State.RUNNING, "created_us": self.database.now_us(),
-            "config": config, "data_name": "a.wav", "data_key": f"{job_id}/recording",
-        }  # fmt: skip
-        job = Job(**{**plain, **changed})
-        assert self.database.add(job, most_unfinished=1000)
-        claim = self.database.claim(30.0)
-        assert claim is not None
-        assert self.database.finish(claim, State.DONE, transcript_key=f"{job_id}/transcript")
+        job = stored(self.database, config=config, **changed)
+        self.storage.write_bytes(f"{job.id}/recording", content)
+        finished(self.database, job)
         return job
 
     def errors(self, job: Job) -> list[str]:

@@ -1,5 +1,6 @@
 """The storage of jobs in a folder and in a store that fsspec knows."""
 
+import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from contract.errors import SettingError
+from service.errors import StorageError
 from service.jobs.storage import Storage
 
 
@@ -40,7 +42,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
             raise OSError(28, "No space left on device")
 
     storage = Storage(str(tmp_path))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         storage.write("a/recording", Failing())
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -62,7 +64,7 @@ CALLS: dict[str, tuple[str, Callable[[Storage], object]]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_errors_of_a_store_are_os_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_a_store_are_storage_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker gives a job back after an OSError, and rejects it after what it does not know."""
 
     def fail(*_: object, **__: object) -> None:
@@ -71,8 +73,17 @@ def test_errors_of_a_store_are_os_errors(name: str, monkeypatch: pytest.MonkeyPa
     storage = Storage(f"memory://{uuid4()}")
     method, call = CALLS[name]
     monkeypatch.setattr(storage._files, method, fail)
-    with pytest.raises(OSError, match=r"^the storage failed: StoreError 503 Slow Down$"):
+    with pytest.raises(StorageError, match=r"^StoreError 503 Slow Down$"):
         call(storage)
+
+
+@pytest.mark.parametrize("name", ["write", "write_bytes"])
+def test_errors_of_a_folder_keep_their_number(name: str, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    (tmp_path / "a").touch()
+    with pytest.raises(StorageError) as caught:
+        CALLS[name][1](storage)
+    assert caught.value.errno in (errno.EEXIST, errno.ENOTDIR)
 
 
 def test_error_of_what_uses_a_file_is_not_one_of_the_store() -> None:

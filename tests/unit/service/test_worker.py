@@ -25,7 +25,7 @@ from service.jobs.storage import Storage
 from service.jobs.worker import Worker
 from service.recognition import CancelledError, Transcriber
 from tests.integration import receiver
-from tests.unit.service.make import settings
+from tests.unit.service.make import settings, stored
 from transcriber.pipeline import TranscriptionResult
 from transcriber.transcript import Transcript
 
@@ -70,13 +70,9 @@ class Parts:
         job_id = new_id()
         key = None if "fetch_data" in config else f"{job_id}/recording"
         if key is not None:
+            # Before the job, which a worker may take at once.
             self.storage.write(key, io.BytesIO(b"sound"))
-        job = Job(
-            id=job_id, client="alice", state=State.RUNNING, created_us=self.database.now_us(), data_name="a.wav",
-            data_key=key, config={"type": "transcription", **config},
-        )  # fmt: skip
-        assert self.database.add(job, most_unfinished=1000)
-        return job
+        return stored(self.database, id=job_id, data_key=key, config={"type": "transcription", **config})
 
     def found(self, job: Job) -> Job:
         """Return a job as it is stored now."""
