@@ -19,10 +19,12 @@ from tritonclient import grpc as triton
 
 from build.check import ARCHES
 from contract.arch import Arch
+from contract.catalogue import read_catalogue
 from contract.graph import load
 from export.checkpoints import wenet as wenet_importer
 from export.generated_catalogue import STREAM_PAST_FRAMES
 from export.networks.wenet_encoder import STEP_FRAMES
+from runtime import probe
 from tests.integration import own, serving
 from tests.integration.own import Decoder, Library
 from tests.integration.reference import ROOT, run
@@ -191,6 +193,14 @@ def stream_server(built: Own, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with serving.started(built.engines, tmp_path_factory.mktemp("streams"), SM_BATCH_MODE="false") as running:
         serving.wait_ready(running)
         yield running
+
+
+@pytest.mark.parametrize("fixture", ["server", "stream_server"])
+def test_every_model_answers_the_startup_probe(fixture: str, built: Own, request: pytest.FixtureRequest) -> None:
+    url, catalogue = request.getfixturevalue(fixture).url, read_catalogue(built.catalogue)
+    count = len(probe.models(url))
+    report = probe.run(url, serving.READY_S, catalogue, live=False, inference=True, answer_timeout_s=60)
+    assert report.endswith(f"; {count} answered correctly")
 
 
 def test_streamed_encoder_equals_the_chunk_mask(built: Own, stream_server: Running) -> None:

@@ -23,7 +23,7 @@ from contract import access, errors
 from contract.arch import Arch
 from contract.platform import platforms
 from deploy import render
-from runtime import flags
+from runtime import flags, probe
 from runtime.__main__ import command, parse
 from service import health
 from service.__main__ import command as service_command
@@ -294,9 +294,8 @@ def test_ports_probes_and_service_match_server() -> None:
         container = _container(deployment)
         named = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert named == {"http": ports.http, "grpc": ports.grpc, "metrics": ports.metrics}
-        probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+        probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
         assert probes == {
-            "startup": {"path": "/v2/health/ready", "port": "http"},
             "liveness": {"path": "/v2/health/live", "port": "http"},
             "readiness": {"path": "/v2/health/ready", "port": "http"},
         }
@@ -306,6 +305,15 @@ def test_ports_probes_and_service_match_server() -> None:
         (ports.grpc, "grpc"),
         (ports.metrics, "metrics"),
     ]
+
+
+def test_startup_probe_is_a_command_of_the_image() -> None:
+    """It parses, and checks every model with a request."""
+    for deployment in _deployments({"architectures": EVERY_ARCH}).values():
+        python, module, name, *options = _container(deployment)["startupProbe"]["exec"]["command"]
+        assert (python, module, name) == ("python3", "-m", probe.__name__)
+        context = probe.command.make_context(name, options)
+        assert (context.params["inference"], context.params["timeout"]) == (True, 0.0)
 
 
 def test_grace_period_exceeds_exit_timeout() -> None:
