@@ -122,9 +122,26 @@ class WindowedSpeakerEncoder(nn.Module):
         wide = values.float()
         weighted = weights * wide
         sums = torch.cat((weighted, weighted * wide, weights), dim=-1).transpose(1, 2)
-        pooled = functional.avg_pool1d(functional.pad(sums, (0, self.window - 1)), self.window, self.hop)
+        pooled = self._windows(sums)
         size = values.shape[2]
         total = pooled[:, 2 * size :].clamp(min=_SMALLEST_WEIGHT)
         mean, square = pooled[:, :size] / total, pooled[:, size : 2 * size] / total
         variance = (square - mean * mean).clamp(min=SMALLEST_VARIANCE)
         return torch.cat((mean, variance.sqrt()), dim=1).transpose(1, 2)
+
+    def _windows(self, values: Tensor) -> Tensor:
+        """Return the sums of the windows, [batch, size, windows], of values [batch, size, frames].
+
+        A window is some whole hops and the beginning of the next one, so it is the sum of their sums. Average pooling
+        would do the same. But TensorRT 8.6 pools so many frames with cuDNN alone, which its container does not have.
+        """
+        whole, rest = divmod(self.window, self.hop)
+        windows = (values.shape[2] + self.hop - 1) // self.hop
+        blocks = windows + whole
+        long = functional.pad(values, (0, (whole + 1) * self.hop))[:, :, : blocks * self.hop]
+        hops = long.reshape(values.shape[0], values.shape[1], blocks, self.hop)
+        sums, starts = hops.sum(dim=3), hops[:, :, :, :rest].sum(dim=3)
+        found = starts[:, :, whole:]
+        for shift in range(whole):
+            found = found + sums[:, :, shift : windows + shift]
+        return found
