@@ -71,6 +71,7 @@ The sentences were recorded one by one, so the dialogues have no overlapping spe
 one language are few: the figures compare networks, and do not predict an error rate for your recordings.
 
 ```bash long
+ci/packages
 apt-get download fillets-ng-data && dpkg-deb -x fillets-ng-data_*.deb dist/real-voices/game
 .venv/bin/python -m pip download --no-deps --dest dist/real-voices resemblyzer==0.1.4
 .venv/bin/python -m benchmarks.real_voices --weights dist/real-voices/Resemblyzer-0.1.4-py3-none-any.whl \\

@@ -84,8 +84,9 @@ The music is that of Debian's fillets-ng-data, the real voices are those of aste
 fillets-ng-data-nl:
 
 ```bash long
+ci/packages
 apt-get download fillets-ng-data && dpkg-deb -x fillets-ng-data_*.deb dist/real-voices/game
-.venv/bin/python -m benchmarks.voice_detection --keep
+.venv/bin/python -m benchmarks.voice_detection --count {recordings} --keep
 ```
 """
 

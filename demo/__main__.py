@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
+from contract import command_line
 from contract.catalogue import read_catalogue
-from contract.errors import ServerUnavailableError, VoxwrightError, guard
+from contract.errors import ServerUnavailableError, VoxwrightError
 from demo.ports import free_ports, port_options
 from demo.scores import Score, score
 
@@ -34,9 +37,16 @@ class StepError(VoxwrightError):
         self.exit_code = code  # type: ignore[misc]
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@command_line.verbose_option()
+def command() -> None:
+    """Export, build, serve and transcribe with the reference weights, then score the transcripts."""
+    run()
+
+
 def main() -> None:
     """Run the command line."""
-    guard(run)
+    command_line.run(command)
 
 
 def run() -> None:

@@ -1,8 +1,4 @@
-"""python -m demo.serve: one command that starts a server for recordings, one for streams, and the service.
-
-Options go to `python -m service`. Without engines for recordings and for streams it exports and builds those of the
-reference networks for the CPU.
-"""
+"""python -m demo.serve: one command that starts a server for recordings, one for streams, and the service."""
 
 import contextlib
 import os
@@ -13,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
+from contract import command_line
 from contract.catalogue import MODES
-from contract.errors import guard
 from demo.__main__ import FOLDER, StepError, call, heading, wait
 from demo.ports import free_ports, port_options
 
@@ -22,9 +20,23 @@ _STOP_SECONDS = 60
 _MODES = {"recordings": "true", "streams": "false"}
 
 
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True},
+    options_metavar="[OPTIONS OF python -m service]",
+)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="")
+def command(options: tuple[str, ...]) -> None:
+    """Serve recordings and streams with one command: a server for each, and the service in front of them.
+
+    All options go to `python -m service`, whose --help lists them. Without engines for recordings and for streams it
+    exports and builds those of the reference networks for the CPU.
+    """
+    run(options)
+
+
 def main() -> None:
     """Run the command line."""
-    guard(lambda: run(sys.argv[1:]))
+    command_line.run(command)
 
 
 def run(options: Sequence[str]) -> None:

@@ -107,11 +107,20 @@ def infer(url: str, model: str, family: Family, timeout_s: float, access: Access
 @click.option("--inference", is_flag=True, help="Send a request to every model as well, and check the answers.")
 @click.option("--answer-timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for one answer.")
 @url_options
-@command_line.catalogue_option()
+@click.option(
+    "--engines",
+    default="dist/engines",
+    show_default=True,
+    envvar="VOXWRIGHT_ENGINES",
+    show_envvar=True,
+    help="Folder of bundles that the server was started with, for its catalogue.",
+)
+@command_line.catalogue_option("engines")
 @command_line.verbose_option()
 def command(
     url: str,
     timeout: float,
+    engines: str,  # noqa: ARG001 - the option of the catalogue reads it
     catalogue: Catalogue,
     access: Access,
     *,

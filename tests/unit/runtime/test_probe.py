@@ -187,6 +187,19 @@ def test_rejects_model_that_takes_features() -> None:
         )
 
 
+def test_reads_the_catalogue_beside_the_engines_as_the_server_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of a user's own may have the name of a reference model and other inputs."""
+    synthetic.write_catalogue(tmp_path / "catalogue", "quick")
+    monkeypatch.setenv("VOXWRIGHT_ENGINES", str(tmp_path))
+    with answering(BODY) as url:
+        assert run(url, "--inference") == (
+            f"{url}: ready, 2 models: body_standard, odd; 0 answered correctly; not in the catalogue, so not checked: "
+            "body_standard, odd\n"
+        )
+
+
 def test_rejects_model_that_hangs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ProbeError) as refusal:
         # The kernel accepts the connection, and no process answers.
