@@ -57,9 +57,11 @@ def writing(target: Path) -> Iterator[None]:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield an empty folder next to `target`; on success it takes the target's place, on any failure it is removed.
 
-    Files that an earlier, killed process left are removed as well. Raise OutputError where the folder or, inside the
-    block, a file below it cannot be written; other errors of the block pass unchanged.
+    Where `target` is a link to a folder, that folder is replaced, and the link stays. Files that an earlier, killed
+    process left are removed as well. Raise OutputError where the folder or, inside the block, a file below it cannot be
+    written; other errors of the block pass unchanged.
     """
+    target = real(target)
     staging, lock = _make_staging(target)
     try:
         with _naming(staging, target):
@@ -70,6 +72,11 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def real(folder: Path) -> Path:
+    """Return the folder that a link leads to, also where there is none yet; any other path unchanged."""
+    return Path(os.path.realpath(folder)) if os.path.islink(folder) else folder  # noqa: PTH114 - False for a name that is too long
 
 
 def make_folder(folder: Path) -> None:

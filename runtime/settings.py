@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract import files
 from contract import platform as known
 from contract.catalogue import Catalogue
 from contract.errors import SettingError
@@ -139,7 +140,9 @@ def _plain(repository: str) -> Path:
     if not _PLAIN_PATH.fullmatch(repository) or not path.name:
         remedy = "Use a folder of letters, digits and any of . _ - + = @ : / in its path"
         raise SettingError(f"--repository {repository!r}", "Triton's python backend cannot use that path", remedy)
-    return path
+    # One folder has one lock, whatever links lead to it.
+    found = files.real(path)
+    return path if found == path else _plain(str(found))
 
 
 def _distinct(ports: Ports) -> Ports:

@@ -29,6 +29,22 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_folder_behind_a_link_is_replaced(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    link, folder = tmp_path / "link", tmp_path / "disk" / "folder"
+    link.symlink_to(folder)
+    if exists:
+        folder.mkdir()
+    for text in ("old", "new"):
+        with files.replacing(link) as staging:
+            (staging / "file").write_text(text)
+    assert link.is_symlink()
+    assert (folder / "file").read_text() == "new"
+    assert names(tmp_path) == ["disk", "link"]
+    assert names(tmp_path / "disk") == ["folder"]
+
+
 @pytest.mark.parametrize("data", ["größe\n", b"\x00\xff"])
 def test_write(tmp_path: Path, data: str | bytes) -> None:
     target = tmp_path / "deep" / "file"

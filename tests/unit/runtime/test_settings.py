@@ -171,6 +171,14 @@ def test_help_lists_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
         assert option.envvar is None or f"env var: {option.envvar}" in text
 
 
+def test_repository_is_the_folder_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "repository")
+    assert parse(["--repository", str(tmp_path / "link")]).repository == tmp_path / "disk" / "repository"
+    (tmp_path / "bad").symlink_to(tmp_path / "a disk")
+    with pytest.raises(SettingError, match="python backend cannot use that path"):
+        parse(["--repository", str(tmp_path / "bad")])
+
+
 @pytest.mark.parametrize("path", ["re po", "a;b", "$(x)", "", "/", "."])
 def test_rejects_repository_path_that_a_shell_would_interpret(path: str) -> None:
     with pytest.raises(SettingError) as refusal:
