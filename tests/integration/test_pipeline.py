@@ -32,7 +32,7 @@ from export.samples import bucket
 from export.speech import read_demo
 from runtime import probe
 from tests.integration import serving
-from tests.integration.reference import OUT, ROOT, run
+from tests.integration.reference import OUT, ROOT, lock, run
 from tests.integration.requests import Arrays, infer, tensors
 from tests.integration.serving import Running
 from tests.unit.engines.test_gate import perturbed
@@ -57,8 +57,9 @@ LARGEST_DIFFERENCE_OF_ENSEMBLES = 1e-3
 
 
 def test_second_run_rebuilds_nothing(reference_graphs: Path, reference_engines: Path) -> None:
-    exported = run("export", "--out", reference_graphs).stderr
-    built = run("build.engines", "--arch", "cpu", "--onnx", reference_graphs, "--out", reference_engines).stderr
+    with lock():
+        exported = run("export", "--out", reference_graphs).stderr
+        built = run("build.engines", "--arch", "cpu", "--onnx", reference_graphs, "--out", reference_engines).stderr
     for text, count in ((exported, len(NETWORKS)), (built, len(MODES) * len(NETWORKS))):
         lines = [line for line in text.splitlines() if any(f" {name}" in line for name in NETWORKS)]
         assert len(lines) == count
