@@ -63,8 +63,10 @@ _KINDS = {
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file is a tar with NeMo's configuration and weights."""
-    return path.is_file() and {CONFIG_FILE, WEIGHTS_FILE} <= set(first_names(path, _FEW_MEMBERS))
+    """Return whether a file has NeMo's suffix, or is a tar with its configuration and weights."""
+    # By its suffix a damaged one is known too, so that the error names the damage.
+    named = path.suffix == ".nemo" or {CONFIG_FILE, WEIGHTS_FILE} <= set(first_names(path, _FEW_MEMBERS))
+    return path.is_file() and named
 
 
 def read(path: Path) -> Imported:

@@ -1,7 +1,6 @@
 """Read a tar archive that others made, within limits; nothing is written to a path that the archive names."""
 
 import lzma
-import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from contract import files
 from contract.errors import CheckpointError
 from export.checkpoints.weights import DAMAGED
 
@@ -25,6 +25,7 @@ _ADDITIONS = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
 _LARGEST_ADDITION_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 class _Member(tarfile.TarInfo):
@@ -61,12 +62,20 @@ class Archive:
             return b"" if source is None else source.read()
 
     def extract(self, name: str, target: Path) -> None:
-        """Write a file to a path of the caller's."""
+        """Write a file to a path of the caller's; raise OutputError where that fails."""
+        with files.writing(target), target.open("wb") as file:
+            for block in self._blocks(self._member(name)):
+                file.write(block)
+
+    def _blocks(self, member: tarfile.TarInfo) -> Iterator[bytes]:
         with _damage(self.path):
-            source = self._archive.extractfile(self._member(name))
-            if source is not None:
-                with target.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
+            source = self._archive.extractfile(member)
+        while source is not None:
+            with _damage(self.path):
+                block = source.read(_BLOCK_BYTES)
+            if not block:
+                return
+            yield block
 
     def _member(self, name: str) -> tarfile.TarInfo:
         if name not in self._members:

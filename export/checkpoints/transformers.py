@@ -20,11 +20,11 @@ KINDS: Mapping[str, Callable[[Folder], Imported]] = MappingProxyType(
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a folder holds a configuration with a model_type."""
+    """Return whether a folder holds a configuration with a model_type, or one that is damaged."""
     try:
         return Folder(path).fields(CONFIG_FILE).has("model_type")
     except CheckpointError:
-        return False
+        return (path / CONFIG_FILE).is_file()
 
 
 def read(path: Path) -> Imported:

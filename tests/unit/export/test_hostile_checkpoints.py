@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from contract.client import ClientSpec
-from contract.errors import CheckpointError
+from contract.errors import CheckpointError, OutputError
 from export.checkpoints import (
     nemo,
     onnx_description,
@@ -35,6 +35,7 @@ from export.checkpoints import (
     weights,
     wenet,
 )
+from export.checkpoints.tar_archive import open_archive
 from tests.unit.export import foreign, onnx_networks
 from tests.unit.export import wenet as wenet_fixtures
 
@@ -176,12 +177,20 @@ def test_compressed_archive_is_read_or_rejected(compress: Callable[[bytes], byte
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_rejects_an_archive_whose_header_would_fill_the_memory(kind: bytes, tmp_path: Path) -> None:
     """Such headers are read into memory as a whole: 64 MiB here, of an archive of 0.3 MiB."""
-    header, path = tarfile.TarInfo("a"), tmp_path / "a.nemo"
+    header, path = tarfile.TarInfo("a"), tmp_path / "a.tgz"
     header.type, header.size = kind, 64 << 20
     with gzip.open(path, "wb", 1) as file:
         file.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(header.size) + NEMO.read_bytes())
     assert not nemo.recognises(path)
     assert cause_of(lambda: nemo.read(path)) == "it is a damaged archive (file could not be opened successfully)"
+
+
+def test_full_temporary_folder_is_no_damage() -> None:
+    with open_archive(NEMO) as archive, pytest.raises(OutputError) as caught:
+        archive.extract(nemo.WEIGHTS_FILE, Path("/dev/full"))
+    assert str(caught.value) == (
+        "/dev/full: cannot be written (No space left on device). Free some space and run the same command again."
+    )
 
 
 REPEATED = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(

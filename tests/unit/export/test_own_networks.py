@@ -141,6 +141,26 @@ def test_rejects_unknown_format(imported: Write, tmp_path: Path, field: str, wha
     assert caught.value.remedy == "See docs/own-networks.md for the formats and the files that each one needs"
 
 
+@pytest.mark.parametrize("size", [0, 100, 10_000])
+def test_damaged_archive_of_nemo_is_named_as_such(imported: Write, tmp_path: Path, size: int) -> None:
+    archive = (Path(__file__).parent / "data" / "nemo" / "ctc-pieces.nemo").read_bytes()
+    (tmp_path / "cut.nemo").write_bytes(archive[:size])
+    with pytest.raises(CheckpointError) as caught:
+        imported('[qa.standard]\nrecogniser = "cut.nemo"\n')
+    assert caught.value.subject == str(tmp_path / "cut.nemo")
+    assert caught.value.cause.startswith("it is a damaged archive (")
+
+
+@pytest.mark.parametrize("text", ["", '{"model_type": "wav2ve'])
+def test_damaged_configuration_of_transformers_is_named_as_such(imported: Write, tmp_path: Path, text: str) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        imported('[qa.standard]\nrecogniser = "cut"\n')
+    assert caught.value.subject == str(tmp_path / "cut" / "config.json")
+    assert caught.value.cause.startswith("it is not JSON (")
+
+
 def test_rejects_ngram_that_is_none(imported: Write, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("no model")
     with pytest.raises(CheckpointError) as caught:
