@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import click
 
@@ -100,6 +101,18 @@ def parse(arguments: Sequence[str]) -> Settings:
         sys.exit(misuse.exit_code)
 
 
+def _origin(text: str) -> str:
+    """Return an origin as browsers send it; raise SettingError for what is none."""
+    parts = urlsplit(text.rstrip("/").lower())
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts != parts._replace(path="", query="", fragment="")
+    ):
+        raise SettingError(f"--allow-origin {text}", "it is not a scheme and a host", "Use https://app.example")
+    return parts.geturl()
+
+
 def read(
     *,
     endpoint: str | None,
@@ -143,7 +156,7 @@ def read(
         realtime=RealtimeLimits(streams=streams, idle_s=idle_session, longest_s=longest_session * _HOUR_S),
         fetch_hosts=fetch_host,
         notify_hosts=notify_host,
-        allowed_origins=allow_origin,
+        allowed_origins=tuple(map(_origin, allow_origin)),
         lease_s=lease,
         drain_s=drain,
         **same,

@@ -62,7 +62,8 @@ class Access:
             logs.exception("a request failed by a defect of the service")
             raise
         finally:
-            if scope["type"] == "http":
+            # A WebSocket has a status only where it is refused.
+            if scope["type"] == "http" or status:
                 self._count(scope, status, time.monotonic() - started)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
@@ -113,7 +114,7 @@ class Access:
         self._core.metrics.request_s.labels(route).observe(seconds)
         if route not in _OPEN:
             logs.info(
-                f"{scope['method']} {logs.path_of(scope)} {status}",
+                f"{scope.get('method', 'WebSocket')} {logs.path_of(scope)} {status}",
                 status=status,
                 seconds=round(seconds, 3),
                 client=scope.get("voxwright.client"),

@@ -39,7 +39,10 @@ def assemble(core: Core, parts: Sequence[Part]) -> ASGIApp:
     served = Access(app, core, renders)
     origins = core.settings.allowed_origins
     # Outermost: a browser sends the request that checks the origin without the key.
-    return CORSMiddleware(served, origins, allow_methods=["*"], allow_headers=["*"]) if origins else served
+    readable = ["Retry-After", "X-Request-Id", "X-Voxwright-Warnings"]
+    if not origins:
+        return served
+    return CORSMiddleware(served, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=readable)
 
 
 def _describe_key(app: FastAPI) -> None:

@@ -28,4 +28,7 @@ def part(core: Core) -> Part:
         core.metrics.ready.set(not core.problems())
         return Response(core.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    for path, endpoint in (("/live", live), ("/ready", ready)):
+        # Some load balancers request the head only.
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     return Part(router=router)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 FORMATS = ("text", "json")
 NAME = "voxwright.service"
+_PAUSE_S, _LONGEST_KEY, _MOST_KEYS = 10.0, 200, 100
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request, session or job that the current task serves."""
 
@@ -20,10 +21,11 @@ def configure(form: str) -> None:
     """Send the lines of the service and of uvicorn to the standard error, in one of FORMATS."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
-    for name in (NAME, "uvicorn"):
+    for name in (NAME, "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
+    logging.getLogger("asyncio").addFilter(_Rarely())
     # uvicorn writes the query of a WebSocket, in which browsers and npm clients send their key.
     logging.getLogger("uvicorn.error").addFilter(_is_without_query)
 
@@ -46,6 +48,23 @@ def warning(line: str, **fields: Any) -> None:
 def exception(line: str, **fields: Any) -> None:
     """Log a defect of the program with the traceback of the current exception."""
     logging.getLogger(NAME).exception(line, extra={"fields": fields})
+
+
+class _Rarely(logging.Filter):
+    """Passes a message once in a while: the loop repeats some of them thousands of times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = str(record.msg)[:_LONGEST_KEY]
+        if record.created < self._next_s.get(message, 0.0):
+            return False
+        if len(self._next_s) >= _MOST_KEYS:
+            self._next_s.clear()
+        self._next_s[message] = record.created + _PAUSE_S
+        return True
 
 
 def _is_without_query(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from contract.errors import PortInUseError, SettingError
-from service import app, core, logs
+from service import app, connections, core, logs
 from service.core import Core, Part
 from service.settings import Settings, Tls
 
@@ -25,8 +25,11 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; raise PortInUseError or SettingError when the service cannot listen."""
     shared = core.make(settings)
     parts = app.make_parts(shared)
+    connections.Http.most = connections.raise_limit()
     config = uvicorn.Config(
         app.assemble(shared, parts),
+        http=connections.Http,
+        backlog=connections.BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,

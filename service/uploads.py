@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Container
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -14,8 +15,10 @@ from service import logs
 from service.errors import ApiError, no_space
 from service.settings import Limits
 
-_MOST_PARTS = 50
+_MOST_FILES, _MOST_FIELDS = 3, 50
 _LARGEST_FIELD_BYTES = 2**20
+_MOST_FIELD_BYTES = 2 * _LARGEST_FIELD_BYTES
+"""What all plain fields of a form may have together: they are kept in memory."""
 _FRAME_BYTES = 2**20
 """What the form may have beside the recording."""
 _DRAINED_BYTES, _DRAINING_S = 64 * 2**20, 5.0
@@ -47,11 +50,32 @@ class Form:
         return [value for value in self.parts.getlist(name) if isinstance(value, str)]
 
 
+class _Parser(MultiPartParser):
+    """A parser that limits the plain fields as a whole, and drops those that nobody reads."""
+
+    def __init__(self, *values: Any, fields: Container[str] | None, **named: Any) -> None:
+        super().__init__(*values, **named)
+        self._fields, self._field_bytes = fields, 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Keep a piece of a part."""
+        part = self._current_part
+        if part.file is None:
+            if self._fields is not None and part.field_name not in self._fields:
+                return
+            self._field_bytes += end - start
+            if self._field_bytes > _MOST_FIELD_BYTES:
+                raise MultiPartException(f"its plain fields have more than {_MOST_FIELD_BYTES >> 20} MiB")
+        super().on_part_data(data, start, end)
+
+
 @contextlib.asynccontextmanager
-async def received(request: Request, limits: Limits, most_parts: int = _MOST_PARTS) -> AsyncIterator[Form]:
+async def received(
+    request: Request, limits: Limits, most_fields: int = _MOST_FIELDS, fields: Container[str] | None = None
+) -> AsyncIterator[Form]:
     """Yield the form of a request, and remove its temporary files at the end.
 
-    Raises ApiError 400, 408, 413, 415 or 507.
+    With `fields`, the content of other plain fields is dropped. Raises ApiError 400, 408, 413, 415 or 507.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
@@ -64,9 +88,10 @@ async def received(request: Request, limits: Limits, most_parts: int = _MOST_PAR
         await _drain(request)
         raise _too_large(limits)
     stream = _limited(request, limits, most_bytes)
-    parser = MultiPartParser(
-        request.headers, stream, max_files=most_parts, max_fields=most_parts, max_part_size=_LARGEST_FIELD_BYTES
-    )
+    parser = _Parser(
+        request.headers, stream, fields=fields, max_files=_MOST_FILES, max_fields=most_fields,
+        max_part_size=_LARGEST_FIELD_BYTES,
+    )  # fmt: skip
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeDecodeError, LookupError) as error:
@@ -75,16 +100,21 @@ async def received(request: Request, limits: Limits, most_parts: int = _MOST_PAR
     except ClientDisconnect as error:
         raise ApiError(400, "Malformed request", "the client closed the connection within the upload") from error
     except OSError as error:
-        full = no_space(error)
-        if full is None:
-            raise
-        logs.warning(f"an upload cannot be kept in the temporary folder: {error}")
         await _drain(request)
-        raise full from error
+        raise as_api_error(error) from None
     try:
         yield Form(parts=form)
     finally:
         await form.close()
+
+
+def as_api_error(error: OSError) -> Exception:
+    """Return the answer where the temporary folder is full, and any other error as it is."""
+    full = no_space(error)
+    if full is None:
+        return error
+    logs.warning(f"an upload cannot be kept in the temporary folder: {error}")
+    return full
 
 
 async def _limited(request: Request, limits: Limits, most_bytes: int) -> AsyncGenerator[bytes, None]:

@@ -18,7 +18,12 @@ from transcriber.phrases import LONGEST_PHRASE, MOST_PHRASES, Phrase
 
 # Models of OpenAI that clients have as a default; the best served operating point answers for them.
 _FOREIGN_MODELS = ("whisper-", "gpt-")
-_MOST_PARTS = MOST_PHRASES + 50
+_MOST_FIELDS = MOST_PHRASES + 50
+_LISTS = ("keywords", "timestamp_granularities")
+# Others, such as recordings of known speakers, are accepted without effect.
+_FIELDS = frozenset(
+    {"model", "language", "response_format", "stream", "file", *_LISTS, *(f"{name}[]" for name in _LISTS)}
+)
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 INVALID = "invalid_request_error"
 
@@ -61,7 +66,7 @@ async def read(request: Request, catalogue: Catalogue, limits: Limits) -> AsyncI
 
     Raises ApiError for a body that is no form, is too large or stalls, and for a field with a wrong value.
     """
-    async with uploads.received(request, limits, _MOST_PARTS) as form:
+    async with uploads.received(request, limits, _MOST_FIELDS, _FIELDS) as form:
         yield checked(form.parts, catalogue)
 
 
@@ -71,7 +76,10 @@ def checked(form: FormData, catalogue: Catalogue) -> TranscriptionRequest:
     Raises ApiError with the name of the wrong field.
     """
     file = form.get("file")
-    if not isinstance(file, UploadFile):
+    if isinstance(file, str):
+        detail = "`file` was sent as a plain field; send the recording as a file, with a filename"
+        raise ApiError(400, INVALID, detail, field="file")
+    if file is None:
         raise ApiError(400, INVALID, "the part `file` with the recording is missing", field="file")
     form_of = _text(form, "response_format") or ResponseFormat.JSON
     chosen = _member(ResponseFormat, form_of, "response_format")
@@ -80,7 +88,7 @@ def checked(form: FormData, catalogue: Catalogue) -> TranscriptionRequest:
         file=file,
         wanted=Wanted(
             language=_language(_text(form, "language"), catalogue),
-            operating_point=_operating_point(_text(form, "model"), catalogue),
+            operating_point=_operating_point(_text(form, "model")),
             diarization=Diarization.SPEAKER if is_diarized else Diarization.NONE,
             vocabulary=_phrases(_texts(form, "keywords")),
         ),
@@ -98,14 +106,10 @@ def is_foreign(model: str) -> bool:
     return model.startswith(_FOREIGN_MODELS)
 
 
-def _operating_point(model: str | None, catalogue: Catalogue) -> str | None:
+def _operating_point(model: str | None) -> str | None:
     if model is None:
         raise ApiError(400, INVALID, "the part `model` is missing; /v1/models lists the models", field="model")
-    if is_foreign(model):
-        return None
-    if model not in catalogue.operating_points:
-        raise no_such_model(model, catalogue.operating_points)
-    return model
+    return None if is_foreign(model) else model
 
 
 def no_such_model(model: str, known: Sequence[str]) -> ApiError:
@@ -118,8 +122,8 @@ def _language(given: str | None, catalogue: Catalogue) -> str:
     known = catalogue.languages()
     if given is None:
         return catalogue.usual_language() or next(iter(known), "en")
-    # Clients send `en` and `en-US`.
-    language = given.partition("-")[0].lower()
+    # Clients send `en`, `en-US` and `en_US`.
+    language = given.strip().replace("_", "-").partition("-")[0].lower()
     if language not in known:
         detail = f"the language {given!r} is not served; the languages are {', '.join(known)}"
         raise ApiError(400, INVALID, detail, field="language")

@@ -37,6 +37,7 @@ def ending(transcript: Transcript, text: str, form: ResponseFormat, warnings: Se
     """Yield the last events: segments with speakers where they are wanted, the whole text, and the end mark."""
     if form == ResponseFormat.DIARIZED_JSON:
         yield from map(event, answers.diarized_segments(transcript))
-    done = {"type": "transcript.text.done", "text": text, "usage": answers.usage(transcript)}
+    # Without usage: OpenAI's clients read tokens in this event, and no duration.
+    done = {"type": "transcript.text.done", "text": text}
     yield event(done | ({"warnings": list(warnings)} if warnings else {}))
     yield _DONE

@@ -1,5 +1,6 @@
 """OpenAI's endpoint, with OpenAI's own client, unchanged, against the real service and server."""
 
+import contextlib
 import json
 import socket
 import time
@@ -14,10 +15,11 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from openai.types.audio import TranscriptionTextDoneEvent
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.scores import word_errors
-from tests.integration import services
+from tests.integration import services, serving
 from tests.integration.services import Service
 from tests.integration.serving import ROOT, Running
 
@@ -106,6 +108,8 @@ def test_stream_joins_to_the_text(client: openai.OpenAI, form: str) -> None:
     deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
     assert len(deltas) > 5
     assert events[-1].type == "transcript.text.done"
+    # A strict client reads what OpenAI's own classes state.
+    TranscriptionTextDoneEvent.model_validate(events[-1].model_dump(exclude_unset=True), strict=True)
     assert events[-1].text == "".join(deltas)
     assert_right(events[-1].text)
     speakers = {event.speaker for event in events if event.type == "transcript.text.segment"}
@@ -116,6 +120,23 @@ def test_keywords_are_written_as_given(client: openai.OpenAI) -> None:
     found = transcribe(client, extra_body={"keywords": ["Sarah", "Thursday", "naïve 123"]})
     assert "hello Sarah good" in found.text
     assert "Thursday" in found.text
+
+
+def test_fields_without_effect_are_not_kept(client: openai.OpenAI) -> None:
+    """Such as the recordings of known speakers, of more than a megabyte each."""
+    speakers = {
+        "known_speaker_names": ["agent"],
+        "known_speaker_references": ["data:audio/wav;base64," + "A" * 1_100_000],
+    }
+    assert_right(transcribe(client, response_format="diarized_json", extra_body=speakers).text)
+
+
+def test_many_large_fields_are_refused(service: Service) -> None:
+    fields = [("keywords[]", (None, "a" * 2**19))] * 5
+    parts: Any = [("file", b"x"), ("model", (None, "standard")), *fields]
+    answer = httpx.post(f"{service.url}/v1/audio/transcriptions", files=parts, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "the form is damaged: its plain fields have more than 2 MiB"
 
 
 def test_takes_parts_in_any_order_and_other_names(service: Service) -> None:
@@ -174,6 +195,8 @@ def test_missing_parts(service: Service) -> None:
     for files, field in (({"model": (None, "standard")}, "file"), ({"file": b"x"}, "model")):
         answer = httpx.post(url, files=files)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+    parts: Any = {"model": (None, "standard"), "file": (None, "x")}
+    assert "`file` was sent as a plain field" in httpx.post(url, files=parts).json()["error"]["message"]
     plain = httpx.post(url, json={"model": "standard"})
     assert (plain.status_code, plain.json()["error"]["message"]) == (
         415, "the content type is application/json; send multipart/form-data",
@@ -215,6 +238,56 @@ def test_work_ends_when_the_client_goes_away(service: Service, client: openai.Op
         time.sleep(0.05)
     assert counted(service, "voxwright_audio_seconds_total", kind="request") == audio_s
     assert_right(transcribe(client).text)
+
+
+def test_place_in_the_queue_is_free_when_a_client_leaves(server: Running, tmp_path: Path) -> None:
+    """One recording is transcribed and sixteen may wait: all of these leave, and the next one finds a place."""
+    long = many_dialogues(tmp_path / "long.ogg")
+    with services.started(tmp_path, f"--endpoint=127.0.0.1:{server.grpc}", "--parallel=1") as service:
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
+
+        def leave(stream: bool) -> None:
+            with long.open("rb") as file, contextlib.suppress(openai.APITimeoutError):
+                list(
+                    client.with_options(timeout=1.5).audio.transcriptions.create(
+                        file=file, model="standard", stream=stream
+                    )
+                )
+
+        with ThreadPoolExecutor(17) as pool:
+            list(pool.map(leave, [False] * 9 + [True] * 8))
+        end = time.monotonic() + 60
+        while True:
+            try:
+                assert_right(transcribe(client).text)
+                return
+            except openai.RateLimitError:
+                assert time.monotonic() < end, "those that left still wait"
+                time.sleep(0.2)
+
+
+def test_absent_server_is_no_absent_model(tmp_path: Path) -> None:
+    service = services.start(tmp_path, "--endpoint=127.0.0.1:9")
+    try:
+        services.wait_ready(service, "/live")
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
+        for call in (client.models.list, lambda: client.models.retrieve("enhanced"), lambda: transcribe(client)):
+            with pytest.raises(openai.InternalServerError) as raised:
+                call()
+            assert raised.value.status_code == 503
+    finally:
+        service.kill()
+
+
+def test_point_that_is_not_served_is_no_model(reference_engines: Path, tmp_path: Path) -> None:
+    with serving.started(reference_engines, tmp_path, ("--operating-point=standard",)) as running:
+        serving.wait_ready(running)
+        with services.started(tmp_path / "service", f"--endpoint=127.0.0.1:{running.grpc}") as service:
+            client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0)
+            for model in ("enhanced", "large"):
+                with pytest.raises(openai.NotFoundError, match=f"{model}' does not exist; the models are standard"):
+                    transcribe(client, model=model)
+            assert_right(transcribe(client, model="whisper-1").text)
 
 
 def many_dialogues(path: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter, Request
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from contract.errors import AudioError, ServerUnreachableError
 from service import app, core, health, logs
@@ -149,7 +149,23 @@ def test_named_origins_may_call(make: Make, tmp_path: Path) -> None:
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
     preflight = client.options("/v2/name", headers=headers)
     assert preflight.headers["access-control-allow-origin"] == "https://app.example"
-    assert client.get("/v2/name", headers={**BEARER, "Origin": "https://app.example"}).json() == "alice"
+    named = client.get("/v2/name", headers={**BEARER, "Origin": "https://app.example"})
+    assert named.json() == "alice"
+    assert "X-Request-Id" in named.headers["access-control-expose-headers"]
+
+
+def test_state_may_be_requested_without_a_body(make: Make) -> None:
+    client = make()
+    assert [client.head(path).status_code for path in ("/live", "/ready")] == [200, 503]
+
+
+def test_refused_session_is_logged_and_counted(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    client = make(failing, keys=keys(tmp_path))
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/v2?jwt=guess"):
+        pass
+    assert "INFO: WebSocket /v2 401" in capsys.readouterr().err
+    assert 'voxwright_requests_total{route="other",status="401"} 1.0' in client.get("/metrics").text
 
 
 def test_request_ids_are_kept_or_made(make: Make) -> None:

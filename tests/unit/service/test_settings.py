@@ -28,6 +28,17 @@ def test_environment_sets_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen.limits.retention_s == 43_200
 
 
+def test_origins_are_as_browsers_send_them() -> None:
+    chosen = parse(["--allow-origin", "https://App.example/", "--allow-origin", "http://localhost:3000"])
+    assert chosen.allowed_origins == ("https://app.example", "http://localhost:3000")
+
+
+@pytest.mark.parametrize("origin", ["app.example", "https://", "https://app.example/page", "ftp://app.example"])
+def test_origin_is_a_scheme_and_a_host(origin: str) -> None:
+    with pytest.raises(SettingError, match=r"it is not a scheme and a host\. Use https://app\.example"):
+        parse(["--allow-origin", origin])
+
+
 def test_endpoint_of_the_transcriber_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_INFERENCE_ENDPOINT", "gpu:8001")
     assert parse([]).endpoint == "gpu:8001"
