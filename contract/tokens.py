@@ -22,9 +22,13 @@ def collapse(path: Iterable[int], dropped: Collection[int]) -> tuple[int, ...]:
 
 def spell(tokens: Iterable[int], spec: TokenSpec) -> str:
     """Return the text of tokens, its words separated as the language is written."""
+    return spec.word_separator.join(word for word in spell_words(tokens, spec) if word)
+
+
+def spell_words(tokens: Iterable[int], spec: TokenSpec) -> list[str]:
+    """Return the text of each group of `word_groups`; that of a group without letters is empty."""
     chosen = list(tokens)
-    words = (spell_word([chosen[place] for place in group], spec) for group in word_groups(chosen, spec))
-    return spec.word_separator.join(word for word in words if word)
+    return [spell_word([chosen[place] for place in group], spec) for group in word_groups(chosen, spec)]
 
 
 def spell_word(tokens: Iterable[int], spec: TokenSpec) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from contract.tokens import spell, word_groups
+from contract.tokens import spell, spell_words, word_groups
 from transcriber import confidence, ctc, phrases, pipeline, rescoring, words
 from transcriber.audio import Samples
 from transcriber.buckets import full_windows
@@ -65,8 +65,12 @@ class OpenSegment:
             return ""
         if self._text is None:
             # It changes three times a second, and is read ten times.
-            spelled = spell(self._partial_tokens(), self._recogniser.tokens)
-            self._text = spelled if self._phrases is None else self._phrases.write_text(spelled)
+            spoken, spec = self._partial_tokens(), self._recogniser.tokens
+            self._text = (
+                spell(spoken, spec)
+                if self._phrases is None
+                else self._phrases.write_text(filter(None, spell_words(spoken, spec)))
+            )
         return self._text
 
     def words(self, segment: Segment) -> list[Word]:

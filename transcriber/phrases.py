@@ -1,11 +1,12 @@
 """Phrases that a user gives: read them from a file, and write them in the transcript as the user writes them."""
 
+import bisect
 import functools
 import itertools
 import json
 import math
 import os
-import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ MOST_PHRASES = 1_000
 LONGEST_PHRASE = 100
 MOST_SPELLINGS = 4_000
 """All phrases and all that they sound like: with the longest ones, a second and 20 MB before the first word."""
-_PUNCTUATION = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+# Unicode's categories of punctuation, symbols and separators. Vowel signs (M) are none of them.
+_PUNCTUATION = "PSZ"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,28 +43,92 @@ class Phrases:
     vocabulary: Vocabulary
     tokens: TokenSpec
     written: Mapping[str, tuple[str, ...]]
-    """Each spelling in lower case, its words separated as the model separates them, and the words that are written."""
+    """Each spelling in lower case, its words separated as the model separates them, and the words that are written.
+
+    Spellings of several words are there without punctuation around their words too.
+    """
+    ordered: Sequence[str]
+    """The spellings of `written` in their order, where those that begin alike are neighbours."""
     longest: int
     """The largest number of words of a spelling."""
 
     def write(self, words: Sequence[Word]) -> list[Word]:
         """Return the words of a segment, with phrases as their user writes them; the longest spelling counts."""
-        spoken = [_PUNCTUATION.match(word.content.lower()) for word in words]
-        bare = [match.group(2) if match else "" for match in spoken]
+        spoken = [_Spoken.of(word.content) for word in words]
         found: list[Word] = []
         place = 0
         while place < len(words):
-            sizes = range(min(self.longest, len(words) - place), 0, -1)
-            texts = ((size, _joined(bare[place : place + size], self.tokens)) for size in sizes)
-            size, contents = next(((size, self.written[text]) for size, text in texts if text in self.written), (0, ()))
-            found += _written(words[place : place + size], contents) if size else [words[place]]
-            place += size or 1
+            match = self._match(spoken, place)
+            size = match.size if match else 1
+            found += _written(words[place : place + size], match) if match else [words[place]]
+            place += size
         return found
 
-    def write_text(self, text: str) -> str:
-        """Return a text of the model, with phrases as their user writes them."""
-        words = [Word(content=each, start_s=0.0, end_s=0.0, confidence=1.0) for each in units(text, self.tokens)]
+    def write_text(self, contents: Iterable[str]) -> str:
+        """Return the text of words of the model, with phrases as their user writes them."""
+        words = [Word(content=content, start_s=0.0, end_s=0.0, confidence=1.0) for content in contents]
         return self.tokens.word_separator.join(word.content for word in self.write(words))
+
+    def _match(self, spoken: Sequence["_Spoken"], place: int) -> "_Match | None":
+        """Return the longest spelling that begins with a word."""
+        word = spoken[place]
+        if word.is_plain and (text := word.text.lower()) not in self.written and not self._goes_on(text):
+            return None
+        for size in range(min(self.longest, len(spoken) - place), 0, -1):
+            for before, text, after in _readings(spoken[place : place + size], self.tokens.word_separator):
+                if text in self.written:
+                    return _Match(size=size, before=before, contents=self.written[text], after=after)
+        return None
+
+    def _goes_on(self, text: str) -> bool:
+        """Return whether a spelling begins with a text and is longer."""
+        place = bisect.bisect_right(self.ordered, text)
+        return place < len(self.ordered) and self.ordered[place].startswith(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Match:
+    """Words that are a spelling: their number, what is written, and the punctuation around it."""
+
+    size: int
+    before: str
+    contents: tuple[str, ...]
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spoken:
+    """A word of the model, and the places of its punctuation."""
+
+    text: str
+    first: int
+    """Where the punctuation in front of it ends."""
+    last: int
+    """Where the punctuation behind it begins."""
+    cuts: tuple[int, ...]
+    """How many characters behind a spelling may not belong to it, as the search ends phrases: from punctuation on."""
+
+    @classmethod
+    def of(cls, text: str) -> "_Spoken":
+        """Find the punctuation of a word."""
+        size = len(text)
+        marks = [unicodedata.category(character)[0] in _PUNCTUATION for character in text]
+        if not any(marks) or all(marks):
+            # A word without letters, such as `&`, is no punctuation of another one.
+            return cls(text=text, first=0, last=size, cuts=(0,))
+        first, last = marks.index(False), size - marks[::-1].index(False)
+        cuts = (0, *(size - place for place in range(size - 1, first, -1) if marks[place]))
+        return cls(text=text, first=first, last=last, cuts=cuts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether it is a word without punctuation."""
+        return not self.first and len(self.cuts) == 1
+
+    @property
+    def bare(self) -> str:
+        """Return the word without the punctuation around it."""
+        return self.text[self.first : self.last]
 
 
 @functools.lru_cache(maxsize=32)
@@ -75,11 +141,17 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
         return None
     known = _spellable(phrases, tokens)
     spellings = {spelling: phrase.content for phrase in phrases for spelling in _spellings(phrase, known)}
-    spoken = {tuple(units(spelling.lower(), tokens)): content.split() for spelling, content in spellings.items()}
+    spoken = {tuple(units(spelling.lower(), tokens)): tuple(content.split()) for spelling, content in spellings.items()}
+    written = {tokens.word_separator.join(words): contents for words, contents in spoken.items()}
+    for words, contents in spoken.items():
+        # One word may be another one without its punctuation: `c++`.
+        if len(words) > 1:
+            written.setdefault(tokens.word_separator.join(_Spoken.of(word).bare for word in words), contents)
     return Phrases(
         vocabulary=Vocabulary(spellings, tokens, bonus),
         tokens=tokens,
-        written=MappingProxyType({_joined(words, tokens): tuple(contents) for words, contents in spoken.items()}),
+        written=MappingProxyType(written),
+        ordered=sorted(written),
         longest=max(map(len, spoken)),
     )
 
@@ -177,16 +249,28 @@ def _spellings(phrase: Phrase, known: Collection[str]) -> list[str]:
     return [*phrase.sounds_like, *content]
 
 
-def _joined(words: Sequence[str], tokens: TokenSpec) -> str:
-    return tokens.word_separator.join(words)
+def _readings(spoken: Sequence[_Spoken], separator: str) -> Iterator[tuple[str, str, str]]:
+    """Yield what words may spell: punctuation in front, a text in lower case, punctuation behind; the longest first.
+
+    Punctuation may belong to a spelling (`c++`) or not (`mckenna's`, `vox, right`).
+    """
+    last = len(spoken) - 1
+    bare = [
+        each.text[each.first if place else 0 : each.last if place < last else None] for place, each in enumerate(spoken)
+    ]
+    for text in dict.fromkeys((separator.join(each.text for each in spoken), separator.join(bare))):
+        for begin in range(spoken[0].first + 1):
+            for cut in spoken[-1].cuts:
+                end = len(text) - cut
+                yield text[:begin], text[begin:end].lower(), text[end:]
 
 
-def _written(spoken: Sequence[Word], contents: Sequence[str]) -> list[Word]:
+def _written(spoken: Sequence[Word], match: _Match) -> list[Word]:
     """Return the written words of a phrase, with the punctuation around it; their times share its time by letters."""
-    before, after = (_PUNCTUATION.match(spoken[place].content) for place in (0, -1))
-    texts = list(contents)
-    texts[0] = (before.group(1) if before else "") + texts[0]
-    texts[-1] += after.group(3) if after else ""
+    contents, texts = match.contents, list(match.contents)
+    # A phrase may have the punctuation that the model writes too.
+    texts[0] = match.before + texts[0].removeprefix(match.before)
+    texts[-1] = texts[-1].removesuffix(match.after) + match.after
     if len(texts) == len(spoken):
         return [replace(word, content=text) for word, text in zip(spoken, texts, strict=True)]
     start_s, length_s = spoken[0].start_s, spoken[-1].end_s - spoken[0].start_s

@@ -104,6 +104,54 @@ def test_writes_phrases_of_a_language_without_blanks() -> None:
     assert tokyo.write_text("うきょう") == "うきょう"
 
 
+@pytest.mark.parametrize(
+    ("spoken", "expected"),
+    [
+        ("mckenna's and mckenna", "McKenna's and McKenna"),
+        ("vox right's results", "Voxwright's results"),
+        ("a (voxwright-based) search", "a (Voxwright-based) search"),
+        ("vox, right", "Voxwright"),
+        ("mckennas", "mckennas"),
+    ],
+)
+def test_phrase_ends_before_punctuation(spoken: str, expected: str) -> None:
+    """As in the search, which gives the phrase its bonus there."""
+    assert written(list(map(word, spoken.split())), VOXWRIGHT, Phrase(content="McKenna")) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("content", "spoken", "expected"),
+    [
+        ("Rock 'n' Roll", "rock 'n' roll", "Rock 'n' Roll"),
+        ("Rock 'n' Roll", "rock n roll,", "Rock 'n' Roll,"),
+        ("'Ndrangheta", "'ndrangheta's", "'Ndrangheta's"),
+        ("Yahoo!", "yahoo!", "Yahoo!"),
+        ("C++", "in c++, not c", "in C++, not c"),
+        (".NET", "(.net)", "(.NET)"),
+        ("U.S.", "u.s.", "U.S."),
+        ("Acme Inc.", "acme inc. acme inc", "Acme Inc. Acme Inc."),
+        ("St. Moritz", "st. moritz.", "St. Moritz."),
+        ("AT&T", "at&t", "AT&T"),
+        ("R & D", "r & d", "R & D"),
+    ],
+)
+def test_writes_phrases_with_punctuation_as_given(content: str, spoken: str, expected: str) -> None:
+    tokens = TokenSpec(pieces=("<b>", "▁", *"abcdefghijklmnopqrstuvwxyz'.,+!-&()"), blank=0)
+    spelled = phrases.spelled((Phrase(content=content),), tokens)
+    assert spelled is not None
+    assert spelled.write_text(spoken.split()) == expected
+
+
+@pytest.mark.parametrize("spoken", ["दिल्ली", "मुंबई", "राजू", "ที่"])
+def test_vowel_signs_are_no_punctuation(spoken: str) -> None:
+    """Thai is written without blanks, and a word of such a model may be a vowel sign."""
+    is_thai = spoken == "ที่"
+    tokens = TokenSpec(pieces=("<b>", "▁", *sorted(set(spoken))), blank=0, word_separator="" if is_thai else " ")
+    spelled = phrases.spelled((Phrase(content="X", sounds_like=(spoken,)),), tokens)
+    assert spelled is not None
+    assert spelled.write_text(spoken if is_thai else [spoken]) == "X"
+
+
 def test_takes_the_longest_spelling() -> None:
     found = [word("new"), word("york"), word("city"), word("new"), word("york")]
     listed = (Phrase(content="New York"), Phrase(content="NYC", sounds_like=("new york city",)))

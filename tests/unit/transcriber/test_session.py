@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from contract.client import Calibration
+from contract.client import Calibration, TokenSpec
 from contract.errors import ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.fakes import LOUD, YES, confident
 from tests.unit.transcriber.sounds import burst, silence
@@ -314,6 +314,22 @@ def test_vocabulary_is_used_and_written_as_given() -> None:
         events = pushed(stream, burst(1)) + stream.finish()
     assert words(events).count("YES!") > words(transcribed(Unsure(), burst(1))).count("yes")
     assert any("YES!" in event.text for event in events if isinstance(event, Partial))
+
+
+def test_partials_have_the_phrases_of_finals_in_languages_without_blanks() -> None:
+    """A word may have several characters, and a phrase is not written within one."""
+    recogniser = ManyWords()
+    recogniser.tokens = TokenSpec(
+        pieces=("<blank>", "<unk>", "</s>", "▁東京", "京", "▁", "都"), blank=0, unspoken=(1, 2), word_separator=""
+    )
+    plan = Plan(vocabulary=(Phrase(content="Kyoto", sounds_like=("京都",)),))
+    with StreamSession(recogniser, plan) as stream:
+        events = pushed(stream, burst(2)) + stream.finish()
+    partials = [event for event in events if isinstance(event, Partial)]
+    assert words(events)[:2] == ["東京都", "東京都"]
+    assert len(partials) > 1
+    for partial in partials:
+        assert partial.text == "".join(word.content for word in partial.words)
 
 
 def test_rejects_search_that_the_server_lacks() -> None:
