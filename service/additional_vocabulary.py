@@ -6,8 +6,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from contract.client import TokenSpec
+from transcriber import phrases
 from transcriber.phrases import LONGEST_PHRASE, MOST_PHRASES, MOST_SPELLINGS, Phrase
 
+_NAMED_PHRASES = 5
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_PHRASE, pattern=r"\S")]
 
 
@@ -39,6 +42,17 @@ def phrases_of(entries: Iterable[str | VocabularyPhrase | dict[str, Any]]) -> tu
     """Return checked entries as phrases for the search, without repetitions; entries may be stored ones."""
     found = dict.fromkeys(_phrase(entry) for entry in entries)
     return tuple(found)
+
+
+def used(given: tuple[Phrase, ...], tokens: TokenSpec) -> tuple[tuple[Phrase, ...], str | None]:
+    """Return the phrases that the tokens spell, and a sentence that names the others; None where there are none."""
+    kept = phrases.without_unspelled(given, tokens)
+    lost = [phrase.content for phrase in given if phrase not in kept]
+    if not lost:
+        return kept, None
+    named = ", ".join(map(repr, lost[:_NAMED_PHRASES])) + (", ..." if len(lost) > _NAMED_PHRASES else "")
+    count = "1 phrase is" if len(lost) == 1 else f"{len(lost)} phrases are"
+    return kept, f"no tokens of the model spell {named}; {count} not used"
 
 
 def _phrase(entry: str | VocabularyPhrase | dict[str, Any]) -> Phrase:

@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from contract.access import PLAIN, Access
 from contract.catalogue import Catalogue, model_name
 from contract.errors import AudioError, ServerUnreachableError, SettingError, VoxwrightError
-from service import logs
-from transcriber import channels, phrases
+from service import additional_vocabulary, logs
+from transcriber import channels
 from transcriber.audio import Recording, Samples
 from transcriber.clustering import SpeakerLimits
 from transcriber.connection import Connection
@@ -204,7 +204,7 @@ class Wanted:
     operating_point: str | None = None
     diarization: Diarization = Diarization.NONE
     vocabulary: tuple[Phrase, ...] = ()
-    """Names and terms to prefer; those that the tokens of the model do not spell are left out."""
+    """Names and terms to prefer; those that the tokens of the model do not spell are an error of the result."""
     most_speakers: int | None = None
     """The largest number of speakers, where it is known."""
 
@@ -262,6 +262,8 @@ class Transcriber:
     ) -> TranscriptionResult:
         """Transcribe a recording; parts that are lost are errors in the result, as in transcriber.pipeline.
 
+        Phrases that are not used are a SettingError there.
+
         `on_progress` gets the seconds that are done and the duration that the recording declares, None if it declares
         none. `on_result` gets each segment but those of channels. Raises
         CancelledError soon after `is_cancelled` returns True, AudioError for a recording without sound or of more than
@@ -270,11 +272,12 @@ class Transcriber:
         wanted = self._served(wanted)
         recogniser = self.recognisers.get(wanted.language, wanted.operating_point)
         has_speakers = wanted.diarization == Diarization.SPEAKER
+        vocabulary, unused = additional_vocabulary.used(wanted.vocabulary, recogniser.tokens)
         plan = Plan(
             speakers=has_speakers,
             in_flight=self.in_flight or max(1, recogniser.in_flight // self.parallel),
             voice_detection=self.voice_detection,
-            vocabulary=phrases.without_unspelled(wanted.vocabulary, recogniser.tokens),
+            vocabulary=vocabulary,
             speaker_limits=SpeakerLimits(most=wanted.most_speakers if has_speakers else None),
         )
         opening = functools.partial(
@@ -285,10 +288,15 @@ class Transcriber:
             is_cancelled=is_cancelled,
         )
         if wanted.diarization == Diarization.CHANNEL:
-            return self._channels(opening, recogniser, plan, on_progress)
-        recording = opening()
-        declared_s = recording.duration_s
-        return transcribe(recording, recogniser, plan, lambda done_s: on_progress(done_s, declared_s), on_result)
+            found = self._channels(opening, recogniser, plan, on_progress)
+        else:
+            recording = opening()
+            declared_s = recording.duration_s
+            found = transcribe(recording, recogniser, plan, lambda done_s: on_progress(done_s, declared_s), on_result)
+        if unused is None:
+            return found
+        error = SettingError("additional_vocab", unused, "Write the phrases as the model writes words")
+        return replace(found, errors=(*found.errors, error))
 
     @staticmethod
     def _channels(

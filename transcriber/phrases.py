@@ -140,7 +140,12 @@ def spelled(phrases: tuple[Phrase, ...], tokens: TokenSpec, bonus: float = DEFAU
     if not phrases:
         return None
     known = _spellable(phrases, tokens)
-    spellings = {spelling: phrase.content for phrase in phrases for spelling in _spellings(phrase, known)}
+    spellings = {
+        spelling: unicodedata.normalize("NFC", phrase.content)
+        for phrase in phrases
+        # The content of a phrase without any is refused by name.
+        for spelling in _spellings(phrase, known) or [phrase.content]
+    }
     spoken = {tuple(units(spelling.lower(), tokens)): tuple(content.split()) for spelling, content in spellings.items()}
     written = {tokens.word_separator.join(words): contents for words, contents in spoken.items()}
     for words, contents in spoken.items():
@@ -160,12 +165,27 @@ def without_unspelled(phrases: Iterable[Phrase], tokens: TokenSpec) -> tuple[Phr
     """Return the phrases that the tokens spell, for protocols in which phrases are hints and none is refused."""
     listed = tuple(phrases)
     known = _spellable(listed, tokens)
-    return tuple(phrase for phrase in listed if known.issuperset(phrase.sounds_like or (phrase.content,)))
+    return tuple(phrase for phrase in listed if _spellings(phrase, known))
 
 
 def _spellable(phrases: Iterable[Phrase], tokens: TokenSpec) -> set[str]:
-    """Return the texts of phrases that the tokens spell."""
-    return set(spellable((text for phrase in phrases for text in (phrase.content, *phrase.sounds_like)), tokens))
+    """Return the texts of phrases that the tokens spell, in all forms of Unicode."""
+    return set(spellable((form for phrase in phrases for form in _forms(phrase)), tokens))
+
+
+def _spellings(phrase: Phrase, known: Collection[str]) -> list[str]:
+    """Return the spellings of a phrase that the tokens spell, its content last."""
+    return [form for form in _forms(phrase) if form in known]
+
+
+def _forms(phrase: Phrase) -> list[str]:
+    """Return all that a phrase sounds like, and its content: as given, composed, decomposed.
+
+    A Mac decomposes characters, and the tokens of a model have either form or both.
+    """
+    texts = (*phrase.sounds_like, phrase.content)
+    forms = ((text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))) for text in texts)
+    return list(dict.fromkeys(itertools.chain.from_iterable(forms)))
 
 
 def read(path: Path) -> tuple[Phrase, ...]:
@@ -230,10 +250,18 @@ def _checked(found: Iterator[Phrase], subject: str) -> tuple[Phrase, ...]:
         if wrong is not None:
             cause = f"it has a phrase of {len(wrong)} characters" if wrong else "it has an empty phrase"
             raise SettingError(subject, cause, f"Write phrases of 1 to {LONGEST_PHRASE} characters")
+        if any(_is_surrogate(character) for text in texts for character in text):
+            # JSON can have half of a surrogate pair, and no file that is written can.
+            cause = "it has a phrase with a character that Unicode does not have"
+            raise SettingError(subject, cause, "Write whole characters in place of half of a surrogate pair")
         phrases.append(Phrase(content=texts[0], sounds_like=tuple(texts[1:])))
     if len(phrases) > MOST_PHRASES:
         raise SettingError(subject, f"it has more than {MOST_PHRASES} phrases", "Keep those that matter most")
     return tuple(phrases)
+
+
+def _is_surrogate(character: str) -> bool:
+    return unicodedata.category(character) == "Cs"
 
 
 def _json(text: str, subject: str) -> Any:
@@ -241,12 +269,6 @@ def _json(text: str, subject: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SettingError(subject, f"it is not JSON ({error})", "Correct it") from error
-
-
-def _spellings(phrase: Phrase, known: Collection[str]) -> list[str]:
-    """Return the spellings of a phrase; its content is not one if no tokens spell it and something sounds like it."""
-    content = [] if phrase.sounds_like and phrase.content not in known else [phrase.content]
-    return [*phrase.sounds_like, *content]
 
 
 def _readings(spoken: Sequence[_Spoken], separator: str) -> Iterator[tuple[str, str, str]]:

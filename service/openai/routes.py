@@ -260,7 +260,7 @@ class Work:
             raise _client_left() from None
         self._core.metrics.transcribed("request", found.transcript.duration_s, time.monotonic() - started)
         for error in found.errors:
-            if not isinstance(error, AudioError):
+            if not isinstance(error, AudioError | SettingError):
                 raise error
         return found
 
@@ -275,7 +275,7 @@ def _client_left() -> ApiError:
 
 
 def _warnings(found: TranscriptionResult) -> list[str]:
-    """Return what is missing in a transcript because the recording is damaged; the server lost nothing."""
+    """Return what is missing because the recording is damaged, and the keywords that are not used."""
     return [error.cause for error in found.errors]
 
 

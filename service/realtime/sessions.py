@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from starlette.websockets import WebSocket
 
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError
-from service import logs
+from service import additional_vocabulary, logs
 from service.additional_vocabulary import VocabularyPhrase, phrases_of
 from service.core import Core
 from service.realtime import messages
@@ -18,7 +18,6 @@ from service.realtime.errors import ErrorType, SessionError
 from service.realtime.messages import Message
 from service.realtime.session import Ready, Session, SessionLimits
 from service.recognition import chosen_point
-from transcriber import phrases
 from transcriber.phrases import Phrase
 from transcriber.triton_recogniser import TritonStreams
 
@@ -173,16 +172,11 @@ class Sessions:
 def _vocabulary(
     wanted: Sequence[str | VocabularyPhrase], recogniser: TritonStreams
 ) -> tuple[tuple[Phrase, ...], list[Message]]:
-    """Return the phrases of a session, and a warning for those that the model cannot write."""
-    given = phrases_of(wanted)
-    kept = phrases.without_unspelled(given, recogniser.tokens)
-    lost = [phrase.content for phrase in given if phrase not in kept]
-    warnings = []
-    if lost:
-        named = ", ".join(map(repr, lost[:5])) + (", ..." if len(lost) > 5 else "")  # noqa: PLR2004
-        reason = f"additional_vocab: no tokens of the model spell {named}; {len(lost)} phrases are not used"
-        warnings.append(messages.warning("additional_vocab", reason))
-    return kept, warnings
+    """Return the phrases of a session that the model can write, and a warning that names the others."""
+    kept, unused = additional_vocabulary.used(phrases_of(wanted), recogniser.tokens)
+    if unused is None:
+        return kept, []
+    return kept, [messages.warning("additional_vocab", f"additional_vocab: {unused}")]
 
 
 def _unsupported(start: StartRecognition) -> list[Message]:

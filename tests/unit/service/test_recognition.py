@@ -11,11 +11,12 @@ from contract.access import PLAIN
 from contract.catalogue import Catalogue, read_catalogue
 from contract.errors import ServerContractError, ServerUnreachableError, SettingError
 from service import core, recognition
-from service.recognition import Recognisers, Wanted
+from service.recognition import Diarization, Recognisers, Wanted
 from tests.unit.service.make import settings
 from tests.unit.transcriber.fakes import FakeRecogniser
-from tests.unit.transcriber.sounds import silence, wav
+from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber.connection import Connection
+from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
 
 
@@ -45,6 +46,22 @@ def test_recordings_are_split_as_the_settings_state(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(recognition, "transcribe", lambda _, __, plan, *___: plans.append(plan))
     recordings.transcribe(wav(tmp_path / "a.wav", silence(1)), Wanted(language="en"))
     assert [plan.voice_detection for plan in plans] == ["silero"]
+
+
+@pytest.mark.parametrize("diarization", [Diarization.NONE, Diarization.CHANNEL])
+def test_result_names_phrases_that_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diarization: Diarization
+) -> None:
+    recordings = core.make(settings(tmp_path)).recordings
+    assert recordings is not None
+    monkeypatch.setattr(recordings.recognisers, "get", lambda *_: FakeRecogniser())
+    path = wav(tmp_path / "a.wav", burst(1))
+    vocabulary = (Phrase(content="Loud", sounds_like=("loud", "loud-2")), Phrase(content="COVID-19"))
+    found = recordings.transcribe(path, Wanted(language="en", vocabulary=vocabulary, diarization=diarization))
+    assert [turn.text for turn in found.transcript.turns] == ["Loud"]
+    assert [error.cause for error in found.errors] == ["no tokens of the model spell 'COVID-19'; 1 phrase is not used"]
+    used_alone = recordings.transcribe(path, Wanted(language="en", vocabulary=vocabulary[:1], diarization=diarization))
+    assert used_alone.errors == ()
 
 
 class Server:

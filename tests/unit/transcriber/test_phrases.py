@@ -1,7 +1,9 @@
 """Phrases of a user: how they are read, which are rejected, and how the transcript has them."""
 
 import json
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -53,6 +55,8 @@ def test_reads_additional_vocab(tmp_path: Path) -> None:
             json.dumps([{"content": "a", "sounds_like": ["b"] * 99}] * (MOST_SPELLINGS // 100) + ["a"]),
             "its phrases have more than 4000 spellings, with all that they sound like. Keep those that matter most",
         ),
+        (r'["\ud83d"]', "it has a phrase with a character that Unicode does not have. Write whole characters"),
+        (r'[{"content": "a", "sounds_like": ["\ud83d"]}]', "it has a phrase with a character that Unicode does not"),
         ("[", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
     ],
@@ -180,6 +184,30 @@ def test_content_needs_no_tokens_when_something_sounds_like_it() -> None:
     assert written([word("covid"), word("nineteen")], covid) == ["COVID-19"]
     with pytest.raises(SettingError, match="no tokens of the model spell the phrase 'COVID-19': none has '-'"):
         phrases.spelled((Phrase(content="COVID-19"),), LETTERS)
+
+
+def test_spellings_that_the_model_cannot_write_cost_no_phrase() -> None:
+    given = Phrase(content="Voxwright", sounds_like=("vox-right", "vox right"))
+    assert written([word("vox"), word("right"), word("voxwright")], given) == ["Voxwright", "Voxwright"]
+    only = Phrase(content="Voxwright", sounds_like=("vox-right",))
+    assert written([word("voxwright")], only) == ["Voxwright"]
+    lost = Phrase(content="COVID-19", sounds_like=("covid 19",))
+    assert phrases.without_unspelled([given, only, lost], LETTERS) == (given, only)
+    with pytest.raises(SettingError, match="no tokens of the model spell the phrase 'COVID-19'"):
+        phrases.spelled((given, lost), LETTERS)
+
+
+@pytest.mark.parametrize("of_model", ["NFC", "NFD"])
+@pytest.mark.parametrize("of_file", ["NFC", "NFD"])
+def test_takes_both_forms_of_unicode(of_model: Literal["NFC", "NFD"], of_file: Literal["NFC", "NFD"]) -> None:
+    """A Mac decomposes characters; the transcript has them composed, as almost all texts have."""
+    spoken = unicodedata.normalize(of_model, "zoë")
+    tokens = TokenSpec(pieces=("<b>", "▁", *sorted(set(spoken))), blank=0)
+    given = (Phrase(content=unicodedata.normalize(of_file, "Zoë")),)
+    assert phrases.without_unspelled(given, tokens) == given
+    spelled = phrases.spelled(given, tokens)
+    assert spelled is not None
+    assert spelled.write_text([spoken]) == unicodedata.normalize("NFC", "Zoë")
 
 
 def test_no_phrases_change_nothing() -> None:

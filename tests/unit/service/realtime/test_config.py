@@ -123,6 +123,8 @@ def test_rejects_audio_format(audio: Any, place: str) -> None:
         ("additional_vocab", [""]),
         ("additional_vocab", ["x"] * 1001),
         ("additional_vocab", [None]),
+        ("additional_vocab", ["\ud83d"]),
+        ("additional_vocab", [{"content": "x", "sounds_like": ["\ud83d"]}]),
         ("speaker_diarization_config", {"max_speakers": 1}),
         ("speaker_diarization_config", {"speaker_sensitivity": 1.1}),
         ("conversation_config", {"end_of_utterance_silence_trigger": 2.1}),
