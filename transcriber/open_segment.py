@@ -1,5 +1,7 @@
 """Recognise a segment while it is spoken: its windows are one sequence of requests, its search goes on with each."""
 
+import bisect
+import itertools
 import secrets
 from dataclasses import dataclass, replace
 
@@ -45,6 +47,8 @@ class OpenSegment:
         self._search = self._new_search()
         self._text: str | None = None  # None where it is not known
         self._error_text: str | None = None
+        self.held_s: float | None = None
+        """When the first word ends that waits for the rest of its phrase, after `settle`; None where none waits."""
 
     @property
     def settled_s(self) -> float:
@@ -80,16 +84,18 @@ class OpenSegment:
         aligned = self._aligned(concatenate(self._outputs), self._partial_tokens())
         return self._written(self._joined(aligned, segment))
 
-    def settle(self, segment: Segment, number: int, limit_s: float) -> SegmentResult | None:
+    def settle(self, segment: Segment, number: int, *, limit_s: float, due_s: float) -> SegmentResult | None:
         """Make the words final that end before a time of the recording; None where there is no such word.
 
-        They are rescored with everything that is known so far, and the search goes on with them as its beginning.
+        They are rescored with everything that is known so far, and the search goes on with them as its beginning. A
+        phrase of several words waits until it is known, unless a word of it ends before `due_s`.
         """
+        self.held_s = None
         if self._error_text is not None or not self._outputs:
             return None
         before_s, encoded = self.settled_s, concatenate(self._outputs)
         aligned = self._aligned(encoded, self._best_tokens(encoded, self._search.hypotheses()))
-        settled = aligned[: self._border(aligned, segment, limit_s, encoded.encoder_length)]
+        settled = aligned[: self._border(aligned, segment, encoded.encoder_length, limit_s=limit_s, due_s=due_s)]
         count = len(self._joined(settled, segment))
         if not count:
             return None
@@ -170,21 +176,28 @@ class OpenSegment:
     def _written(self, found: list[Word]) -> list[Word]:
         return found if self._phrases is None else self._phrases.write(found)
 
-    def _border(self, aligned: tuple[AlignedToken, ...], segment: Segment, limit_s: float, frames: int) -> int:
+    def _border(
+        self, aligned: tuple[AlignedToken, ...], segment: Segment, frames: int, *, limit_s: float, due_s: float
+    ) -> int:
         """Return how many tokens belong to words that end before a time and do not continue after it."""
-        audio = self._recogniser.audio
+        audio, tokens = self._recogniser.audio, [each.token for each in aligned]
+        groups = word_groups(tokens, self._recogniser.tokens)
         first_centre_s = segment.start_s + audio.first_centre_s
-        groups = word_groups([each.token for each in aligned], self._recogniser.tokens)
-        border = 0
-        for place, group in enumerate(groups):
-            last = aligned[group[-1]].last
-            is_last = place + 1 == len(groups)
-            if first_centre_s + last * audio.hop_s + words.TRAIL_S > limit_s:
-                break
-            if is_last and (frames - 1 - last) * audio.hop_s < _LONGEST_GAP_S:
-                break
-            border = len(aligned) if is_last else groups[place + 1][0]
-        return border
+        # Where the last token of each word lies.
+        lasts = [aligned[group[-1]].last for group in groups]
+        lasts_s = [first_centre_s + last * audio.hop_s for last in lasts]
+        is_open = bool(lasts) and (frames - 1 - lasts[-1]) * audio.hop_s < _LONGEST_GAP_S
+        closed = len(groups) - is_open
+        ended = itertools.takewhile(lambda last_s: last_s + words.TRAIL_S <= limit_s, lasts_s[:closed])
+        border = len(list(ended))
+        if self._phrases is not None:
+            contents = spell_words(tokens, self._recogniser.tokens)
+            wanted, due = border, bisect.bisect_right(lasts_s, due_s)
+            border = self._phrases.border(contents, wanted, closed=closed, due=due)
+            self.held_s = lasts_s[border] if border < wanted else None
+        if not border:
+            return 0
+        return len(aligned) if border == len(groups) else groups[border][0]
 
     def _new_search(self) -> ctc.Search:
         recogniser = self._recogniser

@@ -69,6 +69,30 @@ class Phrases:
         words = [Word(content=content, start_s=0.0, end_s=0.0, confidence=1.0) for content in contents]
         return self.tokens.word_separator.join(word.content for word in self.write(words))
 
+    def border(self, contents: Sequence[str], wanted: int, *, closed: int, due: int) -> int:
+        """Return how many words can be final without a cut in a phrase: `wanted`, fewer, or more where they are due.
+
+        Words behind the first `closed` may still go on. Words before `due` cannot wait: a phrase that begins there is
+        taken whole where all of it is known, and cut elsewhere.
+        """
+        spoken = [_Spoken.of(content) for content in contents]
+        place = 0
+        while place < wanted:
+            match = self._match(spoken, place)
+            size = match.size if match else 1
+            if place >= due and (place + size > wanted or self._may_grow(spoken[place:], closed - place)):
+                return place
+            place += size
+        return place if place <= closed else wanted
+
+    def _may_grow(self, spoken: Sequence["_Spoken"], closed: int) -> bool:
+        """Return whether words, of which all but the first `closed` may still go on, can be the begin of a spelling."""
+        if len(spoken) > self.longest:
+            return False
+        separator = self.tokens.word_separator
+        behind = separator if closed == len(spoken) else ""
+        return any(not after and self._goes_on(text + behind) for _, text, after in _readings(spoken, separator))
+
     def _match(self, spoken: Sequence["_Spoken"], place: int) -> "_Match | None":
         """Return the longest spelling that begins with a word."""
         word = spoken[place]
@@ -280,7 +304,8 @@ def _readings(spoken: Sequence[_Spoken], separator: str) -> Iterator[tuple[str, 
     bare = [
         each.text[each.first if place else 0 : each.last if place < last else None] for place, each in enumerate(spoken)
     ]
-    for text in dict.fromkeys((separator.join(each.text for each in spoken), separator.join(bare))):
+    # The groups of a hypothesis may have one without letters.
+    for text in dict.fromkeys(separator.join(filter(None, texts)) for texts in ([each.text for each in spoken], bare)):
         for begin in range(spoken[0].first + 1):
             for cut in spoken[-1].cuts:
                 end = len(text) - cut

@@ -231,15 +231,19 @@ class StreamSession:
         if delay_s is None or segment.end_s - self._checked_s < delay_s:
             return
         limit_s, start_s = segment.end_s - delay_s / 2, open_segment.settled_s
-        self._checked_s = limit_s
+        due_s, self._checked_s = max(self._checked_s, segment.end_s - delay_s), limit_s
         try:
-            found = open_segment.settle(segment, self._number, limit_s)
+            found = open_segment.settle(segment, self._number, limit_s=limit_s, due_s=due_s)
         except RequestError:
             # The next step, or the end of the segment, tries again and reports a loss.
             return
+        if open_segment.held_s is not None:
+            # The phrase is not searched again before it can wait no longer.
+            self._checked_s = open_segment.held_s
+        elif found is not None:
+            self._checked_s = open_segment.settled_s
         if found is not None:
             self._follower.keep(open_segment.settled_s)
-            self._checked_s = open_segment.settled_s
             self._last_partial = ""
             yield self._final(found, start_s, open_segment.settled_s)
 

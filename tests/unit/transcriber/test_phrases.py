@@ -210,5 +210,29 @@ def test_takes_both_forms_of_unicode(of_model: Literal["NFC", "NFD"], of_file: L
     assert spelled.write_text([spoken]) == unicodedata.normalize("NFC", "Zoë")
 
 
+@pytest.mark.parametrize(
+    ("spoken", "wanted", "closed", "due", "expected"),
+    [
+        ("we like new york", 3, 4, 0, 2),  # the whole phrase becomes final later
+        ("we like new york", 3, 4, 3, 4),  # and now, as its first word cannot wait
+        ("we like new york", 3, 3, 3, 3),  # which cuts it where its last word may still go on
+        ("we like new yo", 3, 3, 2, 2),  # a word may go on to that of a phrase
+        ("we like new yo", 3, 4, 2, 3),
+        ("we like new", 3, 3, 2, 2),
+        ("we like new", 3, 3, 3, 3),
+        ("new york new york", 3, 4, 0, 2),
+        ("new york new york", 2, 4, 0, 2),
+        ("new new york", 2, 3, 0, 1),
+        ("(new york), we", 1, 3, 0, 0),
+        ("we like you", 2, 3, 0, 2),
+        ("", 0, 0, 0, 0),
+    ],
+)
+def test_finds_border_that_cuts_no_phrase(spoken: str, wanted: int, closed: int, due: int, expected: int) -> None:
+    spelled = phrases.spelled((Phrase(content="New York"), Phrase(content="Paris")), LETTERS)
+    assert spelled is not None
+    assert spelled.border(spoken.split(), wanted, closed=closed, due=due) == expected
+
+
 def test_no_phrases_change_nothing() -> None:
     assert phrases.spelled((), LETTERS) is None

@@ -39,6 +39,17 @@ class ManyWords(FakeStreams):
         return dataclasses.replace(encoded, emissions=confident(path))
 
 
+class SlowWords(FakeStreams):
+    """Recognise a word every 0.4 s, `loud` and `yes` in turn, from the beginning of each stream."""
+
+    def step(self, stream: int, window: Samples, *, start: bool, end: bool) -> EncoderOutput:
+        encoded = super().step(stream, window, start=start, end=end)
+        before = 8 * (len(self.streams[stream]) - 1)
+        frames = range(before, before + encoded.encoder_length)
+        path = [(LOUD, YES)[frame // 10 % 2] if frame % 10 in (2, 3) else 0 for frame in frames]
+        return dataclasses.replace(encoded, emissions=confident(path))
+
+
 class Marked(FakeStreams):
     """Recognise `yes` in the frame that is centred on a loud sample, as a perfect network does."""
 
@@ -156,6 +167,35 @@ def test_words_are_final_after_the_delay(delay_s: float) -> None:
     assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(spoken))
     for partial in (event for event in events if isinstance(event, Partial)):
         assert not any(word.start_s < partial.start_s for word in partial.words)
+
+
+def settled(delay_s: float | None, spelling: str) -> list[Word]:
+    """Return the words of 12 s of speech without a pause, none of which waits for longer than the delay."""
+    samples = np.concatenate([silence(1), burst(12), silence(1)])
+    plan = Plan(vocabulary=(Phrase(content="LoudYes Inc", sounds_like=(spelling,)),))
+    found: list[Word] = []
+    with StreamSession(SlowWords(), plan, rules=StreamRules(max_delay_s=delay_s)) as stream:
+        for start in range(0, samples.size, 1600):
+            events = stream.push(samples[start : start + 1600])
+            spoken = all_words([event for event in events if isinstance(event, Final)])
+            assert delay_s is None or all(stream.position_s - word.end_s <= delay_s + 0.1 for word in spoken)
+            found += spoken
+        return found + all_words([event for event in stream.finish() if isinstance(event, Final)])
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "spelling"), [(1.0, "loud yes"), (2.0, "loud yes"), (4.0, "loud yes"), (2.0, "yes loud yes")]
+)
+def test_phrases_are_not_cut_by_the_delay(delay_s: float, spelling: str) -> None:
+    expected = [word.content for word in settled(None, spelling)]
+    assert expected.count("Inc") >= 8
+    assert [word.content for word in settled(delay_s, spelling)] == expected
+
+
+def test_phrase_that_lasts_longer_than_the_delay_is_cut() -> None:
+    found = [word.content for word in settled(1.0, "loud yes loud yes")]
+    assert len(found) == 32
+    assert set(found[:-4]) == {"loud", "yes"}
 
 
 def test_no_cut_before_final_words() -> None:
