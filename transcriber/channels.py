@@ -34,6 +34,7 @@ def merge(found: Sequence[TranscriptionResult]) -> TranscriptionResult:
     return TranscriptionResult(
         transcript=replace(
             transcripts[0],
+            by_channel=True,
             duration_s=max(transcript.duration_s for transcript in transcripts),
             turns=tuple(sorted(turns, key=_start_s)),
             losses=tuple(

@@ -3,7 +3,7 @@
 import html
 import json
 import secrets
-import textwrap
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from transcriber.columns import one_line, width
 from transcriber.transcript import Loss, Transcript, Turn, Word, clock
 
 JSON_VERSION = "2.9"
@@ -18,7 +19,9 @@ LOST = "(not transcribed:"
 """How the text of a missing part begins in every format but json-v2."""
 # What fits on a screen and can be read: two lines of 42 characters, for at most 7 s (the usual rules of broadcasters).
 CUE_LINE_CHARACTERS, CUE_LINES, CUE_LONGEST_S = 42, 2, 7.0
+_CUE_SHORTEST_MS = 400
 _CUE_PAUSE_S = 1.5
+_RTTM_SHORTEST_S = 0.001
 # How long a missing part is shown whose end is unknown.
 _UNKNOWN_END_S = 2.0
 
@@ -46,7 +49,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subtitles:
-    """The shape of subtitles: the characters of a line, and the lines that are shown at a time."""
+    """The shape of subtitles: the characters of a line, and the lines that are shown at a time.
+
+    A wide character, as those of Chinese, counts as two.
+    """
 
     line_characters: int = CUE_LINE_CHARACTERS
     lines: int = CUE_LINES
@@ -100,7 +106,8 @@ def json_v2(transcript: Transcript, job: Job | None = None) -> str:
     """Write json-v2, version 2.9: one result per word, times in seconds; transcriber/json-v2.schema.json describes it.
 
     Without `job`, the transcript gets a job of its own: a random id, and the current time. `speaker` is absent where
-    speakers were not distinguished. A loss's `end_time` is null where the end is unknown.
+    speakers were not distinguished; `channel` takes its place where each channel was transcribed by itself. A loss's
+    `end_time` is null where the end is unknown.
     """
     stated = job or _own_job(transcript)
     results = json_results(transcript.turns, transcript.language)
@@ -124,35 +131,40 @@ def srt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
     """Write SubRip subtitles; the speaker is named before the words where it changes. A missing part is a cue too."""
     cues = []
     previous: str | None = None
-    for number, (start_s, end_s, cue) in enumerate(_timed(transcript, shape), start=1):
-        if isinstance(cue, Loss):
-            shown = _lost(cue)
-        else:
-            prefix = f"{cue.speaker}: " if cue.speaker is not None and cue.speaker != previous else ""
+    for number, (start_ms, end_ms, cue) in enumerate(_timed(transcript, shape), start=1):
+        prefix = ""
+        if isinstance(cue, Turn):
+            prefix = _speaker_prefix(cue) if cue.speaker != previous else ""
             previous = cue.speaker
-            shown = prefix + cue.text
-        cues.append(f"{number}\n{_stamp(start_s, ',')} --> {_stamp(end_s, ',')}\n{_wrapped(shown, shape)}\n")
+        shown = "\n".join(_lines(cue, prefix, shape))
+        cues.append(f"{number}\n{_stamp(start_ms, ',')} --> {_stamp(end_ms, ',')}\n{shown}\n")
     return "\n".join(cues)
 
 
 def vtt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
     """Write WebVTT subtitles; the speaker is a voice tag. A missing part is a cue as well."""
     cues = ["WEBVTT\n"]
-    for start_s, end_s, cue in _timed(transcript, shape):
-        voice = f"<v {cue.speaker}>" if isinstance(cue, Turn) and cue.speaker is not None else ""
-        words = html.escape(_wrapped(_lost(cue) if isinstance(cue, Loss) else cue.text, shape), quote=False)
-        cues.append(f"{_stamp(start_s, '.')} --> {_stamp(end_s, '.')}\n{voice}{words}\n")
+    for start_ms, end_ms, cue in _timed(transcript, shape):
+        voice = f"<v {_escaped(one_line(cue.speaker))}>" if isinstance(cue, Turn) and cue.speaker is not None else ""
+        shown = _escaped("\n".join(_lines(cue, "", shape)))
+        cues.append(f"{_stamp(start_ms, '.')} --> {_stamp(end_ms, '.')}\n{voice}{shown}\n")
     return "\n".join(cues)
 
 
 def rttm(transcript: Transcript) -> str:
-    """Write NIST's rich transcription time marks: a SPEAKER line per turn, and a NOSCORE line per missing part."""
-    # Spaces separate the fields, so a name must not contain any.
-    name = "_".join(Path(transcript.source).stem.split()) or "recording"
-    lines = [(turn.start_s, turn.end_s, "SPEAKER", turn.speaker) for turn in transcript.turns]
+    """Write NIST's rich transcription time marks: a SPEAKER line per turn, and a NOSCORE line per missing part.
+
+    A turn without a speaker has no line: it is not known whether it is of one of the others.
+    """
+    name = _field(Path(transcript.source).stem) or "recording"
+    lines = [
+        (turn.start_s, turn.end_s, "SPEAKER", _field(turn.speaker))
+        for turn in transcript.turns
+        if turn.speaker is not None
+    ]
     lines += [(loss.start_s, _shown_end_s(loss, transcript), "NOSCORE", "<NA>") for loss in transcript.losses]
     return "".join(
-        f"{kind} {name} 1 {start_s:.3f} {end_s - start_s:.3f} <NA> <NA> {speaker} <NA> <NA>\n"
+        f"{kind} {name} 1 {start_s:.3f} {max(end_s - start_s, _RTTM_SHORTEST_S):.3f} <NA> <NA> {speaker} <NA> <NA>\n"
         for start_s, end_s, kind, speaker in sorted(lines, key=lambda line: line[0])
     )
 
@@ -169,7 +181,16 @@ FORMATS = MappingProxyType(
 
 
 def _speaker_prefix(turn: Turn) -> str:
-    return f"{turn.speaker}: " if turn.speaker is not None else ""
+    return f"{one_line(turn.speaker)}: " if turn.speaker is not None else ""
+
+
+def _field(text: str) -> str:
+    """Return a text as a field of RTTM, which blanks separate."""
+    return "_".join(text.split())
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text, quote=False)
 
 
 def _end(loss: Loss) -> str:
@@ -211,11 +232,23 @@ def _fields(objects: list[dict[str, Any]], indent: int) -> list[str]:
     return json.dumps(objects, ensure_ascii=False, separators=(between, ": "))[2:-2].split(f"}}{between}{{")
 
 
-def _timed(transcript: Transcript, shape: Subtitles) -> list[tuple[float, float, Turn | Loss]]:
-    """Return the cues and the missing parts with their times, by their starts."""
-    found: list[tuple[float, float, Turn | Loss]] = [(cue.start_s, cue.end_s, cue) for cue in _cues(transcript, shape)]
-    found += [(loss.start_s, _shown_end_s(loss, transcript), loss) for loss in transcript.losses]
-    return sorted(found, key=lambda timed: timed[0])
+def _timed(transcript: Transcript, shape: Subtitles) -> list[tuple[int, int, Turn | Loss]]:
+    """Return the cues and the missing parts with their times in milliseconds, by their starts.
+
+    A very short one is shown longer, until the next one begins. Players leave out those that end when they begin.
+    """
+    found: list[tuple[int, int, Turn | Loss]] = [
+        (_milliseconds(cue.start_s), _milliseconds(cue.end_s), cue) for cue in _cues(transcript, shape)
+    ]
+    found += [
+        (_milliseconds(loss.start_s), _milliseconds(_shown_end_s(loss, transcript)), loss) for loss in transcript.losses
+    ]
+    found.sort(key=lambda timed: timed[0])
+    next_starts_ms = [*(start_ms for start_ms, _, _ in found[1:]), sys.maxsize]
+    return [
+        (start_ms, max(end_ms, min(start_ms + _CUE_SHORTEST_MS, next_ms), start_ms + 1), cue)
+        for (start_ms, end_ms, cue), next_ms in zip(found, next_starts_ms, strict=False)
+    ]
 
 
 def _shown_end_s(loss: Loss, transcript: Transcript) -> float:
@@ -225,17 +258,19 @@ def _shown_end_s(loss: Loss, transcript: Transcript) -> float:
 
 
 def _lost(loss: Loss) -> str:
-    return f"{LOST} {loss.reason})"
+    return f"{LOST} {one_line(loss.reason)})"
 
 
 def _own_job(transcript: Transcript) -> Job:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    channels = {"diarization": "channel"} if transcript.by_channel else {}
     return Job(
         id=secrets.token_hex(_JOB_ID_BYTES),
         created_at=now,
         data_name=transcript.source,
         finished_at=now,
-        config={"language": transcript.language, "operating_point": transcript.operating_point},
+        config={"language": transcript.language, "operating_point": transcript.operating_point, **channels},
+        channels={} if transcript.by_channel else None,
     )
 
 
@@ -279,27 +314,53 @@ def _cues(transcript: Transcript, shape: Subtitles) -> Iterator[Turn]:
     for turn in transcript.turns:
         shown: list[Word] = []
         for word in turn.words:
-            if shown and not _fits(shown, word, turn.separator, shape):
+            if shown and not _fits(replace(turn, words=(*shown, word)), shape):
                 yield replace(turn, words=tuple(shown))
                 shown = []
             shown.append(word)
         yield replace(turn, words=tuple(shown))
 
 
-def _fits(shown: list[Word], word: Word, separator: str, shape: Subtitles) -> bool:
-    if word.start_s - shown[-1].end_s > _CUE_PAUSE_S or word.end_s - shown[0].start_s > CUE_LONGEST_S:
+def _fits(cue: Turn, shape: Subtitles) -> bool:
+    before, last = cue.words[-2:]
+    if last.start_s - before.end_s > _CUE_PAUSE_S or last.end_s - cue.start_s > CUE_LONGEST_S:
         return False
     # Room for the speaker that SubRip names within the text.
-    joined = "S99: " + separator.join([*(shown_word.content for shown_word in shown), word.content])
-    return len(textwrap.wrap(joined, shape.line_characters, break_long_words=False)) <= shape.lines
+    return len(_lines(cue, _speaker_prefix(cue) or "S99: ", shape)) <= shape.lines
 
 
-def _wrapped(words: str, shape: Subtitles) -> str:
-    return "\n".join(textwrap.wrap(words, shape.line_characters, break_long_words=False)) or words
+def _lines(cue: Turn | Loss, prefix: str, shape: Subtitles) -> list[str]:
+    """Return the lines of a cue. A word that is longer than a line has one of its own."""
+    lines = [""]
+    gap = ""
+    for part, following_gap in _parts(cue, prefix):
+        if lines[-1] and width(lines[-1] + gap + part) > shape.line_characters:
+            lines.append(part)
+        else:
+            lines[-1] += gap + part
+        gap = following_gap
+    return lines
 
 
-def _stamp(seconds: float, point: str) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+def _parts(cue: Turn | Loss, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield what a line break must not divide, and what follows it in a line."""
+    for part in prefix.split():
+        yield part, " "
+    words, separator = ([_lost(cue)], " ") if isinstance(cue, Loss) else ([w.content for w in cue.words], cue.separator)
+    for word in words:
+        # A phrase of a vocabulary is one word, and may contain blanks.
+        *parts, last = word.split() or [""]
+        for part in parts:
+            yield part, " "
+        yield last, separator
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _stamp(milliseconds: int, point: str) -> str:
+    whole, rest = divmod(milliseconds, 1000)
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours:02d}:{minute:02d}:{second:02d}{point}{milliseconds:03d}"
+    return f"{hours:02d}:{minute:02d}:{second:02d}{point}{rest:03d}"

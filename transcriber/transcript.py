@@ -53,7 +53,10 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transcript:
-    """What was recognised in a recording, and the parts that are missing."""
+    """What was recognised in a recording, and the parts that are missing.
+
+    With `by_channel`, each channel was transcribed by itself, and the speaker of a turn is the label of its channel.
+    """
 
     source: str
     duration_s: float
@@ -61,6 +64,7 @@ class Transcript:
     operating_point: str
     turns: tuple[Turn, ...]
     losses: tuple[Loss, ...]
+    by_channel: bool = False
 
 
 def clock(seconds: float) -> str:

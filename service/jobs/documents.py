@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
 from service.jobs.records import Job, State, timestamp
 from transcriber import channels, formats
+from transcriber.columns import one_line
 from transcriber.transcript import Loss, Transcript, Turn, Word
 
 JSON = "application/json"
@@ -20,7 +22,10 @@ _SHOWN_STATES = MappingProxyType({State.EXPIRED: State.DELETED})
 
 def stored(transcript: Transcript, finished_us: int) -> bytes:
     """Return a transcript as it is stored; every format is made of it when it is read."""
-    return json.dumps({"finished_us": finished_us, **asdict(transcript)}, ensure_ascii=False).encode()
+    document = asdict(transcript)
+    # The configuration of the job states it, and services of earlier releases know no such field.
+    del document["by_channel"]
+    return json.dumps({"finished_us": finished_us, **document}, ensure_ascii=False).encode()
 
 
 def parsed(content: bytes) -> tuple[Transcript, int]:
@@ -64,11 +69,18 @@ def loaded(name: str, content: str) -> Any:
 
 
 def text(transcript: Transcript) -> str:
-    """Return the text as the API has it: a line `SPEAKER: S1` before each turn, or the text alone."""
-    parts = [
-        turn.text if turn.speaker is None else f"SPEAKER: {turn.speaker}\n{turn.text}" for turn in transcript.turns
-    ]
-    return "\n".join(parts) + "\n" if parts else ""
+    """Return the text as the API has it: a line `SPEAKER: S1` and a line of its words until the speaker changes.
+
+    Without speakers, a line for each turn.
+    """
+    lines = []
+    for speaker, turns in groupby(transcript.turns, key=lambda turn: turn.speaker):
+        group = list(turns)
+        if speaker is None:
+            lines += [turn.text for turn in group]
+        else:
+            lines += [f"SPEAKER: {one_line(speaker)}", group[0].separator.join(turn.text for turn in group)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def description(job: Job, *, with_config: bool) -> dict[str, Any]:
@@ -128,7 +140,7 @@ def _stated(job: Job, finished_us: int) -> formats.Job:
 def _channels(job: Job) -> dict[str, str]:
     """Return the names of the channels by their labels."""
     names = job.config.get("transcription_config", {}).get("channel_diarization_labels", [])
-    return {channels.label(number): name for number, name in enumerate(names, start=1)}
+    return {channels.label(number): name for number, name in enumerate(names, start=1) if name.strip()}
 
 
 def _named(transcript: Transcript, job: Job) -> Transcript:

@@ -555,6 +555,14 @@ def test_transcribes_each_channel_by_itself(call: Path, capsys: pytest.CaptureFi
     assert "embed" not in recogniser.calls
 
 
+def test_result_of_channels_states_them(call: Path, tmp_path: Path) -> None:
+    options = parse([str(call), "--channels", "--output", str(tmp_path / "call.json")])
+    assert transcribe_all(options, FakeRecogniser()) == []
+    document = json.loads((tmp_path / "call.json").read_text())
+    assert document["metadata"]["transcription_config"]["diarization"] == "channel"
+    assert [result["channel"] for result in document["results"]] == ["C1", "C2", "C1"]
+
+
 def test_refused_segment_names_its_channel(call: Path, tmp_path: Path) -> None:
     def fail(request: int) -> None:
         if request >= 3:

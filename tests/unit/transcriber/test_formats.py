@@ -210,6 +210,104 @@ def test_cues_are_short_enough_to_read() -> None:
     assert " ".join(line for cue in cues for line in cue[2:]) == "S1: " + " ".join(word.content for word in words)
 
 
+def _of(*turns: Turn) -> Transcript:
+    return replace(EMPTY, turns=turns)
+
+
+def _words(*contents: str, each_s: float = 0.1) -> tuple[Word, ...]:
+    return tuple(
+        Word(content=content, start_s=number * each_s, end_s=(number + 0.9) * each_s, confidence=1)
+        for number, content in enumerate(contents)
+    )
+
+
+def test_subtitles_of_languages_without_spaces_fit_their_shape() -> None:
+    """Lines break between words, and a wide character takes the place of two."""
+    words = "東京都知事選挙" * 8
+    turn = Turn(speaker=None, words=_words(*words), separator="")
+    for lines in (1, 2):
+        shape = Subtitles(line_characters=16, lines=lines)
+        for cues in (srt(_of(turn), shape).split("\n\n"), vtt(_of(turn), shape).split("\n\n")[1:]):
+            shown = [cue.partition(" --> ")[2].splitlines()[1:] for cue in cues]
+            assert {len(each) for each in shown[:-1]} == {lines}
+            assert all(len(line) <= 8 for each in shown for line in each)
+            assert "".join(line for each in shown for line in each) == words
+
+
+def test_marks_take_no_place_of_their_own() -> None:
+    turn = Turn(speaker="S1", words=_words(*["दिल्ली"] * 4))
+    assert "S1: दिल्ली दिल्ली दिल्ली\n" in srt(_of(turn), Subtitles(line_characters=21, lines=1))
+
+
+def test_phrase_is_divided_at_its_blanks_only() -> None:
+    turn = Turn(speaker=None, words=_words("the", "Royal Bank of Scotland", "twenty-one"))
+    assert srt(_of(turn), Subtitles(line_characters=14, lines=9)).splitlines()[2:] == [
+        "the Royal Bank", "of Scotland", "twenty-one",
+    ]  # fmt: skip
+
+
+def test_long_word_has_a_line_of_its_own() -> None:
+    turn = Turn(speaker="S1", words=_words("a", "Donaudampfschifffahrt", "b"))
+    assert srt(_of(turn), Subtitles(line_characters=12, lines=3)).splitlines()[2:] == [
+        "S1: a", "Donaudampfschifffahrt", "b",
+    ]  # fmt: skip
+
+
+def test_subtitles_have_room_for_the_name_of_a_speaker() -> None:
+    turn = Turn(speaker="Customer support of the night shift", words=_words(*["word"] * 30))
+    cues = srt(_of(turn), Subtitles(line_characters=20, lines=3)).split("\n\n")
+    assert cues[0].splitlines()[2:] == ["Customer support of", "the night shift:", "word word word word"]
+    assert all(len(cue.splitlines()) <= 5 for cue in cues)
+
+
+def test_name_of_a_speaker_is_text_in_a_line() -> None:
+    name = "Agent <b> & Co > x\n\n00:00:05.000 --> 00:00:09.000\ninjected"
+    given = _of(Turn(speaker=name, words=_words("hello")))
+    assert vtt(given) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:00.400\n"
+        "<v Agent &lt;b&gt; &amp; Co &gt; x 00:00:05.000 --&gt; 00:00:09.000 injected>hello\n"
+    )
+    assert "" not in srt(given).splitlines()
+    assert text(given) == "[0:00.0 - 0:00.1] Agent <b> & Co > x 00:00:05.000 --> 00:00:09.000 injected: hello\n"
+    assert len(rttm(given).split()) == 10
+
+
+def test_reason_of_a_loss_is_one_line() -> None:
+    given = replace(EMPTY, losses=(Loss(start_s=0.0, end_s=2.0, reason="in ensemble: failed\n  at step 2"),))
+    assert text(given) == "[0:00.0 - 0:02.0] (not transcribed: in ensemble: failed at step 2)\n"
+    assert vtt(given).endswith("\n(not transcribed: in ensemble: failed at\nstep 2)\n")
+
+
+def test_no_cue_and_no_turn_ends_when_it_begins() -> None:
+    instants = [Turn(speaker="S1", words=(replace(_words("so")[0], start_s=at, end_s=at),)) for at in (1, 1, 1.2, 9)]
+    given = replace(_of(*instants), losses=(Loss(start_s=20.0, end_s=20.0, reason="refused"),))
+    assert [line for line in vtt(given).splitlines() if "-->" in line] == [
+        "00:00:01.000 --> 00:00:01.001",
+        "00:00:01.000 --> 00:00:01.200",
+        "00:00:01.200 --> 00:00:01.600",
+        "00:00:09.000 --> 00:00:09.400",
+        "00:00:20.000 --> 00:00:20.400",
+    ]
+    assert [line.split()[4] for line in rttm(given).splitlines()] == ["0.001"] * 5
+
+
+def test_rttm_leaves_out_turns_without_a_speaker() -> None:
+    given = _of(Turn(speaker=None, words=_words("so")), Turn(speaker="S1", words=_words("yes")))
+    assert rttm(given) == "SPEAKER a 1 0.000 0.090 <NA> <NA> S1 <NA> <NA>\n"
+
+
+def test_json_v2_of_channels_states_them_and_is_sorted() -> None:
+    turns = (Turn(speaker="C1", words=_words("a", "c", each_s=2.0)), Turn(speaker="C2", words=(_words("", "b")[1],)))
+    document = json.loads(json_v2(replace(_of(*turns), by_channel=True)))
+    assert [error.message for error in SCHEMA.iter_errors(document)] == []
+    assert document["metadata"]["transcription_config"] == {
+        "language": "en", "operating_point": "standard", "diarization": "channel",
+    }  # fmt: skip
+    found = [(each["channel"], each["alternatives"][0]["content"]) for each in document["results"]]
+    assert found == [("C1", "a"), ("C2", "b"), ("C1", "c")]
+    assert "speaker" not in document["results"][0]["alternatives"][0]
+
+
 def test_pause_ends_a_cue() -> None:
     words = tuple(Word(content="so", start_s=start, end_s=start + 0.2, confidence=1) for start in (0.0, 5.0))
     turn = Turn(speaker="S1", words=words)
