@@ -333,9 +333,11 @@ def _connect_and_transcribe(options: Options) -> list[VoxwrightError]:
         _check_recordings(options)
         if options.realtime:
             streams = connect_streams(connection, options.catalogue, options.language, options.operating_point)
+            _check_served(options, streams)
             _print_models(options, streams)
             return follow(options, streams)
         recogniser = connect(connection, options.catalogue, options.language, options.operating_point)
+        _check_served(options, recogniser)
         _print_models(options, recogniser)
         return transcribe_all(options, recogniser)
     finally:
@@ -634,6 +636,12 @@ def _plan(options: Options) -> "Plan":
         voice_detection=options.voice_detection,
         speaker_limits=SpeakerLimits(least=exactly or 1, most=exactly or options.max_speakers),
     )
+
+
+def _check_served(options: Options, recogniser: "Recogniser") -> None:
+    if FORMATS[options.format].needs_speakers and recogniser.speaker is None and not options.channels:
+        cause = f"{options.format} lists only speakers, and {options.endpoint} serves no speaker network"
+        raise SettingError("--format", cause, "Use another format, or serve a speaker network")
 
 
 def _print_models(options: Options, recogniser: "Recogniser") -> None:

@@ -14,6 +14,8 @@ def tail(text: str, columns: int) -> str:
     while begin and _width(text[begin - 1]) <= left:
         begin -= 1
         left -= _width(text[begin])
+    while begin < len(text) and not _width(text[begin]):
+        begin += 1  # a mark on a character that is cut off
     return text[begin:]
 
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 from typing import Protocol
 
-from transcriber import formats, results
+from transcriber import columns, formats, results
 from transcriber.session import Final, Partial
 
 _CLEAR_LINE = "\r\x1b[K"
@@ -33,7 +33,7 @@ class TextWriter:
         elif self._terminal:
             # The end of a long sentence is shown, as its newest words are there.
             width = shutil.get_terminal_size().columns - 1
-            results.write_stdout(_CLEAR_LINE + f"... {event.text}"[-width:])
+            results.write_stdout(_CLEAR_LINE + columns.tail(f"... {event.text}", width))
 
 
 class JsonWriter:

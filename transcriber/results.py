@@ -1,5 +1,6 @@
 """Write results; their paths are checked before the work begins, so that a mistyped path is reported at once."""
 
+import io
 import os
 import stat
 import sys
@@ -64,12 +65,15 @@ def write(transcript: Transcript, target: Path | None, format_name: str, *, titl
 
 
 def write_stdout(content: str) -> None:
-    """Write to the standard output and flush it; end the program when the reader has closed it.
+    """Write to the standard output, as UTF-8, and flush it; end the program when the reader has closed it.
 
     Raises OutputError when the standard output is closed.
     """
     if sys.stdout is None:
         raise OutputError("the standard output", "it is closed", "Open it, or name a file with --output")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The encoding of the locale may lack characters of the transcript. Files are UTF-8 as well.
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
         sys.stdout.write(content)
         sys.stdout.flush()
@@ -100,7 +104,7 @@ def _is_open_file(target: Path) -> bool:
 
 def _write_file(target: Path, content: str) -> None:
     if is_special(target):
-        with files.writing(target), target.open("a") as file:
+        with files.writing(target), target.open("a", encoding="utf-8") as file:
             file.write(content)
         return
     path = target.resolve()

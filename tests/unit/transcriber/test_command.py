@@ -20,14 +20,17 @@ from contract.frames import FrameRule
 from export import generated_catalogue
 from export.generated_catalogue import OwnFamily
 from tests.unit.transcriber.fakes import FakeRecogniser
+from tests.unit.transcriber.server import Script, serving
 from tests.unit.transcriber.sounds import burst, silence, wav
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import pipeline, realtime, results
 from transcriber.__main__ import follow, parse, transcribe_all
+from transcriber.__main__ import run as run_command
 from transcriber.output_writer import TextWriter
 from transcriber.pipeline import Plan
 from transcriber.realtime import Source
 from transcriber.recogniser import RequestError
+from transcriber.session import Partial
 
 
 @pytest.fixture
@@ -158,6 +161,26 @@ def test_rttm_needs_speakers() -> None:
     with pytest.raises(SettingError) as caught:
         parse(["a.wav", "--format", "rttm", "--no-speakers"])
     assert str(caught.value) == "--no-speakers: rttm lists only speakers. Leave it out."
+
+
+def test_rttm_needs_a_speaker_network(talk: Path, script: Script) -> None:
+    script.ready -= {"diar_standard", "diar_enhanced"}
+    with serving(script) as port, pytest.raises(SettingError) as caught:
+        run_command(parse([str(talk), "--format", "rttm", "--endpoint", f"localhost:{port}"]))
+    assert str(caught.value) == (
+        f"--format: rttm lists only speakers, and localhost:{port} serves no speaker network. "
+        "Use another format, or serve a speaker network."
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_standard_output_is_utf_8(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the locale is: a character that it lacks ended the batch."""
+    with (tmp_path / "out").open("w", encoding=encoding) as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        results.write_stdout("příliš\n")
+        TextWriter(terminal=True).write(Partial(start_s=0.0, end_s=1.0, text="東京"))
+    assert (tmp_path / "out").read_bytes().decode() == "příliš\n\r\x1b[K... 東京"
 
 
 def test_writes_to_stdout_and_a_summary_to_stderr(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,6 +327,17 @@ def test_terminal_shows_partials(talk: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(results, "write_stdout", shown.append)
     realtime.transcribe(Source(talk), FakeStreams(), Plan(), TextWriter(terminal=True).write)
     assert shown == ["\r\x1b[K... loud", "\r\x1b[K[0:01.2 - 0:01.3] S1: loud\n"]
+
+
+def test_partial_has_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide character takes two columns; a line that is longer than the terminal could not be cleared."""
+    shown: list[str] = []
+    monkeypatch.setattr(results, "write_stdout", shown.append)
+    monkeypatch.setenv("COLUMNS", "20")
+    for text in ("東京" * 20, "दिल्ली " * 20, "लल्" * 40, "short"):
+        TextWriter(terminal=True).write(Partial(start_s=0.0, end_s=1.0, text=text))
+    found = [each.removeprefix("\r\x1b[K") for each in shown]
+    assert found == ["京" + "東京" * 4, " " + "दिल्ली " * 3, "ल्" + "लल्" * 9, "... short"]
 
 
 def test_interrupt_stops_a_stream_and_keeps_its_words(talk: Path, capsys: pytest.CaptureFixture[str]) -> None:
