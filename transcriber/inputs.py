@@ -1,5 +1,6 @@
 """Find the recordings of a command line: files, folders with all that is below them, and lists of both."""
 
+import codecs
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -96,14 +97,16 @@ def _listed(name: str, subject: str, found: Inputs, suffixes: frozenset[str]) ->
 
 
 def _entries(name: str, subject: str) -> list[str]:
-    """Return the lines of a list, or its NUL-separated paths as `find -print0` writes them."""
+    """Return the lines of a list in UTF-8 or UTF-16, or its NUL-separated paths as `find -print0` writes them."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise SettingError(subject, f"it cannot be read ({error.strerror})", _LIST_REMEDY) from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = _as_utf_8(data, subject)
     if b"\0" in data:
         entries = [entry for entry in data.split(b"\0") if entry]
+        if _are_letters(entries):
+            raise SettingError(subject, "it is UTF-16 without a byte order mark", "Save it as UTF-8")
     else:
         lines = [line.rstrip(b"\r") for line in data.split(b"\n")]
         entries = [line for line in lines if line.strip() and not line.startswith(b"#")]
@@ -112,6 +115,25 @@ def _entries(name: str, subject: str) -> list[str]:
     if not entries:
         raise SettingError(subject, "it names no recording", _LIST_REMEDY)
     return [os.fsdecode(entry) for entry in entries]
+
+
+def _as_utf_8(data: bytes, subject: str) -> bytes:
+    """Return a list without its byte order mark, from UTF-16 if the mark is one of it, as PowerShell writes it."""
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode("utf-16")
+        if "\0" in text:
+            raise ValueError
+        return text.encode()
+    except ValueError as error:
+        raise SettingError(subject, "it begins as UTF-16 and is not", "Save it as UTF-8") from error
+
+
+def _are_letters(entries: Sequence[bytes]) -> bool:
+    """Return whether the zeros of a list separate the letters of UTF-16, as in `.` `w` `a` `v`, and not paths."""
+    letters = [entry for entry in entries if len(entry) == 1]
+    return len(letters) > len(entries) / 2 and len(entries) > 1 and (b"." in letters or b"\n" in letters)
 
 
 def _place(entry: str) -> Path:

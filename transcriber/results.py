@@ -148,13 +148,20 @@ def _planned_paths(recordings: Sequence[Path], places: Sequence[Path | None], ou
 
 def _check_names(recordings: Sequence[Path], planned: Sequence[Path]) -> None:
     sources = {_resolved(recording) for recording in recordings}
-    places = Counter(map(_resolved, planned))
-    for target in planned:
-        if _resolved(target) in sources:
+    resolved = [_resolved(target) for target in planned]
+    places = Counter(resolved)
+    named = dict(zip(resolved, planned, strict=True))
+    for target, place in zip(planned, resolved, strict=True):
+        if place in sources:
             raise SettingError("--output", f"{target} is a recording, which would be overwritten", "Name another file")
-        if places[_resolved(target)] > 1:
+        if places[place] > 1:
             cause = f"several of the recordings would be written to {target}"
             remedy = "Name the folder that contains them, where their results are kept apart, or rename them"
+            raise SettingError("--output", cause, remedy)
+        folder = next((named[parent] for parent in place.parents if parent in named), None)
+        if folder is not None:
+            cause = f"{folder} is the result of one recording and the folder for that of another, {target}"
+            remedy = "Rename one of the recordings, or write their results to two folders"
             raise SettingError("--output", cause, remedy)
 
 

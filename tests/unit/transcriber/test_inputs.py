@@ -64,6 +64,17 @@ def test_folder_with_one_recording_needs_a_folder_for_results(calls: Path) -> No
     )
 
 
+def test_result_that_is_the_folder_of_another_is_rejected(calls: Path) -> None:
+    below = calls / "b.wav.txt"
+    below.mkdir()
+    (below / "c.wav").touch()
+    assert _message(str(calls), "--output", "out") == (
+        "--output: out/b.wav.txt is the result of one recording and the folder for that of another, "
+        "out/b.wav.txt/c.wav.txt. Rename one of the recordings, or write their results to two folders."
+    )
+    assert parse([str(calls), "--output", "out", "--format", "srt"]).format == "srt"
+
+
 def test_two_folders_with_the_same_names_are_rejected(calls: Path) -> None:
     assert _message("calls/monday", str(calls), "--output", "out") == (
         "--output: several of the recordings would be written to out/a.wav.txt. "
@@ -125,6 +136,35 @@ def test_list_names_files_and_folders(calls: Path) -> None:
         assert [str(target) for target in options.targets] == [
             "out/calls/b.wav.txt", "out/calls/monday/a.wav.txt", "out/missing.wav.txt",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_list_may_have_a_byte_order_mark(encoding: str, calls: Path) -> None:
+    """As PowerShell and the editors of Windows write it; in UTF-16 with the mark that states the order."""
+    (calls / "hlučný 東京.wav").touch()
+    mark = "\ufeff" if encoding.endswith(("le", "be")) else ""
+    Path("list").write_bytes(f"{mark}calls/b.wav\r\n# 2\r\n\r\ncalls/hlučný 東京.wav\r\n".encode(encoding))
+    assert _paths(inputs.find([], ["list"])) == ["calls/b.wav", "calls/hlučný 東京.wav"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["1.wav", "1.wav\r\n", "/calls/1.wav\n2.wav\n", "東京.wav\r\n大阪.wav\r\n"])
+def test_rejects_utf_16_without_a_byte_order_mark(text: str, encoding: str, calls: Path) -> None:
+    """Its letters would be paths, and `.` and `/` would be searched for recordings."""
+    Path("list").write_bytes(text.encode(encoding))
+    assert _message("--list", "list") == "--list list: it is UTF-16 without a byte order mark. Save it as UTF-8."
+
+
+@pytest.mark.parametrize("rest", ["a.wav\n".encode("utf-16-le") + b"x", "a.wav\n".encode("utf-32-le"), b"\0\xd8"])
+def test_rejects_damaged_utf_16(rest: bytes, calls: Path) -> None:
+    Path("list").write_bytes(b"\xff\xfe" + rest)
+    assert _message("--list", "list") == "--list list: it begins as UTF-16 and is not. Save it as UTF-8."
+
+
+@pytest.mark.parametrize("names", [["."], ["1", "2", "3"], ["a", "calls/a.wav"]])
+def test_zeros_may_separate_short_paths(names: list[str], calls: Path) -> None:
+    Path("list").write_text("".join(f"{name}\0" for name in names))
+    assert inputs._entries("list", "--list list") == names
 
 
 def test_list_may_be_separated_by_zeros_and_come_from_the_standard_input(
