@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,10 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _PARTIAL = ".partial"
 _OLD = ".old"
-# A file name has at most 255 bytes. A temporary one adds two dots, eight random characters and these suffixes.
-_MAX_STEM_BYTES = 255 - 2 - 8 - len(_PARTIAL) - len(_OLD)
+_RANDOM_CHARACTERS = 8  # of tempfile
+_RANDOM = "?" * _RANDOM_CHARACTERS
+# A file name has at most 255 bytes. A temporary one adds two dots, the random characters and these suffixes.
+_MAX_STEM_BYTES = 255 - 2 - _RANDOM_CHARACTERS - len(_PARTIAL) - len(_OLD)
 _GRACE_SECONDS = 10.0
 
 
@@ -107,14 +109,23 @@ def remove(folder: Path) -> None:
     shutil.rmtree(aside)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the files that processes which were killed while they wrote left in a folder, if there are any."""
-    for left in folder.glob(f".*{_PARTIAL}"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            # A living process holds the lock of its file. The grace covers the step between making and locking it.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - left.stat().st_mtime > _GRACE_SECONDS:
-                left.unlink()
+def remove_leftovers(targets: Iterable[Path]) -> None:
+    """Remove the files that processes left beside `targets` which were killed while they wrote them."""
+    beginnings: dict[Path, set[str]] = {}
+    for target in targets:
+        beginnings.setdefault(target.parent, set()).add(_prefix(target))
+    for folder, prefixes in beginnings.items():
+        for left in folder.glob(f".*.{_RANDOM}{_PARTIAL}"):
+            if left.name[: -_RANDOM_CHARACTERS - len(_PARTIAL)] in prefixes:
+                _remove_leftover(left)
+
+
+def _remove_leftover(left: Path) -> None:
+    with contextlib.suppress(OSError), left.open("rb") as file:
+        # A living process holds the lock of its file. The grace covers the step between making and locking it.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - left.stat().st_mtime > _GRACE_SECONDS:
+            left.unlink()
 
 
 def _prefix(target: Path) -> str:

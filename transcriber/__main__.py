@@ -345,21 +345,33 @@ def _connect_and_transcribe(options: Options) -> list[VoxwrightError]:
 
 
 def _without_existing(options: Options) -> Options:
-    """Return the options without the recordings whose results are whole, if such are to be skipped."""
+    """Return the options without the recordings whose results are whole, if such are to be skipped.
+
+    The result of another recording is an error of its own: it is neither counted nor replaced.
+    """
     if not options.skip_existing:
         return options
     places = options.places or (None,) * len(options.recordings)
     tasks = list(zip(options.recordings, options.targets, places, strict=True))
-    left = [
-        (recording, target, place)
-        for recording, target, place in tasks
-        if target is None or not existing.is_done(recording, target, options.format)
-    ]
-    console.message(f"{len(tasks) - len(left)} of {len(tasks)} results exist and are whole")
-    for folder in sorted({target.parent for _, target, _ in left if target is not None}):
-        files.remove_leftovers(folder)
+    left: list[tuple[Path, Path | None, Path | None]] = []
+    done, errors = list[Path](), list(options.unread)
+    for recording, target, place in tasks:
+        if target is None:
+            left.append((recording, target, place))
+        elif (other := existing.other_recording(recording, target, options.format)) is not None:
+            cause = f"it is the result of another recording, {other}"
+            errors.append(OutputError(target, cause, "Use another --output; without --skip-existing it is replaced"))
+        elif existing.is_done(recording, target, options.format):
+            done.append(target)
+        else:
+            left.append((recording, target, place))
+    console.message(f"{len(done)} of {len(tasks)} results exist and are whole")
+    by_name = [target for target in done if existing.stated_recording(target) is None]
+    if by_name:
+        console.message(f"{len(by_name)} of them count by their names, such as {by_name[0]}: they state no recording")
+    files.remove_leftovers(target.resolve() for target in options.targets if target is not None)
     recordings, targets, places = (tuple(column) for column in zip(*left, strict=True)) if left else ((), (), ())
-    return replace(options, recordings=recordings, targets=targets, places=places)
+    return replace(options, recordings=recordings, targets=targets, places=places, unread=tuple(errors))
 
 
 def transcribe_all(options: Options, recogniser: "Recogniser") -> list[VoxwrightError]:
@@ -447,7 +459,7 @@ class _Outcome:
         """Print everything and return all errors. Raise OutputError when the standard output is closed."""
         for line in self.lines:
             console.message(line)
-        written = [] if self.found is None else _write(self.found, None, format_name, self.title)
+        written = [] if self.found is None else _write(self.found, None, format_name, title=self.title)
         return [*self.errors, *written]
 
 
@@ -479,7 +491,7 @@ def _attempt(task: _Task, shared: _Shared) -> _Outcome:
         if task.target is None:
             return _Outcome(lines=lines, found=found, title=task.title)
         # A result is written at once: whatever ends the program later, it is there.
-        errors = _write(found, task.target, options.format)
+        errors = _write(found, task.target, options.format, recording=recording)
         if has_changed and before_ns is not None:
             existing.mark_as_outdated(task.target, before_ns)
         return _Outcome(lines=lines, errors=errors)
@@ -521,15 +533,22 @@ def follow(options: Options, recogniser: "StreamRecogniser") -> list[VoxwrightEr
             console.message("interrupted")
             sys.exit(INTERRUPTED_EXIT_CODE)
         console.report(path, found, time.monotonic() - started)
-        return list(found.errors) if target is None else _write(found, target, options.format)
+        return list(found.errors) if target is None else _write(found, target, options.format, recording=path)
 
 
 def _write(
-    found: "TranscriptionResult", target: Path | None, format_name: str, title: str | None = None
+    found: "TranscriptionResult",
+    target: Path | None,
+    format_name: str,
+    *,
+    title: str | None = None,
+    recording: Path | None = None,
 ) -> list[VoxwrightError]:
     """Write a transcript; return the errors of the transcription, and the one of the writing if it failed."""
     try:
         results.write(found.transcript, target, format_name, title=title)
+        if target is not None and recording is not None and not results.is_special(target):
+            existing.state_recording(target, recording)
     except OSError as error:
         return [*found.errors, as_output_error(error)]
     except OutputError as error:

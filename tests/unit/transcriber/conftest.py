@@ -1,5 +1,6 @@
 """Fixtures of the transcriber's tests: a scripted server in this process, and a recording."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def connection(script: Script) -> Iterator[Connection]:
 def recogniser(connection: Connection) -> TritonRecogniser:
     """A recogniser on the server."""
     return connect(connection, read_catalogue(), "en", None)
+
+
+@pytest.fixture
+def attributes(tmp_path: Path) -> None:
+    """Skip a test where the file system keeps no attributes."""
+    try:
+        os.setxattr(tmp_path, "user.voxwright.test", b"")
+    except OSError as error:
+        pytest.skip(f"{tmp_path}: {error.strerror}")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from tests.unit.transcriber.sounds import burst, silence, wav
 from transcriber import batch, existing, results
 from transcriber.__main__ import Options, parse, transcribe_all
 from transcriber.__main__ import run as run_command
+from transcriber.formats import FORMATS
 
 NAMES = [f"{number:02d}.wav" for number in range(12)]
 
@@ -200,6 +202,67 @@ def test_skips_results_that_are_whole(calls: Path, tmp_path: Path, capsys: pytes
     with pytest.raises(VoxwrightError):
         run_command(_options(calls, *arguments))
     assert "9 of 12 results exist and are whole" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("attributes")
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_keeps_the_result_of_another_recording(
+    format_name: str, calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tuesday/01.wav` after `01.wav`, into one folder: it is neither counted as done nor written over the first."""
+    other = tmp_path / "tuesday" / "01.wav"
+    other.parent.mkdir()
+    shutil.copy2(calls / "01.wav", other)
+    rest = ["--output", f"{tmp_path}/out/", "--format", format_name, "--endpoint", "localhost:1", "--wait", "0"]
+    assert transcribe_all(parse([str(calls / "01.wav"), *rest]), FakeRecogniser()) == []
+    before, name = _written(tmp_path / "out"), f"01{FORMATS[format_name].suffix}"
+    assert [*before] == [name]
+    with pytest.raises(VoxwrightError) as caught:
+        run_command(parse([str(other), *rest, "--skip-existing"]))
+    assert str(caught.value) == (
+        f"{tmp_path}/out/{name}: it is the result of another recording, {calls / '01.wav'}. "
+        "Use another --output; without --skip-existing it is replaced."
+    )
+    assert caught.value.exit_code == 13
+    assert _written(tmp_path / "out") == before
+    run_command(parse([str(calls / "01.wav"), *rest, "--skip-existing"]))
+    assert capsys.readouterr().err.splitlines()[-1] == "1 of 1 results exist and are whole"
+    assert transcribe_all(parse([str(other), *rest]), FakeRecogniser()) == []
+    run_command(parse([str(other), *rest, "--skip-existing"]))
+
+
+@pytest.mark.usefixtures("attributes")
+def test_results_of_earlier_releases_count_by_their_names(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--output", tmp_path / "out", "--skip-existing")
+    transcribe_all(_options(calls, *arguments), FakeRecogniser())
+    for name in ("03.wav.txt", "04.wav.txt"):
+        content = (tmp_path / "out" / name).read_text()
+        (tmp_path / "out" / name).unlink()
+        (tmp_path / "out" / name).write_text(content)
+    run_command(_options(calls, *arguments))
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "12 of 12 results exist and are whole",
+        f"2 of them count by their names, such as {tmp_path}/out/03.wav.txt: they state no recording",
+    ]
+
+
+def test_removes_only_what_its_own_killed_processes_left(calls: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    transcribe_all(_options(calls, "--output", out), FakeRecogniser())
+    link = out / "12.wav.txt"
+    link.symlink_to(tmp_path / "elsewhere.txt")
+    others = [".backup.partial", ".movie.mkv.partial", ".01.wav.txt.partial", ".x.wav.txt.abcd1234.partial"]
+    own = [out / ".01.wav.txt.abcd1234.partial", tmp_path / ".elsewhere.txt.abcd1234.partial"]
+    shutil.copy(calls / "01.wav", calls / "12.wav")
+    for path in (*(out / name for name in others), *own):
+        path.touch()
+        os.utime(path, (1, 1))
+    with pytest.raises(VoxwrightError):
+        run_command(_options(calls, "--output", out, "--skip-existing", "--endpoint", "localhost:1", "--wait", "0"))
+    assert not any(path.exists() for path in own)
+    assert all((out / name).exists() for name in others)
 
 
 def test_folder_without_recordings_is_reported_beside_other_errors(
