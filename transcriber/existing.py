@@ -84,7 +84,8 @@ def _real(recording: Path) -> str:
 
 def _json_source(target: Path) -> str | None:
     try:
-        return str(json.loads(target.read_bytes())["metadata"]["source"])
+        # A FIFO would wait for a writer.
+        return str(json.loads(target.read_bytes())["metadata"]["source"]) if target.is_file() else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -136,7 +136,8 @@ def srt(transcript: Transcript, shape: Subtitles = _SUBTITLES) -> str:
         if isinstance(cue, Turn):
             prefix = _speaker_prefix(cue) if cue.speaker != previous else ""
             previous = cue.speaker
-        shown = "\n".join(_lines(cue, prefix, shape))
+        # Players take a line with an arrow for the times of a cue.
+        shown = "\n".join(_lines(cue, prefix, shape)).replace("-->", "->")
         cues.append(f"{number}\n{_stamp(start_ms, ',')} --> {_stamp(end_ms, ',')}\n{shown}\n")
     return "\n".join(cues)
 

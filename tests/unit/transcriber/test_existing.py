@@ -115,3 +115,5 @@ def test_missing_recording_and_devices_are_not_done(tmp_path: Path, recording: P
     target.write_text(FORMATS["txt"].write(WHOLE))
     assert not is_done(tmp_path / "missing.wav", target, "txt")
     assert not is_done(recording, Path("/dev/null"), "txt")
+    os.mkfifo(tmp_path / "pipe")
+    assert other_recording(recording, tmp_path / "pipe", "json-v2") is None

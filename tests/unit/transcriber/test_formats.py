@@ -267,6 +267,7 @@ def test_name_of_a_speaker_is_text_in_a_line() -> None:
         "WEBVTT\n\n00:00:00.000 --> 00:00:00.400\n"
         "<v Agent &lt;b&gt; &amp; Co &gt; x 00:00:05.000 --&gt; 00:00:09.000 injected>hello\n"
     )
+    assert srt(given).count("-->") == 1
     assert "" not in srt(given).splitlines()
     assert text(given) == "[0:00.0 - 0:00.1] Agent <b> & Co > x 00:00:05.000 --> 00:00:09.000 injected: hello\n"
     assert len(rttm(given).split()) == 10
