@@ -5,7 +5,7 @@ import unicodedata
 
 def width(text: str) -> int:
     """Return the columns of a text: 2 for a wide character, as those of Chinese; 0 for a mark on another one."""
-    return sum(map(_width, text))
+    return len(text) if text.isascii() else sum(map(_width, text))
 
 
 def tail(text: str, columns: int) -> str:

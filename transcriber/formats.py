@@ -332,13 +332,15 @@ def _fits(cue: Turn, shape: Subtitles) -> bool:
 
 def _lines(cue: Turn | Loss, prefix: str, shape: Subtitles) -> list[str]:
     """Return the lines of a cue. A word that is longer than a line has one of its own."""
-    lines = [""]
-    gap = ""
+    lines, used, gap = [""], 0, ""
     for part, following_gap in _parts(cue, prefix):
-        if lines[-1] and width(lines[-1] + gap + part) > shape.line_characters:
+        columns = width(part)
+        if lines[-1] and used + len(gap) + columns > shape.line_characters:
             lines.append(part)
+            used = columns
         else:
             lines[-1] += gap + part
+            used += len(gap) + columns
         gap = following_gap
     return lines
 
