@@ -51,7 +51,7 @@ class Form:
 
 
 class _Parser(MultiPartParser):
-    """A parser that limits the plain fields as a whole, and drops those that nobody reads."""
+    """A parser that limits the plain fields as a whole, and drops those without effect."""
 
     def __init__(self, *values: Any, fields: Container[str] | None, **named: Any) -> None:
         super().__init__(*values, **named)

@@ -162,7 +162,7 @@ def test_state_may_be_requested_without_a_body(make: Make) -> None:
 def test_refused_session_is_logged_and_counted(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     client = make(failing, keys=keys(tmp_path))
-    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/v2?jwt=guess"):
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/v2?jwt=wrong"):
         pass
     assert "INFO: WebSocket /v2 401" in capsys.readouterr().err
     assert 'voxwright_requests_total{route="other",status="401"} 1.0' in client.get("/metrics").text
