@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -38,7 +39,9 @@ def test_keywords_that_are_not_used_are_a_warning(tmp_path: Path) -> None:
         granularities=frozenset({Granularity.SEGMENT}),
         is_streamed=False,
     )
-    work = Work(core.make(settings(tmp_path)), cast("Transcriber", Done()), query, tmp_path / "a.wav")
-    answer = asyncio.run(work.whole())
+    transcriber = cast("Transcriber", Done())
+    with ThreadPoolExecutor(1) as threads:
+        work = Work(core.make(settings(tmp_path)), transcriber, query, tmp_path / "a.wav", threads)
+        answer = asyncio.run(work.whole())
     assert (answer.status_code, json.loads(bytes(answer.body))["warnings"]) == (200, [CAUSE])
     assert json.loads(answer.headers["X-Voxwright-Warnings"]) == [CAUSE]
