@@ -1,6 +1,6 @@
 """Limit what a connection costs before it has sent a request: the time it is waited for, and how many there are.
 
-Whoever reaches the port can open connections, also without a key.
+Every host that reaches the port can open connections, also without a key.
 """
 
 import asyncio
