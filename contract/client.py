@@ -60,7 +60,7 @@ class TokenSpec:
     """The token that stands for the begin and the end of a text in the n-gram model; None without such a model."""
     style: str = SENTENCEPIECE
     """`sentencepiece`: a piece that begins with U+2581 begins a word. `delimiter`: the piece `delimiter` separates
-    words. `characters`: every piece is a word."""
+    words. `characters`: every piece is a word, and the bytes of a character are one."""
     delimiter: str = "|"
     word_separator: str = " "
     """What stands between two words of a transcript; empty for languages that are written without spaces."""

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from contract.client import TokenSpec
+from contract.tokens import is_right_to_left
 from service.realtime.errors import ErrorType, SessionError
 from transcriber import formats
 from transcriber.session import EndOfUtterance, Final, Partial
@@ -31,14 +33,14 @@ def write(message: Message) -> str:
     return json.dumps(message)
 
 
-def started(session: str, language: str, separator: str, channels: Sequence[str] | None) -> Message:
+def started(session: str, language: str, tokens: TokenSpec, channels: Sequence[str] | None) -> Message:
     """Return RecognitionStarted."""
     pack = {
         "adapted": False,
         "itn": False,
         "language_description": language,
-        "word_delimiter": separator,
-        "writing_direction": "left-to-right",
+        "word_delimiter": tokens.word_separator,
+        "writing_direction": "right-to-left" if is_right_to_left(tokens) else "left-to-right",
     }
     named = {} if channels is None else {"channels": list(channels)}
     return {

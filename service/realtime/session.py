@@ -256,8 +256,8 @@ class Session:
         self._ready, self._state.start = ready, start
         self._state.rules, self._state.last_audio_s = config.rules(chosen), time.monotonic()
         labels = (chosen.channel_diarization_labels or []) if chosen.has_channels else None
-        separator = ready.recogniser.tokens.word_separator
-        self._put(messages.started(self.id, ready.recogniser.language, separator, labels))
+        recogniser = ready.recogniser
+        self._put(messages.started(self.id, recogniser.language, recogniser.tokens, labels))
         for note in (*notes, *ready.warnings):
             self._put(note)
         for label in [None] if labels is None else labels:

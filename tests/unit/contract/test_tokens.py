@@ -3,7 +3,7 @@
 import pytest
 
 from contract.client import TokenSpec
-from contract.tokens import collapse, spell, units, word_groups
+from contract.tokens import collapse, is_right_to_left, spell, units, word_groups
 
 PIECES = ("<blank>", "<unk>", "</s>", "▁new", "▁s", "on", "s")
 SENTENCEPIECE = TokenSpec(pieces=PIECES, blank=0, unspoken=(1, 2), boundary=2)
@@ -50,6 +50,43 @@ def test_spells_bytes_of_characters_outside_the_vocabulary() -> None:
     spec = TokenSpec(pieces=("▁caf", "<0xC3>", "<0xA9>", "s", "<blank>"), blank=4)
     assert spell((0, 1, 2, 3), spec) == "cafés"
     assert spell((0, 1), spec) == "caf\N{REPLACEMENT CHARACTER}"
+
+
+BYTES = TokenSpec(
+    pieces=("東", "<0xE4>", "<0xBA>", "<0xAC>", "<blank>"), blank=4, style="characters", word_separator=""
+)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "groups"),
+    [
+        ((0, 1, 2, 3, 0), "東京東", [[0], [1, 2, 3], [4]]),
+        # Each character is a word of its own, also where both are bytes.
+        ((1, 2, 3, 1, 2, 3), "京京", [[0, 1, 2], [3, 4, 5]]),
+        # What is no whole character.
+        ((0, 2, 3), "東\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}", [[0], [1, 2]]),
+        ((1, 0), "\N{REPLACEMENT CHARACTER}東", [[0], [1]]),
+    ],
+)
+def test_bytes_of_a_character_are_one_word(tokens: tuple[int, ...], text: str, groups: list[list[int]]) -> None:
+    assert word_groups(tokens, BYTES) == groups
+    assert spell(tokens, BYTES) == text
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (PIECES, False),
+        (("<blank>", "<unk>", "</s>", "▁سلام", "ب", "a"), True),
+        (("<blank>", "<unk>", "</s>", "▁שלום", "1", "."), True),
+        # Bytes stand for any character.
+        (("<blank>", "<unk>", "</s>", "ب", "<0xD8>", "<0xA7>"), True),
+        (("<blank>", "<unk>", "</s>", "你", "好"), False),
+        (("<blank>", "<unk>", "</s>", "1", "2"), False),
+    ],
+)
+def test_direction_of_writing_is_that_of_most_letters(pieces: tuple[str, ...], *, expected: bool) -> None:
+    assert is_right_to_left(TokenSpec(pieces=pieces, blank=0, unspoken=(1, 2))) is expected
 
 
 @pytest.mark.parametrize(

@@ -574,6 +574,15 @@ def test_session_without_language_has_the_usual_one(
     assert started["language_pack_info"]["language_description"] == used
 
 
+def test_session_has_the_direction_of_writing_of_its_tokens(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.connected() as client:
+        assert client.start()["language_pack_info"]["writing_direction"] == "left-to-right"
+    pieces = ("<blank>", "<unk>", "</s>", "\u2581\u0633\u0644\u0627\u0645", "\u0628", "\u062f", "\u0631")
+    monkeypatch.setattr(server.recogniser, "tokens", dataclasses.replace(server.recogniser.tokens, pieces=pieces))
+    with server.connected() as client:
+        assert client.start()["language_pack_info"]["writing_direction"] == "right-to-left"
+
+
 def test_names_of_clients_stand_for_the_best_model(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalogue of other networks has neither; clients send one of them even if their user chose none."""
     streams = server.core.streams
