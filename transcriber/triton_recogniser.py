@@ -36,6 +36,8 @@ _ENCODER_OUT = "encoder_out"
 _IN_FLIGHT, _FULL_BATCHES = 8, 4
 # One request for a model is computed while the next one is on its way.
 _REQUESTS_AT_A_TIME = 2
+# An impossible token may have minus infinity. Where only tokens without text are possible, no hypothesis would be left.
+_SMALLEST_LOG_PROB = -1e9
 
 
 class TritonRecogniser:
@@ -344,7 +346,10 @@ def _encoder_output(outputs: Outputs, model: str) -> EncoderOutput:
     # The best token of every frame; an engine whose FP16 overflowed returns NaN.
     if not np.isfinite(outputs["top_log_probs"][0, :length].max(axis=1)).all():
         raise RequestError(f"{model} returned log-probabilities that are not numbers")
-    emissions = Emissions(log_probs=outputs["top_log_probs"][0, :length], tokens=outputs["top_tokens"][0, :length])
+    emissions = Emissions(
+        log_probs=np.maximum(outputs["top_log_probs"][0, :length], _SMALLEST_LOG_PROB),
+        tokens=outputs["top_tokens"][0, :length],
+    )
     # Without the frames of padding, so that a rescorer's own padding depends on the segment alone.
     encoder_out = outputs[_ENCODER_OUT][0, :length] if _ENCODER_OUT in outputs else None
     return EncoderOutput(emissions=emissions, encoder_out=encoder_out, encoder_length=length)

@@ -39,7 +39,7 @@ class Script:
     catalogue: Catalogue = field(default_factory=read_catalogue)
     types: dict[str, str] = field(default_factory=dict)
     extra_inputs: tuple[str, ...] = ()
-    fills: dict[str, float] = field(default_factory=dict)
+    fills: dict[str, Any] = field(default_factory=dict)
     """The value of all numbers of an output."""
     most_items: int = 16
     """The largest batch of every model."""

@@ -16,12 +16,13 @@ from contract.errors import ServerContractError, SettingError, VoxwrightError
 from tests.unit.transcriber.fakes import AUDIO, PIECES, SEARCH, TOKENS
 from tests.unit.transcriber.models import LEVELS, VOCABULARY
 from tests.unit.transcriber.server import EMBEDDING, ENCODER_SIZE, TOP, Script, serving
-from transcriber import ngram
+from transcriber import ngram, pipeline
 from transcriber.audio import Samples
 from transcriber.connection import Connection
 from transcriber.ctc import Emissions
 from transcriber.ngram import Ngram
 from transcriber.recogniser import EncoderOutput, RequestError
+from transcriber.segments import Segment
 from transcriber.triton_recogniser import TritonRecogniser, connect, connect_streams
 
 NGRAM = base64.b85encode(ngram.encode(LEVELS, VOCABULARY)).decode()
@@ -107,6 +108,31 @@ def test_rejects_log_probabilities_that_are_not_numbers(connection: Connection, 
     script.fills["top_log_probs"] = bad
     with pytest.raises(RequestError, match=r"^ensemble_en_standard returned log-probabilities that are not numbers$"):
         recogniser.recognise(audio(345))
+
+
+def test_impossible_tokens_leave_a_hypothesis(connection: Connection, script: Script) -> None:
+    """Every frame has a token that is no text as the only possible one."""
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    script.fills["top_log_probs"] = np.array([0.0, *[-np.inf] * 3])
+    script.fills["top_tokens"] = np.array([*recogniser.tokens.unspoken[:1], recogniser.tokens.blank, 3, 4])
+    encoded = recogniser.recognise(audio(345))
+    assert np.isfinite(encoded.emissions.log_probs).all()
+    for search in ("greedy", "beam"):
+        result = pipeline.decode_segment(
+            recogniser,
+            pipeline.Plan(search=search, speakers=False),
+            0,
+            Segment(start=0, samples=audio(345)),
+            encoded,
+        )
+        assert result.words == []
+
+
+def test_finite_log_probabilities_stay_as_they_are(connection: Connection, script: Script) -> None:
+    recogniser = connect(connection, read_catalogue(), "en", "standard")
+    given = np.array([-1e-7, -0.1, -80.5, -65_504.0], dtype=np.float32)
+    script.fills["top_log_probs"] = given
+    assert (recogniser.recognise(audio(345)).emissions.log_probs == given).all()
 
 
 def test_rejects_scores_that_are_not_numbers(recogniser: TritonRecogniser, script: Script) -> None:
