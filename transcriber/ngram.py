@@ -29,6 +29,8 @@ STEP_NATS = 0.25
 _LARGEST_CODE, _ZERO_BACKOFF = 255, 128
 _MAGIC = b"VXN1"
 _HEAD = struct.Struct("<4sHB")
+LARGEST_VOCABULARY = 65_535
+"""The number of tokens or words that the bytes of a model can state."""
 # A service checks its server every two seconds, and reads the same models each time.
 _KEPT = 4
 # Neighbouring bytes are hardly correlated here: lzma's usual contexts cost 3 %.
@@ -119,7 +121,12 @@ class Ngram:
 
 
 def encode(levels: Sequence[Level], vocabulary: int) -> bytes:
-    """Return a model as bytes: log-probabilities in steps, and backoff factors only for n-grams with children."""
+    """Return a model as bytes: log-probabilities in steps, and backoff factors only for n-grams with children.
+
+    Raises ValueError for a larger vocabulary than LARGEST_VOCABULARY.
+    """
+    if vocabulary > LARGEST_VOCABULARY:
+        raise ValueError(f"it has {vocabulary} tokens, and an n-gram model has at most {LARGEST_VOCABULARY}")
     columns = []
     for place, level in enumerate(levels):
         is_last = place == len(levels) - 1

@@ -47,6 +47,7 @@ _PRUNE = "Prune it, for example with KenLM's --prune or SRILM's -prune"
 
 # The layout that transcriber/ngram.py reads; tests compare the two.
 _STEP_NATS = 0.25
+_LARGEST_VOCABULARY = 65_535
 _LARGEST_CODE, _ZERO_BACKOFF = 255, 128
 _HEAD = struct.Struct("<4sHB")
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}]
@@ -102,6 +103,9 @@ def read(path: Path, tokens: TokenSpec) -> NgramModel:
         raise CheckpointError(path, f"it is damaged ({_text(error)})", _REMEDY) from error
     if reader.words:
         return _of_words(path, tokens, found, reader)
+    if len(tokens.pieces) > _LARGEST_VOCABULARY:
+        cause = f"it is a model of {len(tokens.pieces)} tokens, and {_LARGEST_VOCABULARY} are possible"
+        raise CheckpointError(path, cause, "Use a model of words, or leave the n-gram model out")
     missing = _add_missing_tokens(found, (boundary, *spoken))
     remark = (
         f"The n-gram model does not know {missing} of the {len(spoken)} tokens; they have the score of an unknown one."

@@ -111,6 +111,12 @@ def test_reads_nemo_s_way_to_write_tokens(tmp_path: Path) -> None:
     assert found.text == arpa.read(write(tmp_path / "lm.arpa"), TOKENS).text
 
 
+def test_rejects_more_tokens_than_the_format_can_state(tmp_path: Path) -> None:
+    tokens = TokenSpec(pieces=(*PIECES, *map(str, range(65_536 - len(PIECES)))), blank=0, unspoken=(1,))
+    with pytest.raises(CheckpointError, match="it is a model of 65536 tokens, and 65535 are possible"):
+        arpa.read(write(tmp_path / "lm.arpa"), tokens)
+
+
 def test_adds_missing_prefixes_by_backing_off(tmp_path: Path) -> None:
     """Pruning may leave an n-gram whose beginning is gone: the tree needs it, and the scores stay."""
     text = ARPA.replace("{-3}\t▁a b\t{1}\n", "").replace("ngram 2=5", "ngram 2=4")

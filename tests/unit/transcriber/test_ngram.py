@@ -100,6 +100,14 @@ def test_rounds_to_steps_within_bounds() -> None:
     assert log_probs == [-ngram.STEP_NATS, -255 * ngram.STEP_NATS, 0.0]
 
 
+def test_rejects_vocabulary_that_the_bytes_cannot_state() -> None:
+    unigrams = level(range(ngram.LARGEST_VOCABULARY), [-1.0] * ngram.LARGEST_VOCABULARY)
+    assert len(ngram.decode(ngram.encode([unigrams], ngram.LARGEST_VOCABULARY), BOUNDARY)) == 65_535
+    expected = "^it has 65536 tokens, and an n-gram model has at most 65535$"
+    with pytest.raises(ValueError, match=expected):
+        ngram.encode([unigrams], 65_536)
+
+
 def test_large_vocabulary_takes_two_bytes_per_token() -> None:
     tokens = np.arange(BOUNDARY, 1000)
     one = level(tokens, [-6.0] * len(tokens), children=[1] * len(tokens))
