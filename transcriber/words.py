@@ -30,7 +30,11 @@ def join(
             contents.append(content)
     # A frame near the end may be centred behind it.
     starts_s = [min(end_s, max(start_s, first_centre_s + group[0].first * audio.hop_s - _LEAD_S)) for group in found]
-    ends_s = [min(end_s, first_centre_s + group[-1].last * audio.hop_s + TRAIL_S) for group in found]
+    # The first frames of a network may be centred before the segment.
+    ends_s = [
+        max(begin_s, min(end_s, first_centre_s + group[-1].last * audio.hop_s + TRAIL_S))
+        for begin_s, group in zip(starts_s, found, strict=True)
+    ]
     _separate(starts_s, ends_s)
     return [
         Word(content=content, start_s=start, end_s=end, confidence=_confidence(group))

@@ -36,6 +36,13 @@ def test_word_in_the_last_frame_does_not_end_before_it_begins() -> None:
     assert (word.start_s, word.end_s) == (0.9, 0.9)
 
 
+def test_word_before_the_segment_does_not_end_before_it_begins() -> None:
+    """The first frames of a network may be centred before the segment."""
+    audio = AudioSpec(sample_rate_hz=16_000, shortest_samples=1, hop_s=0.04, first_centre_s=-0.2)
+    words = join(aligned((3, 0, 0), (8, 1, 1), (8, 9, 9)), TOKENS, audio, 5.0, 9.0)
+    assert [(word.start_s, word.end_s) for word in words] == [(5.0, 5.0), (5.0, 5.0), pytest.approx((5.1, 5.22))]
+
+
 def test_first_word_may_lack_its_mark() -> None:
     assert [word.content for word in join(aligned((4, 0, 0), (8, 3, 3)), TOKENS, AUDIO, 0.0, 1.0)] == ["lo", "a"]
 
