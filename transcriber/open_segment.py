@@ -288,8 +288,8 @@ def _certain(tokens: tuple[int, ...], blank: int) -> Emissions:
 
 
 def _part(segment: Segment, start_s: float, end_s: float) -> Segment:
-    """Return the stretch of a segment between two times."""
+    """Return the stretch of a segment between two times, at least one sample."""
     rate = segment.sample_rate_hz
-    first = max(0, round(start_s * rate) - segment.start)
+    first = min(max(0, round(start_s * rate) - segment.start), segment.samples.size - 1)
     last = max(first + 1, min(segment.samples.size, round(end_s * rate) - segment.start))
     return replace(segment, start=segment.start + first, samples=segment.samples[first:last])

@@ -186,8 +186,8 @@ class Follower:
         yield from self._ended(self._splitter.finish())
 
     def keep(self, seconds: float) -> None:
-        """Cut no segment before this time: the words before it are final."""
-        self._splitter.kept = round(seconds * self._timing.sample_rate_hz)
+        """Cut and end no segment before this time, which was processed: the words before it are final."""
+        self._splitter.kept = min(round(seconds * self._timing.sample_rate_hz), self._splitter.position)
 
     def _process(self, count: int) -> Iterator[SegmentUpdate]:
         if not count:
@@ -266,7 +266,7 @@ class _Splitter:
         self._last_voiced = 0
         self.hangover_frames = round(HANGOVER_S * 1000 / _FRAME_MS)
         self.kept = 0
-        """The offset before which no segment is cut."""
+        """The offset before which no segment is cut or ends."""
         self._previous_end = 0
 
     @property
@@ -374,7 +374,7 @@ class _Splitter:
     def _speech_end(self) -> int:
         # The silence behind the speech may reach beyond the longest segment.
         longest_end = (self._begin or 0) + self._timing.longest
-        return min(self.position, self.voiced_end + self._timing.padding, longest_end)
+        return max(self.kept, min(self.position, self.voiced_end + self._timing.padding, longest_end))
 
     def _close(self, end: int) -> Segment:
         begin = self._begin or 0

@@ -251,7 +251,7 @@ class StreamSession:
         start_s = open_segment.settled_s
         found = open_segment.finish(segment, self._number)
         self._open_segment = None
-        return self._final(found, min(start_s, segment.end_s), segment.end_s)
+        return self._final(found, start_s, max(start_s, segment.end_s))
 
     def _final(self, found: SegmentResult, start_s: float, end_s: float) -> Final:
         labels: list[str] = []

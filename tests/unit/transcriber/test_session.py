@@ -13,7 +13,7 @@ from contract.errors import ServerContractError, ServerUnreachableError
 from tests.unit.transcriber.fakes import LOUD, YES, confident
 from tests.unit.transcriber.sounds import burst, silence
 from tests.unit.transcriber.streams import FakeStreams
-from transcriber import confidence, pipeline, segments
+from transcriber import confidence, open_segment, pipeline, segments
 from transcriber.audio import Samples
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
@@ -115,6 +115,31 @@ def test_speech_behind_an_end_belongs_to_the_next_segment(
     finals = [event for event in transcribed(Marked(), samples) if isinstance(event, Final)]
     assert [word.content for word in all_words(finals)] == (["yes"] if speech_follows else [])
     assert [final.end_s for final in finals] == ([1.22, 2.62] if speech_follows else [1.22])
+
+
+@pytest.mark.parametrize("similarity", [None, 0.5])
+def test_segment_does_not_end_before_its_final_words(monkeypatch: pytest.MonkeyPatch, similarity: float | None) -> None:
+    """With a tiny delay a word is final that lies in the silence behind the end of its segment."""
+    flags = [True] * 51 + [False] * 60
+    monkeypatch.setattr(segments, "_LiveDetector", GivenVoice)
+    monkeypatch.setattr(GivenVoice, "flags", tuple(flags))
+    samples = np.zeros(len(flags) * 320, dtype=np.float32)
+    # The first word ends at 1.2225 s, and the speech of the segment at 1.22 s.
+    samples[[680 + 28 * 640, 680 + 31 * 640]] = 0.9
+    events = transcribed(Marked(similarity=similarity), samples, max_delay_s=0.05)
+    finals = [(event.start_s, event.end_s) for event in events if isinstance(event, Final)]
+    assert words(events) == ["yes"]
+    assert finals == [(0.0, pytest.approx(1.2225)), (pytest.approx(1.2225), pytest.approx(1.2225))]
+    assert finals[0][1] <= finals[1][0] <= finals[1][1]
+
+
+def test_part_of_a_segment_is_at_least_one_sample() -> None:
+    """What is left behind final words may be nothing, and its embedding needs a sample."""
+    segment = segments.Segment(start=1600, samples=burst(1))
+    for start_s, end_s in ((1.1, 1.1), (1.5, 1.6), (0.0, 0.05)):
+        part = open_segment._part(segment, start_s, end_s)
+        assert part.samples.size == 1
+        assert segment.start <= part.start < part.end <= segment.end
 
 
 @pytest.mark.parametrize("size", [1, 7, 160, 4000, 200_000])
