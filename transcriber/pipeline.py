@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -288,11 +289,12 @@ def _turns(results: list[SegmentResult], recogniser: Recogniser, limits: Speaker
     labels: list[str] = []
     if parts and similarity is not None:
         labels = speakers.label(windows, np.concatenate(parts), similarity, limits)
-    start = 0
-    for part in results:
-        stop = start + len(part.windows)
-        yield from speakers.turns(part.words, part.windows, labels[start:stop], recogniser.tokens.word_separator)
-        start = stop
+    remaining, separator = iter(labels), recogniser.tokens.word_separator
+    of_parts = (
+        speakers.turns(part.words, part.windows, list(islice(remaining, len(part.windows))), separator)
+        for part in results
+    )
+    yield from speakers.renumbered(chain.from_iterable(of_parts))
 
 
 def _notes(

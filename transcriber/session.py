@@ -254,9 +254,10 @@ class StreamSession:
         return self._final(found, start_s, max(start_s, segment.end_s))
 
     def _final(self, found: SegmentResult, start_s: float, end_s: float) -> Final:
-        labels: list[str] = []
+        labels: list[str | None] = []
         if self._speakers is not None and found.embeddings is not None:
-            labels = self._speakers.label(found.windows, found.embeddings)
+            spoken = speakers.nearest(found.words, found.windows) if found.windows else []
+            labels = self._speakers.label(found.windows, found.embeddings, spoken)
         separator = self._recogniser.tokens.word_separator
         turns = tuple(speakers.turns(found.words, found.windows, labels, separator))
         self.done_s = end_s

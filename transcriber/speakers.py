@@ -1,8 +1,8 @@
 """Distinguish speakers: windows of speech are embedded and clustered, and each word takes the speaker of its window."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -115,7 +115,7 @@ def with_noise_floor(samples: Samples, sample_rate_hz: int) -> Samples:
 def label(
     windows: Sequence[Window], embeddings: Floats, similarity: float, limits: SpeakerLimits = NO_LIMITS
 ) -> list[str]:
-    """Return the speaker of each window: S1, S2, ... in the order in which they first speak.
+    """Return the speaker of each window: S1, S2, ... in the order of their first windows.
 
     embeddings: FP32 [len(windows), E], of unit length. Average-linkage clustering by cosine: two clusters are one
     speaker while the mean cosine between their members is at least `similarity`, as far as the limits allow.
@@ -140,7 +140,9 @@ def cluster(embeddings: Floats, similarity: float) -> Labels:
     return Tree(embeddings).at(similarity)
 
 
-def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str], separator: str = " ") -> list[Turn]:
+def turns(
+    words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str | None], separator: str = " "
+) -> list[Turn]:
     """Split the words of one segment into turns, by the window whose middle is nearest to the middle of each word.
 
     A change of speaker is then moved to the longest pause nearby: the windows are too far apart to place it, and
@@ -148,20 +150,36 @@ def turns(words: Sequence[Word], windows: Sequence[Window], labels: Sequence[str
     """
     if not windows:
         return [Turn(words=tuple(words), speaker=None, separator=separator)] if words else []
-    middles = np.array([window.middle_s for window in windows])
-    spoken_s = np.array([(word.start_s + word.end_s) / 2 for word in words])
-    nearest = np.abs(middles - spoken_s[:, None]).argmin(axis=1)
-    spoken = [labels[place] for place in nearest.tolist()]
+    spoken = [labels[place] for place in nearest(words, windows)]
     return [
         Turn(words=tuple(word for _, word in group), speaker=speaker, separator=separator)
         for speaker, group in groupby(zip(_at_pauses(words, spoken), words, strict=True), key=lambda pair: pair[0])
     ]
 
 
-def _at_pauses(words: Sequence[Word], spoken: Sequence[str]) -> list[str]:
+def nearest(words: Sequence[Word], windows: Sequence[Window]) -> list[int]:
+    """Return for each word the place of the window, of at least one, whose middle is nearest to that of the word."""
+    middles = np.array([window.middle_s for window in windows])
+    spoken_s = np.array([(word.start_s + word.end_s) / 2 for word in words])
+    found: list[int] = np.abs(middles - spoken_s[:, None]).argmin(axis=1).tolist()
+    return found
+
+
+def renumbered(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield the turns of a recording with speakers S1, S2, ... in the order of their first words.
+
+    A voice without words, such as a cough, is in no turn.
+    """
+    numbers: dict[str, str] = {}
+    for turn in turns:
+        speaker = turn.speaker
+        yield turn if speaker is None else replace(turn, speaker=numbers.setdefault(speaker, f"S{len(numbers) + 1}"))
+
+
+def _at_pauses(words: Sequence[Word], spoken: Sequence[str | None]) -> list[str | None]:
     """Move each change of speaker to the longest pause within reach, but not past the change before or after it."""
     changes = [place for place in range(1, len(words)) if spoken[place] != spoken[place - 1]]
-    moved: list[str] = []
+    moved: list[str | None] = []
     for place, following in pairwise([*changes, len(words)]):
         reach = [
             other

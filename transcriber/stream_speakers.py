@@ -18,7 +18,8 @@ class StreamSpeakers:
 
     The windows of a segment are clustered as in `speakers.label`, together with windows of earlier segments: a segment
     in which two speakers change is not enough to separate them. A voice takes the label that its earlier windows have;
-    a voice without any is a new speaker. Of the limits only the largest number counts: speakers come one by one.
+    a voice without any is a new speaker when it speaks a word. Of the limits only the largest number counts: speakers
+    come one by one.
     """
 
     def __init__(self, similarity: float, limits: SpeakerLimits = NO_LIMITS) -> None:
@@ -31,16 +32,25 @@ class StreamSpeakers:
         """Return the number of windows that are remembered."""
         return len(self._labels)
 
-    def label(self, windows: Sequence[Window], embeddings: Floats) -> list[str]:
-        """Return the speaker of each window of one segment; embeddings FP32 [len(windows), E], of unit length."""
+    def label(
+        self, windows: Sequence[Window], embeddings: Floats, spoken: Sequence[int] | None = None
+    ) -> list[str | None]:
+        """Return the speaker of each window of one segment; embeddings FP32 [len(windows), E], of unit length.
+
+        `spoken` are the places of the windows in which words are, None for all. None is the speaker of windows of a new
+        voice that has no word, such as a cough.
+        """
         if not windows:
             return []
         new = self._numbered(speech_of(windows, embeddings))
         speech = new if self._memory is None else self._memory + new
         voices = find_voices(speech, self._similarity, self._limits)
-        labels = self._choose_labels(speech, voices)[voices[len(self._labels) :]]
-        self._remember(speech, np.concatenate((self._labels, labels)))
-        return [f"S{number + 1}" for number in labels.tolist()]
+        of_new = voices[len(self._labels) :]
+        speaking = of_new if spoken is None else of_new[sorted(set(spoken))]
+        labels = self._choose_labels(speech, voices, speaking)[of_new]
+        labelled = np.concatenate((self._labels, labels))
+        self._remember(speech[labelled >= 0], labelled[labelled >= 0])
+        return [f"S{number + 1}" if number >= 0 else None for number in labels.tolist()]
 
     def _numbered(self, new: Speech) -> Speech:
         """Return the speech with numbers of segments that no earlier speech has."""
@@ -48,13 +58,13 @@ class StreamSpeakers:
         self._segments = int(numbers.max()) + 1
         return Speech(embeddings=new.embeddings, segments=numbers, lengths_s=new.lengths_s)
 
-    def _choose_labels(self, speech: Speech, voices: Labels) -> Labels:
-        """Return the label of each voice, -1 for voices without a new window."""
+    def _choose_labels(self, speech: Speech, voices: Labels, speaking: Labels) -> Labels:
+        """Return the label of each voice; -1 for a voice that has none yet and is not among those of `speaking`."""
         known, defining = len(self._labels), speech.defining
         directions = means(speech.embeddings[defining], voices[defining])
         found = self._known_labels(speech, voices, directions)
         labelled = np.flatnonzero(found >= 0)
-        for voice in dict.fromkeys(voices[known:].tolist()):
+        for voice in dict.fromkeys(speaking.tolist()):
             if found[voice] >= 0:
                 continue
             longest_s = speech.lengths_s[known:][voices[known:] == voice].max()

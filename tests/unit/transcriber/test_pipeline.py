@@ -46,6 +46,19 @@ def test_words_times_and_speakers(talk: Path) -> None:
     assert (found.notes, found.errors, found.transcript.losses) == ((), (), ())
 
 
+class _Cough(FakeRecogniser):
+    """Embeds the windows that begin in the first 2 s of a segment as one voice, and the others as another."""
+
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        return np.array([[1, 0] if first < 32_000 else [0, 1] for first, _ in bounds], dtype=np.float32)
+
+
+def test_first_speaker_is_the_first_with_words(tmp_path: Path) -> None:
+    """The word is in the middle of 8 s, behind a voice without words."""
+    path = wav(tmp_path / "talk.wav", np.concatenate([silence(1), burst(8), silence(1)]))
+    assert spoken_turns(result_of(path, _Cough(), Plan(search="greedy"))) == [("S1", "loud")]
+
+
 def test_embeds_nothing_without_speakers(talk: Path) -> None:
     recogniser = FakeRecogniser()
     found = result_of(talk, recogniser, Plan(speakers=False))

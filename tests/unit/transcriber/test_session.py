@@ -15,9 +15,10 @@ from tests.unit.transcriber.sounds import burst, silence
 from tests.unit.transcriber.streams import FakeStreams
 from transcriber import confidence, open_segment, pipeline, segments
 from transcriber.audio import Samples
+from transcriber.ctc import Floats
 from transcriber.phrases import Phrase
 from transcriber.pipeline import Plan
-from transcriber.recogniser import CancelledRequestError, EncoderOutput, RequestError
+from transcriber.recogniser import Bounds, CancelledRequestError, EncoderOutput, RequestError
 from transcriber.segments import Timing
 from transcriber.session import EndOfUtterance, Event, Final, Outage, Partial, StreamRules, StreamSession
 from transcriber.transcript import Word
@@ -61,6 +62,13 @@ class Marked(FakeStreams):
             if 0 <= frame < len(path):
                 path[frame] = YES
         return dataclasses.replace(encoded, emissions=confident(path))
+
+
+class TwoVoices(Marked):
+    """Embed the windows that begin in the first 2 s of a segment as one voice, and the others as another."""
+
+    def embed(self, samples: Samples, bounds: Sequence[Bounds]) -> Floats:
+        return np.array([[1, 0] if first < 32_000 else [0, 1] for first, _ in bounds], dtype=np.float32)
 
 
 class GivenVoice:
@@ -140,6 +148,17 @@ def test_part_of_a_segment_is_at_least_one_sample() -> None:
         part = open_segment._part(segment, start_s, end_s)
         assert part.samples.size == 1
         assert segment.start <= part.start < part.end <= segment.end
+
+
+def test_first_speaker_of_a_stream_is_the_first_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another voice, without words, comes before it in the segment."""
+    monkeypatch.setattr(segments, "_LiveDetector", GivenVoice)
+    monkeypatch.setattr(GivenVoice, "flags", (*[True] * 300, *[False] * 50))
+    samples = np.zeros(7 * 16_000, dtype=np.float32)
+    samples[680 + 120 * 640] = 0.9
+    with StreamSession(TwoVoices(), Plan(search="greedy")) as stream:
+        finals = [event for event in pushed(stream, samples) + stream.finish() if isinstance(event, Final)]
+    assert [(turn.speaker, turn.text) for final in finals for turn in final.turns] == [("S1", "yes")]
 
 
 @pytest.mark.parametrize("size", [1, 7, 160, 4000, 200_000])

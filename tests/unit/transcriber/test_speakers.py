@@ -15,7 +15,7 @@ from tests.unit.transcriber.fakes import speaker_spec
 from transcriber import clustering, speakers
 from transcriber.audio import Recording
 from transcriber.clustering import SpeakerLimits
-from transcriber.speakers import Window, cluster, label, turns, window_bounds, windows_of
+from transcriber.speakers import Window, cluster, label, renumbered, turns, window_bounds, windows_of
 from transcriber.stream_speakers import StreamSpeakers
 from transcriber.transcript import Word
 
@@ -132,6 +132,32 @@ def test_words_take_the_speaker_of_the_nearest_window() -> None:
 def test_without_windows_there_is_one_turn() -> None:
     assert [turn.speaker for turn in turns([word("a", 0, 1), word("b", 1, 2)], [], [])] == [None]
     assert turns([], [], []) == []
+
+
+def test_numbers_follow_the_first_words() -> None:
+    """A voice without words, such as a cough before the first word, has no number."""
+    order = [1, 1, 1, 0, 0, 0, 0, 2, 2, 2, 2]
+    given = [Window(segment=place // 7, start_s=2.0 * place, end_s=2.0 * place + 2) for place in range(len(order))]
+    labels = label(given, embedded(order), 0.4)
+    assert sorted(set(labels)) == ["S1", "S2", "S3"]
+    spoken = [word("hello", 8.6, 9.2), word("yes", 18.6, 19.2), word("no", 10.6, 11.2)]
+    found = [turn for each in spoken for turn in turns([each], given, labels)]
+    assert [(turn.speaker, turn.text) for turn in renumbered(found)] == [("S1", "hello"), ("S2", "yes"), ("S1", "no")]
+    without = [turn for each in spoken for turn in turns([each], [], [])]
+    assert list(renumbered(without)) == without
+
+
+def test_stream_numbers_voices_that_speak() -> None:
+    stream = StreamSpeakers(0.4, SpeakerLimits(most=2))
+    given = windows(4)
+    assert stream.label(given, embedded([1] * 4), spoken=[]) == [None] * 4
+    assert len(stream) == 0
+    mixed = [Window(segment=4, start_s=each.start_s, end_s=each.end_s) for each in [*given, *given]]
+    # The voice before the words is no speaker; it does not count to the limit either.
+    assert stream.label(mixed, embedded([1] * 4 + [0] * 4), spoken=[5, 6, 6]) == [None] * 4 + ["S1"] * 4
+    assert stream.label(given, embedded([2] * 4), spoken=[0]) == ["S2"] * 4
+    # A known voice keeps its label, with words or without.
+    assert stream.label(given, embedded([0] * 4), spoken=[]) == ["S1"] * 4
 
 
 def test_moves_speaker_change_to_the_pause() -> None:
