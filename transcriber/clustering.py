@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ _LONGEST_CHANGE = 2
 # Distances between n windows take 4 n^2 bytes: 16 MB. More windows (25 minutes) are clustered part by part, each into
 # so many clusters that windows of two speakers are in different ones.
 _PART_WINDOWS, _PART_CLUSTERS = 2_000, 100
+# Cosines between n clusters of parts take 4 n^2 bytes: 256 MB. More clusters (33 hours) are clustered part by part too.
+_MOST_CLUSTERS = 8_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,17 +89,17 @@ class Tree:
     """
 
     def __init__(self, embeddings: Floats) -> None:
-        """Build the tree; it needs memory for at most 2,000 vectors squared."""
+        """Build the tree; beside the vectors and their clusters, it takes at most 256 MB."""
         self._groups = np.arange(len(embeddings))
         if len(embeddings) <= _PART_WINDOWS:
             self._links = _links(embeddings)
             return
-        count = 0
-        for start in range(0, len(embeddings), _PART_WINDOWS):
-            part = slice(start, start + _PART_WINDOWS)
-            self._groups[part] = count + _cut(_links(embeddings[part]), _PART_CLUSTERS, "maxclust")
-            count = int(self._groups[part].max()) + 1
-        self._links = _links_of_means(means(embeddings, self._groups), np.bincount(self._groups))
+        self._groups = _by_parts(_links, embeddings)
+        centres, sizes = means(embeddings, self._groups), np.bincount(self._groups)
+        while len(centres) > _MOST_CLUSTERS:
+            self._groups = _by_parts(_links_of_means, centres, sizes)[self._groups]
+            centres, sizes = means(embeddings, self._groups), np.bincount(self._groups)
+        self._links = _links_of_means(centres, sizes)
 
     def __len__(self) -> int:
         """Return the largest number of clusters."""
@@ -175,6 +177,16 @@ def _voices(speech: Speech, clusters: Labels) -> Labels:
     return np.flatnonzero(is_voice)
 
 
+def _by_parts(links: Callable[..., Links], *arrays: NDArray[Any]) -> Labels:
+    """Return clusters, numbered from 0: at most 100 of every 2,000 rows of the arrays, by the trees of `links`."""
+    found, count = np.empty(len(arrays[0]), dtype=np.int64), 0
+    for start in range(0, len(found), _PART_WINDOWS):
+        part = slice(start, start + _PART_WINDOWS)
+        found[part] = count + _cut(links(*(array[part] for array in arrays)), _PART_CLUSTERS, "maxclust")
+        count = int(found[part].max()) + 1
+    return found
+
+
 def _links(embeddings: Floats) -> Links:
     if len(embeddings) == 1:
         return np.empty((0, 4))
@@ -194,9 +206,10 @@ def _links_of_means(centres: Floats, sizes: Labels) -> Links:
     centres, sizes, numbers, leaves = centres.copy(), sizes.copy(), np.arange(count), np.ones(count, dtype=np.int64)
     cosines = centres @ centres.T
     np.fill_diagonal(cosines, -np.inf)
+    pairs = _Pairs(cosines)
     links = np.empty((count - 1, 4))
     for step in range(count - 1):
-        first, second = sorted(divmod(int(cosines.argmax()), count))
+        first, second = pairs.best()
         leaves[first] += leaves[second]
         pair = sorted((numbers[first], numbers[second]))
         links[step] = (*pair, max(1.0 - cosines[first, second], 0.0), leaves[first])
@@ -206,8 +219,50 @@ def _links_of_means(centres: Floats, sizes: Labels) -> Links:
         active = cosines[first] > -np.inf
         cosines[first, active] = cosines[active, first] = centres[active] @ centres[first]
         cosines[second, :] = cosines[:, second] = -np.inf
+        pairs.join(first, second)
     links[:, 2] = np.maximum.accumulate(links[:, 2])
     return links
+
+
+class _Pairs:
+    """The largest entry above the diagonal of a symmetric matrix in which rows are joined; of equal ones the first.
+
+    To search the matrix for each of n - 1 joins takes n^3 steps. Here each row has its best partner, or a bound while
+    that partner has changed, and a row is searched when no other row can have a larger entry. Source: Müllner, "Modern
+    hierarchical, agglomerative clustering algorithms" (arXiv:1109.2378), the generic algorithm.
+    """
+
+    def __init__(self, matrix: Floats) -> None:
+        """Begin with a matrix, which is not copied."""
+        self._matrix, count = matrix, len(matrix)
+        self._bounds = np.full(count, -np.inf, dtype=matrix.dtype)
+        self._partners, self._is_known = np.zeros(count, dtype=np.int64), np.ones(count, dtype=bool)
+        for row in range(count - 1):
+            self._search(row)
+
+    def best(self) -> tuple[int, int]:
+        """Return the row and the column of the largest entry."""
+        while not self._is_known[row := int(self._bounds.argmax())]:
+            self._search(row)
+        return row, int(self._partners[row])
+
+    def join(self, first: int, second: int) -> None:
+        """Take the new entries of a row, and forget another one, a later row, whose entries are minus infinity now."""
+        self._bounds[second], self._is_known[second] = -np.inf, True
+        self._is_known[:second] &= ~np.isin(self._partners[:second], (first, second))
+        entries, bounds, partners = self._matrix[first, :first], self._bounds[:first], self._partners[:first]
+        # An entry that is equal to a bound is the first of its row if it stands before those that had it.
+        is_best = (entries > bounds) | ((entries == bounds) & (first <= partners))
+        is_best &= entries > -np.inf
+        bounds[is_best], partners[is_best] = entries[is_best], first
+        self._is_known[:first] |= is_best
+        self._search(first)
+
+    def _search(self, row: int) -> None:
+        rest = self._matrix[row, row + 1 :]
+        place = int(rest.argmax()) if rest.size else 0
+        self._bounds[row] = rest[place] if rest.size else -np.inf
+        self._partners[row], self._is_known[row] = row + 1 + place, True
 
 
 def _cut(links: Links, limit: float, criterion: str) -> Labels:

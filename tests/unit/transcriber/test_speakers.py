@@ -115,6 +115,81 @@ def test_clustering_in_parts_equals_clustering_at_once(monkeypatch: pytest.Monke
     assert len(set(zip(whole.tolist(), parted.tolist(), strict=True))) == 4
 
 
+def test_many_clusters_of_parts_are_clustered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clusters of parts are clustered in parts themselves, so that their cosines do not fill the memory."""
+    order = np.random.default_rng(7).integers(0, 4, 6_000).tolist()
+    monkeypatch.setattr(clustering, "_PART_WINDOWS", 100)
+    monkeypatch.setattr(clustering, "_PART_CLUSTERS", 10)
+    monkeypatch.setattr(clustering, "_MOST_CLUSTERS", 100)
+    largest = 0
+    real = clustering._links_of_means
+
+    def links(centres: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        nonlocal largest
+        largest = max(largest, len(centres))
+        return real(centres, sizes)
+
+    monkeypatch.setattr(clustering, "_links_of_means", links)
+    found = cluster(embedded(order), 0.4)
+    assert largest == 100
+    assert len(set(found.tolist())) == len(set(zip(found.tolist(), order, strict=True))) == 4
+
+
+def searched_at_once(centres: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Join clusters as `_links_of_means`, with a search of the whole matrix for every join."""
+    count = len(centres)
+    centres, sizes, numbers, leaves = centres.copy(), sizes.copy(), np.arange(count), np.ones(count, dtype=np.int64)
+    cosines = centres @ centres.T
+    np.fill_diagonal(cosines, -np.inf)
+    links = np.empty((count - 1, 4))
+    for step in range(count - 1):
+        first, second = sorted(divmod(int(cosines.argmax()), count))
+        leaves[first] += leaves[second]
+        pair = sorted((numbers[first], numbers[second]))
+        links[step] = (*pair, max(1.0 - cosines[first, second], 0.0), leaves[first])
+        total = centres[first] * sizes[first] + centres[second] * sizes[second]
+        sizes[first] += sizes[second]
+        centres[first], numbers[first] = total / sizes[first], count + step
+        active = cosines[first] > -np.inf
+        cosines[first, active] = cosines[active, first] = centres[active] @ centres[first]
+        cosines[second, :] = cosines[:, second] = -np.inf
+    links[:, 2] = np.maximum.accumulate(links[:, 2])
+    return links
+
+
+@for_all(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["random", "voices", "copies", "whole numbers", "equal"]))
+def test_joins_the_clusters_that_a_whole_search_joins(seed: int, kind: str) -> None:
+    """Also where many pairs have the same cosine."""
+    source = np.random.default_rng(seed)
+    count = int(source.integers(2, 60))
+    drawn = {
+        "random": lambda: source.normal(size=(count, 8)),
+        "voices": lambda: embedded(source.integers(0, 3, count).tolist()),
+        "copies": lambda: source.normal(size=(3, 8))[source.integers(0, 3, count)],
+        "whole numbers": lambda: source.integers(-2, 3, (count, 4)),
+        "equal": lambda: np.repeat(source.normal(size=(1, 8)), count, axis=0),
+    }[kind]()
+    centres, sizes = drawn.astype(np.float32), source.integers(1, 4, count)
+    assert clustering._links_of_means(centres, sizes).tobytes() == searched_at_once(centres, sizes).tobytes()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.08, 10.0], ids=["equal", "voices", "random"])
+def test_joining_searches_few_rows(monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    """The time grows with the square of the number of clusters, and not with its cube."""
+    count, searched = 600, 0
+    real = clustering._Pairs._search
+
+    def search(pairs: clustering._Pairs, row: int) -> None:
+        nonlocal searched
+        searched += 1
+        real(pairs, row)
+
+    monkeypatch.setattr(clustering._Pairs, "_search", search)
+    centres = embedded([place % 3 for place in range(count)], spread)
+    clustering._links_of_means(centres, np.ones(count, dtype=np.int64))
+    assert searched < 10 * count
+
+
 def test_two_hours_of_windows_take_little_memory() -> None:
     order = np.random.default_rng(6).integers(0, 5, 9_600).tolist()
     labels = cluster(embedded(order), 0.4)
