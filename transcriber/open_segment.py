@@ -40,7 +40,7 @@ class OpenSegment:
         self._recogniser, self._plan = recogniser, plan
         self._phrases = phrases.spelled(plan.vocabulary, recogniser.tokens)
         self._calibration = confidence.calibration(recogniser, plan.search, ngram=plan.ngram)
-        self._stream = new_stream_id()
+        self._stream, self._start_s = new_stream_id(), start_s
         self._samples, self._waiting = 0, np.empty(0, dtype=np.float32)
         self._windows, self._outputs = list[Samples](), list[EncoderOutput]()
         self._settled = _Settled(end_s=start_s)
@@ -54,6 +54,19 @@ class OpenSegment:
     def settled_s(self) -> float:
         """Return the time before which all words are final."""
         return self._settled.end_s
+
+    @property
+    def has_final_words(self) -> bool:
+        """Return whether some of its words are final."""
+        return bool(self._settled.tokens)
+
+    @property
+    def wordless_s(self) -> float:
+        """Return how long the audio after the last final word is that was recognised and has no word; 0 with a word."""
+        if self.text():
+            return 0.0
+        recognised = self._samples - self._waiting.size
+        return max(0.0, self._start_s + recognised / self._recogniser.audio.sample_rate_hz - self.settled_s)
 
     def push(self, segment: Segment) -> None:
         """Send the windows that are full by now; after an error of the server, no more are sent."""

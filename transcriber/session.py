@@ -58,6 +58,11 @@ class Outage:
     error: ServerUnreachableError
 
 
+# Sound in which no word is found for so long is no speech. A segment begins 0.2 s before its sound, and the text of a
+# word is known after the one or two windows of the recogniser that it is in, a third of a second each. Behind words it
+# may be a hesitation.
+_WORDLESS_S, _HESITATION_S = 1.0, 3.0
+
 Event: TypeAlias = Partial | Final | EndOfUtterance | Outage
 
 
@@ -66,7 +71,8 @@ class StreamRules:
     """When words become final. Without `max_delay_s` they are final at the end of their segment, of at most 16 s.
 
     A word is final when `max_delay_s` and at most one window of the recogniser of audio have followed it. An utterance
-    ends after `end_of_utterance_s` of silence; None sends no such event.
+    ends after `end_of_utterance_s` without speech; None sends no such event. Sound without words, such as clicks, is no
+    speech.
     """
 
     max_delay_s: float | None = None
@@ -107,6 +113,7 @@ class StreamSession:
         self._last_partial, self._checked_s = "", 0.0
         self._number = 0
         self._utterance_is_open = self._has_ended = False
+        self._spoken_s = 0.0  # the end of the last speech with words
         self.done_s = 0.0
         """The time up to which everything is final."""
         self.rules = rules or StreamRules()
@@ -189,10 +196,12 @@ class StreamSession:
 
     def _end_of_utterance(self) -> Iterator[Event]:
         silence_s = self._rules.end_of_utterance_s
-        if not silence_s or not self._utterance_is_open or self._open_segment is not None:
+        if not silence_s or not self._utterance_is_open:
             return
-        time_s = self._follower.last_voiced_s + silence_s
-        if self.position_s >= time_s:
+        time_s = self._spoken_s + silence_s
+        if self.position_s < time_s:
+            return
+        if self._open_segment is None or self._open_segment.wordless_s >= _longest_wordless_s(self._open_segment):
             self._utterance_is_open = False
             yield EndOfUtterance(time_s=time_s)
 
@@ -245,12 +254,17 @@ class StreamSession:
         if found is not None:
             self._follower.keep(open_segment.settled_s)
             self._last_partial = ""
+            self._spoken_s = open_segment.settled_s
             yield self._final(found, start_s, open_segment.settled_s)
 
     def _finished(self, segment: Segment, open_segment: OpenSegment) -> Final:
         start_s = open_segment.settled_s
         found = open_segment.finish(segment, self._number)
         self._open_segment = None
+        voiced_s = min(self._follower.last_voiced_s, segment.end_s)
+        # Also behind words that were final before: the sound of a word goes on after its last token.
+        if found.words or (open_segment.has_final_words and voiced_s - start_s < _HESITATION_S):
+            self._spoken_s = voiced_s
         return self._final(found, start_s, max(start_s, segment.end_s))
 
     def _final(self, found: SegmentResult, start_s: float, end_s: float) -> Final:
@@ -264,3 +278,8 @@ class StreamSession:
         self._number += 1
         self._utterance_is_open = self._utterance_is_open or bool(turns)
         return Final(start_s=start_s, end_s=end_s, turns=turns, loss=found.loss)
+
+
+def _longest_wordless_s(open_segment: OpenSegment) -> float:
+    """Return how long sound without words in an open segment may be speech."""
+    return _HESITATION_S if open_segment.has_final_words else _WORDLESS_S

@@ -260,6 +260,61 @@ def test_end_of_utterance_once_a_pause() -> None:
     assert not any(event.forced for event in ends)
 
 
+def utterance_ends(
+    monkeypatch: pytest.MonkeyPatch, flags: Sequence[bool], words_s: Sequence[float], trigger_s: float
+) -> list[tuple[float, float]]:
+    """Return the times of the ends of utterances, and when they are reported, for frames with voice and for words."""
+    monkeypatch.setattr(segments, "_LiveDetector", GivenVoice)
+    monkeypatch.setattr(GivenVoice, "flags", tuple(flags))
+    samples = np.zeros(len(flags) * 320, dtype=np.float32)
+    for time_s in words_s:
+        samples[680 + round(time_s / 0.04) * 640] = 0.9
+    found = []
+    rules = StreamRules(max_delay_s=1.0, end_of_utterance_s=trigger_s)
+    with StreamSession(Marked(), Plan(search="greedy"), rules=rules) as stream:
+        for start in range(0, samples.size, 1600):
+            events = stream.push(samples[start : start + 1600])
+            found += [(event.time_s, stream.position_s) for event in events if isinstance(event, EndOfUtterance)]
+    return found
+
+
+@pytest.mark.parametrize("click_frames", [1, 5], ids=["no segment", "a segment without words"])
+def test_clicks_do_not_keep_an_utterance_open(monkeypatch: pytest.MonkeyPatch, click_frames: int) -> None:
+    """Speech until 2 s, then a click every 0.9 s."""
+    clicks = [*[False] * (45 - click_frames), *[True] * click_frames] * 20
+    ((time_s, reported_s),) = utterance_ends(monkeypatch, [True] * 100 + clicks, [0.4, 1.88], 1.0)
+    assert time_s == pytest.approx(3.0)
+    # A click just before may be the beginning of a word until its segment has ended.
+    assert reported_s <= 3.0 + 0.5
+
+
+def test_sound_without_words_does_not_keep_an_utterance_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Music follows the words, without a pause or after one."""
+    ((time_s, reported_s),) = utterance_ends(monkeypatch, [True] * 1500, [0.4, 1.0], 0.5)
+    assert time_s == pytest.approx(1.0 + 0.0425 + 0.06 + 0.5, abs=0.03)
+    assert reported_s < 5.0
+    flags = [True] * 60 + [False] * 45 + [True] * 1500
+    ((time_s, reported_s),) = utterance_ends(monkeypatch, flags, [0.4, 1.0], 1.0)
+    assert time_s == pytest.approx(2.2)
+    assert reported_s < 3.5
+
+
+def test_hesitation_does_not_end_an_utterance(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [True] * 200 + [False] * 100
+    found = utterance_ends(monkeypatch, flags, [0.4, 2.8], 0.5)
+    assert [time_s for time_s, _ in found] == [pytest.approx(4.5)]
+
+
+@pytest.mark.parametrize("first_word_s", [0.1, 0.4, 0.6])
+def test_speech_that_has_no_text_yet_keeps_an_utterance_open(
+    monkeypatch: pytest.MonkeyPatch, first_word_s: float
+) -> None:
+    """Speech goes on 0.1 s before the utterance would end."""
+    flags = [True] * 100 + [False] * 45 + [True] * 75 + [False] * 100
+    found = utterance_ends(monkeypatch, flags, [0.4, 1.88, 2.9 + first_word_s, 4.2], 1.0)
+    assert [time_s for time_s, _ in found] == [pytest.approx(5.4)]
+
+
 def test_short_trigger_ends_the_segment_earlier() -> None:
     samples = np.concatenate([burst(2), silence(2)])
     ends = [
