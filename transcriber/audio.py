@@ -1,5 +1,6 @@
 """Decode any common recording to mono, block by block, and report the parts that could not be read."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,10 +70,9 @@ class Recording:
         self._block = mixed * _MIXES_PER_BLOCK
         self._parts = [Part()] if raw is not None else _parts(path)
         self._container, self._stream = self._open_part(self._parts[0])
-        self.channels = self._stream.codec_context.layout.nb_channels
-        """The number of channels of the file."""
+        self._first_channels = self._stream.codec_context.layout.nb_channels
         self._channel = None if channel is None else channel - 1
-        if self._channel is not None and not 0 <= self._channel < self.channels:
+        if self._channel is not None and not (self._channel >= 0 and self._has_channels(self._channel + 1)):
             self._container.close()
             cause = f"it has no channel {channel}, only {self.channels}"
             raise AudioError(path, cause, "Choose another channel")
@@ -81,8 +81,23 @@ class Recording:
             self.duration_s = self._declared_s()
         self.losses: list[Loss] = []
         self.notes: list[str] = [*_telephone_note(self._stream.rate, sample_rate_hz), *self._track_note()]
+        self._unread: list[Loss] = []
+        """Where channels begin in the middle."""
         self._position_s = 0.0
         self._cleaner, self._mixer = Cleaner(self._channel), Mixer(sample_rate_hz, mixed)
+
+    @functools.cached_property
+    def channels(self) -> int:
+        """Return the number of channels of the file; of joined recordings, the largest."""
+        most = self._first_channels
+        for part in self._parts[1:]:
+            try:
+                container, stream = self._open_part(part)
+            except AudioError:
+                break  # nothing is read from there on
+            with container:
+                most = max(most, stream.codec_context.layout.nb_channels)
+        return most
 
     def blocks(self) -> Iterator[Samples]:
         """Yield mono samples in [-1, 1], at most one second per block: one channel, or the average of all.
@@ -104,6 +119,10 @@ class Recording:
         self._finish(decoded / self.sample_rate_hz)
         if decoded == 0:
             raise AudioError(self.path, "it contains no sound at all (zero samples)", _REMEDY)
+
+    def _has_channels(self, count: int) -> bool:
+        # To open thousands of joined recordings takes seconds, and most files have all channels in the first one.
+        return count <= self._first_channels or count <= self.channels
 
     def close(self) -> None:
         """Close the file without reading the rest."""
@@ -139,10 +158,8 @@ class Recording:
 
     def _mixed(self) -> Iterator[Samples]:
         for channels in self._with_silence():
-            if channels.shape[1] == 1:
-                yield channels[:, 0]
-            elif self._channel is None:
-                yield self._mixer.mix(channels)
+            if self._channel is None:
+                yield channels[:, 0] if channels.shape[1] == 1 else self._mixer.mix(channels)
             elif self._channel < channels.shape[1]:
                 yield channels[:, self._channel].copy()
             else:
@@ -162,6 +179,7 @@ class Recording:
                 yield from converter.convert(*joiner.flush())
                 yield from converter.flush()
                 yield from _silence(round(pause_s * self.sample_rate_hz), self.sample_rate_hz)
+            self._note_channels(frame)
             yield from converter.convert(*joiner.add(frame, self._position_s))
             self._position_s += frame.samples / frame.sample_rate
         yield from converter.convert(*joiner.flush())
@@ -185,13 +203,17 @@ class Recording:
                 self._note_damage(float((packet.duration or 0) * (packet.time_base or 0)))
 
     def _note_damage(self, length_s: float) -> None:
-        start_s, end_s = self._position_s, self._position_s + length_s
-        last = self.losses[-1] if self.losses else None
-        if last is not None and last.end_s is not None and start_s <= last.end_s:
-            # The packet that could not be decoded, and the pause that it leaves, are one loss.
-            start_s, end_s = last.start_s, max(last.end_s, end_s)
-            self.losses.pop()
-        self.losses.append(Loss(start_s=start_s, end_s=end_s, reason=_DAMAGED))
+        # The packet that could not be decoded, and the pause that it leaves, are one loss.
+        _extend(self.losses, self._position_s, self._position_s + length_s, _DAMAGED)
+
+    def _note_channels(self, frame: av.AudioFrame) -> None:
+        """Note a frame with more channels than are known: in most kinds of joined files libav reads on."""
+        if self._channel is None:
+            return
+        count = frame.layout.nb_channels
+        if not self._has_channels(count):
+            reason = f"only {self.channels} of its {count} channels could be read"
+            _extend(self._unread, self._position_s, self._position_s + frame.samples / frame.sample_rate, reason)
 
     def _check_completeness(self, part: Part, begin_s: float, end_s: float) -> None:
         """Compare the decoded duration of a part with the duration that its header states."""
@@ -235,6 +257,7 @@ class Recording:
         self.losses += [
             Loss(start_s=span.start_s, end_s=span.end_s, reason=_IMPOSSIBLE) for span in spans if span not in noted
         ]
+        self.losses += self._unread
         self.losses.sort(key=lambda loss: loss.start_s)
         if self._mixer.turned:
             which = " and ".join(str(channel + 1) for channel in sorted(self._mixer.turned))
@@ -338,6 +361,15 @@ def _telephone_note(rate_hz: int, wanted_hz: int) -> list[str]:
         return []
     worse = f"so expect more wrong words than at {wanted_hz / 1000:g} kHz"
     return [f"it is sampled at {rate_hz / 1000:g} kHz (telephone), {worse}"]
+
+
+def _extend(losses: list[Loss], start_s: float, end_s: float, reason: str) -> None:
+    """Add a loss to a list, or lengthen the last one where it reaches to it."""
+    last = losses[-1] if losses else None
+    if last is not None and last.end_s is not None and start_s <= last.end_s:
+        start_s, end_s = last.start_s, max(last.end_s, end_s)
+        losses.pop()
+    losses.append(Loss(start_s=start_s, end_s=end_s, reason=reason))
 
 
 def _length_s(loss: Loss) -> float:

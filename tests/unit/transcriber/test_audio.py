@@ -248,6 +248,50 @@ def test_accepts_tags_in_latin_1(tmp_path: Path) -> None:
     assert sum(block.size for block in Recording(path).blocks()) == 16_000
 
 
+def by_second(path: Path, channel: int) -> tuple[list[float], Recording]:
+    """Return the level of each second of a channel."""
+    recording = Recording(path, channel=channel)
+    decoded = np.concatenate(list(recording.blocks()))
+    return [round(float(np.abs(decoded[start : start + 16_000]).max()), 1) for start in (0, 16_000)], recording
+
+
+def joined(folder: Path, kind: str, *parts: NDArray[np.float32]) -> Path:
+    """Write recordings one after the other to a file."""
+    path = folder / f"joined.{kind}"
+    for number, samples in enumerate(parts):
+        soundfile.write(folder / f"{number}.{kind}", samples, 16_000)
+    path.write_bytes(b"".join((folder / f"{number}.{kind}").read_bytes() for number in range(len(parts))))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff"])
+@pytest.mark.parametrize("stereo_first", [True, False])
+def test_channels_of_joined_recordings_are_those_of_the_largest(
+    tmp_path: Path, kind: str, *, stereo_first: bool
+) -> None:
+    """A recording with one channel is in the first one alone."""
+    mono, stereo = np.full(16_000, 0.2, np.float32), np.tile(np.array([0.4, 0.6], np.float32), (16_000, 1))
+    path = joined(tmp_path, kind, *((stereo, mono) if stereo_first else (mono, stereo)))
+    assert Recording(path).channels == 2
+    expected = ([0.4, 0.2], [0.6, 0.0]) if stereo_first else ([0.2, 0.4], [0.0, 0.6])
+    for channel in (1, 2):
+        levels, recording = by_second(path, channel)
+        assert levels == expected[channel - 1]
+        assert (recording.losses, recording.notes) == ([], [])
+    with pytest.raises(AudioError, match="it has no channel 3, only 2"):
+        Recording(path, channel=3)
+
+
+def test_channels_that_begin_in_the_middle_are_a_loss(tmp_path: Path) -> None:
+    """In a FLAC file libav reads on, and the number of channels is known too late."""
+    mono, stereo = np.full(16_000, 0.2, np.float32), np.tile(np.array([0.4, 0.6], np.float32), (16_000, 1))
+    path = joined(tmp_path, "flac", mono, stereo)
+    levels, recording = by_second(path, 1)
+    assert levels == [0.2, 0.4]
+    (loss,) = [loss for loss in recording.losses if loss.reason == "only 1 of its 2 channels could be read"]
+    assert (loss.start_s, loss.end_s) == pytest.approx((1.0, recording.duration_s))
+
+
 IMPOSSIBLE = [np.nan, np.inf, -np.inf, 1e30, -1e5]
 
 
