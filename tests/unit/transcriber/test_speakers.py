@@ -163,13 +163,13 @@ def test_joins_the_clusters_that_a_whole_search_joins(seed: int, kind: str) -> N
     source = np.random.default_rng(seed)
     count = int(source.integers(2, 60))
     drawn = {
-        "random": lambda: source.normal(size=(count, 8)),
-        "voices": lambda: embedded(source.integers(0, 3, count).tolist()),
-        "copies": lambda: source.normal(size=(3, 8))[source.integers(0, 3, count)],
-        "whole numbers": lambda: source.integers(-2, 3, (count, 4)),
-        "equal": lambda: np.repeat(source.normal(size=(1, 8)), count, axis=0),
-    }[kind]()
-    centres, sizes = drawn.astype(np.float32), source.integers(1, 4, count)
+        "random": source.normal(size=(count, 8)),
+        "voices": embedded(source.integers(0, 3, count).tolist()),
+        "copies": source.normal(size=(3, 8))[source.integers(0, 3, count)],
+        "whole numbers": source.integers(-2, 3, (count, 4)),
+        "equal": np.repeat(source.normal(size=(1, 8)), count, axis=0),
+    }
+    centres, sizes = drawn[kind].astype(np.float32), source.integers(1, 4, count)
     assert clustering._links_of_means(centres, sizes).tobytes() == searched_at_once(centres, sizes).tobytes()
 
 
@@ -269,7 +269,7 @@ def test_turns_keep_every_word_in_order(gaps: list[tuple[float, float]], labels:
 def test_speakers_of_a_stream_keep_their_labels(count: int) -> None:
     """Each voice has one label over all segments, and the first voice is S1."""
     order = [place * 3 % count for place in range(12)]
-    known, named = StreamSpeakers(similarity=0.4), list[str]()
+    known, named = StreamSpeakers(similarity=0.4), list[str | None]()
     for segment, voice in enumerate(order):
         labels = known.label(windows(3), embedded([voice] * 3, seed=segment))
         assert len(set(labels)) == 1
@@ -315,7 +315,7 @@ def dialogue_segment(number: int, turns_of: list[tuple[int, int]]) -> tuple[list
 
 def test_segments_with_several_voices_found_no_speaker() -> None:
     """For hours, every segment has both voices; the first one cannot be separated within the segment alone."""
-    known, pure = StreamSpeakers(similarity=0.6), list[tuple[int, str]]()
+    known, pure = StreamSpeakers(similarity=0.6), list[tuple[int, str | None]]()
     for number in range(150):
         order = [(number % 2, 4), (1 - number % 2, 3), (number % 2, 3)]
         given, vectors = dialogue_segment(number, order)
