@@ -167,7 +167,7 @@ def test_two_voices_are_two_speakers_in_recordings_and_streams(point: str, line:
         samples = with_noise_floor(signal.resample_poly(narrow, 2, 1).astype(np.float32), SAMPLE_RATE_HZ)
     embedded = speakers.embed_dialogue(network, samples, turns)
     assert speakers.clustering_accuracy(embedded.speakers, find_voices(embedded.speech, threshold, NO_LIMITS)) > 0.9
-    known, labels = StreamSpeakers(threshold), set[str]()
+    known, labels = StreamSpeakers(threshold), set[str | None]()
     blocks = iter(np.array_split(np.tile(samples, 2), 300))
     for number, update in enumerate(follow(blocks, sample_rate_hz=SAMPLE_RATE_HZ)):
         if update.ended:
