@@ -74,10 +74,23 @@ def part(core: Core) -> Part:
             "client": client_name(request),
             "languages": catalogue.languages(),
             "usual_language": catalogue.usual_language(),
-            "operating_points": catalogue.preferred_points,
+            "operating_points": _points(core),
             "recordings": core.recordings is not None,
             "streams": core.streams is not None,
             "largest_upload_bytes": core.settings.limits.upload_bytes,
         }
 
     return Part(router=router)
+
+
+def _points(core: Core) -> list[str]:
+    """Return the operating points that every server serves now, the most accurate first.
+
+    A server that is away counts as one that serves the whole catalogue.
+    """
+    points = list(core.settings.catalogue.preferred_points)
+    for server in core.servers():
+        served = {point for _, point in server.served()} if server.problem is None else set()
+        # An answer without points is an outage that the watch has not noticed yet.
+        points = [point for point in points if point in served] or points
+    return points

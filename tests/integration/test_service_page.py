@@ -14,7 +14,7 @@ import soundfile
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from demo.scores import word_errors
-from tests.integration import services
+from tests.integration import services, serving
 from tests.integration.services import Service
 from tests.integration.serving import ROOT, Running
 
@@ -264,6 +264,18 @@ def test_requires_the_key(browser: Browser, server: Running, tmp_path: Path) -> 
         expect(page.locator("#speak")).to_be_hidden()
         transcribe(page)
         context.close()
+
+
+def test_offers_only_the_models_that_are_served(browser: Browser, reference_engines: Path, tmp_path: Path) -> None:
+    with serving.started(reference_engines, tmp_path, SM_OPERATING_POINT="standard") as server:
+        serving.wait_ready(server)
+        with services.started(tmp_path / "service", "--endpoint", f"127.0.0.1:{server.grpc}") as running:
+            page = browser.new_page()
+            page.goto(running.url)
+            expect(page.locator("#choose")).to_be_visible()
+            assert page.locator("#point option").all_inner_texts() == ["standard"]
+            transcribe(page)
+            page.close()
 
 
 def watched(browser: Browser, **options: Any) -> tuple[Page, list[str], list[str]]:
