@@ -1,17 +1,20 @@
 """The page in a real browser: a recording, speech into the microphone, keys, search, sound, and files to save."""
 
+import itertools
 import json
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import numpy as np
 import pytest
 import soundfile
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Route, WebSocketRoute, expect, sync_playwright
 
 from demo.scores import word_errors
 from tests.integration import services, serving
@@ -69,6 +72,117 @@ def page(browser: Browser, service: Service) -> Iterator[Page]:
     yield page
     context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose servers are away: for tests in which the browser answers the requests of jobs and streams."""
+    options = ("--endpoint", "127.0.0.1:9", "--realtime-endpoint", "127.0.0.1:9", "--largest-upload", "2")
+    running = services.start(tmp_path_factory.mktemp("lone"), *options)
+    try:
+        services.wait_ready(running, "/live")
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def blank(browser: Browser, lone: Service) -> Iterator[Page]:
+    """A page before it is opened, of which a test can hold or answer the requests; an exception fails the test."""
+    context = browser.new_context(base_url=lone.url, viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+def word(content: str, start_s: float) -> dict[str, Any]:
+    alternatives = [{"content": content, "confidence": 0.9}]
+    return {"type": "word", "start_time": start_s, "end_time": start_s + 0.3, "alternatives": alternatives}
+
+
+TRANSCRIPT = {"results": [word(content, start_s) for start_s, content in enumerate(("hello", "wide", "world"))]}
+
+
+def job(name: str, status: str = "done", **more: Any) -> dict[str, Any]:
+    """Return a job as lists have it; its name is its id."""
+    return {"id": name, "data_name": name, "status": status, "created_at": CREATED, "duration": 69.0, **more}
+
+
+CREATED = "2026-11-27T10:00:00.123Z"
+
+
+def answer_jobs(page: Page, jobs: list[dict[str, Any]]) -> list[str]:
+    """Answer the requests of jobs in the browser, and return them as they come; a recording becomes the job `new`."""
+    requests: list[str] = []
+
+    def answer(route: Route) -> None:
+        method, url = route.request.method, urlsplit(route.request.url)
+        name, _, part = url.path.removeprefix("/v2/jobs").strip("/").partition("/")
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        requests.append(f"{method} {name or 'jobs'}{'/' if part else ''}{part}")
+        found = next((each for each in jobs if each["id"] == name), None)
+        if method == "POST":
+            jobs.insert(0, job("new", "running"))
+            route.fulfill(status=201, json={"id": "new"})
+        elif not name:
+            older = [each for each in jobs if each["created_at"] < query.get("created_before", "9")]
+            route.fulfill(json={"jobs": older[: int(query["limit"])]})
+        elif found is None:
+            route.fulfill(status=404, json={"detail": f"there is no job {name}"})
+        elif method == "DELETE":
+            jobs.remove(found)
+            route.fulfill(json={"job": found})
+        elif part == "data":
+            route.fulfill(body=DIALOGUE.read_bytes())
+        else:
+            route.fulfill(json=TRANSCRIPT if part else {"job": found})
+
+    page.route("**/v2/jobs**", answer)
+    page.route("**/v2/jobs/**", answer)
+    return requests
+
+
+def answer_speech(page: Page, on_end: Callable[[WebSocketRoute], object]) -> list[WebSocketRoute]:
+    """Answer streams in the browser: two words, then what a test does at the end; return the connections."""
+    sockets: list[WebSocketRoute] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+
+        def receive(message: str | bytes) -> None:
+            name = json.loads(message)["message"] if isinstance(message, str) else ""
+            if name == "StartRecognition":
+                socket.send('{"message": "RecognitionStarted", "id": "x"}')
+                results = TRANSCRIPT["results"][:2]
+                socket.send(json.dumps({"message": "AddTranscript", "metadata": {}, "results": results}))
+            elif name == "EndOfStream":
+                on_end(socket)
+
+        socket.on_message(receive)
+
+    page.route_web_socket("**/v2/en*", connect)
+    return sockets
+
+
+def until(page: Page, condition: Callable[[], object]) -> None:
+    """Wait for something that the page caused outside of it."""
+    for _ in range(WAIT_MS // 20):
+        if condition():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it did not come")
+
+
+def drop(page: Page, *names: str) -> None:
+    page.evaluate(
+        "(names) => { const data = new DataTransfer(); names.forEach((name) => data.items.add(new File(['x'], name)));"
+        " document.dispatchEvent(new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: data })); }",
+        names,
+    )
 
 
 def transcribe(page: Page, file: Path = DIALOGUE) -> None:
@@ -172,7 +286,7 @@ def test_opens_and_deletes_an_earlier_recording(page: Page, service: Service) ->
     page.reload()
     page.click("#jobs .title >> nth=0")
     expect(page.locator("#transcript .word").first).to_be_visible()
-    assert page.evaluate("document.getElementById('player').src").startswith("blob:")
+    expect(page.locator("#player")).to_have_attribute("src", re.compile("^blob:"))
     before = len(httpx.get(f"{service.url}/v2/jobs").json()["jobs"])
     page.click("#jobs button:text('Delete') >> nth=0")
     expect(page.locator("#jobs li")).to_have_count(before - 1)
@@ -276,6 +390,283 @@ def test_offers_only_the_models_that_are_served(browser: Browser, reference_engi
             assert page.locator("#point option").all_inner_texts() == ["standard"]
             transcribe(page)
             page.close()
+
+
+def end_in_order(socket: WebSocketRoute) -> None:
+    socket.send('{"message": "EndOfTranscript"}')
+
+
+def end_never(_: WebSocketRoute) -> None:
+    """Leave the page without an answer."""
+
+
+def close(socket: WebSocketRoute) -> None:
+    socket.close(code=1011)
+
+
+def refuse(socket: WebSocketRoute) -> None:
+    socket.send('{"message": "Error", "reason": "the session has lasted 60 s, the limit of this service"}')
+
+
+CLOSED = "The service closed the connection."
+LIMIT = "The session has lasted 60 s, the limit of this service."
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [(close, end_never, CLOSED), (refuse, end_never, LIMIT), (None, close, CLOSED), (None, end_in_order, "")],
+)
+def test_keeps_speech_however_the_connection_ends(
+    blank: Page, before: Callable[[WebSocketRoute], None] | None, after: Callable[[WebSocketRoute], None], problem: str
+) -> None:
+    """The connection ends within speech or after Stop."""
+    sockets = answer_speech(blank, after)
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Speak now")
+    blank.wait_for_timeout(500)
+    if before is None:
+        blank.click("#speak")
+    else:
+        before(sockets[0])
+    expect(blank.locator("#again")).to_be_visible()
+    expect(blank.locator("#problem")).to_have_text(problem)
+    expect(blank.locator("#player")).to_be_visible()
+    expect(blank.locator("#speak")).to_have_text("Speak")
+    assert words(blank) == ["hello", "wide"]
+    blank.wait_for_function("() => document.getElementById('player').duration > 0.2")
+
+
+def test_keeps_speech_that_cannot_be_sent(blank: Page) -> None:
+    answer_speech(blank, end_in_order)
+    blank.route("**/v2/jobs", lambda route: route.abort())
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Speak now")
+    blank.wait_for_timeout(300)
+    blank.click("#speak")
+    blank.click("#again button")
+    expect(blank.locator("#problem")).to_have_text("The service cannot be reached.")
+    expect(blank.locator("#again")).to_be_visible()
+    assert words(blank) == ["hello", "wide"]
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_waits_a_limited_time_for_the_last_words(blank: Page, is_cancelled: bool) -> None:
+    answer_speech(blank, end_never)
+    blank.clock.install()
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Speak now")
+    blank.wait_for_timeout(300)
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Waiting for the last words")
+    expect(blank.locator("#speak")).to_be_disabled()
+    if is_cancelled:
+        blank.click("#cancel")
+    else:
+        blank.clock.fast_forward(31_000)
+        expect(blank.locator("#problem")).to_have_text("The service sent no last words within 30 s.")
+    expect(blank.locator("#again")).to_be_visible()
+    expect(blank.locator("#work")).to_be_hidden()
+    expect(blank.locator("#speak")).to_be_enabled()
+
+
+def test_cancels_the_question_for_the_microphone(blank: Page) -> None:
+    blank.add_init_script("navigator.mediaDevices.getUserMedia = () => new Promise((give) => { window.give = give; })")
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Waiting for the microphone")
+    blank.click("#speak")
+    expect(blank.locator("#problem")).to_contain_text("The page is busy with Speech")
+    blank.click("#cancel")
+    expect(blank.locator("#status")).to_have_text("Cancelled")
+    expect(blank.locator("#work")).to_be_hidden()
+    expect(blank.locator("#problem")).to_be_empty()
+    # The microphone that is given afterwards is released.
+    blank.evaluate("give({ getTracks: () => [{ stop: () => { window.released = true; } }] })")
+    assert blank.evaluate("window.released")
+
+
+def test_reports_a_microphone_that_the_browser_pauses(blank: Page) -> None:
+    answer_speech(blank, end_in_order)
+    blank.add_init_script(
+        "window.AudioContext = class extends AudioContext { isPaused = true;"
+        " get state() { return this.isPaused ? 'suspended' : super.state; }"
+        " resume() { this.isPaused = false; this.dispatchEvent(new Event('statechange')); return super.resume(); } }"
+    )
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("The browser pauses the microphone. Click the page")
+    blank.mouse.click(5, 5)
+    expect(blank.locator("#status")).to_have_text("Speak now")
+
+
+def test_closes_the_microphone_once(blank: Page) -> None:
+    """In Firefox a context that is about to close is not `closed` yet, and a second `close` fails."""
+    answer_speech(blank, end_in_order)
+    blank.add_init_script(
+        "window.closed_count = 0; const close = AudioContext.prototype.close;"
+        " AudioContext.prototype.close = function () { window.closed_count += 1; return close.call(this); };"
+        " Object.defineProperty(AudioContext.prototype, 'state', { get: () => 'running' });"
+    )
+    blank.goto("/")
+    blank.click("#speak")
+    expect(blank.locator("#status")).to_have_text("Speak now")
+    blank.wait_for_timeout(300)
+    blank.click("#speak")
+    expect(blank.locator("#again")).to_be_visible()
+    assert blank.evaluate("window.closed_count") == 1
+
+
+def test_pauses_an_earlier_recording_before_speech(blank: Page) -> None:
+    answer_jobs(blank, [job("meeting.flac")])
+    answer_speech(blank, end_in_order)
+    blank.goto("/")
+    blank.click("#jobs .title")
+    blank.wait_for_function("() => document.getElementById('player').duration > 1")
+    blank.locator("#transcript .word").nth(1).click()
+    blank.wait_for_function("() => !document.getElementById('player').paused")
+    blank.click("#speak")
+    assert blank.evaluate("document.getElementById('player').paused")
+
+
+def test_shows_a_transcript_before_its_sound(blank: Page) -> None:
+    answer_jobs(blank, [job("a.flac"), job("b.flac")])
+    blank.route("**/a.flac/data", lambda _: None)
+    blank.goto("/")
+    blank.click("#jobs .title >> nth=0")
+    expect(blank.locator("#status")).to_have_text("Loading the sound")
+    assert words(blank) == ["hello", "wide", "world"]
+    blank.click("#cancel")
+    expect(blank.locator("#work")).to_be_hidden()
+    expect(blank.locator("#result")).to_be_visible()
+    # Another one does not wait for the sound of the first.
+    blank.click("#jobs .title >> nth=0")
+    expect(blank.locator("#status")).to_have_text("Loading the sound")
+    blank.click("#jobs .title >> nth=1")
+    expect(blank.locator("#name")).to_have_text("b.flac")
+    expect(blank.locator("#player")).to_be_visible()
+
+
+def test_retries_the_requests_of_a_job(blank: Page) -> None:
+    jobs: list[dict[str, Any]] = []
+    requests = answer_jobs(blank, jobs)
+    blank.goto("/")
+    polls: list[float] = []
+    answers: list[Callable[[Route], None]] = [
+        lambda route: route.abort(),
+        lambda route: route.fulfill(status=503, headers={"Retry-After": "2"}, json={"detail": "the database is away"}),
+        lambda route: route.fulfill(json={"job": job("new", "running")}),
+    ]
+
+    def poll(route: Route) -> None:
+        polls.append(time.monotonic())
+        if len(polls) <= len(answers):
+            answers[len(polls) - 1](route)
+            return
+        jobs[0]["status"] = "done"
+        route.fallback()
+
+    blank.route("**/v2/jobs/new?wait=*", poll)
+    drop(blank, "a.wav")
+    expect(blank.locator("#status")).to_have_text("The service cannot be reached. Trying again")
+    expect(blank.locator("#status")).to_have_text("The database is away. Trying again")
+    expect(blank.locator("#status")).to_have_text("3 words")
+    expect(blank.locator("#problem")).to_be_empty()
+    pauses_s = [later - sooner for sooner, later in itertools.pairwise(polls)]
+    # After the failure, as Retry-After has it, and between two answers.
+    assert [round(pause_s) >= least_s for pause_s, least_s in zip(pauses_s, (1, 2, 1), strict=True)] == [True] * 3
+    assert requests.count("POST jobs") == 1
+
+
+def test_begins_when_the_service_returns(blank: Page) -> None:
+    blank.route("**/v2/page", lambda route: route.abort(), times=1)
+    blank.goto("/")
+    expect(blank.locator("#status")).to_have_text("The service cannot be reached. Trying again")
+    expect(blank.locator("#choose")).to_be_visible()
+    expect(blank.locator("#status")).to_be_empty()
+
+
+def test_deletes_a_job_whose_upload_was_cancelled_when_it_was_sent(blank: Page) -> None:
+    requests = answer_jobs(blank, [])
+    held: list[Route] = []
+    blank.route("**/v2/jobs", lambda route: held.append(route))  # noqa: PLW0108 - Playwright sets attributes.
+    # The browser reports no progress of a request that is held.
+    blank.add_init_script(
+        "const send = XMLHttpRequest.prototype.send; XMLHttpRequest.prototype.send = function (body) {"
+        " this.upload.onprogress({ loaded: 1, total: 1 }); return send.call(this, body); }"
+    )
+    blank.goto("/")
+    drop(blank, "a.wav")
+    expect(blank.locator("#status")).to_have_text("Sending: 100 %")
+    until(blank, lambda: held)
+    blank.click("#cancel")
+    expect(blank.locator("#status")).to_have_text("Cancelling")
+    held[0].fallback()
+    expect(blank.locator("#status")).to_have_text("Cancelled")
+    assert "DELETE new" in requests
+
+
+def test_refuses_a_file_above_the_limit_before_it_is_sent(blank: Page, tmp_path: Path) -> None:
+    requests = answer_jobs(blank, [])
+    (tmp_path / "large.wav").write_bytes(bytes(2_500_000))
+    blank.goto("/")
+    blank.set_input_files("#file", tmp_path / "large.wav")
+    expect(blank.locator("#problem")).to_have_text("This service takes at most 2 MB, and large.wav has 2.5 MB.")
+    assert "POST jobs" not in requests
+
+
+def test_leaving_the_page_within_an_upload_is_a_question(blank: Page) -> None:
+    answer_jobs(blank, [])
+    blank.route("**/v2/jobs", lambda route: None if route.request.method == "POST" else route.fallback())
+    kinds: list[str] = []
+
+    def accept(dialog: Dialog) -> None:
+        kinds.append(dialog.type)
+        dialog.accept()
+
+    blank.on("dialog", accept)
+    blank.goto("/")
+    blank.mouse.click(5, 5)
+    drop(blank, "a.wav")
+    expect(blank.locator("#status")).to_have_text("Sending: 0 %")
+    blank.reload()
+    assert kinds == ["beforeunload"]
+
+
+WRONG_KEYS = {
+    "0123456789abcdef—0123": 'A key has no character such as "—"; copy it again.',
+    "wrongwrongwrongwrong": "This is not a key of this service; check it and enter it again.",
+}
+
+
+def test_wrong_keys_do_not_lock_the_page(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"alice {KEY}\n")
+    options = ("--endpoint", "127.0.0.1:9", "--api-keys", str(tmp_path / "keys"))
+    running = services.start(tmp_path / "service", *options)
+    try:
+        services.wait_ready(running, "/live")
+        page = browser.new_page()
+        page.goto(running.url)
+        expect(page.locator("#problem")).to_have_text("Enter a key of this service.")
+        for key, problem in WRONG_KEYS.items():
+            page.fill("#key", key)
+            page.press("#key", "Enter")
+            expect(page.locator("#problem")).to_have_text(problem)
+            assert page.evaluate("sessionStorage.getItem('key')") is None
+        # Stored by an earlier release.
+        page.evaluate("sessionStorage.setItem('key', '0123456789abcdef—0123')")
+        page.reload()
+        expect(page.locator("#access")).to_be_visible()
+        page.fill("#key", KEY)
+        page.press("#key", "Enter")
+        expect(page.locator("#choose")).to_be_visible()
+        page.reload()
+        expect(page.locator("#choose")).to_be_visible()
+        page.close()
+    finally:
+        running.kill()
 
 
 def watched(browser: Browser, **options: Any) -> tuple[Page, list[str], list[str]]:

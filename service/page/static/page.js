@@ -1,58 +1,128 @@
 // The page of the service. It uses the same requests as every other client: /v2/jobs for recordings, /v2 for speech.
 
 const POLL_WAIT_S = 1;
+const LONGEST_PAUSE_S = 10;
+const LONGEST_RETRY_AFTER_S = 60;
+const LAST_WORDS_WAIT_S = 30;
 const UNSURE_BELOW = 0.5;
 const VOICES = 6;
 const SPEECH_RATE_HZ = 16000;
 const at = (id) => document.getElementById(id);
 const state = {
-  key: sessionStorage.getItem("key") ?? "", settings: null, begun: null, words: [], here: 0, job: null, stop: null,
+  key: sessionStorage.getItem("key") ?? "", settings: null, begun: null, work: null, job: null, speech: null,
+  words: [], spans: [], here: 0, lit: -1,
 };
 
-class Refusal extends Error {}
+// A request that failed, with a sentence for the user. It passes when a later attempt can succeed.
+class Refusal extends Error {
+  constructor(message, { status = null, retryAfterS = 0 } = {}) {
+    super(message);
+    this.status = status;
+    this.retryAfterS = Math.min(retryAfterS || 0, LONGEST_RETRY_AFTER_S);
+    this.passes = [0, 429, 502, 503, 504].includes(status);
+  }
+}
+
+const unreachable = () => new Refusal("the service cannot be reached", { status: 0 });
 
 // Requests
 
-async function call(path, options = {}) {
-  const headers = { ...(options.headers ?? {}), ...(state.key ? { Authorization: `Bearer ${state.key}` } : {}) };
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.ok) return answer;
-  throw await refusal(answer.status, await answer.text());
+async function call(path, { read = "json", ...options } = {}) {
+  const headers = { ...options.headers, ...(state.key ? { Authorization: `Bearer ${state.key}` } : {}) };
+  try {
+    const answer = await fetch(path, { ...options, headers });
+    if (answer.ok) return await answer[read]();
+    throw refusal(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+  } catch (error) {
+    // Browsers report every failure of a connection so.
+    throw error instanceof TypeError ? unreachable() : error;
+  }
 }
 
-async function refusal(status, body) {
-  if (status === 401) askForKey();
+function refusal(status, body, retryAfter) {
+  if (status === 401) return keyRefusal();
   let detail = `the service answered ${status}`;
   try {
     const parsed = JSON.parse(body);
     detail = parsed.detail || parsed.error || detail;
   } catch { /* Not the service's own answer, such as one of a proxy. */ }
-  return new Refusal(detail);
+  return new Refusal(detail, { status, retryAfterS: Number(retryAfter) });
 }
 
-function askForKey() {
+// Repeat a request until it succeeds, is refused for good, or is cancelled.
+async function retried(request, signal) {
+  for (let pauseS = 1; ; pauseS = Math.min(2 * pauseS, LONGEST_PAUSE_S)) {
+    try {
+      return await request();
+    } catch (error) {
+      if (!error.passes) throw error;
+      status(`${sentence(error.message)} Trying again`);
+      await pause(Math.max(pauseS, error.retryAfterS), signal);
+    }
+  }
+}
+
+const pause = (seconds, signal) => abortable(new Promise((resolve) => setTimeout(resolve, 1000 * seconds)), signal);
+
+// Return what a promise returns, or reject when the signal is given first.
+function abortable(promise, signal) {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) reject(signal.reason);
+    signal?.addEventListener("abort", () => reject(signal.reason));
+    promise.then(resolve, reject);
+  });
+}
+
+// A header cannot have other characters than those of Latin-1, and a key has no blanks.
+const canBeSent = (key) => /^[\x21-\x7e\xa1-\xff]+$/.test(key);
+
+function keyRefusal() {
+  const had = state.key;
+  state.key = "";
+  sessionStorage.removeItem("key");
   at("access").hidden = false;
   at("input").hidden = true;
+  at("key").select();
   at("key").focus();
+  const problem = had ? "this is not a key of this service; check it and enter it again" : "enter a key of this service";
+  return new Refusal(problem, { status: 401 });
+}
+
+function useKey(key) {
+  at("problem").textContent = "";
+  if (!canBeSent(key)) {
+    const foreign = [...key].find((letter) => !canBeSent(letter)) ?? "";
+    report(new Refusal(`a key has no character such as "${foreign}"; copy it again`));
+    at("key").focus();
+    return;
+  }
+  state.key = key;
+  state.begun = begin();
 }
 
 async function begin() {
+  at("enter").disabled = true;
   try {
-    state.settings = await (await call("/v2/page")).json();
+    if (state.key && !canBeSent(state.key)) throw keyRefusal();
+    state.settings = await retried(() => call("/v2/page"));
   } catch (error) {
     report(error);
     return;
+  } finally {
+    at("enter").disabled = false;
   }
+  status("");
+  if (state.key) sessionStorage.setItem("key", state.key);
+  const { recordings, streams } = state.settings;
   at("access").hidden = true;
   at("input").hidden = false;
   fill(at("language"), state.settings.languages, (code) => languageName(code));
   if (state.settings.usual_language) at("language").value = state.settings.usual_language;
   fill(at("point"), state.settings.operating_points, (point) => point);
   at("language").closest("label").hidden = state.settings.languages.length < 2;
-  at("drop").classList.toggle("off", !state.settings.recordings);
-  at("file").disabled = !state.settings.recordings;
-  at("choose").hidden = !state.settings.recordings;
-  at("speak").hidden = !state.settings.streams;
+  at("file").disabled = !recordings;
+  at("choose").hidden = !recordings;
+  at("speak").hidden = !streams;
   await listJobs();
 }
 
@@ -87,34 +157,94 @@ function config() {
   };
 }
 
+// Work: what the page does at a time, a recording, speech, or an earlier recording that loads
+
+async function doing(name, action) {
+  // The sound of an earlier recording may still be on its way; its transcript is shown.
+  if (state.work?.givesWay) {
+    state.work.cancel();
+    await state.work.ended;
+  }
+  if (state.work) {
+    state.work.notice = `The page is busy with ${state.work.name}. Wait for its end, or end it.`;
+    at("problem").textContent = state.work.notice;
+    return;
+  }
+  const abort = new AbortController();
+  const work = { name, signal: abort.signal, cancel: () => abort.abort(), stop: null, job: null };
+  state.work = work;
+  work.ended = perform(work, action);
+  await work.ended;
+}
+
+async function perform(work, action) {
+  clear(work.name);
+  try {
+    await action(work);
+  } catch (error) {
+    if (work.signal.aborted && error.name === "AbortError") status("Cancelled");
+    else report(error);
+  } finally {
+    state.work = null;
+    at("work").hidden = true;
+    if (at("problem").textContent === work.notice) at("problem").textContent = "";
+    if (!at("result").hidden && state.job) status(`${state.words.length} words`);
+    listJobs();
+  }
+}
+
+function clear(name) {
+  Object.assign(state, { job: null, words: [], spans: [], here: 0, lit: -1 });
+  at("player").pause();
+  at("problem").textContent = "";
+  at("result").hidden = true;
+  at("again").hidden = true;
+  at("work").hidden = false;
+  at("name").textContent = name;
+}
+
 // Recordings
 
 // A browser can give a file before the service has sent its models and languages.
 async function take(file) {
   await state.begun;
-  if (file && state.settings?.recordings) await transcribe(file);
+  if (file && state.settings) await transcribe(file);
 }
 
 async function transcribe(file) {
-  if (!begins(file.name)) return;
-  play(file);
-  const abort = new AbortController();
-  state.stop = () => abort.abort();
-  try {
-    status("Sending", 0);
-    const id = await submit(file, abort.signal);
-    state.stop = () => { abort.abort(); forget(id); };
-    status("Transcribing");
-    await finished(id, abort.signal);
-    await showJob(id);
-  } catch (error) {
-    if (error.name === "AbortError") status("Cancelled");
-    else report(error);
-  } finally {
-    ends();
-  }
+  await doing(file.name, async (work) => {
+    try {
+      await transcribed(file, work);
+    } catch (error) {
+      // Speech that could not be sent is kept.
+      if (file === state.speech?.recording) offerSpeech();
+      throw error;
+    }
+  });
 }
 
+async function transcribed(file, work) {
+  const { recordings, largest_upload_bytes: largest } = state.settings;
+  if (!recordings) throw new Refusal("this service takes no recordings; speak into the microphone");
+  if (file.size > largest) {
+    const [size, limit] = [file.size, largest].map((bytes) => Number((bytes / 1e6).toPrecision(4)));
+    throw new Refusal(`this service takes at most ${limit} MB, and ${file.name} has ${size} MB`);
+  }
+  play(file);
+  status("Sending", 0);
+  work.losesInput = true;
+  const id = await submit(file, work.signal);
+  Object.assign(work, { losesInput: false, job: id });
+  try {
+    await finished(id, work.signal);
+  } catch (error) {
+    if (work.signal.aborted) await remove(id);
+    throw error;
+  }
+  await showJob(id, work.signal);
+}
+
+// Return the id of the job. A cancelled upload that is already sent has one too: only its answer has the id.
 function submit(file, signal) {
   // XMLHttpRequest reports how much of an upload is sent; fetch does not.
   return new Promise((resolve, reject) => {
@@ -122,61 +252,103 @@ function submit(file, signal) {
     form.append("config", JSON.stringify({ type: "transcription", transcription_config: config() }));
     form.append("data_file", file, file.name);
     const request = new XMLHttpRequest();
+    let isSent = false;
     request.open("POST", "/v2/jobs");
     if (state.key) request.setRequestHeader("Authorization", `Bearer ${state.key}`);
-    request.upload.onprogress = (event) => status("Sending", event.loaded / event.total);
-    request.onerror = () => reject(new Refusal("the service cannot be reached"));
-    request.onload = async () => {
-      if (request.status === 201) resolve(JSON.parse(request.responseText).id);
-      else reject(await refusal(request.status, request.responseText));
+    request.upload.onprogress = ({ loaded, total }) => {
+      isSent = loaded === total;
+      if (!signal.aborted) status("Sending", loaded / total);
     };
-    signal.addEventListener("abort", () => { request.abort(); reject(new DOMException("", "AbortError")); });
+    request.upload.onload = () => { isSent = true; };
+    request.onerror = () => reject(unreachable());
+    request.onabort = () => reject(signal.reason);
+    request.onload = () => {
+      if (request.status === 201) resolve(JSON.parse(request.responseText).id);
+      else reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+    };
+    signal.addEventListener("abort", () => { if (isSent) status("Cancelling"); else request.abort(); });
     request.send(form);
   });
 }
 
 async function finished(id, signal) {
   for (;;) {
-    const answer = await call(`/v2/jobs/${id}?wait=${POLL_WAIT_S}`, { signal });
-    const { job } = await answer.json();
-    if (job.status === "done") return job;
-    status("Transcribing", job.progress);
+    signal.throwIfAborted();
+    let begun;
+    const { job } = await retried(() => {
+      begun = performance.now();
+      return call(`/v2/jobs/${id}?wait=${POLL_WAIT_S}`, { signal });
+    }, signal);
+    if (job.status === "done") return;
     if (job.status !== "running") throw new Refusal(reasons(job) || `the job is ${job.status}`);
+    status("Transcribing", job.progress);
+    // A service that is about to stop answers at once.
+    await pause(POLL_WAIT_S - (performance.now() - begun) / 1000, signal);
   }
 }
 
 const reasons = (job) => (job.errors ?? []).map((error) => error.message).join("; ");
 
-async function forget(id) {
+const remove = (id) => call(`/v2/jobs/${id}?force=true`, { method: "DELETE" });
+
+async function showJob(id, signal) {
+  const [transcript, { job }] = await Promise.all([
+    retried(() => call(`/v2/jobs/${id}/transcript?format=json-v2`, { signal }), signal),
+    retried(() => call(`/v2/jobs/${id}`, { signal }), signal),
+  ]);
+  state.job = id;
+  show(job.data_name, transcript);
+  if (reasons(job)) report(new Refusal(reasons(job)));
+}
+
+async function openJob(job) {
+  await doing(job.data_name, async (work) => {
+    at("player").hidden = true;
+    status("Loading");
+    await showJob(job.id, work.signal);
+    status("Loading the sound");
+    work.givesWay = true;
+    const { signal } = work;
+    play(await retried(() => call(`/v2/jobs/${job.id}/data`, { read: "blob", signal }), signal));
+  });
+}
+
+async function save(format) {
   try {
-    await call(`/v2/jobs/${id}?force=true`, { method: "DELETE" });
+    const file = await call(`/v2/jobs/${state.job}/transcript?format=${format}`, { read: "blob" });
+    const suffix = format === "json-v2" ? "json" : format;
+    const stem = at("name").textContent.replace(/\.[^.]*$/, "") || "transcript";
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    link.download = `${stem}.${suffix}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   } catch (error) {
     report(error);
   }
-  await listJobs();
 }
 
-async function showJob(id) {
-  const [transcript, answer] = await Promise.all([
-    call(`/v2/jobs/${id}/transcript?format=json-v2`), call(`/v2/jobs/${id}`),
-  ]);
-  const { job } = await answer.json();
-  state.job = id;
-  show(job.data_name, await transcript.json());
-  if (reasons(job)) report(new Refusal(reasons(job)));
-  await listJobs();
-}
+// The list of recordings
 
 async function listJobs() {
   if (!state.settings?.recordings) return;
   let jobs = [];
   try {
-    jobs = (await (await call("/v2/jobs?limit=20")).json()).jobs;
+    jobs = (await call("/v2/jobs?limit=20")).jobs;
   } catch (error) {
     report(error);
   }
   at("earlier").hidden = jobs.length === 0;
   at("jobs").replaceChildren(...jobs.map(jobLine));
+}
+
+async function forget(id) {
+  try {
+    await remove(id);
+  } catch (error) {
+    report(error);
+  }
+  await listJobs();
 }
 
 function jobLine(job) {
@@ -193,90 +365,90 @@ function jobLine(job) {
   return line;
 }
 
-async function openJob(job) {
-  if (!begins(job.data_name)) return;
-  try {
-    status("Loading");
-    const recording = await (await call(`/v2/jobs/${job.id}/data`)).blob();
-    play(recording);
-    await showJob(job.id);
-  } catch (error) {
-    report(error);
-  } finally {
-    ends();
-  }
-}
-
-async function save(format) {
-  try {
-    const answer = await call(`/v2/jobs/${state.job}/transcript?format=${format}`);
-    const suffix = format === "json-v2" ? "json" : format;
-    const stem = at("name").textContent.replace(/\.[^.]*$/, "") || "transcript";
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await answer.blob());
-    link.download = `${stem}.${suffix}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  } catch (error) {
-    report(error);
-  }
-}
-
 // Speech
 
 async function speak() {
-  if (state.speech) {
-    state.speech.stop();
+  if (state.work?.stop) {
+    state.work.stop();
     return;
   }
-  if (!begins("Speech")) return;
-  try {
-    state.speech = await startSpeech();
-    at("speak").textContent = "Stop";
-    at("speak").setAttribute("aria-pressed", "true");
-    at("work").hidden = true;
-    status("Speak now");
-    const recording = await state.speech.ended;
-    play(recording);
-    state.recording = recording;
-    at("again").hidden = !state.settings.recordings;
-    status(state.words.length ? "Done" : "No words were recognised");
-  } catch (error) {
-    report(error.name === "NotAllowedError" ? new Refusal("the browser may not use the microphone") : error);
-  } finally {
-    state.speech = null;
-    at("speak").textContent = "Speak";
-    at("speak").setAttribute("aria-pressed", "false");
-    ends();
-  }
+  await doing("Speech", async (work) => {
+    const [blocks, results] = [[], []];
+    at("player").hidden = true;
+    status("Waiting for the microphone");
+    const microphone = await openMicrophone(work.signal);
+    try {
+      const socket = await openSocket(work.signal);
+      work.losesInput = true;
+      await followSpeech(work, microphone, socket, blocks, results);
+      status(state.words.length ? "Done" : "No words were recognised");
+    } finally {
+      microphone.close();
+      showSpeaking(false);
+      // What was spoken is kept, however the connection ended.
+      if (blocks.length) {
+        state.speech = { recording: wav(blocks), results };
+        offerSpeech();
+      }
+    }
+  });
 }
 
-async function startSpeech() {
+function showSpeaking(isSpeaking) {
+  at("speak").textContent = isSpeaking ? "Stop" : "Speak";
+  at("speak").setAttribute("aria-pressed", String(isSpeaking));
+  at("speak").disabled = false;
+}
+
+function offerSpeech() {
+  show("Speech", { results: state.speech.results });
+  play(state.speech.recording);
+  at("again").hidden = !state.settings.recordings;
+}
+
+async function openMicrophone(signal) {
   if (!navigator.mediaDevices) throw new Refusal("a browser gives the microphone to https and localhost only");
-  const media = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const release = (media) => media.getTracks().forEach((track) => track.stop());
+  const question = navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  let media;
+  try {
+    media = await abortable(question, signal);
+  } catch (error) {
+    // The user can answer the browser's question after Cancel.
+    question.then(release, () => {});
+    if (error.name === "NotAllowedError") throw new Refusal("the browser may not use the microphone");
+    if (error.name === "NotFoundError") throw new Refusal("this machine has no microphone");
+    throw error;
+  }
   const audio = new AudioContext({ sampleRate: SPEECH_RATE_HZ });
-  const release = () => {
-    media.getTracks().forEach((track) => track.stop());
-    if (audio.state !== "closed") audio.close();
+  let isOpen = true;
+  const close = () => {
+    // The state of a context is not "closed" at once.
+    if (isOpen) audio.close();
+    isOpen = false;
+    release(media);
   };
   try {
-    await audio.audioWorklet.addModule("/page/microphone.js");
-    const socket = await openSocket();
-    return followSpeech(socket, audio, media, release);
+    // A file that does not load is an AbortError, too.
+    const loaded = audio.audioWorklet.addModule("/page/microphone.js").catch(() => { throw unreachable(); });
+    await abortable(loaded, signal);
+    const node = new AudioWorkletNode(audio, "microphone");
+    audio.createMediaStreamSource(media).connect(node);
+    return { media, audio, node, close };
   } catch (error) {
-    release();
+    close();
     throw error;
   }
 }
 
-function openSocket() {
+async function openSocket(signal) {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   const query = state.key ? `?jwt=${encodeURIComponent(state.key)}` : "";
   const socket = new WebSocket(`${scheme}://${location.host}/v2/${at("language").value}${query}`);
   socket.binaryType = "arraybuffer";
-  return new Promise((resolve, reject) => {
-    socket.onerror = () => reject(new Refusal("the service cannot be reached"));
-    socket.onclose = () => reject(new Refusal("the service closed the connection"));
+  signal.addEventListener("abort", () => socket.close());
+  const started = new Promise((resolve, reject) => {
+    socket.onclose = () => reject(new Refusal("the service closed the connection", { status: 0 }));
     socket.onopen = () => socket.send(JSON.stringify({
       message: "StartRecognition",
       audio_format: { type: "raw", encoding: "pcm_f32le", sample_rate: SPEECH_RATE_HZ },
@@ -288,16 +460,27 @@ function openSocket() {
       else if (message.message === "Error") reject(new Refusal(message.reason));
     };
   });
+  try {
+    return await abortable(started, signal);
+  } catch (error) {
+    socket.close();
+    // A browser does not report why a connection failed; this request does, for a key or a service that is away.
+    if (error.status === 0) await call("/v2/page", { signal });
+    throw error;
+  }
 }
 
-function followSpeech(socket, audio, media, release) {
-  const blocks = [];
-  const results = [];
-  const microphone = new AudioWorkletNode(audio, "microphone");
-  audio.createMediaStreamSource(media).connect(microphone);
+// Collect what is spoken until the service has sent the last words; throw where that fails.
+function followSpeech(work, microphone, socket, blocks, results) {
+  const { audio, node, media } = microphone;
   show("Speech", { results: [] });
-  at("player").hidden = true;
-  microphone.port.onmessage = ({ data }) => {
+  showSpeaking(true);
+  at("work").hidden = true;
+  const announce = () => {
+    if (work.stop) status(audio.state === "running" ? "Speak now" : "The browser pauses the microphone. Click the page");
+  };
+  const resume = () => { if (audio.state === "suspended") audio.resume(); };
+  node.port.onmessage = ({ data }) => {
     blocks.push(data);
     if (socket.readyState === WebSocket.OPEN) socket.send(data.buffer.slice(0));
   };
@@ -310,19 +493,36 @@ function followSpeech(socket, audio, media, release) {
       } else if (message.message === "AddPartialTranscript") {
         partial(message.metadata.transcript);
       } else if (message.message === "EndOfTranscript") {
-        resolve(wav(blocks));
-        socket.close();
+        resolve();
       } else if (message.message === "Error") {
         reject(new Refusal(message.reason));
       }
     };
     socket.onclose = () => reject(new Refusal("the service closed the connection"));
-  }).finally(release);
-  const stop = () => {
-    release();
-    socket.send(JSON.stringify({ message: "EndOfStream", last_seq_no: blocks.length }));
-  };
-  return { ended, stop };
+    work.stop = () => {
+      work.stop = null;
+      microphone.close();
+      at("speak").disabled = true;
+      at("work").hidden = false;
+      status("Waiting for the last words");
+      if (socket.readyState === WebSocket.OPEN) {
+        socket.send(JSON.stringify({ message: "EndOfStream", last_seq_no: blocks.length }));
+      }
+      const late = `the service sent no last words within ${LAST_WORDS_WAIT_S} s`;
+      setTimeout(() => reject(new Refusal(late)), 1000 * LAST_WORDS_WAIT_S);
+    };
+  });
+  // A microphone can be unplugged.
+  media.getTracks()[0].onended = () => work.stop?.();
+  audio.onstatechange = announce;
+  announce();
+  document.addEventListener("pointerdown", resume);
+  return abortable(ended, work.signal).finally(() => {
+    work.stop = null;
+    document.removeEventListener("pointerdown", resume);
+    socket.onclose = null;
+    socket.close();
+  });
 }
 
 // Return the samples as a WAV file of 16 bits, so that the browser can play them and the service can take them.
@@ -499,24 +699,6 @@ function onSearchKey(event) {
 
 // What the page reports
 
-function begins(name) {
-  if (state.busy) return false;
-  Object.assign(state, { busy: true, job: null, words: [], spans: [], here: 0, lit: -1 });
-  at("problem").textContent = "";
-  at("result").hidden = true;
-  at("again").hidden = true;
-  at("work").hidden = false;
-  at("name").textContent = name;
-  return true;
-}
-
-function ends() {
-  state.busy = false;
-  state.stop = null;
-  at("work").hidden = true;
-  if (!at("result").hidden && state.job) status(`${state.words.length} words`);
-}
-
 function status(text, part) {
   at("status").textContent = part === undefined ? text : `${text}: ${Math.round(100 * part)} %`;
   if (part === undefined) at("progress").removeAttribute("value"); else at("progress").value = part;
@@ -560,18 +742,15 @@ function connect() {
   });
   at("access").addEventListener("submit", (event) => {
     event.preventDefault();
-    state.key = at("key").value.trim();
-    sessionStorage.setItem("key", state.key);
-    at("problem").textContent = "";
-    state.begun = begin();
+    useKey(at("key").value.trim());
   });
   at("file").addEventListener("change", () => {
     take(at("file").files[0]);
     at("file").value = "";
   });
   at("speak").addEventListener("click", speak);
-  at("again").addEventListener("click", () => transcribe(state.recording));
-  at("cancel").addEventListener("click", () => state.stop?.());
+  at("again").addEventListener("click", () => transcribe(state.speech.recording));
+  at("cancel").addEventListener("click", () => state.work?.cancel());
   at("player").addEventListener("play", lightWords);
   at("player").addEventListener("seeked", lightWords);
   at("transcript").addEventListener("keydown", onTranscriptKey);
@@ -591,6 +770,7 @@ function connect() {
     at("drop").classList.remove("over");
     take(event.dataTransfer.files[0]);
   });
+  window.addEventListener("beforeunload", (event) => { if (state.work?.losesInput) event.preventDefault(); });
   state.begun = begin();
 }
 
