@@ -1,16 +1,19 @@
 // The page of the service. It uses the same requests as every other client: /v2/jobs for recordings, /v2 for speech.
 
 const POLL_WAIT_S = 1;
+const LIST_WAIT_S = 3;
 const LONGEST_PAUSE_S = 10;
 const LONGEST_RETRY_AFTER_S = 60;
 const LAST_WORDS_WAIT_S = 30;
+const LISTED = 20;
+const MOST_LISTED_AT_ONCE = 100;
 const UNSURE_BELOW = 0.5;
 const VOICES = 6;
 const SPEECH_RATE_HZ = 16000;
 const at = (id) => document.getElementById(id);
 const state = {
   key: sessionStorage.getItem("key") ?? "", settings: null, begun: null, work: null, job: null, speech: null,
-  words: [], spans: [], here: 0, lit: -1,
+  words: [], spans: [], here: 0, lit: -1, listed: LISTED, listing: null,
 };
 
 // A request that failed, with a sentence for the user. It passes when a later attempt can succeed.
@@ -77,6 +80,7 @@ function abortable(promise, signal) {
 const canBeSent = (key) => /^[\x21-\x7e\xa1-\xff]+$/.test(key);
 
 function keyRefusal() {
+  clearTimeout(state.listing?.timer);
   const had = state.key;
   state.key = "";
   sessionStorage.removeItem("key");
@@ -123,6 +127,7 @@ async function begin() {
   at("file").disabled = !recordings;
   at("choose").hidden = !recordings;
   at("speak").hidden = !streams;
+  at("invitation").textContent = recordings ? "Drop a recording here" : "Speak into the microphone";
   await listJobs();
 }
 
@@ -206,13 +211,15 @@ function clear(name) {
 // Recordings
 
 // A browser can give a file before the service has sent its models and languages.
-async function take(file) {
+async function take([file, ...others]) {
   await state.begun;
-  if (file && state.settings) await transcribe(file);
+  if (file && state.settings) await transcribe(file, others);
 }
 
-async function transcribe(file) {
+async function transcribe(file, others = []) {
   await doing(file.name, async (work) => {
+    const names = others.map((other) => other.name).join(", ");
+    if (names) at("problem").textContent = `The page takes one recording at a time. Not sent: ${names}.`;
     try {
       await transcribed(file, work);
     } catch (error) {
@@ -241,6 +248,8 @@ async function transcribed(file, work) {
     if (work.signal.aborted) await remove(id);
     throw error;
   }
+  // Cancel no longer deletes it.
+  work.job = null;
   await showJob(id, work.signal);
 }
 
@@ -303,9 +312,10 @@ async function showJob(id, signal) {
 
 async function openJob(job) {
   await doing(job.data_name, async (work) => {
-    at("player").hidden = true;
+    at("player").hidden = at("silent").hidden = true;
     status("Loading");
     await showJob(job.id, work.signal);
+    at("transcript").focus();
     status("Loading the sound");
     work.givesWay = true;
     const { signal } = work;
@@ -330,39 +340,135 @@ async function save(format) {
 
 // The list of recordings
 
+// Draw the newest recordings again; repeat that while one of them runs.
 async function listJobs() {
   if (!state.settings?.recordings) return;
-  let jobs = [];
+  clearTimeout(state.listing?.timer);
+  const listing = { timer: null };
+  state.listing = listing;
+  let waitS = 0;
   try {
-    jobs = (await call("/v2/jobs?limit=20")).jobs;
+    const jobs = await newest(state.listed + 1);
+    // A later call has newer answers.
+    if (state.listing !== listing) return;
+    at("more").hidden = jobs.length <= state.listed;
+    draw(jobs.slice(0, state.listed));
+    if (jobs.some((job) => job.status === "running")) waitS = LIST_WAIT_S;
   } catch (error) {
-    report(error);
+    if (state.listing !== listing) return;
+    if (error.passes) waitS = Math.max(LONGEST_PAUSE_S, error.retryAfterS);
+    else report(error);
   }
-  at("earlier").hidden = jobs.length === 0;
-  at("jobs").replaceChildren(...jobs.map(jobLine));
+  if (waitS) listing.timer = setTimeout(listJobs, 1000 * waitS);
 }
 
-async function forget(id) {
-  try {
-    await remove(id);
-  } catch (error) {
-    report(error);
+async function newest(count) {
+  const jobs = new Map();
+  let before = "";
+  while (jobs.size < count) {
+    const known = jobs.size;
+    const page = (await call(`/v2/jobs?limit=${Math.min(count, MOST_LISTED_AT_ONCE)}${before}`)).jobs;
+    page.forEach((job) => jobs.set(job.id, job));
+    if (jobs.size === known || page.length < MOST_LISTED_AT_ONCE) break;
+    // The service cuts times to milliseconds, so another job may have the same one.
+    const oldest = new Date(Date.parse(page.at(-1).created_at) + 1).toISOString();
+    before = `&created_before=${encodeURIComponent(oldest)}`;
   }
-  await listJobs();
+  return [...jobs.values()].slice(0, count);
+}
+
+// Lines of known jobs stay as they are: one may have the focus, the pointer, or its question open.
+function draw(jobs) {
+  const shown = new Set(jobs.map((job) => job.id));
+  const lines = new Map([...at("jobs").children].map((line) => [line.dataset.id, line]));
+  lines.forEach((line, id) => { if (!shown.has(id)) takeOut(line); });
+  jobs.forEach((job, place) => {
+    const line = lines.get(job.id) ?? jobLine(job);
+    describe(line, job);
+    if (at("jobs").children[place] !== line) at("jobs").insertBefore(line, at("jobs").children[place] ?? null);
+  });
+  at("earlier").hidden = jobs.length === 0;
 }
 
 function jobLine(job) {
   const line = document.createElement("li");
+  line.dataset.id = job.id;
   const title = button(job.data_name, () => openJob(job));
   title.className = "title";
-  title.disabled = job.status !== "done";
   const note = document.createElement("span");
-  note.textContent = job.status === "done" ? clock(job.duration) : job.status;
-  note.title = reasons(job);
-  const remove = button("Delete", () => forget(job.id));
-  remove.setAttribute("aria-label", `Delete ${job.data_name}`);
-  line.append(title, note, remove);
+  note.className = "note";
+  const reason = document.createElement("p");
+  reason.className = "reason";
+  line.append(title, note, deletion(line, job), reason);
   return line;
+}
+
+function describe(line, job) {
+  const part = job.progress ? `, ${Math.round(100 * job.progress)} %` : "";
+  line.querySelector(".title").disabled = job.status !== "done";
+  line.querySelector(".note").textContent = job.status === "done" ? clock(job.duration) : job.status + part;
+  line.querySelector(".reason").textContent = reasons(job) && sentence(reasons(job));
+}
+
+// Return the buttons that delete a job. Keep comes to the place of Delete, so that a double click deletes nothing.
+function deletion(line, job) {
+  const element = document.createElement("span");
+  element.className = "deletion";
+  const begin = button("Delete", () => { element.replaceChildren(confirm, keep); keep.focus(); });
+  const keep = button("Keep", () => { element.replaceChildren(begin); begin.focus(); });
+  const confirm = button("Delete?", async (event) => {
+    // The later clicks of a double click.
+    if (event.detail > 1) return;
+    confirm.disabled = keep.disabled = true;
+    if (!await forget(job.id)) {
+      confirm.disabled = keep.disabled = false;
+      keep.click();
+      return;
+    }
+    // A disabled button has no focus in some browsers.
+    takeOut(line, line.contains(document.activeElement) || document.activeElement === document.body);
+    listJobs();
+  });
+  begin.setAttribute("aria-label", `Delete ${job.data_name}`);
+  confirm.setAttribute("aria-label", `Delete ${job.data_name} for good`);
+  keep.setAttribute("aria-label", `Keep ${job.data_name}`);
+  element.append(begin);
+  return element;
+}
+
+// Return whether a job is deleted, here or elsewhere.
+async function forget(id) {
+  try {
+    // The work on a job deletes it when it is cancelled.
+    if (state.work?.job === id) state.work.cancel();
+    else await remove(id);
+  } catch (error) {
+    if (error.status !== 404 && error.status !== 410) {
+      report(error);
+      return false;
+    }
+  }
+  if (state.job === id) await closeJob();
+  return true;
+}
+
+async function closeJob() {
+  if (state.work?.givesWay) {
+    state.work.cancel();
+    await state.work.ended;
+  }
+  at("player").pause();
+  at("result").hidden = true;
+  state.job = null;
+  status("");
+}
+
+// Remove a line; the focus goes to the next one, so that a keyboard does not begin at the top of the page.
+function takeOut(line, hadFocus = line.contains(document.activeElement)) {
+  const near = line.nextElementSibling ?? line.previousElementSibling;
+  line.remove();
+  at("earlier").hidden = !near;
+  if (hadFocus) (near?.querySelector(".title:enabled, .deletion button") ?? at("file")).focus();
 }
 
 // Speech
@@ -374,7 +480,7 @@ async function speak() {
   }
   await doing("Speech", async (work) => {
     const [blocks, results] = [[], []];
-    at("player").hidden = true;
+    at("player").hidden = at("silent").hidden = true;
     status("Waiting for the microphone");
     const microphone = await openMicrophone(work.signal);
     try {
@@ -613,10 +719,17 @@ function partial(text) {
 function play(recording) {
   URL.revokeObjectURL(at("player").src);
   at("player").src = URL.createObjectURL(recording);
-  at("player").hidden = false;
+  showPlayer(true);
 }
 
+function showPlayer(isPlayable) {
+  at("player").hidden = !isPlayable;
+  at("silent").hidden = isPlayable;
+}
+
+// Light the word that is spoken, at every frame while the recording plays.
 function lightWords() {
+  cancelAnimationFrame(state.frame);
   const now = at("player").currentTime;
   const words = state.words;
   let [low, high] = [0, words.length];
@@ -634,7 +747,7 @@ function lightWords() {
       keepInView(word);
     }
   }
-  if (!at("player").paused) requestAnimationFrame(lightWords);
+  if (!at("player").paused) state.frame = requestAnimationFrame(lightWords);
 }
 
 function keepInView(word) {
@@ -645,30 +758,36 @@ function keepInView(word) {
 
 function playFrom(place) {
   if (!state.words[place]) return;
+  goTo(place);
+  if (at("player").hidden) return;
   at("player").currentTime = state.words[place].start_time;
   resume();
-  goTo(place);
 }
 
 function resume() {
-  // It is rejected when a pause comes before the sound has begun.
-  at("player").play().catch((error) => { if (error.name !== "AbortError") report(error); });
+  // A pause before the sound has begun is an AbortError, a recording that cannot be played an event of the player.
+  const known = ["AbortError", "NotSupportedError"];
+  at("player").play().catch((error) => { if (!known.includes(error.name)) report(error); });
 }
 
 function goTo(place) {
   state.spans?.[state.here]?.classList.remove("here");
+  state.spans?.[state.here]?.removeAttribute("aria-current");
   state.here = Math.max(0, Math.min(place, state.words.length - 1));
   const word = state.spans?.[state.here];
   if (!word) return;
   word.classList.add("here");
+  word.setAttribute("aria-current", "true");
   keepInView(word);
 }
 
 function onTranscriptKey(event) {
+  // Keys of the browser, such as Alt and an arrow.
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 };
   if (event.key in moves) goTo(state.here + moves[event.key]);
   else if (event.key === "Enter") playFrom(state.here);
-  else if (event.key === " ") at("player").paused ? resume() : at("player").pause();
+  else if (event.key === " " && !at("player").hidden) at("player").paused ? resume() : at("player").pause();
   else return;
   event.preventDefault();
 }
@@ -745,12 +864,13 @@ function connect() {
     useKey(at("key").value.trim());
   });
   at("file").addEventListener("change", () => {
-    take(at("file").files[0]);
+    take([...at("file").files]);
     at("file").value = "";
   });
   at("speak").addEventListener("click", speak);
   at("again").addEventListener("click", () => transcribe(state.speech.recording));
   at("cancel").addEventListener("click", () => state.work?.cancel());
+  at("player").addEventListener("error", () => showPlayer(false));
   at("player").addEventListener("play", lightWords);
   at("player").addEventListener("seeked", lightWords);
   at("transcript").addEventListener("keydown", onTranscriptKey);
@@ -763,12 +883,25 @@ function connect() {
   at("formats").addEventListener("click", (event) => {
     if (event.target.dataset.format) save(event.target.dataset.format);
   });
-  for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
-  document.addEventListener("dragover", () => at("drop").classList.add("over"));
+  at("more").addEventListener("click", async () => {
+    const first = state.listed;
+    state.listed += LISTED;
+    await listJobs();
+    at("jobs").children[first]?.querySelector("button:enabled").focus();
+  });
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  document.addEventListener("dragover", (event) => {
+    // Text can be dragged into a field.
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    at("drop").classList.add("over");
+  });
   document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) at("drop").classList.remove("over"); });
   document.addEventListener("drop", (event) => {
     at("drop").classList.remove("over");
-    take(event.dataTransfer.files[0]);
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    take([...event.dataTransfer.files]);
   });
   window.addEventListener("beforeunload", (event) => { if (state.work?.losesInput) event.preventDefault(); });
   state.begun = begin();
