@@ -268,7 +268,7 @@ def page(results: dict[str, dict[str, Score]], count: int, minutes: float) -> st
         detector: float(np.mean([found[detector].processor_s_per_hour for found in results.values()]))
         for detector in DETECTORS
     }
-    return "\n".join((introduction, *rows, CONCLUSION.format(**costs)))
+    return "\n".join((introduction, *rows, CONCLUSION.format(recordings=count, **costs)))
 
 
 def _speech(one: Placed) -> Samples:

@@ -61,3 +61,4 @@ def test_page_has_every_figure() -> None:
     text = page({"clean": {"webrtc": first, "silero": second}}, 3, 21.0)
     assert "| clean | 1.1 % | 4.4 % | 2.2 % | 5.5 % | 3.3 |  |" in text
     assert "WebRTC 1.0, Silero 120." in text
+    assert "benchmarks.voice_detection --count 3 --keep" in text
