@@ -92,15 +92,16 @@ class Recognisers(Generic[Kind_co]):
                     self._known[key] = found
                     return found
 
-    def served(self) -> list[tuple[str, str]]:
-        """Return the languages and operating points that the server serves now."""
-        return [
-            (language, point)
+    def served_points(self) -> list[str]:
+        """Return the operating points that the server serves now in any language, the most accurate first."""
+        served = {
+            point
             for language in self.catalogue.languages()
             for point in self.catalogue.preferred_points
             if (family := self.catalogue.recogniser(language, point)) is not None
             if self._probe.is_ready(model_name(family.name, point))
-        ]
+        }
+        return [point for point in self.catalogue.preferred_points if point in served]
 
     def check(self) -> None:
         """Check the server and set `problem`; forget all recognisers in an outage, and when the models have changed."""

@@ -133,7 +133,7 @@ class WindowedSpeakerEncoder(nn.Module):
         """Return the sums of the windows, [batch, size, windows], of values [batch, size, frames].
 
         A window is some whole hops and the beginning of the next one, so it is the sum of their sums. Average pooling
-        would do the same. But TensorRT 8.6 pools so many frames with cuDNN alone, which its container does not have.
+        would do the same. But TensorRT 8.6 pools so many frames with cuDNN alone, whose kernels builds leave off.
         """
         whole, rest = divmod(self.window, self.hop)
         windows = (values.shape[2] + self.hop - 1) // self.hop

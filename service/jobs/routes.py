@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, BinaryIO, NoReturn
 
@@ -259,19 +260,21 @@ class Jobs:
             _refuse_absent(job_id, job)
         return job
 
-    def _size(self, job: Job) -> int:
+    @contextlib.contextmanager
+    def _existing(self, job: Job) -> Iterator[None]:
+        """Refuse a job whose file is absent: it was deleted a moment ago, or the storage lost it."""
         try:
-            return self._storage.size(job.data_key or "")
+            yield
         except FileNotFoundError:
-            # It was deleted a moment ago, or the storage lost it.
             _refuse_absent(job.id, self._database.find(job.id))
 
+    def _size(self, job: Job) -> int:
+        with self._existing(job):
+            return self._storage.size(job.data_key or "")
+
     def _written(self, job: Job, written_as: str) -> str:
-        try:
+        with self._existing(job):
             content = self._storage.read_bytes(job.transcript_key or "")
-        except FileNotFoundError:
-            # It was deleted a moment ago, or the storage lost it.
-            _refuse_absent(job.id, self._database.find(job.id))
         return documents.written(written_as, job, content)
 
 

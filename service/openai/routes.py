@@ -116,8 +116,7 @@ class Transcriptions:
         """Return the operating points that the server serves now; raise ApiError while it is away."""
         transcriber = self._transcriber()
         self._check_server(transcriber)
-        points = {point for _, point in transcriber.recognisers.served()}
-        return [point for point in self._core.settings.catalogue.preferred_points if point in points]
+        return transcriber.recognisers.served_points()
 
     async def answer(self, request: Request) -> Response:
         """Transcribe the recording of a request; the work ends when its client goes away."""

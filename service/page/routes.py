@@ -90,7 +90,7 @@ def _points(core: Core) -> list[str]:
     """
     points = list(core.settings.catalogue.preferred_points)
     for server in core.servers():
-        served = {point for _, point in server.served()} if server.problem is None else set()
+        served = server.served_points() if server.problem is None else []
         # An answer without points is an outage that the watch has not noticed yet.
         points = [point for point in points if point in served] or points
     return points

@@ -38,7 +38,7 @@ def test_offers_the_points_that_are_served(
     shared = core.make(settings(tmp_path, realtime_endpoint="127.0.0.1:9"))
     for server, points in zip(shared.servers(), (recordings, streams), strict=True):
         monkeypatch.setattr(server, "problem", "no server is ready there" if points is None else None)
-        monkeypatch.setattr(server, "served", lambda points=points: [("en", point) for point in points or ()])
+        monkeypatch.setattr(server, "served_points", lambda points=points: list(points or ()))
     client = TestClient(app.assemble(shared, [page.part(shared)]), base_url="http://localhost:8080")
     assert client.get("/v2/page").json()["operating_points"] == offered
 
